@@ -1,0 +1,86 @@
+//! The fully connected layer.
+
+use candle_core::{Module, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::nn::init::Init;
+use crate::nn::parameters::Scope;
+
+/// `y = x Wᵀ + b`, as `torch.nn.Linear`.
+///
+/// Parameters: `weight`: `[out, in]`; `bias`: `[out]`; both uniform in ±1/√in at first.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let layer = Linear::new(4, 2, &parameters.at("fc"))?;
+/// let y = layer.forward(&Tensor::ones((3, 4), DType::F32, &Device::Cpu)?)?;
+/// assert_eq!(y.dims(), [3, 2]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Var,
+    bias: Option<Var>,
+}
+
+impl Linear {
+    /// A layer with bias.
+    ///
+    /// # Errors
+    /// If a size is 0, or the scope has a `weight` or `bias` already.
+    pub fn new(in_features: usize, out_features: usize, scope: &Scope) -> Result<Self> {
+        let mut layer = Self::no_bias(in_features, out_features, scope)?;
+        layer.bias = Some(scope.parameter("bias", out_features, Init::default_for_fan_in(in_features))?);
+        Ok(layer)
+    }
+
+    /// A layer without bias, for use before a normalisation that has one.
+    ///
+    /// # Errors
+    /// As [`Linear::new`].
+    pub fn no_bias(in_features: usize, out_features: usize, scope: &Scope) -> Result<Self> {
+        for (name, size) in [("in_features", in_features), ("out_features", out_features)] {
+            if size == 0 {
+                return Err(Error::argument(name, "at least 1", size));
+            }
+        }
+        let weight = scope.parameter("weight", (out_features, in_features), Init::default_for_fan_in(in_features))?;
+        Ok(Self { weight, bias: None })
+    }
+
+    /// The weight, `[out, in]`.
+    pub fn weight(&self) -> &Var {
+        &self.weight
+    }
+
+    /// The bias, `[out]`.
+    pub fn bias(&self) -> Option<&Var> {
+        self.bias.as_ref()
+    }
+}
+
+impl Module for Linear {
+    /// `xs`: `[…, in]` → `[…, out]`.
+    fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
+        let (out_features, in_features) = self.weight.dims2()?;
+        let dims = xs.dims();
+        if dims.last() != Some(&in_features) {
+            return Err(Error::argument("xs", format!("a last dimension of {in_features}"), format!("shape {dims:?}"))
+                .hint("does the input want `flatten_from(1)`?")
+                .into());
+        }
+        let rows = xs.elem_count() / in_features;
+        let ys = xs.reshape((rows, in_features))?.matmul(&self.weight.t()?)?;
+        let ys = match &self.bias {
+            Some(bias) => ys.broadcast_add(bias)?,
+            None => ys,
+        };
+        let mut shape = dims.to_vec();
+        shape[dims.len() - 1] = out_features;
+        ys.reshape(shape)
+    }
+}

@@ -1,0 +1,357 @@
+//! Who owns the variables of a model.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Shape, Tensor, Var};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::nn::init::Init;
+use crate::random::{Generator, SharedGenerator};
+
+/// The variables of a model, by PyTorch's names (`fc1.weight`), in deterministic order.
+///
+/// - *Parameters* are trained; they can be frozen.
+/// - *Buffers* (running statistics, say) are saved with the model but never optimised or decayed.
+/// - *Generators* (dropout masks) are part of a training's state.
+///
+/// A parameter's initial value depends on the seed and its name only, so adding a layer changes
+/// no other. Clones share the same variables.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(42, &Device::Cpu);
+/// let layer = Linear::new(784, 10, &parameters.at("fc1"))?;
+/// let names: Vec<String> = parameters.trainable().into_iter().map(|(name, _)| name).collect();
+/// assert_eq!(names, ["fc1.bias", "fc1.weight"]);
+/// assert_eq!(parameters.count(), 7850);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Parameters(Arc<Inner>);
+
+struct Inner {
+    seed: u64,
+    dtype: DType,
+    device: Device,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    variables: BTreeMap<String, (Role, Var)>,
+    generators: BTreeMap<String, SharedGenerator>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Trainable,
+    Frozen,
+    Buffer,
+}
+
+impl Parameters {
+    /// An empty store of f32 variables on `device`, initialised from `seed`.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Self::with_dtype(seed, DType::F32, device)
+    }
+
+    /// An empty store with another dtype (f64 for gradient checks).
+    pub fn with_dtype(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self(Arc::new(Inner { seed, dtype, device: device.clone(), entries: Mutex::default() }))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the variables live.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// The variables' dtype.
+    pub fn dtype(&self) -> DType {
+        self.0.dtype
+    }
+
+    /// The seed of every initial value.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// The place without a prefix, for a model that is a single layer.
+    pub fn root(&self) -> Scope {
+        Scope { parameters: self.clone(), path: String::new() }
+    }
+
+    /// The place named `name`, to build a layer in.
+    pub fn at(&self, name: impl fmt::Display) -> Scope {
+        self.root().at(name)
+    }
+
+    fn with_role(&self, wanted: impl Fn(Role) -> bool) -> Vec<(String, Var)> {
+        let entries = self.entries();
+        entries
+            .variables
+            .iter()
+            .filter(|(_, (role, _))| wanted(*role))
+            .map(|(name, (_, var))| (name.clone(), var.clone()))
+            .collect()
+    }
+
+    /// The parameters that training changes, ordered by name.
+    pub fn trainable(&self) -> Vec<(String, Var)> {
+        self.with_role(|role| role == Role::Trainable)
+    }
+
+    /// The buffers, ordered by name.
+    pub fn buffers(&self) -> Vec<(String, Var)> {
+        self.with_role(|role| role == Role::Buffer)
+    }
+
+    /// Everything a `state_dict` holds: parameters, frozen ones too, and buffers, ordered by name.
+    pub fn all(&self) -> Vec<(String, Var)> {
+        self.with_role(|_| true)
+    }
+
+    /// The generators of layers that draw random numbers, ordered by name.
+    pub fn generators(&self) -> Vec<(String, SharedGenerator)> {
+        self.entries().generators.iter().map(|(name, generator)| (name.clone(), generator.clone())).collect()
+    }
+
+    /// The variable of that full name.
+    pub fn get(&self, name: &str) -> Option<Var> {
+        self.entries().variables.get(name).map(|(_, var)| var.clone())
+    }
+
+    /// How many numbers training changes.
+    pub fn count(&self) -> usize {
+        self.trainable().iter().map(|(_, var)| var.elem_count()).sum()
+    }
+
+    /// Takes the parameters whose name is `prefix` or begins with `prefix.` out of training.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// If no parameter matches.
+    pub fn freeze(&self, prefix: &str) -> Result<usize> {
+        self.change_role(prefix, Role::Frozen)
+    }
+
+    /// Brings frozen parameters back; see [`Parameters::freeze`].
+    ///
+    /// # Errors
+    /// If no parameter matches.
+    pub fn unfreeze(&self, prefix: &str) -> Result<usize> {
+        self.change_role(prefix, Role::Trainable)
+    }
+
+    fn change_role(&self, prefix: &str, new: Role) -> Result<usize> {
+        let mut entries = self.entries();
+        let mut changed = 0;
+        for (name, (role, _)) in &mut entries.variables {
+            let below = name
+                .strip_prefix(prefix)
+                .is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'));
+            if below && *role != Role::Buffer {
+                *role = new;
+                changed += 1;
+            }
+        }
+        if changed == 0 {
+            let names: Vec<_> = entries.variables.keys().cloned().collect();
+            return Err(Error::argument(
+                "prefix",
+                format!("the beginning of one of [{}]", names.join(", ")),
+                format!("`{prefix}`"),
+            ));
+        }
+        Ok(changed)
+    }
+
+    /// The trainable parameters that `gradients` says nothing about: cut off from the loss by
+    /// `detach`, by an operation without gradient, or not used in `forward`.
+    pub fn missing_gradients(&self, gradients: &GradStore) -> Vec<String> {
+        self.trainable().into_iter().filter(|(_, var)| gradients.get(var).is_none()).map(|(name, _)| name).collect()
+    }
+
+    fn register(&self, name: String, role: Role, value: Tensor) -> Result<Var> {
+        let mut entries = self.entries();
+        if entries.variables.contains_key(&name) {
+            return Err(Error::argument("name", "a name not yet taken", format!("`{name}`, which exists already"))
+                .hint("was the model built twice on the same `Parameters`? Create the parameters and the model in the same cell"));
+        }
+        let var = Var::from_tensor(&value)?;
+        entries.variables.insert(name, (role, var.clone()));
+        Ok(var)
+    }
+}
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shapes: BTreeMap<String, Vec<usize>> =
+            self.all().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect();
+        f.debug_struct("Parameters").field("seed", &self.seed()).field("variables", &shapes).finish()
+    }
+}
+
+impl Checkpoint for Parameters {
+    /// Parameters and buffers under PyTorch's names: the model's `state_dict`.
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        // Copies: the variables' own storage changes with the next optimizer step.
+        self.all().into_iter().map(|(name, var)| Ok((name, var.as_tensor().copy()?.detach()))).collect()
+    }
+
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let variables: BTreeMap<String, Var> = self.all().into_iter().collect();
+        let mut differences = Vec::new();
+        for (name, var) in &variables {
+            match tensors.get(name) {
+                None => differences.push(format!("`{name}` is missing")),
+                Some(tensor) if tensor.dims() != var.dims() => {
+                    differences.push(format!(
+                        "`{name}` has shape {:?}, the model's is {:?}",
+                        tensor.dims(),
+                        var.dims()
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        differences.extend(
+            tensors
+                .keys()
+                .filter(|name| !variables.contains_key(*name))
+                .map(|name| format!("`{name}` is not in the model")),
+        );
+        if !differences.is_empty() {
+            return Err(Error::checkpoint(format!("the weights are of another model: {}", differences.join("; "))));
+        }
+        for (name, var) in &variables {
+            var.set(&tensors[name].to_device(self.device())?.to_dtype(var.dtype())?.contiguous()?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A place in [`Parameters`]: the prefix of the names of one layer.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    parameters: Parameters,
+    path: String,
+}
+
+impl Scope {
+    /// The place `name` below this one.
+    #[must_use]
+    pub fn at(&self, name: impl fmt::Display) -> Self {
+        Self { parameters: self.parameters.clone(), path: self.full_name(&name.to_string()) }
+    }
+
+    /// `name` with this place's prefix.
+    pub fn full_name(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// The store this is a place in.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Creates a trainable parameter.
+    ///
+    /// # Errors
+    /// If the name is taken, or the initialiser does not fit the shape.
+    pub fn parameter(&self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
+        let full_name = self.full_name(name);
+        let mut generator = Generator::derive(self.parameters.seed(), &full_name);
+        let value = init.tensor(&shape.into(), &mut generator, self.parameters.dtype(), self.parameters.device())?;
+        self.parameters.register(full_name, Role::Trainable, value)
+    }
+
+    /// Creates a buffer: saved with the model, never trained.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn buffer(&self, name: &str, value: &Tensor) -> Result<Var> {
+        self.parameters.register(self.full_name(name), Role::Buffer, value.to_device(self.parameters.device())?)
+    }
+
+    /// Creates a generator for a layer that draws random numbers.
+    ///
+    /// # Errors
+    /// If this place has a generator already.
+    pub fn generator(&self) -> Result<SharedGenerator> {
+        let generator = SharedGenerator::new(Generator::derive(self.parameters.seed(), &self.full_name("generator")));
+        match self.parameters.entries().generators.insert(self.path.clone(), generator.clone()) {
+            None => Ok(generator),
+            Some(_) => {
+                Err(Error::argument("name", "a place without a generator", format!("`{}`, which has one", self.path))
+                    .hint("give every Dropout a name of its own"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Linear;
+    use candle_core::Module as _;
+
+    #[test]
+    fn initial_values_depend_on_seed_and_name_only() {
+        let alone = Parameters::new(1, &Device::Cpu);
+        Linear::new(3, 2, &alone.at("b")).unwrap();
+        let together = Parameters::new(1, &Device::Cpu);
+        Linear::new(3, 2, &together.at("a")).unwrap();
+        Linear::new(3, 2, &together.at("b")).unwrap();
+        let value = |parameters: &Parameters, name: &str| {
+            parameters.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(value(&alone, "b.weight"), value(&together, "b.weight"));
+        assert_ne!(value(&together, "a.weight"), value(&together, "b.weight"));
+    }
+
+    #[test]
+    fn names_freezing_and_missing_gradients() {
+        let parameters = Parameters::new(1, &Device::Cpu);
+        let used = Linear::new(3, 2, &parameters.at("used")).unwrap();
+        Linear::new(3, 2, &parameters.at("idle")).unwrap();
+        let text = Linear::new(3, 2, &parameters.at("used")).unwrap_err().to_string();
+        assert!(text.contains("`used.weight`, which exists already"), "{text}");
+        let x = Tensor::ones((1, 3), DType::F32, &Device::Cpu).unwrap();
+        let gradients = used.forward(&x).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(parameters.missing_gradients(&gradients), ["idle.bias", "idle.weight"]);
+        assert_eq!(parameters.freeze("idle").unwrap(), 2);
+        assert!(parameters.missing_gradients(&gradients).is_empty());
+        assert!(parameters.freeze("idl").unwrap_err().to_string().contains("used.weight"));
+        assert_eq!(parameters.unfreeze("").unwrap(), 4);
+    }
+
+    #[test]
+    fn weights_of_another_model_are_refused_by_name() {
+        let mut parameters = Parameters::new(1, &Device::Cpu);
+        Linear::new(3, 2, &parameters.at("fc")).unwrap();
+        let mut tensors = parameters.tensors().unwrap();
+        parameters.load_tensors(&tensors).unwrap();
+        tensors.remove("fc.bias");
+        tensors.insert("fc.weight".into(), Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap());
+        tensors.insert("head".into(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+        let text = parameters.load_tensors(&tensors).unwrap_err().to_string();
+        for part in [
+            "`fc.bias` is missing",
+            "`fc.weight` has shape [2, 4], the model's is [2, 3]",
+            "`head` is not in the model",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

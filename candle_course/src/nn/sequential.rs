@@ -1,0 +1,64 @@
+//! Layers one after the other.
+
+use std::sync::Arc;
+
+use candle_core::{ModuleT, Tensor};
+
+use crate::nn::Model;
+
+/// Layers applied in order. Clones share the layers.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let model = Sequential::new()
+///     .add(Linear::new(4, 8, &parameters.at("0"))?)
+///     .add(Activation::Relu)
+///     .add(Dropout::new(0.5, &parameters.at("2"))?)
+///     .add(Linear::new(8, 2, &parameters.at("3"))?);
+/// let y = model.forward_t(&Tensor::ones((3, 4), DType::F32, &Device::Cpu)?, true)?;
+/// assert_eq!(y.dims(), [3, 2]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Sequential(Vec<Arc<dyn Model>>);
+
+impl Sequential {
+    /// No layers: the identity.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a layer at the end.
+    #[must_use]
+    #[allow(clippy::should_implement_trait)] // `add` as in tf.keras.Sequential, not `+`
+    pub fn add(mut self, layer: impl Model + 'static) -> Self {
+        self.0.push(Arc::new(layer));
+        self
+    }
+
+    /// How many layers.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no layers.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Sequential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sequential of {} layers", self.len())
+    }
+}
+
+impl ModuleT for Sequential {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        self.0.iter().try_fold(xs.clone(), |xs, layer| layer.forward_t(&xs, train))
+    }
+}

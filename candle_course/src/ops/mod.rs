@@ -1,0 +1,1 @@
+//! Differentiable operations: our kernels on the CPU, candle's elsewhere, with the right gradients.

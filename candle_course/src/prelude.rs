@@ -1,0 +1,33 @@
+//! Everything a lesson needs, in one `use candle_course::prelude::*;`.
+
+pub use crate::candle_core::{self, D, DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
+pub use crate::candle_nn;
+
+// core
+pub use crate::device;
+pub use crate::error::{Context, Error, ErrorKind, Result};
+pub use crate::random::Generator;
+
+// nn
+pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
+
+// data
+pub use crate::data::{Batch, DataLoader, Dataset, Example, RandomSampler, Sampler, SequentialSampler, TensorDataset};
+
+// losses
+pub use crate::losses::{CrossEntropy, Loss, cross_entropy};
+
+// metrics
+pub use crate::metrics::{Accuracy, Direction, Metric};
+
+// optimizers
+pub use crate::optimizers::{Optimizer, Sgd};
+
+// schedules
+pub use crate::schedules::{Constant, Schedule};
+
+// checkpoint
+pub use crate::checkpoint::Checkpoint;
+
+// training
+pub use crate::training::{Evaluation, evaluate, train_step};
