@@ -31,3 +31,9 @@ pub use crate::checkpoint::Checkpoint;
 
 // training
 pub use crate::training::{Evaluation, evaluate, train_step};
+
+// plot
+pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart, Panels, ScatterChart};
+
+// notebook
+pub use crate::notebook::{Check, Table};
