@@ -39,3 +39,9 @@ pub use crate::training::{
     Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
     train_step,
 };
+
+// plot
+pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart, Panels, ScatterChart};
+
+// notebook
+pub use crate::notebook::{Check, Table};
