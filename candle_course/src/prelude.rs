@@ -18,7 +18,11 @@ pub use crate::data::{
 };
 
 // losses
-pub use crate::losses::{CrossEntropy, Loss, cross_entropy};
+pub use crate::losses::{
+    BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, Hinge, Huber, KlDivergence, LogCosh, Loss, Mae, Mse, Nll,
+    Quantile, Reduction, Rmse, SmoothL1, binary_cross_entropy, binary_focal, class_balanced_weights, cross_entropy,
+    focal, hinge, huber, inverse_frequency_weights, kl_divergence, log_cosh, mae, mse, nll, quantile, rmse, smooth_l1,
+};
 
 // metrics
 pub use crate::metrics::{Accuracy, Direction, Metric};
@@ -33,4 +37,14 @@ pub use crate::schedules::{Constant, Schedule};
 pub use crate::checkpoint::Checkpoint;
 
 // training
-pub use crate::training::{Evaluation, evaluate, train_step};
+pub use crate::training::callbacks::Progress;
+pub use crate::training::{
+    Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
+    train_step,
+};
+
+// plot
+pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart, Panels, ScatterChart};
+
+// notebook
+pub use crate::notebook::{Check, Table};
