@@ -12,7 +12,10 @@ pub use crate::random::Generator;
 pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
 
 // data
-pub use crate::data::{Batch, DataLoader, Dataset, Example, RandomSampler, Sampler, SequentialSampler, TensorDataset};
+pub use crate::data::{
+    Batch, Cifar10, DataLoader, Dataset, Example, FashionMnist, ImageDataset, Mnist, RandomSampler, Sampler,
+    SequentialSampler, Source, TensorDataset,
+};
 
 // losses
 pub use crate::losses::{
