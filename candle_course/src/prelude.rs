@@ -28,7 +28,7 @@ pub use crate::losses::{
 pub use crate::metrics::{Accuracy, Direction, Metric};
 
 // optimizers
-pub use crate::optimizers::{Optimizer, Sgd};
+pub use crate::optimizers::{Adagrad, Adam, AdamW, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd};
 
 // schedules
 pub use crate::schedules::{Constant, Schedule};
