@@ -15,7 +15,11 @@ pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Seque
 pub use crate::data::{Batch, DataLoader, Dataset, Example, RandomSampler, Sampler, SequentialSampler, TensorDataset};
 
 // losses
-pub use crate::losses::{CrossEntropy, Loss, cross_entropy};
+pub use crate::losses::{
+    BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, Hinge, Huber, KlDivergence, LogCosh, Loss, Mae, Mse, Nll,
+    Quantile, Reduction, Rmse, SmoothL1, binary_cross_entropy, binary_focal, class_balanced_weights, cross_entropy,
+    focal, hinge, huber, inverse_frequency_weights, kl_divergence, log_cosh, mae, mse, nll, quantile, rmse, smooth_l1,
+};
 
 // metrics
 pub use crate::metrics::{Accuracy, Direction, Metric};
@@ -35,3 +39,9 @@ pub use crate::training::{
     Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
     train_step,
 };
+
+// plot
+pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart, Panels, ScatterChart};
+
+// notebook
+pub use crate::notebook::{Check, Table};
