@@ -37,7 +37,7 @@ pub use crate::schedules::{Constant, Schedule};
 pub use crate::checkpoint::Checkpoint;
 
 // training
-pub use crate::training::callbacks::Progress;
+pub use crate::training::callbacks::{EarlyStopping, Progress};
 pub use crate::training::{
     Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
     train_step,

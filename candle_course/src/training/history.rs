@@ -88,6 +88,7 @@ pub struct History {
     /// The metrics of which more is better.
     maximized: Vec<String>,
     stopped: Option<String>,
+    notes: Vec<String>,
 }
 
 impl History {
@@ -128,6 +129,16 @@ impl History {
     /// Why training ended before the last epoch, if it did.
     pub fn stopped(&self) -> Option<&str> {
         self.stopped.as_deref()
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.retain(|other| *other != note);
+        self.notes.push(note);
+    }
+
+    /// Remarks of callbacks.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Seconds in all epochs.
@@ -252,9 +263,7 @@ impl fmt::Display for History {
             let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:>width$}")).collect();
             writeln!(f, "{}", cells.join("  "))?;
         }
-        match &self.stopped {
-            Some(reason) => writeln!(f, "stopped: {reason}"),
-            None => Ok(()),
-        }
+        self.stopped.iter().try_for_each(|reason| writeln!(f, "stopped: {reason}"))?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
 }

@@ -7,6 +7,7 @@
 pub mod callbacks;
 
 mod builder;
+mod guard;
 mod history;
 mod losses;
 mod state;

@@ -10,6 +10,7 @@ use crate::metrics::{Direction, Metric};
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
 use crate::schedules::{Constant, Schedule};
+use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
 use crate::training::step::{Backward, metric_values};
 use crate::training::{
@@ -55,7 +56,9 @@ pub struct Trainer {
     epochs: usize,
     batches_per_epoch: usize,
     state: TrainState,
+    validating: bool,
     running: DeviceLosses,
+    guard: Guard,
     history: History,
 }
 
@@ -93,10 +96,13 @@ impl Trainer {
             epochs: builder.epochs,
             batches_per_epoch: 0,
             state: TrainState::default(),
+            validating: false,
             running: DeviceLosses::default(),
+            guard: Guard::default(),
             history,
         };
         trainer.state.learning_rate = trainer.scheduled_rate();
+        builder.last_finite_folder.iter().for_each(|folder| trainer.guard.set_folder(folder));
         trainer
     }
 
@@ -127,6 +133,7 @@ impl Trainer {
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
         self.batches_per_epoch = train.len();
+        self.validating = validation.is_some();
         let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
         while stop.is_none() && self.state.epoch < self.epochs {
             stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
@@ -139,8 +146,10 @@ impl Trainer {
                 let batch = batch?;
                 stop = self.tell(callbacks, |callback, trainer| callback.batch_start(trainer, &batch))?;
                 self.state.learning_rate = self.scheduled_rate();
+                self.guard.before_step(&batch, &self.parameters, &self.state)?;
                 let Backward { predictions, loss, mut gradients } =
                     forward_backward(&*self.model, &*self.loss, &batch)?;
+                self.guard.after_forward(&loss, &batch, &self.state, &self.parameters)?;
                 // The seam: whatever changes gradients (accumulation, all-reduce, clipping) stands here.
                 let more = self.tell(callbacks, |callback, trainer| callback.backward_end(trainer, &mut gradients))?;
                 self.optimizer.step(&gradients, self.state.learning_rate)?;
@@ -177,6 +186,7 @@ impl Trainer {
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
+        self.guard.read(&self.state, &self.parameters)?;
         let train_metrics = if self.train_metrics { metric_values(&self.metrics)? } else { Vec::new() };
         let train_loss = self.running.mean()?; // waits for the device: the time below is all of the training's
         let train_seconds = started.elapsed().as_secs_f64();
@@ -282,6 +292,28 @@ impl Trainer {
     /// What has been recorded so far.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// What this training records in every epoch, and can be monitored.
+    pub fn monitors(&self) -> Vec<String> {
+        let metrics = || self.metrics.iter().map(|metric| metric.name());
+        let mut names = vec!["train_loss".to_owned()];
+        if self.validating {
+            names.push("validation_loss".to_owned());
+        }
+        if self.train_metrics {
+            names.extend(metrics().map(|name| format!("train_{name}")));
+        }
+        if self.validating {
+            names.extend(metrics().map(str::to_owned));
+        }
+        names.push("learning_rate".to_owned());
+        names
+    }
+
+    /// Writes a remark into the history, for a callback.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.history.note(note.into());
     }
 
     /// How many epochs in all.
