@@ -1,5 +1,6 @@
 //! Everything a lesson needs, in one `use candle_course::prelude::*;`.
 
+pub use crate::candle_core::backprop::GradStore;
 pub use crate::candle_core::{self, D, DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
 pub use crate::candle_nn;
 
@@ -9,7 +10,7 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
 
 // data
 pub use crate::data::{
