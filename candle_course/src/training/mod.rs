@@ -7,15 +7,18 @@
 pub mod callbacks;
 pub mod diagnosis;
 
+mod background;
 mod builder;
 mod guard;
 mod history;
 mod history_display;
+mod live;
 mod losses;
 mod state;
 mod step;
 mod trainer;
 
+pub use background::{BackgroundStatus, BackgroundTraining};
 pub use builder::TrainerBuilder;
 pub use callbacks::{Callback, Flow};
 pub use history::{EpochRecord, History, StepRecord};
