@@ -16,6 +16,7 @@ mod live;
 mod losses;
 mod state;
 mod step;
+mod summary;
 mod trainer;
 
 pub use background::{BackgroundStatus, BackgroundTraining};
@@ -24,4 +25,5 @@ pub use callbacks::{Callback, Flow};
 pub use history::{EpochRecord, History, StepRecord};
 pub use state::TrainState;
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
+pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
