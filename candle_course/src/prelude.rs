@@ -44,8 +44,8 @@ pub use crate::checkpoint::Checkpoint;
 pub use crate::training::callbacks::{EarlyStopping, Progress};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
-    Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
-    train_step,
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
+    Trainer, evaluate, forward_backward, train_step,
 };
 
 // plot
