@@ -5,10 +5,12 @@
 //! [`History`], progress lines and [`Callback`]s.
 
 pub mod callbacks;
+pub mod diagnosis;
 
 mod builder;
 mod guard;
 mod history;
+mod history_display;
 mod losses;
 mod state;
 mod step;
