@@ -12,10 +12,12 @@ use crate::training::Trainer;
 mod early_stopping;
 pub(crate) mod monitor;
 mod progress;
+mod tensorboard;
 
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
 pub(crate) use progress::{duration, number};
+pub use tensorboard::TensorBoard;
 
 /// Whether training goes on after an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
