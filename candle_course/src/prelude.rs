@@ -9,7 +9,7 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
 
 // data
 pub use crate::data::{Batch, DataLoader, Dataset, Example, RandomSampler, Sampler, SequentialSampler, TensorDataset};
@@ -21,13 +21,23 @@ pub use crate::losses::{CrossEntropy, Loss, cross_entropy};
 pub use crate::metrics::{Accuracy, Direction, Metric};
 
 // optimizers
-pub use crate::optimizers::{Adagrad, Adam, AdamW, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd};
+pub use crate::optimizers::{
+    Adagrad, Adam, AdamW, GradientAccumulator, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd, WeightAverage,
+    clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm, l1_penalty, l2_penalty,
+};
 
 // schedules
-pub use crate::schedules::{Constant, Schedule};
+pub use crate::schedules::{
+    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
+    RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+};
 
 // checkpoint
-pub use crate::checkpoint::Checkpoint;
+pub use crate::checkpoint::{
+    Checkpoint, CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights,
+    read_weights, save_weights, write_weights,
+};
 
 // training
 pub use crate::training::{Evaluation, evaluate, train_step};
