@@ -1,0 +1,420 @@
+//! Losses of yes-or-no logits.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::losses::kernels::{Pointwise, pointwise, sum_trailing};
+use crate::losses::validate::{binary_pair, not_empty, number, pair, probabilities, range, weights};
+use crate::losses::{Loss, Reduction};
+
+/// Mean binary cross-entropy of logits; see [`BinaryCrossEntropy`].
+///
+/// # Errors
+/// If the shapes, dtypes or devices do not fit, there is no element, or a target is not in [0, 1].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let logits = Tensor::new(&[0f32, 1e4], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1f32, 0.], &Device::Cpu)?;
+/// let loss = binary_cross_entropy(&logits, &targets)?.to_scalar::<f32>()?;
+/// assert_eq!(loss, (2f32.ln() + 1e4) / 2.0); // ln(1 − σ(1e4)) computed naively is −∞
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    BinaryCrossEntropy::default().forward(logits, targets)
+}
+
+/// Binary cross-entropy of logits, as `torch.nn.BCEWithLogitsLoss`:
+/// −[p y ln σ(x) + (1 − y) ln(1 − σ(x))], p being `pos_weight`.
+///
+/// `logits`, `targets`: one shape, any rank; logits f32 or f64, unnormalised (a probability given
+/// instead cannot be told apart, and trains badly); targets in [0, 1], floats or integers.
+/// Computed as (1 − y) x + (1 + (p − 1) y) ln(1 + e^−x), which is exact at any logit.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// // One positive in ten: an error on a positive weighs as much as nine on negatives.
+/// let loss = BinaryCrossEntropy::new().pos_weight(vec![9.0]).build()?;
+/// let logits = Tensor::new(&[0f64], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1f64], &Device::Cpu)?;
+/// assert!((loss.forward(&logits, &targets)?.to_scalar::<f64>()? - 9.0 * 2f64.ln()).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct BinaryCrossEntropy {
+    pos_weight: Option<Vec<f64>>,
+    weights: Option<Tensor>,
+    reduction: Reduction,
+}
+
+impl BinaryCrossEntropy {
+    /// Unweighted, the mean over all elements, unless told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How much a positive weighs: one number for all, or one per label of logits `[N, L, …]`
+    /// (negatives / positives balances the two).
+    pub fn pos_weight(mut self, pos_weight: impl Into<Vec<f64>>) -> Self {
+        self.pos_weight = Some(pos_weight.into());
+        self
+    }
+
+    /// A weight per element, of a shape that broadcasts to that of the logits. The mean still
+    /// divides by the number of elements, as PyTorch's does.
+    pub fn weights(mut self, weights: &Tensor) -> Self {
+        self.weights = Some(weights.detach());
+        self
+    }
+
+    /// What becomes of the losses of single elements.
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The loss, its weights checked.
+    ///
+    /// # Errors
+    /// If a weight is negative or not finite, or all are 0.
+    pub fn build(self) -> Result<Self> {
+        if let Some(pos_weight) = &self.pos_weight {
+            weights("pos_weight", pos_weight, None)?;
+        }
+        if let Some(tensor) = &self.weights {
+            let (low, high) = range(&crate::losses::validate::float("weights", tensor)?)?;
+            if !(low >= 0.0 && high.is_finite()) {
+                return Err(Error::argument("weights", "finite numbers that are not negative", low));
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl Loss for BinaryCrossEntropy {
+    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let (x, y) = binary_pair(logits, targets)?;
+        probabilities("targets", &y)?;
+        let softplus = pointwise(&x.neg()?, Pointwise::Softplus)?;
+        let positive_part = match &self.pos_weight {
+            None => softplus,
+            Some(pos_weight) => {
+                weights("pos_weight", pos_weight, None)?;
+                let dims = x.dims();
+                let shape = match (pos_weight.len(), dims.len()) {
+                    (1, _) => vec![1; dims.len()],
+                    (labels, 2..) if labels == dims[1] => {
+                        let mut shape = vec![1; dims.len()];
+                        shape[1] = labels;
+                        shape
+                    }
+                    (labels, _) => {
+                        return Err(Error::argument(
+                            "pos_weight",
+                            format!("1 number, or one per label in dimension 1 of the logits {dims:?}"),
+                            labels,
+                        ));
+                    }
+                };
+                let excess: Vec<f64> = pos_weight.iter().map(|p| p - 1.0).collect();
+                let excess = Tensor::from_vec(excess, shape, x.device())?.to_dtype(x.dtype())?;
+                ((y.broadcast_mul(&excess)? + 1.0)? * softplus)?
+            }
+        };
+        let mut losses = (((1.0 - &y)? * &x)? + positive_part)?;
+        if let Some(weights) = &self.weights {
+            let weights = weights.to_device(x.device())?.to_dtype(x.dtype())?;
+            let weights = weights.broadcast_as(x.shape()).map_err(|error| {
+                Error::from(error).context(format!(
+                    "`weights`: expected a shape that broadcasts to the logits' {:?}, got {:?}",
+                    x.dims(),
+                    weights.dims()
+                ))
+            })?;
+            losses = (losses * weights)?;
+        }
+        self.reduction.apply(losses)
+    }
+}
+
+/// Hinge loss, max(0, 1 − s x) with the sign s = 2 y − 1; see [`Hinge`].
+///
+/// # Errors
+/// As [`Hinge`]'s forward.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let scores = Tensor::new(&[2f32, 0.25, -1.], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1f32, 1., 1.], &Device::Cpu)?;
+/// assert_eq!(hinge(&scores, &targets)?.to_scalar::<f32>()?, (0.0 + 0.75 + 2.0) / 3.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn hinge(scores: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Hinge::default().forward(scores, targets)
+}
+
+/// The hinge loss of a margin classifier, max(0, 1 − s x)^k, k = 1 or 2 (squared).
+///
+/// `scores`, `targets`: one shape; targets 0 and 1, or −1 and 1. (Cortes and Vapnik,
+/// "Support-vector networks", 1995; `sklearn.metrics.hinge_loss`.)
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let loss = Hinge::new().squared(true);
+/// let scores = Tensor::new(&[-1f32], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1f32], &Device::Cpu)?;
+/// assert_eq!(loss.forward(&scores, &targets)?.to_scalar::<f32>()?, 4.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hinge {
+    squared: bool,
+    reduction: Reduction,
+}
+
+impl Hinge {
+    /// Not squared, the mean over all elements, unless told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether margins are squared.
+    pub fn squared(mut self, squared: bool) -> Self {
+        self.squared = squared;
+        self
+    }
+
+    /// What becomes of the losses of single elements.
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+}
+
+/// Targets 0/1 (or −1/1) as signs −1 and 1.
+fn signs(targets: &Tensor) -> Result<Tensor> {
+    let one = targets.eq(1.0)?.to_dtype(targets.dtype())?;
+    let zero = targets.eq(0.0)?.to_dtype(targets.dtype())?;
+    let minus_one = targets.eq(-1.0)?.to_dtype(targets.dtype())?;
+    let known = sum_trailing(&(&one + &zero)?, 0)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    let known = known + sum_trailing(&minus_one, 0)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    if known != targets.elem_count() as f64 {
+        let (low, high) = range(targets)?;
+        return Err(Error::argument("targets", "0 and 1 only (or −1 and 1)", format!("values from {low} to {high}"))
+            .hint("soft labels need binary cross-entropy"));
+    }
+    Ok(((one * 2.0)? - 1.0)?)
+}
+
+impl Loss for Hinge {
+    fn forward(&self, scores: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let (scores, targets) = binary_pair(scores, targets)?;
+        let margins = (scores * signs(&targets)?)?;
+        self.reduction.apply(pointwise(&margins, Pointwise::Hinge { squared: self.squared })?)
+    }
+}
+
+/// Mean binary focal loss with α = 0.25 and γ = 2; see [`BinaryFocal`].
+///
+/// # Errors
+/// As [`BinaryFocal`]'s forward.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let logits = Tensor::new(&[0f64], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1f64], &Device::Cpu)?;
+/// let loss = binary_focal(&logits, &targets)?.to_scalar::<f64>()?;
+/// assert!((loss - 0.25 * 0.25 * 2f64.ln()).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn binary_focal(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    BinaryFocal::default().forward(logits, targets)
+}
+
+/// Focal loss of binary logits, −α_t (1 − p_t)^γ ln p_t, as `torchvision.ops.sigmoid_focal_loss`.
+///
+/// p_t is the probability given to the right answer, α_t is α for positives and 1 − α for
+/// negatives. Well-classified examples, the many background pixels, are turned down by
+/// (1 − p_t)^γ. `logits`, `targets`: one shape, any rank; targets 0 and 1. (Lin et al., "Focal
+/// loss for dense object detection", 2017.)
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let loss = BinaryFocal::new().alpha(0.75).gamma(1.0).build()?;
+/// let logits = Tensor::new(&[0f64], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0f64], &Device::Cpu)?;
+/// assert!((loss.forward(&logits, &targets)?.to_scalar::<f64>()? - 0.25 * 0.5 * 2f64.ln()).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BinaryFocal {
+    alpha: Option<f64>,
+    gamma: f64,
+    reduction: Reduction,
+}
+
+impl Default for BinaryFocal {
+    fn default() -> Self {
+        Self { alpha: Some(0.25), gamma: 2.0, reduction: Reduction::Mean }
+    }
+}
+
+impl BinaryFocal {
+    /// α = 0.25 and γ = 2 as in the paper, the mean over all elements, unless told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The weight of positives, in [0, 1]; negatives weigh 1 − α.
+    pub fn alpha(mut self, alpha: f64) -> Self {
+        self.alpha = Some(alpha);
+        self
+    }
+
+    /// No balance between positives and negatives: both weigh 1.
+    pub fn without_alpha(mut self) -> Self {
+        self.alpha = None;
+        self
+    }
+
+    /// How strongly easy examples are turned down; 0 is cross-entropy.
+    pub fn gamma(mut self, gamma: f64) -> Self {
+        self.gamma = gamma;
+        self
+    }
+
+    /// What becomes of the losses of single elements.
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The loss, its parameters checked.
+    ///
+    /// # Errors
+    /// If α is not in [0, 1] or γ is negative.
+    pub fn build(self) -> Result<Self> {
+        if let Some(alpha) = self.alpha {
+            number("alpha", "a number in [0, 1]", alpha, (0.0..=1.0).contains(&alpha))?;
+        }
+        number("gamma", "a number that is not negative", self.gamma, self.gamma >= 0.0)?;
+        Ok(self)
+    }
+}
+
+impl Loss for BinaryFocal {
+    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let Self { alpha, gamma, reduction } = self.build()?;
+        let (logits, targets) = binary_pair(logits, targets)?;
+        let signs = signs(&targets)?;
+        let losses = pointwise(&(logits * &signs)?, Pointwise::Focal { gamma })?;
+        reduction.apply(match alpha {
+            None => losses,
+            // (1 + s)/2 · α + (1 − s)/2 · (1 − α)
+            Some(alpha) => (losses * signs.affine(alpha - 0.5, 0.5)?)?,
+        })
+    }
+}
+
+/// Kullback–Leibler divergence Σ q (ln q − ln p) of `targets` q from the predicted p.
+///
+/// `log_probabilities`: ln p, as from a log-softmax, never positive; `targets`: q, probabilities,
+/// same shape `[N, …]`. [`Reduction::Mean`] divides by N, the mathematical definition and
+/// PyTorch's `batchmean`; q = 0 contributes 0.
+///
+/// # Errors
+/// If the shapes, dtypes or devices differ, a log-probability is positive (a logit or a
+/// probability, then), or a target is not in [0, 1].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let q = Tensor::new(&[[0.25f64, 0.75]], &Device::Cpu)?;
+/// assert!(kl_divergence(&q.log()?, &q, Reduction::Mean)?.to_scalar::<f64>()?.abs() < 1e-15);
+/// assert!(kl_divergence(&q, &q, Reduction::Mean).unwrap_err().to_string().contains("log_softmax"));
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn kl_divergence(log_probabilities: &Tensor, targets: &Tensor, reduction: Reduction) -> Result<Tensor> {
+    let (log_p, q) = pair(log_probabilities, targets)?;
+    log_probabilities_only("log_probabilities", &log_p)?;
+    probabilities("targets", &q)?;
+    not_empty("targets", &q)?;
+    // Both products have the limit 0 at q = 0, where 0 · −∞ would be NaN.
+    let entropy = (&q * q.maximum(f64::from(f32::MIN_POSITIVE))?.log()?)?;
+    let cross = q.eq(0.0)?.where_cond(&q.zeros_like()?, &(&q * log_p)?)?;
+    let losses = (entropy - cross)?;
+    match reduction {
+        Reduction::None => Ok(losses),
+        Reduction::Sum => sum_trailing(&losses, 0),
+        Reduction::Mean => Ok((sum_trailing(&losses, 0)? / losses.dims().first().copied().unwrap_or(1) as f64)?),
+    }
+}
+
+/// [`kl_divergence`] as a [`Loss`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let q = Tensor::new(&[[0.5f64, 0.5]], &Device::Cpu)?;
+/// let log_p = Tensor::new(&[[0.25f64, 0.75]], &Device::Cpu)?.log()?;
+/// let expected = 0.5 * 2f64.ln() + 0.5 * (2f64 / 3.0).ln();
+/// let loss = KlDivergence::new().forward(&log_p, &q)?.to_scalar::<f64>()?;
+/// assert!((loss - expected).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KlDivergence {
+    reduction: Reduction,
+}
+
+impl KlDivergence {
+    /// The mean over examples, unless told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What becomes of the divergences of single elements.
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+}
+
+impl Loss for KlDivergence {
+    fn forward(&self, log_probabilities: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        kl_divergence(log_probabilities, targets, self.reduction)
+    }
+}
+
+/// Log-probabilities are never positive; logits and probabilities nearly always are somewhere.
+pub(crate) fn log_probabilities_only(name: &str, tensor: &Tensor) -> Result<()> {
+    let (_, high) = range(tensor)?;
+    if high <= 1e-5 || high.is_nan() {
+        return Ok(());
+    }
+    Err(Error::argument(name, "log-probabilities, never above 0", format!("a largest value of {high}")).hint(
+        "are these logits or probabilities? apply `candle_nn::ops::log_softmax` to logits, or use `cross_entropy`",
+    ))
+}

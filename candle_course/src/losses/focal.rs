@@ -1,0 +1,124 @@
+//! Focal loss over classes.
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::losses::cross_entropy::HardTargets;
+use crate::losses::validate::{class_targets, float, number, weights};
+use crate::losses::{Loss, Reduction};
+
+/// Mean focal loss over classes with γ = 2 and no weights; see [`Focal`].
+///
+/// # Errors
+/// As [`Focal`]'s forward.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let logits = Tensor::new(&[[0f64, 0.]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+/// assert!((focal(&logits, &targets)?.to_scalar::<f64>()? - 0.25 * 2f64.ln()).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn focal(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Focal::default().forward(logits, targets)
+}
+
+/// Focal loss over classes, −α_y (1 − p_y)^γ ln p_y, p being the softmax of the logits.
+///
+/// `logits`: `[N, C, …]`; `targets`: `[N, …]`, class indices. α is a weight *per class*: one
+/// constant would only rescale the loss. The mean divides by the number of positions that count,
+/// not by their weights, as in the paper; all ignored, it is 0 with a gradient of 0.
+/// For yes-or-no logits see [`BinaryFocal`](crate::losses::BinaryFocal). (Lin et al., "Focal loss
+/// for dense object detection", 2017.)
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let loss = Focal::new().gamma(2.0).alpha(vec![0.25, 0.75]).build()?;
+/// let logits = Tensor::new(&[[0f64, 0.]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
+/// assert!((loss.forward(&logits, &targets)?.to_scalar::<f64>()? - 0.75 * 0.25 * 2f64.ln()).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Focal {
+    gamma: f64,
+    alpha: Option<Vec<f64>>,
+    ignore_index: Option<i64>,
+    reduction: Reduction,
+}
+
+impl Default for Focal {
+    fn default() -> Self {
+        Self { gamma: 2.0, alpha: None, ignore_index: None, reduction: Reduction::Mean }
+    }
+}
+
+impl Focal {
+    /// γ = 2, no weights, nothing ignored, the mean, unless told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How strongly well-classified positions are turned down; 0 is cross-entropy.
+    pub fn gamma(mut self, gamma: f64) -> Self {
+        self.gamma = gamma;
+        self
+    }
+
+    /// A weight per class.
+    pub fn alpha(mut self, alpha: impl Into<Vec<f64>>) -> Self {
+        self.alpha = Some(alpha.into());
+        self
+    }
+
+    /// The label of positions that do not count.
+    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
+        self.ignore_index = Some(ignore_index);
+        self
+    }
+
+    /// What becomes of the losses of single positions.
+    pub fn reduction(mut self, reduction: Reduction) -> Self {
+        self.reduction = reduction;
+        self
+    }
+
+    /// The loss, its options checked.
+    ///
+    /// # Errors
+    /// If γ is negative, a weight is negative or not finite, or all are 0.
+    pub fn build(self) -> Result<Self> {
+        self.check(None)?;
+        Ok(self)
+    }
+
+    fn check(&self, classes: Option<usize>) -> Result<()> {
+        number("gamma", "a number that is not negative", self.gamma, self.gamma >= 0.0)?;
+        match &self.alpha {
+            Some(alpha) => weights("alpha", alpha, classes),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Loss for Focal {
+    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let logits = float("logits", logits)?;
+        let labels = class_targets(&logits, targets, self.ignore_index)?;
+        self.check(Some(logits.dims()[1]))?;
+        let rule = HardTargets { labels: &labels, weights: self.alpha.as_deref(), smoothing: 0.0, gamma: self.gamma };
+        match self.reduction {
+            Reduction::Mean => {
+                let counted = labels.iter().filter(|&&label| label != super::validate::IGNORED).count().max(1);
+                Ok((rule.loss(&logits, Reduction::Sum)? / counted as f64)?)
+            }
+            reduction => rule.loss(&logits, reduction),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Walks `[N, C, M]` class scores in blocks of positions that fit the cache, in parallel.
+
+use rayon::prelude::*;
+
+use super::Real;
+
+/// Scores of `classes` at `positions` of each of `examples`: a row-major `[N, C, M]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dims {
+    pub examples: usize,
+    pub classes: usize,
+    pub positions: usize,
+}
+
+impl Dims {
+    /// Of a shape `[N, C, …]`.
+    pub fn of(dims: &[usize]) -> Self {
+        Self { examples: dims[0], classes: dims[1], positions: dims[2..].iter().product() }
+    }
+
+    /// Examples times positions: how many distributions over classes there are.
+    pub fn pixels(&self) -> usize {
+        self.examples * self.positions
+    }
+}
+
+/// Consecutive positions and their scores, class by class: `values[c · len + i]`.
+pub(crate) struct Block<T> {
+    /// The number of the first position, counted over all examples.
+    pub first: usize,
+    /// How many positions.
+    pub len: usize,
+    pub values: Vec<T>,
+}
+
+impl<T: Real> Block<T> {
+    /// Turns scores into e^(x − max); returns max, and Σ e^(x − max) − 1, per position.
+    ///
+    /// The 1 of the largest score is left out of the sum: ln(1 + rest) and rest / (1 + rest) then
+    /// keep full relative accuracy when one class has nearly all the probability.
+    pub fn exponentiate(&mut self) -> (Vec<T>, Vec<T>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn with_avx2<T: Real>(len: usize, values: &mut [T]) -> (Vec<T>, Vec<T>) {
+                exponentiate(len, values)
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has AVX2. Only wider registers are used, never fused
+                // operations, so the bits are those of the portable version.
+                return unsafe { with_avx2(self.len, &mut self.values) };
+            }
+        }
+        exponentiate(self.len, &mut self.values)
+    }
+}
+
+#[inline(always)]
+fn exponentiate<T: Real>(len: usize, values: &mut [T]) -> (Vec<T>, Vec<T>) {
+    let mut largest = values[..len].to_vec();
+    for row in values.chunks_exact(len).skip(1) {
+        for (largest, &x) in largest.iter_mut().zip(row) {
+            *largest = if x > *largest { x } else { *largest };
+        }
+    }
+    let mut rest = vec![T::zero() - T::one(); len];
+    for row in values.chunks_exact_mut(len) {
+        for ((x, &largest), rest) in row.iter_mut().zip(&largest).zip(&mut rest) {
+            let e = (*x - largest).exp_nonpositive();
+            *x = e;
+            *rest += e;
+        }
+    }
+    (largest, rest)
+}
+
+enum Destination<'a, T> {
+    Nowhere,
+    /// One slice per class.
+    Rows(Vec<&'a mut [T]>),
+    /// Whole examples of one position each.
+    Examples(&'a mut [T]),
+}
+
+/// Calls `f` on every block of `scores`; what it leaves in the block's values goes to `out`.
+/// Returns what `f` returned, in the order of positions.
+pub(crate) fn for_blocks<T: Real, R: Send>(
+    dims: Dims,
+    scores: &[T],
+    out: Option<&mut [T]>,
+    f: impl Fn(&mut Block<T>) -> R + Sync,
+) -> Vec<R> {
+    let Dims { classes, positions, .. } = dims;
+    if dims.pixels() == 0 || classes == 0 {
+        return Vec::new();
+    }
+    let size = (8192 / classes).clamp(16, 1024);
+    let one = |first: usize, len: usize, destination: Destination<'_, T>| -> R {
+        let mut block = Block { first, len, values: vec![T::zero(); classes * len] };
+        if positions == 1 {
+            for (i, example) in scores[first * classes..(first + len) * classes].chunks_exact(classes).enumerate() {
+                for (c, &x) in example.iter().enumerate() {
+                    block.values[c * len + i] = x;
+                }
+            }
+        } else {
+            let (example, position) = (first / positions, first % positions);
+            for (c, row) in block.values.chunks_exact_mut(len).enumerate() {
+                let start = (example * classes + c) * positions + position;
+                row.copy_from_slice(&scores[start..start + len]);
+            }
+        }
+        let result = f(&mut block);
+        match destination {
+            Destination::Nowhere => {}
+            Destination::Rows(rows) => {
+                for (to, from) in rows.into_iter().zip(block.values.chunks_exact(len)) {
+                    to.copy_from_slice(from);
+                }
+            }
+            Destination::Examples(examples) => {
+                for (i, example) in examples.chunks_exact_mut(classes).enumerate() {
+                    for (c, to) in example.iter_mut().enumerate() {
+                        *to = block.values[c * len + i];
+                    }
+                }
+            }
+        }
+        result
+    };
+    let tasks: Vec<(usize, usize, Destination<'_, T>)> = match out {
+        Some(out) if positions == 1 => out
+            .chunks_mut(size * classes)
+            .enumerate()
+            .map(|(i, examples)| (i * size, examples.len() / classes, Destination::Examples(examples)))
+            .collect(),
+        Some(out) => {
+            let mut tasks = Vec::new();
+            for (n, example) in out.chunks_mut(classes * positions).enumerate() {
+                let mut rows: Vec<_> = example.chunks_mut(positions).map(|row| row.chunks_mut(size)).collect();
+                for start in (0..positions).step_by(size) {
+                    let pieces = rows.iter_mut().filter_map(Iterator::next).collect();
+                    tasks.push((n * positions + start, size.min(positions - start), Destination::Rows(pieces)));
+                }
+            }
+            tasks
+        }
+        None => {
+            let span = if positions == 1 { dims.examples } else { positions };
+            (0..dims.pixels())
+                .step_by(span)
+                .flat_map(|base| {
+                    (0..span)
+                        .step_by(size)
+                        .map(move |start| (base + start, size.min(span - start), Destination::Nowhere))
+                })
+                .collect()
+        }
+    };
+    tasks.into_par_iter().map(|(first, len, destination)| one(first, len, destination)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_score_is_visited_once_and_goes_back_to_its_place() {
+        for (examples, classes, positions) in
+            [(1, 1, 1), (5, 3, 1), (3000, 7, 1), (2, 5, 7), (2, 3, 5000), (1, 900, 40)]
+        {
+            let dims = Dims { examples, classes, positions };
+            let scores: Vec<f32> = (0..examples * classes * positions).map(|i| i as f32).collect();
+            let mut out = vec![0f32; scores.len()];
+            let pieces = for_blocks(dims, &scores, Some(&mut out), |block| {
+                for (j, x) in block.values.iter_mut().enumerate() {
+                    let (c, pixel) = (j / block.len, block.first + j % block.len);
+                    let index = (pixel / positions * classes + c) * positions + pixel % positions;
+                    assert_eq!(*x, index as f32);
+                    *x += 1.0;
+                }
+                (block.first, block.len)
+            });
+            assert!(out.iter().zip(&scores).all(|(y, x)| *y == x + 1.0));
+            assert_eq!(for_blocks(dims, &scores, None, |block| (block.first, block.len)), pieces);
+            let mut next = 0;
+            for (first, len) in pieces {
+                assert_eq!(first, next);
+                next += len;
+            }
+            assert_eq!(next, dims.pixels());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Softmax over dimension 1, with a gradient that is accurate for confident predictions.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
+
+use super::{Dims, Real, contiguous, for_blocks, for_float};
+use crate::error::Result;
+
+struct Softmax;
+struct SoftmaxBackward;
+
+fn dtype(storage: &CpuStorage) -> DType {
+    candle_core::backend::BackendStorage::dtype(storage)
+}
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax-over-classes"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(scores: &[T], dims: Dims) -> CpuStorage {
+            let mut out = vec![T::zero(); scores.len()];
+            for_blocks(dims, scores, Some(&mut out), |block| {
+                let (_, rest) = block.exponentiate();
+                for row in block.values.chunks_exact_mut(block.len) {
+                    for (x, &rest) in row.iter_mut().zip(&rest) {
+                        *x /= T::one() + rest;
+                    }
+                }
+            });
+            T::to_cpu_storage_owned(out)
+        }
+        let dims = Dims::of(layout.dims());
+        let storage = for_float!(dtype(storage), T => run(contiguous::<T>(storage, layout)?, dims));
+        Ok((storage, layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, probabilities: &Tensor, outer: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        probabilities.contiguous()?.apply_op2_no_bwd(&outer.contiguous()?, &SoftmaxBackward).map(Some)
+    }
+}
+
+impl CustomOp2 for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax-over-classes-backward"
+    }
+
+    /// p_j (g_j − Σ g_c p_c), with every g taken relative to that of the likeliest class: its own
+    /// term, the only large one, then vanishes instead of cancelling.
+    fn cpu_fwd(
+        &self,
+        probabilities: &CpuStorage,
+        layout: &Layout,
+        outer: &CpuStorage,
+        outer_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        fn run<T: Real>(probabilities: &[T], outer: &[T], dims: Dims) -> CpuStorage {
+            let mut out = vec![T::zero(); outer.len()];
+            for_blocks(dims, outer, Some(&mut out), |block| {
+                let len = block.len;
+                let Dims { classes, positions, .. } = dims;
+                for i in 0..len {
+                    let pixel = block.first + i;
+                    let (start, stride) = (pixel / positions * classes * positions + pixel % positions, positions);
+                    let p = |c: usize| probabilities[start + c * stride];
+                    let likeliest = (1..classes).fold(0, |best, c| if p(c) > p(best) { c } else { best });
+                    let reference = block.values[likeliest * len + i];
+                    let mut dot = T::zero();
+                    for c in 0..classes {
+                        let relative = block.values[c * len + i] - reference;
+                        block.values[c * len + i] = relative;
+                        dot += relative * p(c);
+                    }
+                    for c in 0..classes {
+                        let g = &mut block.values[c * len + i];
+                        *g = (*g - dot) * p(c);
+                    }
+                }
+            });
+            T::to_cpu_storage_owned(out)
+        }
+        let dims = Dims::of(layout.dims());
+        let storage = for_float!(dtype(probabilities), T => {
+            run(contiguous::<T>(probabilities, layout)?, contiguous::<T>(outer, outer_layout)?, dims)
+        });
+        Ok((storage, layout.shape().clone()))
+    }
+}
+
+/// Probabilities over dimension 1 of `logits`: `[N, C, …]`, f32 or f64.
+pub(crate) fn softmax(logits: &Tensor) -> Result<Tensor> {
+    if logits.device().is_cpu() {
+        return Ok(logits.contiguous()?.apply_op1(Softmax)?);
+    }
+    Ok(candle_nn::ops::softmax(logits, 1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn value_and_gradient_agree_with_the_composed_softmax() {
+        for shape in [vec![3, 4], vec![2, 3, 5], vec![2, 5, 3, 4]] {
+            let count: usize = shape.iter().product();
+            let data: Vec<f64> = (0..count).map(|i| ((i * 37 % 23) as f64 - 11.0) / 3.0).collect();
+            let x = Var::from_vec(data.clone(), shape.clone(), &Device::Cpu).unwrap();
+            let weights = Tensor::from_vec(data.iter().map(|v| v.sin()).collect(), shape, &Device::Cpu).unwrap();
+            let run = |y: Tensor| {
+                let gradients = (&y * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+                let gradient = gradients.get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                (y.flatten_all().unwrap().to_vec1::<f64>().unwrap(), gradient)
+            };
+            let (ours, theirs) = (run(softmax(&x).unwrap()), run(candle_nn::ops::softmax(x.as_tensor(), 1).unwrap()));
+            for (a, b) in ours.0.iter().zip(&theirs.0).chain(ours.1.iter().zip(&theirs.1)) {
+                assert!((a - b).abs() < 1e-14, "{a} {b}");
+            }
+        }
+    }
+}
