@@ -10,7 +10,10 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{
+    Activation, Dropout, Fan, GroupNorm, Gru, Init, Linear, Lstm, Model, Nonlinearity, Parameters, RecurrentOutput,
+    Rnn, Scope, Sequential,
+};
 
 // data
 pub use crate::data::{

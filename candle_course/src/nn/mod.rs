@@ -4,16 +4,20 @@ use candle_core::ModuleT;
 
 mod activation;
 mod dropout;
+mod group_norm;
 pub mod init;
 mod linear;
 mod parameters;
+mod rnn;
 mod sequential;
 
 pub use activation::Activation;
 pub use dropout::Dropout;
-pub use init::Init;
+pub use group_norm::GroupNorm;
+pub use init::{Fan, Init, Nonlinearity};
 pub use linear::Linear;
 pub use parameters::{Parameters, Scope};
+pub use rnn::{Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, Rnn, RnnBuilder};
 pub use sequential::Sequential;
 
 /// What can be trained: any [`candle_nn::ModuleT`] that may cross threads.
