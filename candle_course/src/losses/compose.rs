@@ -87,8 +87,12 @@ impl Loss for WeightedSum {
         for term in &self.terms {
             let value = term.loss.forward(predictions, targets)?;
             if value.rank() != 0 {
-                return Err(Error::argument("term", "scalar losses", format!("`{}` of shape {:?}", term.name, value.dims()))
-                    .hint("choose the reduction mean or sum"));
+                return Err(Error::argument(
+                    "term",
+                    "scalar losses",
+                    format!("`{}` of shape {:?}", term.name, value.dims()),
+                )
+                .hint("choose the reduction mean or sum"));
             }
             let value = (value * term.weight)?;
             total = Some(match total {
@@ -234,8 +238,12 @@ impl MultiTask {
             let loss = term.loss.forward(predictions, targets);
             let value = crate::error::Context::with_context(loss, || format!("task `{}`", term.name))?;
             if value.rank() != 0 {
-                return Err(Error::argument("task", "scalar losses", format!("`{}` of shape {:?}", term.name, value.dims()))
-                    .hint("choose the reduction mean or sum"));
+                return Err(Error::argument(
+                    "task",
+                    "scalar losses",
+                    format!("`{}` of shape {:?}", term.name, value.dims()),
+                )
+                .hint("choose the reduction mean or sum"));
             }
             parts.push((term.name.clone(), value.detach()));
             let weighted = match &self.log_variances {

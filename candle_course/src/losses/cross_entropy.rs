@@ -485,8 +485,7 @@ impl Loss for Nll {
         if let Some(weights) = &self.class_weights {
             validate::weights("class_weights", weights, Some(dims.classes))?;
         }
-        let rule =
-            HardTargets { labels: &labels, weights: self.class_weights.as_deref(), smoothing: 0.0, gamma: 0.0 };
+        let rule = HardTargets { labels: &labels, weights: self.class_weights.as_deref(), smoothing: 0.0, gamma: 0.0 };
         let denominator = if self.reduction == Reduction::Mean { rule.total_weight() } else { 1.0 };
         let inverse = if denominator > 0.0 { 1.0 / denominator } else { 0.0 };
         for_float!(scores.dtype(), T => {

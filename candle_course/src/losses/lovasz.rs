@@ -4,10 +4,12 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::losses::kernels::{Dims, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements};
+use crate::losses::Loss;
+use crate::losses::kernels::{
+    Dims, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements,
+};
 use crate::losses::region::{Classes, Over};
 use crate::losses::validate::{IGNORED, class_targets, float, not_empty, same_device};
-use crate::losses::Loss;
 
 /// Lovász-Softmax over the classes present in the batch; see [`LovaszSoftmax`].
 ///

@@ -50,7 +50,8 @@ pub use focal::{Focal, focal};
 pub use lovasz::{LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz_softmax};
 pub use reduction::Reduction;
 pub use region::{
-    Classes, Dice, FocalTversky, GeneralisedDice, Iou, Over, Tversky, dice, focal_tversky, generalised_dice, iou, tversky,
+    Classes, Dice, FocalTversky, GeneralisedDice, Iou, Over, Tversky, dice, focal_tversky, generalised_dice, iou,
+    tversky,
 };
 pub use regression::{
     Huber, LogCosh, Mae, Mse, Quantile, Rmse, SmoothL1, huber, log_cosh, mae, mse, quantile, rmse, smooth_l1,
