@@ -27,3 +27,8 @@ pub mod tensorboard;
 pub mod training;
 
 pub use error::{Error, Result};
+
+// The README's example is compiled as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

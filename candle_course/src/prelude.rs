@@ -1,5 +1,6 @@
 //! Everything a lesson needs, in one `use candle_course::prelude::*;`.
 
+pub use crate::candle_core::backprop::GradStore;
 pub use crate::candle_core::{self, D, DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
 pub use crate::candle_nn;
 
@@ -9,10 +10,13 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
 
 // data
-pub use crate::data::{Batch, DataLoader, Dataset, Example, RandomSampler, Sampler, SequentialSampler, TensorDataset};
+pub use crate::data::{
+    Batch, Cifar10, DataLoader, Dataset, Example, FashionMnist, ImageDataset, Mnist, RandomSampler, Sampler,
+    SequentialSampler, Source, TensorDataset,
+};
 
 // losses
 pub use crate::losses::{
@@ -36,7 +40,7 @@ pub use crate::metrics::{
 };
 
 // optimizers
-pub use crate::optimizers::{Optimizer, Sgd};
+pub use crate::optimizers::{Adagrad, Adam, AdamW, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd};
 
 // schedules
 pub use crate::schedules::{Constant, Schedule};
@@ -45,4 +49,15 @@ pub use crate::schedules::{Constant, Schedule};
 pub use crate::checkpoint::Checkpoint;
 
 // training
-pub use crate::training::{Evaluation, evaluate, train_step};
+pub use crate::training::callbacks::{EarlyStopping, Progress};
+pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
+pub use crate::training::{
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
+    Trainer, evaluate, forward_backward, train_step,
+};
+
+// plot
+pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart, Panels, ScatterChart};
+
+// notebook
+pub use crate::notebook::{Check, Table};

@@ -1,1 +1,7 @@
-//! What a notebook shows: tables, exercise checks.
+//! What a notebook shows beside figures: tables and exercise checks.
+
+mod check;
+mod table;
+
+pub use check::Check;
+pub use table::{Cell, Row, Table};

@@ -1,5 +1,29 @@
 //! The training loop, by hand and packaged.
+//!
+//! [`train_step`] and [`evaluate`] are the two halves of an epoch; [`Trainer::fit`] calls them in
+//! the order of a loop written by hand, and adds what surrounds it: a schedule, metrics, a
+//! [`History`], progress lines and [`Callback`]s.
 
+pub mod callbacks;
+pub mod diagnosis;
+
+mod background;
+mod builder;
+mod guard;
+mod history;
+mod history_display;
+mod live;
+mod losses;
+mod state;
 mod step;
+mod summary;
+mod trainer;
 
-pub use step::{Evaluation, evaluate, train_step};
+pub use background::{BackgroundStatus, BackgroundTraining};
+pub use builder::TrainerBuilder;
+pub use callbacks::{Callback, Flow};
+pub use history::{EpochRecord, History, StepRecord};
+pub use state::TrainState;
+pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
+pub use summary::{LayerSummary, ModelSummary};
+pub use trainer::Trainer;

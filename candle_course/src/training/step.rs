@@ -1,6 +1,7 @@
 //! The two halves of every epoch.
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 
 use crate::data::{Batch, DataLoader};
 use crate::error::{Error, Result};
@@ -8,6 +9,33 @@ use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::Model;
 use crate::optimizers::Optimizer;
+use crate::training::losses::DeviceLosses;
+
+/// What [`forward_backward`] gives.
+pub struct Backward {
+    /// The model's output in training mode, detached.
+    pub predictions: Tensor,
+    /// The loss, a scalar still on the device, detached.
+    pub loss: Tensor,
+    /// The gradient of the loss by every variable.
+    pub gradients: GradStore,
+}
+
+/// Forward, loss, backward: all of an iteration but the optimizer step. What comes between the two
+/// (accumulation, all-reduce, clipping) changes [`Backward::gradients`].
+///
+/// # Errors
+/// If shapes do not fit, or the loss is not a scalar.
+pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Result<Backward> {
+    let predictions = model.forward_t(&batch.inputs, true)?;
+    let value = loss.forward(&predictions, &batch.targets)?;
+    if value.rank() != 0 {
+        return Err(Error::argument("loss", "a scalar, shape []", format!("shape {:?}", value.dims()))
+            .hint("training needs one number: use the reduction mean or sum"));
+    }
+    let gradients = value.backward()?;
+    Ok(Backward { predictions: predictions.detach(), loss: value.detach(), gradients })
+}
 
 /// Forward, loss, backward, optimizer step: one iteration. Returns the detached loss, a scalar
 /// still on the device.
@@ -16,6 +44,23 @@ use crate::optimizers::Optimizer;
 ///
 /// # Errors
 /// If shapes do not fit, or a parameter receives no gradient.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let model = Linear::new(2, 2, &parameters.at("fc"))?;
+/// let mut optimizer = Sgd::new(&parameters).build()?;
+/// let x = Tensor::new(&[[1f32, 0.], [0., 1.]], &Device::Cpu)?;
+/// let data = TensorDataset::new(x, Tensor::new(&[0u32, 1], &Device::Cpu)?)?;
+/// let batch = data.batch(&[0, 1])?;
+/// let first = train_step(&model, &CrossEntropy::default(), &mut optimizer, &batch, 0.5)?;
+/// let second = train_step(&model, &CrossEntropy::default(), &mut optimizer, &batch, 0.5)?;
+/// assert!(second.to_scalar::<f32>()? < first.to_scalar::<f32>()?);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
 pub fn train_step(
     model: &dyn Model,
     loss: &dyn Loss,
@@ -23,11 +68,9 @@ pub fn train_step(
     batch: &Batch,
     learning_rate: f64,
 ) -> Result<Tensor> {
-    let predictions = model.forward_t(&batch.inputs, true)?;
-    let value = loss.forward(&predictions, &batch.targets)?;
-    let gradients = value.backward()?;
+    let Backward { loss, gradients, .. } = forward_backward(model, loss, batch)?;
     optimizer.step(&gradients, learning_rate)?;
-    Ok(value.detach())
+    Ok(loss)
 }
 
 /// What [`evaluate`] found.
@@ -53,24 +96,22 @@ pub fn evaluate(
     metrics: &mut [Box<dyn Metric>],
 ) -> Result<Evaluation> {
     metrics.iter_mut().for_each(|metric| metric.reset());
-    let mut total: Option<Tensor> = None;
-    let mut examples = 0;
+    let mut losses = DeviceLosses::default();
     for batch in loader.epoch(0)? {
         let batch = batch?;
         let predictions = model.forward_t(&batch.inputs, false)?.detach();
-        let weighted = (loss.forward(&predictions, &batch.targets)? * batch.len() as f64)?;
-        total = Some(match total {
-            Some(total) => (total + weighted)?,
-            None => weighted,
-        });
-        examples += batch.len();
+        losses.push(loss.forward(&predictions, &batch.targets)?.detach(), batch.len());
         for metric in metrics.iter_mut() {
             metric.update(&predictions, &batch.targets)?;
         }
     }
-    let total = total.ok_or_else(|| Error::undefined("evaluation of no batches"))?;
-    let loss = total.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? / examples as f64;
-    let metrics =
-        metrics.iter().map(|metric| Ok((metric.name().to_owned(), metric.compute()?))).collect::<Result<_>>()?;
-    Ok(Evaluation { loss, metrics, examples })
+    if losses.is_empty() {
+        return Err(Error::undefined("evaluation of no batches"));
+    }
+    Ok(Evaluation { loss: losses.mean()?, metrics: metric_values(metrics)?, examples: losses.examples() })
+}
+
+/// The metrics' names and values.
+pub(crate) fn metric_values(metrics: &[Box<dyn Metric>]) -> Result<Vec<(String, f64)>> {
+    metrics.iter().map(|metric| Ok((metric.name().to_owned(), metric.compute()?))).collect()
 }

@@ -1,0 +1,248 @@
+//! Histograms.
+
+use super::axes::{Axis, Frame, Key};
+use super::canvas::Canvas;
+use super::figure::{Chart, Figure};
+use super::palette::color;
+use super::scale::padded;
+use crate::error::{Error, Result};
+use candle_core::{DType, Tensor};
+
+/// How values are distributed, one or several sets over common bins.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::plot::Histogram;
+///
+/// let weights: Vec<f64> = (0..500).map(|i| (f64::from(i) * 0.37).sin()).collect();
+/// let figure = Histogram::new("Weights").x_label("value").values("fc1", &weights).bins(30).build()?;
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a chart does nothing until `build`"]
+pub struct Histogram {
+    title: String,
+    x_label: String,
+    sets: Vec<(String, Vec<f64>)>,
+    bins: usize,
+    density: bool,
+    log_y: bool,
+    range: Option<(f64, f64)>,
+    size: (f64, f64),
+    failed: Option<String>,
+}
+
+impl Histogram {
+    /// An empty chart with a title (may be empty).
+    pub fn new(title: &str) -> Self {
+        Self {
+            title: title.into(),
+            x_label: String::new(),
+            sets: Vec::new(),
+            bins: 40,
+            density: false,
+            log_y: false,
+            range: None,
+            size: (640.0, 320.0),
+            failed: None,
+        }
+    }
+
+    /// What the values are, with their unit.
+    pub fn x_label(mut self, label: &str) -> Self {
+        self.x_label = label.into();
+        self
+    }
+
+    /// A set of values.
+    pub fn values(mut self, name: &str, values: &[f64]) -> Self {
+        self.sets.push((name.into(), values.to_vec()));
+        self
+    }
+
+    /// All elements of a tensor, of any shape and dtype.
+    pub fn tensor(mut self, name: &str, tensor: &Tensor) -> Self {
+        let values = tensor.flatten_all().and_then(|t| t.to_dtype(DType::F64)).and_then(|t| t.to_vec1::<f64>());
+        match values {
+            Ok(values) => self.sets.push((name.into(), values)),
+            Err(error) => self.failed = Some(format!("cannot read the tensor `{name}`: {error}")),
+        }
+        self
+    }
+
+    /// Number of bins, all equally wide; 40 unless set.
+    pub fn bins(mut self, bins: usize) -> Self {
+        self.bins = bins;
+        self
+    }
+
+    /// Density (area 1 per set) instead of counts, to compare sets of different sizes.
+    pub fn density(mut self) -> Self {
+        self.density = true;
+        self
+    }
+
+    /// A logarithmic y axis, to see the tails.
+    pub fn log_y(mut self) -> Self {
+        self.log_y = true;
+        self
+    }
+
+    /// The range of the bins instead of that of the values; what lies outside is not counted.
+    pub fn range(mut self, low: f64, high: f64) -> Self {
+        self.range = Some((low, high));
+        self
+    }
+
+    /// Width and height in pixels; 640 × 320 unless set.
+    pub fn size(mut self, width: f64, height: f64) -> Self {
+        self.size = (width, height);
+        self
+    }
+
+    /// Counts and draws.
+    ///
+    /// # Errors
+    ///
+    /// When there is no set, a set is empty or holds NaN or infinite values, the range is empty, or
+    /// there is no bin.
+    pub fn build(self) -> Result<Figure> {
+        if let Some(message) = self.failed {
+            return Err(Error::new(crate::error::ErrorKind::Tensor, message));
+        }
+        if self.sets.is_empty() {
+            return Err(
+                Error::argument("sets", "at least one", "none").hint("did you forget `.values(name, &values)`?")
+            );
+        }
+        if !(1..=1000).contains(&self.bins) {
+            return Err(Error::argument("bins", "1 to 1000", self.bins));
+        }
+        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
+        {
+            return Err(Error::argument("range", "a finite low below a finite high", format!("{low} to {high}")));
+        }
+        for (name, values) in &self.sets {
+            if values.is_empty() {
+                return Err(Error::argument(name, "at least one value", "none"));
+            }
+            let bad = values.iter().filter(|value| !value.is_finite()).count();
+            if bad > 0 {
+                return Err(Error::argument(
+                    name,
+                    "finite values",
+                    format!("{bad} NaN or infinite of {}", values.len()),
+                ));
+            }
+        }
+        Figure::new(self)
+    }
+
+    fn edges(&self) -> (f64, f64) {
+        self.range.unwrap_or_else(|| {
+            let all = || self.sets.iter().flat_map(|(_, values)| values.iter().copied());
+            let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+            if low < high { (low, high) } else { padded(low, high, false, 0.0) }
+        })
+    }
+
+    /// The height of each bin; the last bin includes its upper edge.
+    fn heights(&self, values: &[f64], (low, high): (f64, f64)) -> Vec<f64> {
+        let width = (high - low) / self.bins as f64;
+        let mut counts = vec![0f64; self.bins];
+        for value in values.iter().filter(|value| (low..=high).contains(*value)) {
+            counts[(((value - low) / width) as usize).min(self.bins - 1)] += 1.0;
+        }
+        if self.density {
+            let area = values.len() as f64 * width;
+            counts.iter_mut().for_each(|count| *count /= area);
+        }
+        counts
+    }
+}
+
+impl Chart for Histogram {
+    fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn size(&self) -> (f64, f64) {
+        self.size
+    }
+
+    fn draw(&self, canvas: &mut Canvas, size: (f64, f64)) -> Result<()> {
+        let edges = self.edges();
+        let all: Vec<Vec<f64>> = self.sets.iter().map(|(_, values)| self.heights(values, edges)).collect();
+        let heights = || all.iter().flatten().copied();
+        let highest = heights().fold(0.0, f64::max).max(if self.density { 1e-12 } else { 1.0 });
+        let smallest = heights().filter(|&height| height > 0.0).fold(highest, f64::min);
+        let low = if self.log_y { smallest / 2.0 } else { 0.0 };
+        let high = if self.log_y { highest * 1.5 } else { highest * 1.05 };
+        let one = self.sets.len() == 1;
+        let opacity = if one { 0.85 } else { 0.4 };
+        let key = |(index, (name, _)): (usize, &(String, Vec<f64>))| {
+            (Key::Box { color: color(index).into(), opacity }, name.clone())
+        };
+        let frame = Frame {
+            title: &self.title,
+            x_label: &self.x_label,
+            y_label: if self.density { "density" } else { "count" },
+            x: Axis::Values { low: edges.0, high: edges.1, log: false, integers: false },
+            y: Axis::Values { low, high, log: self.log_y, integers: !self.density },
+            legend: self.sets.iter().enumerate().filter(|(_, (name, _))| !name.is_empty()).map(key).collect(),
+        };
+        let area = frame.draw(canvas, size);
+        let width = (edges.1 - edges.0) / self.bins as f64;
+        for (index, heights) in all.iter().enumerate() {
+            let mut outline = vec![(area.x.at(edges.0), area.bottom())];
+            for (bin, &height) in heights.iter().enumerate() {
+                let y = if height > low { area.y.at(height) } else { area.bottom() };
+                outline.push((area.x.at(edges.0 + bin as f64 * width), y));
+                outline.push((area.x.at(edges.0 + (bin + 1) as f64 * width), y));
+            }
+            outline.push((area.x.at(edges.1), area.bottom()));
+            outline.dedup();
+            canvas.polygon(&outline, color(index), opacity);
+            canvas.polyline(&outline, color(index), if one { 0.8 } else { 1.4 }, "");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_right_and_edges_belong_somewhere() {
+        let chart = Histogram::new("").bins(4).values("", &[0.0, 0.9, 1.0, 2.5, 3.9, 4.0]);
+        assert_eq!(chart.edges(), (0.0, 4.0));
+        assert_eq!(chart.heights(&chart.sets[0].1, (0.0, 4.0)), [2.0, 1.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn density_has_area_one() {
+        let values: Vec<f64> = (0..1000).map(|i| f64::from(i * i % 97)).collect();
+        let chart = Histogram::new("").density().values("", &values);
+        let edges = chart.edges();
+        let area: f64 = chart.heights(&values, edges).iter().sum::<f64>() * (edges.1 - edges.0) / 40.0;
+        assert!((area - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        let message = |chart: Histogram| chart.build().unwrap_err().to_string();
+        assert!(
+            message(Histogram::new("").values("w", &[1.0, f64::NAN]))
+                .contains("`w`: expected finite values, got 1 NaN")
+        );
+        assert!(message(Histogram::new("").values("w", &[1.0]).bins(0)).contains("`bins`"));
+        assert!(message(Histogram::new("")).contains("did you forget"));
+    }
+
+    #[test]
+    fn one_value_many_times_is_drawn() {
+        Histogram::new("").values("w", &[0.0; 10]).log_y().build().unwrap();
+    }
+}

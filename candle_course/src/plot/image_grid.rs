@@ -1,0 +1,407 @@
+//! Images side by side.
+
+use candle_core::{DType, Tensor};
+
+use super::axes::{Key, SMALL, legend, title};
+use super::canvas::{Canvas, Style};
+use super::figure::{Chart, Figure};
+use super::palette::{RIGHT, TEXT, WRONG, color};
+use super::raster::encode;
+use super::text;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A grid of small images with captions: digits, predictions, filters, masks.
+///
+/// Pixels are enlarged without smoothing. Images are `[N, C, H, W]` or `[N, H, W]` with one or three
+/// channels; u8 in 0..=255, or floats in `[0, 1]` (see [`normalized`](Self::normalized) and
+/// [`stretched`](Self::stretched) for others).
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::plot::ImageGrid;
+/// use candle_course::prelude::*;
+///
+/// let digits = Tensor::zeros((4, 1, 28, 28), DType::F32, &Device::Cpu)?;
+/// let figure = ImageGrid::new("Predictions", &digits)
+///     .captions(&["7", "2", "1 (is 7)", "0"])
+///     .correct(&[true, true, false, true])
+///     .build()?;
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a chart does nothing until `build`"]
+pub struct ImageGrid {
+    title: String,
+    images: Tensor,
+    captions: Vec<String>,
+    correct: Vec<bool>,
+    columns: Option<usize>,
+    pixel: Option<f64>,
+    values: Values,
+}
+
+#[derive(Debug, Clone)]
+enum Values {
+    Unit,
+    Normalized { mean: Vec<f64>, std: Vec<f64> },
+    Stretched,
+    Classes(Vec<String>),
+}
+
+impl ImageGrid {
+    /// Images with a title (may be empty).
+    pub fn new(title: &str, images: &Tensor) -> Self {
+        Self {
+            title: title.into(),
+            images: images.clone(),
+            captions: Vec::new(),
+            correct: Vec::new(),
+            columns: None,
+            pixel: None,
+            values: Values::Unit,
+        }
+    }
+
+    /// Maps of class indices instead of images, `[N, H, W]` or `[N, 1, H, W]`: each class has a
+    /// colour and an entry in the legend. Class 0 is light grey, as background should be.
+    pub fn class_maps<S: AsRef<str>>(title: &str, maps: &Tensor, classes: &[S]) -> Self {
+        let classes = classes.iter().map(|name| name.as_ref().to_string()).collect();
+        Self { values: Values::Classes(classes), ..Self::new(title, maps) }
+    }
+
+    /// One caption under each image; may be empty.
+    pub fn captions<S: AsRef<str>>(mut self, captions: &[S]) -> Self {
+        self.captions = captions.iter().map(|caption| caption.as_ref().to_string()).collect();
+        self
+    }
+
+    /// Frames each image, and writes its caption, in green (right) or vermillion (wrong).
+    pub fn correct(mut self, correct: &[bool]) -> Self {
+        self.correct = correct.to_vec();
+        self
+    }
+
+    /// Images per row; unless set, as many as fill a row of a notebook.
+    pub fn columns(mut self, columns: usize) -> Self {
+        self.columns = Some(columns);
+        self
+    }
+
+    /// Screen pixels per pixel of an image.
+    pub fn pixel_size(mut self, pixels: f64) -> Self {
+        self.pixel = Some(pixels);
+        self
+    }
+
+    /// Undoes a normalisation first: pixel × `std` + `mean`, with one value per channel. What then
+    /// lies outside `[0, 1]` is cut.
+    pub fn normalized(mut self, mean: &[f64], std: &[f64]) -> Self {
+        self.values = Values::Normalized { mean: mean.to_vec(), std: std.to_vec() };
+        self
+    }
+
+    /// Stretches each image from its smallest to its largest value: for filters and activations.
+    pub fn stretched(mut self) -> Self {
+        self.values = Values::Stretched;
+        self
+    }
+
+    /// Draws the grid.
+    ///
+    /// # Errors
+    ///
+    /// When the tensor has another shape, float values are outside `[0, 1]` or not finite, a class
+    /// index has no name, or captions and marks are not one per image.
+    pub fn build(self) -> Result<Figure> {
+        let tiles = self.tiles()?;
+        for (name, length) in [("captions", self.captions.len()), ("correct", self.correct.len())] {
+            if length != 0 && length != tiles.files.len() {
+                return Err(Error::argument(name, format!("one for each of the {} images", tiles.files.len()), length));
+            }
+        }
+        if self.columns == Some(0) {
+            return Err(Error::argument("columns", "at least 1", 0));
+        }
+        if let Some(pixel) = self.pixel.filter(|pixel| !(0.1..=64.0).contains(pixel)) {
+            return Err(Error::argument("pixel_size", "0.1 to 64", pixel));
+        }
+        // Whole screen pixels keep the pixels of an image equally wide.
+        let longest = tiles.height.max(tiles.width) as f64;
+        let pixel =
+            self.pixel.unwrap_or(if longest <= 96.0 { (84.0 / longest).round().max(1.0) } else { 160.0 / longest });
+        let tile = (tiles.width as f64 * pixel, tiles.height as f64 * pixel);
+        let columns = self.columns.unwrap_or(((760.0 / (tile.0 + GAP)) as usize).max(1)).min(tiles.files.len());
+        let classes = match &self.values {
+            Values::Classes(names) => names.clone(),
+            _ => Vec::new(),
+        };
+        Figure::new(Grid {
+            title: self.title,
+            files: tiles.files,
+            tile,
+            captions: self.captions,
+            correct: self.correct,
+            columns,
+            classes,
+        })
+    }
+
+    fn tiles(&self) -> Result<Tiles> {
+        let shape = self.images.dims().to_vec();
+        let wrong = |expected: &str, hint: &str| {
+            Err(Error::argument("images", expected, format!("shape {shape:?}")).hint(hint))
+        };
+        let (count, channels, height, width) = match shape[..] {
+            [n, h, w] => (n, 1, h, w),
+            [n, c, h, w] => (n, c, h, w),
+            [_, _] => {
+                return wrong(
+                    "`[N, C, H, W]` or `[N, H, W]`",
+                    "did you forget to unsqueeze one image, or to reshape flat ones?",
+                );
+            }
+            _ => return wrong("`[N, C, H, W]` or `[N, H, W]`", "index one batch"),
+        };
+        let single = matches!(self.values, Values::Classes(_));
+        if !(channels == 1 || channels == 3 && !single) {
+            let expected = if single { "one channel of class indices" } else { "one or three channels" };
+            return wrong(
+                expected,
+                "choose bands with `index_select`, or are height, width and channels in another order?",
+            );
+        }
+        if count == 0 || height == 0 || width == 0 {
+            return wrong("at least one image of at least one pixel", "is the selection empty?");
+        }
+        let values = self.images.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
+            return Err(Error::argument("images", "finite pixels", bad).hint("did the training diverge?"));
+        }
+        let area = height * width;
+        let integers = self.images.dtype() == DType::U8;
+        let mut files = Vec::with_capacity(count);
+        for image in values.chunks_exact(channels * area) {
+            let planes = self.bytes(image, channels, area, integers)?;
+            // Channels last, as PNG has them; maps of classes are in colour already.
+            let (kind, samples) = match planes {
+                Planes::Colors(colors) => (png::ColorType::Rgb, colors.into_flattened()),
+                Planes::Bytes(bytes) if channels == 1 => (png::ColorType::Grayscale, bytes),
+                Planes::Bytes(bytes) => (
+                    png::ColorType::Rgb,
+                    (0..area).flat_map(|i| [bytes[i], bytes[area + i], bytes[2 * area + i]]).collect(),
+                ),
+            };
+            files.push(encode(width, height, kind, None, &samples)?);
+        }
+        Ok(Tiles { files, width, height })
+    }
+
+    fn bytes(&self, image: &[f64], channels: usize, area: usize, integers: bool) -> Result<Planes> {
+        let byte = |share: f64| (255.0 * share.clamp(0.0, 1.0)).round() as u8;
+        Ok(Planes::Bytes(match &self.values {
+            Values::Classes(names) => {
+                let color_of = |&value: &f64| {
+                    if value < 0.0 || value.fract() != 0.0 || value as usize >= names.len() {
+                        return Err(Error::argument("maps", format!("class indices below {}", names.len()), value)
+                            .hint("one name per class, class 0 first"));
+                    }
+                    Ok(class_color(value as usize))
+                };
+                return Ok(Planes::Colors(image.iter().map(color_of).collect::<Result<_>>()?));
+            }
+            Values::Stretched => {
+                let low = image.iter().copied().fold(f64::INFINITY, f64::min);
+                let high = image.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let span = if high > low { high - low } else { 1.0 };
+                image.iter().map(|value| byte((value - low) / span)).collect()
+            }
+            Values::Normalized { mean, std } => {
+                if mean.len() != channels || std.len() != channels {
+                    return Err(Error::argument(
+                        "mean and std",
+                        format!("{channels} values each, one per channel"),
+                        format!("{} and {}", mean.len(), std.len()),
+                    ));
+                }
+                image.iter().enumerate().map(|(i, value)| byte(value * std[i / area] + mean[i / area])).collect()
+            }
+            Values::Unit if integers => image.iter().map(|&value| value as u8).collect(),
+            Values::Unit => {
+                if let Some(bad) = image.iter().find(|value| !(-1e-3..=1.001).contains(*value)) {
+                    return Err(Error::new(
+                        ErrorKind::InvalidArgument,
+                        format!("`images`: expected floats in [0, 1], got {bad}"),
+                    )
+                    .hint("normalised images want `.normalized(&mean, &std)`, filters `.stretched()`"));
+                }
+                image.iter().map(|&value| byte(value)).collect()
+            }
+        }))
+    }
+}
+
+struct Tiles {
+    files: Vec<Vec<u8>>,
+    width: usize,
+    height: usize,
+}
+
+enum Planes {
+    Bytes(Vec<u8>),
+    Colors(Vec<[u8; 3]>),
+}
+
+fn class_color(index: usize) -> [u8; 3] {
+    if index == 0 {
+        return [225, 225, 225];
+    }
+    let hex = color(index - 1).trim_start_matches('#');
+    std::array::from_fn(|c| u8::from_str_radix(&hex[2 * c..2 * c + 2], 16).unwrap_or(0))
+}
+
+const GAP: f64 = 8.0;
+
+/// The finished grid: every tile is a PNG.
+struct Grid {
+    title: String,
+    files: Vec<Vec<u8>>,
+    tile: (f64, f64),
+    captions: Vec<String>,
+    correct: Vec<bool>,
+    columns: usize,
+    classes: Vec<String>,
+}
+
+impl Grid {
+    fn caption_height(&self) -> f64 {
+        if self.captions.is_empty() { 0.0 } else { 17.0 }
+    }
+
+    fn legend(&self) -> Vec<(Key, String)> {
+        let key = |(index, name): (usize, &String)| {
+            (Key::Box { color: super::palette::hex(class_color(index)), opacity: 1.0 }, name.clone())
+        };
+        self.classes.iter().enumerate().map(key).collect()
+    }
+
+    /// Width of a column: captions a little wider than their image have room.
+    fn pitch(&self) -> f64 {
+        let widest = self.captions.iter().map(|c| text::width(c, SMALL, false)).fold(0.0, f64::max);
+        self.tile.0.max(widest.min(1.5 * self.tile.0).min(760.0 / self.columns as f64 - GAP)) + GAP
+    }
+
+    fn width(&self) -> f64 {
+        let grid = self.pitch() * self.columns as f64 + 16.0;
+        grid.max((text::width(&self.title, 15.0, true) + 24.0).min(760.0)).max(if self.classes.is_empty() {
+            40.0
+        } else {
+            280.0
+        })
+    }
+}
+
+impl Chart for Grid {
+    fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn size(&self) -> (f64, f64) {
+        let rows = self.files.len().div_ceil(self.columns) as f64;
+        let width = self.width();
+        // The height of the legend shows when it is drawn.
+        let top = if self.title.is_empty() { 12.0 } else { 34.0 }
+            + legend(&mut Canvas::default(), &self.legend(), (12.0, width - 12.0), 0.0);
+        (width, top + rows * (self.tile.1 + self.caption_height() + GAP) + 4.0)
+    }
+
+    fn flexible(&self) -> bool {
+        false
+    }
+
+    fn draw(&self, canvas: &mut Canvas, (width, _): (f64, f64)) -> Result<()> {
+        let mut top = title(canvas, &self.title, width);
+        top += legend(canvas, &self.legend(), (12.0, width - 12.0), top);
+        let pitch = self.pitch();
+        let left = (width - pitch * self.columns as f64 + GAP) / 2.0;
+        for (index, file) in self.files.iter().enumerate() {
+            let (row, column) = (index / self.columns, index % self.columns);
+            let x = (left + column as f64 * pitch + (pitch - GAP - self.tile.0) / 2.0).round();
+            let y = (top + row as f64 * (self.tile.1 + self.caption_height() + GAP)).round();
+            let mark = self.correct.get(index).map(|&right| if right { RIGHT } else { WRONG });
+            canvas.image((x, y), self.tile, file);
+            let (edge, stroke) = mark.map_or(("#bbb", 1.0), |mark| (mark, 3.0));
+            let corner = (x - stroke / 2.0, y - stroke / 2.0);
+            let extent = (self.tile.0 + stroke, self.tile.1 + stroke);
+            canvas.rect(corner, extent, "none", &format!(r#" stroke="{edge}" stroke-width="{stroke}""#));
+            if let Some(caption) = self.captions.get(index) {
+                let style = Style::new(SMALL).middle().color(mark.unwrap_or(TEXT));
+                let style = if mark == Some(WRONG) { style.bold() } else { style };
+                let caption = text::fit(caption, if style.bold { 1.08 * SMALL } else { SMALL }, pitch - 2.0);
+                canvas.text((x + self.tile.0 / 2.0, y + self.tile.1 + 15.0), &caption, style);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use candle_core::Device;
+
+    fn first_tile(figure: &Figure) -> image::RgbImage {
+        let data = figure.svg().split("base64,").nth(1).unwrap().split('"').next().unwrap();
+        let file = base64::engine::general_purpose::STANDARD.decode(data).unwrap();
+        image::load_from_memory(&file).unwrap().to_rgb8()
+    }
+
+    #[test]
+    fn channels_rows_and_columns_keep_their_places() {
+        // Red grows along the width, green along the height, blue is constant.
+        let values: Vec<u8> = (0..2u8).flat_map(|_| [0, 100, 200, 0, 100, 200]).collect::<Vec<_>>()[..6]
+            .iter()
+            .copied()
+            .chain([0, 0, 0, 50, 50, 50])
+            .chain([9; 6])
+            .collect();
+        let image = Tensor::from_vec(values, (1, 3, 2, 3), &Device::Cpu).unwrap();
+        let tile = first_tile(&ImageGrid::new("", &image).build().unwrap());
+        assert_eq!(tile.dimensions(), (3, 2));
+        assert_eq!(tile.get_pixel(2, 0).0, [200, 0, 9]);
+        assert_eq!(tile.get_pixel(1, 1).0, [100, 50, 9]);
+    }
+
+    #[test]
+    fn a_normalisation_is_undone() {
+        let image =
+            Tensor::from_vec(vec![(1.0f32 - 0.25) / 0.5, (0.0 - 0.25) / 0.5], (1, 1, 1, 2), &Device::Cpu).unwrap();
+        let tile = first_tile(&ImageGrid::new("", &image).normalized(&[0.25], &[0.5]).build().unwrap());
+        assert_eq!((tile.get_pixel(0, 0).0[0], tile.get_pixel(1, 0).0[0]), (255, 0));
+    }
+
+    #[test]
+    fn class_maps_have_the_colours_of_the_palette() {
+        let maps = Tensor::from_vec(vec![0u32, 1, 2, 1], (1, 2, 2), &Device::Cpu).unwrap();
+        let figure = ImageGrid::class_maps("", &maps, &["background", "building", "road"]).build().unwrap();
+        assert_eq!(first_tile(&figure).get_pixel(1, 0).0, [0x00, 0x72, 0xB2]);
+        assert!(figure.svg().contains(">road<"));
+        let error = ImageGrid::class_maps("", &maps, &["background", "building"]).build().unwrap_err();
+        assert!(error.to_string().contains("class indices below 2, got 2"), "{error}");
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let message = |grid: ImageGrid| grid.build().unwrap_err().to_string();
+        assert!(message(ImageGrid::new("", &zeros(&[4, 784]))).contains("reshape"));
+        assert!(message(ImageGrid::new("", &zeros(&[1, 28, 28, 4]))).contains("another order"));
+        assert!(message(ImageGrid::new("", &zeros(&[0, 1, 8, 8]))).contains("selection empty"));
+        let normalised = (zeros(&[1, 1, 2, 2]) - 0.5).unwrap();
+        assert!(message(ImageGrid::new("", &normalised)).contains("`.normalized(&mean, &std)`"));
+        assert!(
+            message(ImageGrid::new("", &zeros(&[2, 1, 2, 2])).captions(&["a"])).contains("each of the 2 images, got 1")
+        );
+    }
+}

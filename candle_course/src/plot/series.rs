@@ -1,0 +1,350 @@
+//! What line charts and scatter plots share: named marks on two numeric axes.
+
+use super::axes::{Area, Axis, Frame, Key};
+use super::canvas::Canvas;
+use super::figure::Chart;
+use super::palette::{MUTED, color};
+use super::scale::padded;
+use crate::error::{Error, Result};
+
+/// Points of a curve beyond which it is thinned; a figure is about as many pixels wide.
+const MOST_POINTS: usize = 1000;
+
+#[derive(Debug, Clone)]
+pub(super) enum Shape {
+    Line {
+        points: Vec<(f64, f64)>,
+        dash: &'static str,
+    },
+    Dots {
+        points: Vec<(f64, f64)>,
+    },
+    /// `(x, low, high)`
+    Band {
+        points: Vec<(f64, f64, f64)>,
+    },
+    Ring {
+        point: (f64, f64),
+    },
+    Vertical {
+        x: f64,
+    },
+    Horizontal {
+        y: f64,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Series {
+    pub name: String,
+    pub shape: Shape,
+}
+
+/// A chart on two numeric axes.
+#[derive(Debug, Clone)]
+pub(super) struct Cartesian {
+    pub title: String,
+    pub x_label: String,
+    pub y_label: String,
+    pub size: (f64, f64),
+    pub log_x: bool,
+    pub log_y: bool,
+    pub x_range: Option<(f64, f64)>,
+    pub y_range: Option<(f64, f64)>,
+    /// Free share of the x axis beside the data.
+    pub x_padding: f64,
+    pub first_x: f64,
+    pub series: Vec<Series>,
+}
+
+impl Cartesian {
+    pub fn new(title: &str) -> Self {
+        Self {
+            title: title.into(),
+            x_label: String::new(),
+            y_label: String::new(),
+            size: (640.0, 360.0),
+            log_x: false,
+            log_y: false,
+            x_range: None,
+            y_range: None,
+            x_padding: 0.0,
+            first_x: 0.0,
+            series: Vec::new(),
+        }
+    }
+
+    pub fn push(&mut self, name: &str, shape: Shape) {
+        self.series.push(Series { name: name.into(), shape });
+    }
+
+    /// Series of the same name share a colour; reference lines without a name are grey.
+    fn color_of(&self, index: usize) -> &'static str {
+        let colored: Vec<&str> = self
+            .series
+            .iter()
+            .filter(|s| !matches!(s.shape, Shape::Vertical { .. } | Shape::Horizontal { .. } | Shape::Ring { .. }))
+            .map(|s| s.name.as_str())
+            .collect();
+        let mut distinct: Vec<&str> = Vec::new();
+        for name in colored {
+            if !distinct.contains(&name) {
+                distinct.push(name);
+            }
+        }
+        match distinct.iter().position(|name| *name == self.series[index].name) {
+            Some(position) => color(position),
+            None => match self.series[index].shape {
+                Shape::Ring { .. } => "#222222",
+                _ => MUTED,
+            },
+        }
+    }
+
+    pub fn validate(&self) -> Result<()> {
+        if self.series.is_empty() {
+            return Err(
+                Error::argument("series", "at least one", "none").hint("did you forget `.line(name, &values)`?")
+            );
+        }
+        for (name, range, log) in [("x_range", self.x_range, self.log_x), ("y_range", self.y_range, self.log_y)] {
+            if let Some((low, high)) = range {
+                if !(low.is_finite() && high.is_finite() && low < high) {
+                    return Err(Error::argument(name, "a finite low below a finite high", format!("{low} to {high}")));
+                }
+                if log && low <= 0.0 {
+                    return Err(Error::argument(
+                        name,
+                        "a positive range for a logarithmic axis",
+                        format!("{low} to {high}"),
+                    ));
+                }
+            }
+        }
+        for series in &self.series {
+            let name = &series.name;
+            let length = match &series.shape {
+                Shape::Line { points, .. } | Shape::Dots { points } => points.len(),
+                Shape::Band { points } => points.len(),
+                _ => 1,
+            };
+            if length == 0 {
+                return Err(Error::argument(name, "at least one point", "none").hint("is the history still empty?"));
+            }
+            let (xs, ys) = series.values();
+            for (axis, log, values) in [("x", self.log_x, xs), ("y", self.log_y, ys)] {
+                if let Some(value) = values.iter().find(|value| log && value.is_finite() && **value <= 0.0) {
+                    return Err(Error::argument(name, format!("positive {axis} values for a logarithmic axis"), value)
+                        .hint("leave such points out, or use a linear axis"));
+                }
+            }
+        }
+        let finite = |pick: fn(&Series) -> Vec<f64>| self.series.iter().flat_map(pick).any(f64::is_finite);
+        if !finite(|s| s.values().0) && self.x_range.is_none() || !finite(|s| s.values().1) && self.y_range.is_none() {
+            return Err(Error::argument("series", "at least one finite point", "only NaN or infinite values")
+                .hint("did the training diverge at the first step?"));
+        }
+        Ok(())
+    }
+
+    fn axis(&self, pick: fn(&Series) -> Vec<f64>, log: bool, range: Option<(f64, f64)>, padding: f64) -> Axis {
+        let values: Vec<f64> = self.series.iter().flat_map(pick).filter(|value| value.is_finite()).collect();
+        let integers = values.iter().all(|value| value.fract() == 0.0);
+        let (low, high) = range.unwrap_or_else(|| {
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            padded(low, high, log, padding)
+        });
+        Axis::Values { low, high, log, integers }
+    }
+
+    fn legend(&self) -> Vec<(Key, String)> {
+        let mut entries: Vec<(Key, String)> = Vec::new();
+        for (index, series) in self.series.iter().enumerate() {
+            if series.name.is_empty() || entries.iter().any(|(_, name)| *name == series.name) {
+                continue;
+            }
+            let color = self.color_of(index);
+            let key = match &series.shape {
+                Shape::Line { dash, .. } => Key::Line { color, dash },
+                Shape::Dots { .. } => Key::Dot { color },
+                Shape::Band { .. } => Key::Box { color: color.into(), opacity: 0.25 },
+                Shape::Ring { .. } => Key::Ring { color },
+                Shape::Vertical { .. } | Shape::Horizontal { .. } => Key::Line { color, dash: "2 3" },
+            };
+            entries.push((key, series.name.clone()));
+        }
+        let broken = |series: &Series| match &series.shape {
+            Shape::Line { points, .. } => points.iter().any(|(_, y)| !y.is_finite()),
+            _ => false,
+        };
+        if let Some(index) = self.series.iter().position(broken) {
+            entries.push((Key::Cross { color: self.color_of(index) }, "NaN or infinite".into()));
+        }
+        entries
+    }
+
+    fn draw_line(canvas: &mut Canvas, area: &Area, points: &[(f64, f64)], color: &str, dash: &str) {
+        let mut start = 0;
+        while start < points.len() {
+            if !(points[start].0.is_finite() && points[start].1.is_finite()) {
+                start += 1;
+                continue;
+            }
+            let rest = &points[start..];
+            let length = rest.iter().position(|(x, y)| !(x.is_finite() && y.is_finite())).unwrap_or(rest.len());
+            let run: Vec<(f64, f64)> = thin(&rest[..length]).iter().map(|&point| area.at(point)).collect();
+            match run.as_slice() {
+                [single] => canvas.dots(&[*single], 3.0, color, 1.0),
+                // A few epochs are points that were measured; a line alone would hide them.
+                few if few.len() <= 20 && dash.is_empty() => {
+                    canvas.polyline(few, color, 2.0, dash);
+                    canvas.dots(few, 2.8, color, 1.0);
+                }
+                many => canvas.polyline(many, color, if many.len() > 300 { 1.4 } else { 2.0 }, dash),
+            }
+            if length < rest.len() {
+                canvas.cross(run[run.len() - 1], 5.0, color);
+            }
+            start += length;
+        }
+    }
+}
+
+/// At most [`MOST_POINTS`] points that keep every peak: the lowest and the highest of each stretch.
+fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    if points.len() <= MOST_POINTS {
+        return points.to_vec();
+    }
+    let stretches = MOST_POINTS / 2 - 1;
+    let mut kept = vec![points[0]];
+    let inner = &points[1..points.len() - 1];
+    for stretch in 0..stretches {
+        let part = &inner[stretch * inner.len() / stretches..(stretch + 1) * inner.len() / stretches];
+        let extreme = |sign: f64| {
+            (0..part.len()).max_by(|&a, &b| (sign * part[a].1).total_cmp(&(sign * part[b].1)).then(b.cmp(&a)))
+        };
+        if let (Some(low), Some(high)) = (extreme(-1.0), extreme(1.0)) {
+            kept.push(part[low.min(high)]);
+            if low != high {
+                kept.push(part[low.max(high)]);
+            }
+        }
+    }
+    kept.push(points[points.len() - 1]);
+    kept
+}
+
+impl Series {
+    /// All x and all y values.
+    fn values(&self) -> (Vec<f64>, Vec<f64>) {
+        match &self.shape {
+            Shape::Line { points, .. } | Shape::Dots { points } => points.iter().copied().unzip(),
+            Shape::Band { points } => {
+                (points.iter().map(|p| p.0).collect(), points.iter().flat_map(|p| [p.1, p.2]).collect())
+            }
+            Shape::Ring { point } => (vec![point.0], vec![point.1]),
+            Shape::Vertical { x } => (vec![*x], Vec::new()),
+            Shape::Horizontal { y } => (Vec::new(), vec![*y]),
+        }
+    }
+}
+
+impl Chart for Cartesian {
+    fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn size(&self) -> (f64, f64) {
+        self.size
+    }
+
+    fn draw(&self, canvas: &mut Canvas, size: (f64, f64)) -> Result<()> {
+        let frame = Frame {
+            title: &self.title,
+            x_label: &self.x_label,
+            y_label: &self.y_label,
+            x: self.axis(|s| s.values().0, self.log_x, self.x_range, self.x_padding),
+            y: self.axis(|s| s.values().1, self.log_y, self.y_range, 0.05),
+            legend: self.legend(),
+        };
+        let area = frame.draw(canvas, size);
+        // Room for the half of a line or point that lies on the edge, but not for what a given range
+        // cuts off.
+        let room = |range: Option<(f64, f64)>| if range.is_some() { 1.0 } else { 5.0 };
+        let edge = (room(self.x_range), room(self.y_range));
+        canvas.open_window(
+            (area.origin.0 - edge.0, area.origin.1 - edge.1),
+            (area.size.0 + 2.0 * edge.0, area.size.1 + 2.0 * edge.1),
+        );
+        let layer = |shape: &Shape| match shape {
+            Shape::Band { .. } => 0,
+            Shape::Vertical { .. } | Shape::Horizontal { .. } => 1,
+            Shape::Dots { .. } => 2,
+            Shape::Line { .. } => 3,
+            Shape::Ring { .. } => 4,
+        };
+        let mut order: Vec<usize> = (0..self.series.len()).collect();
+        order.sort_by_key(|&index| layer(&self.series[index].shape));
+        for index in order {
+            let color = self.color_of(index);
+            match &self.series[index].shape {
+                Shape::Line { points, dash } => Self::draw_line(canvas, &area, points, color, dash),
+                Shape::Dots { points } => {
+                    let places: Vec<(f64, f64)> =
+                        points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(|&p| area.at(p)).collect();
+                    let (radius, opacity) = if places.len() > 400 { (2.2, 0.5) } else { (3.5, 0.75) };
+                    canvas.dots(&places, radius, color, opacity);
+                }
+                Shape::Band { points } => {
+                    let finite = points.iter().filter(|p| p.0.is_finite() && p.1.is_finite() && p.2.is_finite());
+                    let finite: Vec<&(f64, f64, f64)> = finite.collect();
+                    let upper = thin(&finite.iter().map(|p| (p.0, p.2)).collect::<Vec<_>>());
+                    let lower = thin(&finite.iter().map(|p| (p.0, p.1)).collect::<Vec<_>>());
+                    let outline: Vec<(f64, f64)> =
+                        upper.into_iter().chain(lower.into_iter().rev()).map(|point| area.at(point)).collect();
+                    canvas.polygon(&outline, color, 0.2);
+                }
+                Shape::Ring { point } => canvas.circle(area.at(*point), 6.0, "none", color),
+                Shape::Vertical { x } => {
+                    let x = area.x.at(*x);
+                    canvas.line((x, area.origin.1), (x, area.bottom()), color, 1.5, "2 3");
+                }
+                Shape::Horizontal { y } => {
+                    let y = area.y.at(*y);
+                    canvas.line((area.origin.0, y), (area.right(), y), color, 1.5, "2 3");
+                }
+            }
+        }
+        canvas.close_window();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinning_keeps_the_ends_and_every_peak() {
+        let mut points: Vec<(f64, f64)> = (0..50_000).map(|i| (f64::from(i), f64::from(i % 7))).collect();
+        points[31_234].1 = 1e6;
+        points[31_235].1 = -1e6;
+        let kept = thin(&points);
+        assert!(kept.len() <= MOST_POINTS, "{}", kept.len());
+        assert_eq!((kept[0], kept[kept.len() - 1]), (points[0], points[49_999]));
+        assert!(kept.contains(&points[31_234]) && kept.contains(&points[31_235]));
+        assert!(kept.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn a_band_shares_the_colour_of_its_line() {
+        let mut chart = Cartesian::new("");
+        chart.push("mean", Shape::Line { points: vec![(0.0, 1.0), (1.0, 2.0)], dash: "" });
+        chart.push("other", Shape::Line { points: vec![(0.0, 1.0), (1.0, 2.0)], dash: "" });
+        chart.push("mean", Shape::Band { points: vec![(0.0, 0.5, 1.5), (1.0, 1.5, 2.5)] });
+        assert_eq!(chart.color_of(2), chart.color_of(0));
+        assert_ne!(chart.color_of(1), chart.color_of(0));
+        assert_eq!(chart.legend().len(), 2);
+    }
+}

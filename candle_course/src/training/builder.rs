@@ -1,0 +1,152 @@
+//! What a [`Trainer`] is told before it trains.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::losses::Loss;
+use crate::metrics::Metric;
+use crate::nn::{Model, Parameters};
+use crate::optimizers::Optimizer;
+use crate::schedules::{Constant, Schedule};
+use crate::training::callbacks::Progress;
+use crate::training::{Callback, Trainer};
+
+/// Configures a [`Trainer`].
+pub struct TrainerBuilder {
+    pub(super) model: Arc<dyn Model>,
+    pub(super) parameters: Parameters,
+    pub(super) loss: Arc<dyn Loss>,
+    pub(super) optimizer: Box<dyn Optimizer>,
+    pub(super) epochs: usize,
+    pub(super) schedule: Option<Box<dyn Schedule>>,
+    pub(super) schedule_per_epoch: bool,
+    pub(super) metrics: Vec<Box<dyn Metric>>,
+    pub(super) train_metrics: bool,
+    pub(super) callbacks: Vec<Box<dyn Callback>>,
+    pub(super) progress: Option<Progress>,
+    pub(super) last_finite_folder: Option<PathBuf>,
+}
+
+impl TrainerBuilder {
+    pub(super) fn new(
+        model: Arc<dyn Model>,
+        parameters: &Parameters,
+        loss: Arc<dyn Loss>,
+        optimizer: Box<dyn Optimizer>,
+    ) -> Self {
+        Self {
+            model,
+            parameters: parameters.clone(),
+            loss,
+            optimizer,
+            epochs: 1,
+            schedule: None,
+            schedule_per_epoch: false,
+            metrics: Vec::new(),
+            train_metrics: false,
+            callbacks: Vec::new(),
+            progress: Some(Progress::default()),
+            last_finite_folder: None,
+        }
+    }
+
+    /// How many epochs in all (1).
+    pub fn epochs(mut self, epochs: usize) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    /// The same learning rate at every step.
+    pub fn learning_rate(mut self, learning_rate: f64) -> Self {
+        self.schedule = Some(Box::new(Constant(learning_rate)));
+        self.schedule_per_epoch = false;
+        self
+    }
+
+    /// A learning rate for every optimizer step.
+    pub fn schedule(mut self, schedule: impl Schedule + 'static) -> Self {
+        self.schedule = Some(Box::new(schedule));
+        self.schedule_per_epoch = false;
+        self
+    }
+
+    /// A learning rate for every epoch: the schedule is asked with the epoch, counted from 0,
+    /// instead of the step.
+    pub fn schedule_per_epoch(mut self, schedule: impl Schedule + 'static) -> Self {
+        self.schedule = Some(Box::new(schedule));
+        self.schedule_per_epoch = true;
+        self
+    }
+
+    /// A metric of the validation data, computed after every epoch. May be called several times.
+    pub fn metric(mut self, metric: impl Metric + 'static) -> Self {
+        self.metrics.push(Box::new(metric));
+        self
+    }
+
+    /// Computes the metrics on the training batches as well, from the predictions made in training
+    /// mode on the way: no second pass, but dropout is on and early batches saw an older model.
+    pub fn train_metrics(mut self) -> Self {
+        self.train_metrics = true;
+        self
+    }
+
+    /// Adds a listener. Callbacks are called in the order in which they are added.
+    pub fn callback(mut self, callback: impl Callback + 'static) -> Self {
+        self.callbacks.push(Box::new(callback));
+        self
+    }
+
+    /// Where the last finite weights are saved, as `last-finite.safetensors`, if the loss becomes
+    /// NaN or infinite. Without it they are set back, but not saved.
+    pub fn last_finite_folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.last_finite_folder = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// Other progress lines than the default, one per epoch and one every five seconds.
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// No progress lines.
+    pub fn quiet(mut self) -> Self {
+        self.progress = None;
+        self
+    }
+
+    /// The trainer.
+    ///
+    /// # Errors
+    /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
+    /// least 0, there are no epochs, two metrics share a name, or nothing can be trained.
+    pub fn build(self) -> Result<Trainer> {
+        if self.epochs == 0 {
+            return Err(Error::argument("epochs", "at least 1", 0));
+        }
+        let Some(schedule) = &self.schedule else {
+            return Err(Error::argument("learning_rate", "a learning rate or a schedule", "neither")
+                .hint("add `.learning_rate(0.1)` or `.schedule(…)`"));
+        };
+        let rate = schedule.learning_rate(0);
+        if !(rate.is_finite() && rate >= 0.0) {
+            return Err(Error::argument("learning_rate", "a finite number of at least 0", rate));
+        }
+        if self.parameters.trainable().is_empty() {
+            return Err(Error::argument("parameters", "at least one trainable parameter", 0)
+                .hint("was the model built on these `Parameters`, and is not all of it frozen?"));
+        }
+        for (i, metric) in self.metrics.iter().enumerate() {
+            if self.metrics[..i].iter().any(|other| other.name() == metric.name()) {
+                return Err(Error::argument(
+                    "metric",
+                    "metrics of different names",
+                    format!("`{}` twice", metric.name()),
+                ));
+            }
+        }
+        Ok(Trainer::from_builder(self))
+    }
+}

@@ -1,0 +1,148 @@
+//! What surrounds the loop: events and those who listen to them.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use candle_core::backprop::GradStore;
+
+use crate::data::Batch;
+use crate::error::Result;
+use crate::training::Trainer;
+
+mod early_stopping;
+pub(crate) mod monitor;
+mod progress;
+
+pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
+pub use progress::Progress;
+pub(crate) use progress::{duration, number};
+
+/// Whether training goes on after an event.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Flow {
+    /// Go on.
+    #[default]
+    Continue,
+    /// Finish in good order, for this reason; it is written into the history.
+    Stop(String),
+}
+
+/// The events of a training, in the order in which they happen.
+pub const EVENTS: [(&str, &str); 8] = [
+    ("fit_start", "once, before the first epoch"),
+    ("epoch_start", "before the first batch of every epoch"),
+    ("batch_start", "before the forward pass of every batch"),
+    ("backward_end", "between backward and optimizer step: gradients may be changed"),
+    ("step_end", "after every optimizer step"),
+    ("validation_start", "before the validation pass, if there is validation data"),
+    ("epoch_end", "after validation; the epoch's record is in the history"),
+    ("fit_end", "once, after the last epoch or after a stop"),
+];
+
+/// A listener to the events of a training. Every event has a default that does nothing.
+///
+/// The callbacks of a trainer are called in the order in which they were added. All of them hear
+/// an event, even if one asks to stop.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// struct StopAtLoss(f64);
+///
+/// impl Callback for StopAtLoss {
+///     fn name(&self) -> &str {
+///         "stop at loss"
+///     }
+///     fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+///         let record = trainer.history().last()?;
+///         Ok(if record.train_loss < self.0 { Flow::Stop("loss reached".into()) } else { Flow::Continue })
+///     }
+/// }
+/// ```
+#[allow(unused_variables)]
+pub trait Callback: Send {
+    /// The name in lists and messages.
+    fn name(&self) -> &str;
+
+    /// Once, before the first epoch.
+    ///
+    /// # Errors
+    /// What the callback cannot cope with; training ends with this error. So for every event.
+    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Before the first batch of every epoch.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Before the forward pass of every batch.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn batch_start(&mut self, trainer: &mut Trainer, batch: &Batch) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Between backward and optimizer step.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn backward_end(&mut self, trainer: &mut Trainer, gradients: &mut GradStore) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// After every optimizer step.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Before the validation pass.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn validation_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// After validation; the epoch's record is the last of the history.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Once, after the last epoch or after a stop.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// What a checkpoint of the training has to hold of this callback (nothing, unless told otherwise).
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Restores what [`Callback::tensors`] gave.
+    ///
+    /// # Errors
+    /// If the tensors do not fit.
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! One line per epoch, and one every few seconds in long epochs.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::training::{Callback, Flow, Trainer};
+
+/// Prints a line at the end of every epoch, and one every few seconds before it. Whole lines only:
+/// a notebook cell of this kernel cannot overwrite a line.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    every: Duration,
+    started: Instant,
+    first_epoch: usize,
+    printed: Instant,
+    epoch_started: Instant,
+    lines: Option<Vec<String>>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::every(Duration::from_secs(5))
+    }
+}
+
+impl Progress {
+    /// A line at least every so often, while an epoch runs.
+    pub fn every(every: Duration) -> Self {
+        let now = Instant::now();
+        Self { every, started: now, first_epoch: 0, printed: now, epoch_started: now, lines: None }
+    }
+
+    /// Keeps the lines instead of printing them.
+    #[cfg(test)]
+    fn kept() -> Self {
+        Self { lines: Some(Vec::new()), ..Self::every(Duration::ZERO) }
+    }
+
+    fn line(&mut self, text: String) {
+        match &mut self.lines {
+            Some(lines) => lines.push(text),
+            None => println!("{text}"),
+        }
+        self.printed = Instant::now();
+    }
+}
+
+/// `4.2 s`, `3 min 20 s`, `2 h 5 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 60.0 => format!("{s:.0} s"),
+        s if s < 3600.0 => format!("{} min {:.0} s", (s / 60.0).floor(), s % 60.0),
+        s => format!("{} h {:.0} min", (s / 3600.0).floor(), s % 3600.0 / 60.0),
+    }
+}
+
+/// Four significant digits, without the noise of the rest.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        _ if value == 0.0 => "0".to_owned(),
+        a if !(1e-3..1e4).contains(&a) => format!("{value:.3e}"),
+        a if a < 10.0 => format!("{value:.4}"),
+        a if a < 100.0 => format!("{value:.3}"),
+        _ => format!("{value:.1}"),
+    }
+}
+
+impl Callback for Progress {
+    fn name(&self) -> &str {
+        "progress"
+    }
+
+    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        self.started = Instant::now();
+        self.first_epoch = trainer.state().epoch;
+        Ok(Flow::Continue)
+    }
+
+    fn epoch_start(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
+        self.epoch_started = Instant::now();
+        self.printed = self.epoch_started;
+        Ok(Flow::Continue)
+    }
+
+    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let last = trainer.state().batch == trainer.batches_per_epoch();
+        if self.printed.elapsed() >= self.every && !last {
+            let state = trainer.state();
+            let speed = trainer.running_examples() as f64 / self.epoch_started.elapsed().as_secs_f64();
+            let line = format!(
+                "epoch {}/{} · batch {}/{} · loss {} · learning rate {} · {:.0} examples/s",
+                state.epoch + 1,
+                trainer.epochs(),
+                state.batch,
+                trainer.batches_per_epoch(),
+                number(trainer.running_loss()?),
+                number(state.learning_rate),
+                speed
+            );
+            self.line(line);
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let record = trainer.history().last()?;
+        let mut parts = vec![
+            format!("epoch {}/{}", record.epoch, trainer.epochs()),
+            format!("step {}", record.step),
+            format!("train loss {}", number(record.train_loss)),
+        ];
+        parts.extend(record.train_metrics.iter().map(|(name, value)| format!("train {name} {}", number(*value))));
+        parts.extend(record.validation_loss.map(|loss| format!("validation loss {}", number(loss))));
+        parts.extend(record.metrics.iter().map(|(name, value)| format!("{name} {}", number(*value))));
+        parts.push(format!("learning rate {}", number(record.learning_rate)));
+        parts.push(format!("{:.0} examples/s", record.examples as f64 / record.train_seconds));
+        parts.push(duration(record.seconds));
+        let left = trainer.epochs() - record.epoch.min(trainer.epochs());
+        if left > 0 {
+            let done = (record.epoch - self.first_epoch).max(1);
+            parts.push(format!("{} left", duration(self.started.elapsed().as_secs_f64() / done as f64 * left as f64)));
+        }
+        self.line(parts.join(" · "));
+        Ok(Flow::Continue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::trainer::tests::{loaders, trainer};
+
+    #[test]
+    fn durations_and_numbers_are_short() {
+        assert_eq!(
+            [4.23, 42.0, 200.0, 7500.0].map(duration),
+            ["4.2 s", "42 s", "3 min 20 s", "2 h 5 min"].map(String::from)
+        );
+        assert_eq!(
+            [0.0, 0.5, 12.3456, 0.0001, 123456.0].map(number),
+            ["0", "0.5000", "12.346", "1.000e-4", "1.235e5"].map(String::from)
+        );
+    }
+
+    #[test]
+    fn one_line_per_epoch_and_one_for_every_interval() {
+        let (train, validation) = loaders();
+        let (builder, _) = trainer(7);
+        let mut trainer = builder.epochs(2).learning_rate(0.1).quiet().build().unwrap();
+        let mut progress = Progress::kept();
+        let mut callbacks: Vec<&mut dyn Callback> = vec![&mut progress];
+        trainer.run(&train, Some(&validation), &mut callbacks).unwrap();
+        let lines = progress.lines.unwrap();
+        let ends: Vec<_> = lines.iter().filter(|line| line.contains("validation loss")).collect();
+        assert_eq!(ends.len(), 2, "{lines:?}");
+        assert!(ends[0].starts_with("epoch 1/2 · step 4 · train loss "), "{}", ends[0]);
+        assert!(ends[0].ends_with("left") && !ends[1].ends_with("left"));
+        assert!(lines[0].starts_with("epoch 1/2 · batch 1/4 · loss "), "{}", lines[0]);
+        assert_eq!(lines.len(), 2 + 2 * 3, "{lines:?}");
+    }
+}

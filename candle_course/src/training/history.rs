@@ -1,0 +1,238 @@
+//! What a training went through.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+/// One epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// How many epochs were done with this one: 1 for the first.
+    pub epoch: usize,
+    /// How many optimizer steps were done by its end.
+    pub step: usize,
+    /// The mean training loss per example, of the model as it was at each step.
+    pub train_loss: f64,
+    /// The mean validation loss per example, of the model as it was at the end.
+    pub validation_loss: Option<f64>,
+    /// Metrics on the validation data.
+    pub metrics: Vec<(String, f64)>,
+    /// Metrics on the training batches.
+    pub train_metrics: Vec<(String, f64)>,
+    /// The learning rate of the last step.
+    pub learning_rate: f64,
+    /// Seconds for training and validation.
+    pub seconds: f64,
+    /// Seconds for training alone.
+    pub train_seconds: f64,
+    /// How many training examples were seen.
+    pub examples: usize,
+}
+
+impl EpochRecord {
+    /// A value by its name: `train_loss`, `validation_loss`, `learning_rate`, a metric's name, or
+    /// `train_` and a metric's name.
+    ///
+    /// # Errors
+    /// If nothing of that name was recorded; the message lists what was.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        self.columns()
+            .into_iter()
+            .find(|(column, _)| column == name)
+            .map(|(_, value)| value)
+            .ok_or_else(|| unknown(name, self.columns().into_iter().map(|(column, _)| column)))
+    }
+
+    pub(super) fn columns(&self) -> Vec<(String, f64)> {
+        let mut columns = vec![("train_loss".to_owned(), self.train_loss)];
+        columns.extend(self.validation_loss.map(|loss| ("validation_loss".to_owned(), loss)));
+        columns.extend(self.train_metrics.iter().map(|(name, value)| (format!("train_{name}"), *value)));
+        columns.extend(self.metrics.iter().cloned());
+        columns.push(("learning_rate".to_owned(), self.learning_rate));
+        columns
+    }
+}
+
+fn unknown(name: &str, known: impl Iterator<Item = String>) -> Error {
+    let known: Vec<String> = known.collect();
+    Error::argument("monitor", format!("one of [{}]", known.join(", ")), format!("`{name}`"))
+        .hint("validation values need a validation loader, metrics `.metric(…)`, training metrics `.train_metrics()`")
+}
+
+/// One optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Which step: 1 for the first.
+    pub step: usize,
+    /// The loss of its batch, before the step.
+    pub loss: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+}
+
+/// What a training went through: a record for every epoch and for every step.
+///
+/// A notebook cell that ends with a `History` shows it as curves and a table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    epochs: Vec<EpochRecord>,
+    steps: Vec<StepRecord>,
+    /// Steps of the running epoch, whose losses are still on the device.
+    #[serde(skip)]
+    pending: Vec<(usize, f64)>,
+    /// The metrics of which more is better.
+    maximized: Vec<String>,
+    stopped: Option<String>,
+    notes: Vec<String>,
+}
+
+impl History {
+    pub(super) fn new(maximized: Vec<String>) -> Self {
+        Self { maximized, ..Self::default() }
+    }
+
+    pub(super) fn note_rate(&mut self, step: usize, learning_rate: f64) {
+        self.pending.push((step, learning_rate));
+    }
+
+    /// An epoch and the losses of its steps.
+    pub(super) fn push(&mut self, record: EpochRecord, losses: &[f64]) {
+        let steps = std::mem::take(&mut self.pending).into_iter().zip(losses);
+        self.steps.extend(steps.map(|((step, learning_rate), &loss)| StepRecord { step, loss, learning_rate }));
+        self.epochs.push(record);
+    }
+
+    pub(super) fn set_stopped(&mut self, reason: Option<String>) {
+        self.stopped = reason;
+    }
+
+    /// The epochs, in order.
+    pub fn epochs(&self) -> &[EpochRecord] {
+        &self.epochs
+    }
+
+    /// The steps of finished epochs, in order.
+    pub fn steps(&self) -> &[StepRecord] {
+        &self.steps
+    }
+
+    /// The loss of every step, in order.
+    pub fn step_losses(&self) -> Vec<f64> {
+        self.steps.iter().map(|step| step.loss).collect()
+    }
+
+    /// Why training ended before the last epoch, if it did.
+    pub fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.retain(|other| *other != note);
+        self.notes.push(note);
+    }
+
+    /// Remarks of callbacks.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Seconds in all epochs.
+    pub fn seconds(&self) -> f64 {
+        self.epochs.iter().map(|record| record.seconds).sum()
+    }
+
+    /// The last epoch.
+    ///
+    /// # Errors
+    /// If no epoch is done.
+    pub fn last(&self) -> Result<EpochRecord> {
+        self.epochs.last().cloned().ok_or_else(|| Error::undefined("a history without epochs"))
+    }
+
+    /// What was recorded, as [`EpochRecord::metric`] takes it.
+    pub fn names(&self) -> Vec<String> {
+        self.epochs.last().map_or_else(Vec::new, |record| record.columns().into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The values of one name, an epoch each.
+    ///
+    /// # Errors
+    /// If an epoch has no such value; the message lists what was recorded.
+    pub fn values(&self, name: &str) -> Result<Vec<f64>> {
+        self.last()?;
+        self.epochs.iter().map(|record| record.metric(name)).collect()
+    }
+
+    /// Whether more is better: accuracy, not a loss.
+    pub fn is_maximized(&self, name: &str) -> bool {
+        self.maximized.iter().any(|metric| metric == name || name.strip_prefix("train_") == Some(metric))
+    }
+
+    /// The epoch with the best value of that name; the first of several.
+    ///
+    /// # Errors
+    /// If no such value was recorded.
+    pub fn best(&self, name: &str) -> Result<EpochRecord> {
+        let values = self.values(name)?;
+        let sign = if self.is_maximized(name) { -1.0 } else { 1.0 };
+        let mut best = 0;
+        for (i, value) in values.iter().enumerate() {
+            if value * sign < values[best] * sign || values[best].is_nan() {
+                best = i;
+            }
+        }
+        Ok(self.epochs[best].clone())
+    }
+
+    /// A row for every epoch: comma-separated, with a header.
+    pub fn to_csv(&self) -> String {
+        let names = self.names();
+        let mut csv = format!("epoch,step,{},seconds,examples\n", names.join(","));
+        for record in &self.epochs {
+            let columns = record.columns();
+            let value = |name: &String| {
+                columns.iter().find(|(column, _)| column == name).map_or_else(String::new, |(_, v)| v.to_string())
+            };
+            let values: Vec<String> = names.iter().map(value).collect();
+            csv.push_str(&format!(
+                "{},{},{},{},{}\n",
+                record.epoch,
+                record.step,
+                values.join(","),
+                record.seconds,
+                record.examples
+            ));
+        }
+        csv
+    }
+
+    /// Writes the history: epochs as CSV if the name ends in `.csv`, everything as JSON if it ends
+    /// in `.json`.
+    ///
+    /// # Errors
+    /// If the name ends in something else, or the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let text = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => self.to_csv(),
+            Some("json") => serde_json::to_string_pretty(self)?,
+            _ => return Err(Error::argument("path", "a name that ends in .csv or .json", path.display())),
+        };
+        let mut file =
+            std::fs::File::create(path).with_context(|| format!("cannot write the history to {}", path.display()))?;
+        file.write_all(text.as_bytes()).with_context(|| format!("cannot write the history to {}", path.display()))
+    }
+
+    /// Reads what [`History::save`] wrote as JSON.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not a history.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not a history saved as JSON", path.display()))
+    }
+}

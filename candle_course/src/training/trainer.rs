@@ -1,0 +1,594 @@
+//! The loop, packaged.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::data::DataLoader;
+use crate::error::{Error, Result};
+use crate::losses::Loss;
+use crate::metrics::{Direction, Metric};
+use crate::nn::{Model, Parameters};
+use crate::optimizers::Optimizer;
+use crate::schedules::{Constant, Schedule};
+use crate::training::guard::Guard;
+use crate::training::losses::DeviceLosses;
+use crate::training::step::{Backward, metric_values};
+use crate::training::{
+    Callback, EpochRecord, Evaluation, Flow, History, TrainState, TrainerBuilder, evaluate, forward_backward,
+};
+
+/// A training: model, loss, optimizer, and everything around the loop.
+///
+/// [`Trainer::fit`] does what a loop written by hand with [`train_step`](crate::training::train_step)
+/// and [`evaluate`] does, in the same order and to the same bit.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let model = Linear::new(1, 2, &parameters.at("fc"))?;
+/// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
+/// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
+/// let train = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
+/// let optimizer = Sgd::new(&parameters).build()?;
+/// let mut trainer = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
+///     .epochs(3)
+///     .learning_rate(0.1)
+///     .metric(Accuracy::default())
+///     .build()?;
+/// let history = trainer.fit(&train, Some(&train))?;
+/// assert_eq!(history.epochs().len(), 3);
+/// assert!(history.best("accuracy")?.metric("accuracy")? > 0.9);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub struct Trainer {
+    model: Arc<dyn Model>,
+    parameters: Parameters,
+    loss: Arc<dyn Loss>,
+    optimizer: Box<dyn Optimizer>,
+    schedule: Box<dyn Schedule>,
+    schedule_per_epoch: bool,
+    metrics: Vec<Box<dyn Metric>>,
+    train_metrics: bool,
+    callbacks: Vec<Box<dyn Callback>>,
+    epochs: usize,
+    batches_per_epoch: usize,
+    state: TrainState,
+    validating: bool,
+    running: DeviceLosses,
+    guard: Guard,
+    history: History,
+}
+
+impl Trainer {
+    /// Trains `model`, whose variables are `parameters`. Clones of a model share its variables, so
+    /// pass a clone to keep the model at hand.
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(
+        model: impl Model + 'static,
+        parameters: &Parameters,
+        loss: impl Loss + 'static,
+        optimizer: impl Optimizer + 'static,
+    ) -> TrainerBuilder {
+        TrainerBuilder::new(Arc::new(model), parameters, Arc::new(loss), Box::new(optimizer))
+    }
+
+    pub(super) fn from_builder(builder: TrainerBuilder) -> Self {
+        let mut callbacks: Vec<Box<dyn Callback>> = builder.callbacks;
+        if let Some(progress) = builder.progress {
+            callbacks.push(Box::new(progress));
+        }
+        let maximized = |metric: &&Box<dyn Metric>| metric.direction() == Direction::Maximize;
+        let history =
+            History::new(builder.metrics.iter().filter(maximized).map(|metric| metric.name().to_owned()).collect());
+        let mut trainer = Self {
+            model: builder.model,
+            parameters: builder.parameters,
+            loss: builder.loss,
+            optimizer: builder.optimizer,
+            schedule: builder.schedule.unwrap_or_else(|| Box::new(Constant(0.0))),
+            schedule_per_epoch: builder.schedule_per_epoch,
+            metrics: builder.metrics,
+            train_metrics: builder.train_metrics,
+            callbacks,
+            epochs: builder.epochs,
+            batches_per_epoch: 0,
+            state: TrainState::default(),
+            validating: false,
+            running: DeviceLosses::default(),
+            guard: Guard::default(),
+            history,
+        };
+        trainer.state.learning_rate = trainer.scheduled_rate();
+        builder.last_finite_folder.iter().for_each(|folder| trainer.guard.set_folder(folder));
+        trainer
+    }
+
+    /// Trains until the configured number of epochs is done; goes on where the last call ended.
+    /// With `validation`, loss and metrics are computed on it after every epoch, in evaluation mode.
+    ///
+    /// # Errors
+    /// If all epochs are done already, a loader has no batches, there are metrics but no validation
+    /// data, shapes do not fit, a parameter receives no gradient, or a callback fails.
+    pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
+        self.check(train, validation)?;
+        let mut callbacks = self.take_callbacks();
+        let result = {
+            let mut listeners: Vec<&mut dyn Callback> =
+                callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
+            self.run(train, validation, &mut listeners)
+        };
+        self.put_callbacks(callbacks);
+        result?;
+        Ok(self.history.clone())
+    }
+
+    pub(super) fn take_callbacks(&mut self) -> Vec<Box<dyn Callback>> {
+        std::mem::take(&mut self.callbacks)
+    }
+
+    pub(super) fn put_callbacks(&mut self, callbacks: Vec<Box<dyn Callback>>) {
+        self.callbacks = callbacks;
+    }
+
+    /// The loop.
+    pub(super) fn run(
+        &mut self,
+        train: &DataLoader,
+        validation: Option<&DataLoader>,
+        callbacks: &mut [&mut dyn Callback],
+    ) -> Result<()> {
+        self.batches_per_epoch = train.len();
+        self.validating = validation.is_some();
+        let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
+        while stop.is_none() && self.state.epoch < self.epochs {
+            stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
+            if stop.is_some() {
+                break;
+            }
+            let epoch_started = Instant::now();
+            self.begin_epoch();
+            for batch in train.epoch(self.state.epoch)? {
+                let batch = batch?;
+                stop = self.tell(callbacks, |callback, trainer| callback.batch_start(trainer, &batch))?;
+                self.state.learning_rate = self.scheduled_rate();
+                self.guard.before_step(&batch, &self.parameters, &self.state)?;
+                let Backward { predictions, loss, mut gradients } =
+                    forward_backward(&*self.model, &*self.loss, &batch)?;
+                self.guard.after_forward(&loss, &batch, &self.state, &self.parameters)?;
+                // The seam: whatever changes gradients (accumulation, all-reduce, clipping) stands here.
+                let more = self.tell(callbacks, |callback, trainer| callback.backward_end(trainer, &mut gradients))?;
+                self.optimizer.step(&gradients, self.state.learning_rate)?;
+                self.state.batch += 1;
+                self.state.step += 1;
+                self.running.push(loss, batch.len());
+                self.history.note_rate(self.state.step, self.state.learning_rate);
+                if self.train_metrics {
+                    self.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
+                }
+                let end = self.tell(callbacks, |callback, trainer| callback.step_end(trainer))?;
+                stop = stop.or(more).or(end);
+                if stop.is_some() {
+                    break;
+                }
+            }
+            self.end_epoch(epoch_started, validation, callbacks)?;
+            stop = stop.or(self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))?);
+        }
+        self.history.set_stopped(stop);
+        self.tell(callbacks, |callback, trainer| callback.fit_end(trainer))?;
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self) {
+        self.state.batch = 0;
+        self.running = DeviceLosses::default();
+        self.metrics.iter_mut().for_each(|metric| metric.reset());
+    }
+
+    fn end_epoch(
+        &mut self,
+        started: Instant,
+        validation: Option<&DataLoader>,
+        callbacks: &mut [&mut dyn Callback],
+    ) -> Result<()> {
+        self.guard.read(&self.state, &self.parameters)?;
+        let train_metrics = if self.train_metrics { metric_values(&self.metrics)? } else { Vec::new() };
+        let train_loss = self.running.mean()?; // waits for the device: the time below is all of the training's
+        let train_seconds = started.elapsed().as_secs_f64();
+        let evaluation = match validation {
+            Some(loader) => {
+                self.tell(callbacks, |callback, trainer| callback.validation_start(trainer))?;
+                Some(evaluate(&*self.model, &*self.loss, loader, &mut self.metrics)?)
+            }
+            None => None,
+        };
+        self.state.epoch += 1;
+        let (validation_loss, metrics) = match evaluation {
+            Some(Evaluation { loss, metrics, .. }) => (Some(loss), metrics),
+            None => (None, Vec::new()),
+        };
+        self.history.push(
+            EpochRecord {
+                epoch: self.state.epoch,
+                step: self.state.step,
+                train_loss,
+                validation_loss,
+                metrics,
+                train_metrics,
+                learning_rate: self.state.learning_rate,
+                seconds: started.elapsed().as_secs_f64(),
+                train_seconds,
+                examples: self.running.examples(),
+            },
+            &self.running.values()?,
+        );
+        Ok(())
+    }
+
+    /// Every callback hears the event; the first reason to stop counts.
+    fn tell(
+        &mut self,
+        callbacks: &mut [&mut dyn Callback],
+        mut event: impl FnMut(&mut dyn Callback, &mut Trainer) -> Result<Flow>,
+    ) -> Result<Option<String>> {
+        let mut stop = None;
+        for callback in callbacks.iter_mut() {
+            let flow = event(&mut **callback, self).map_err(|error| {
+                let name = callback.name().to_owned();
+                error.context(format!("callback `{name}` failed"))
+            })?;
+            if let (Flow::Stop(reason), None) = (flow, &stop) {
+                stop = Some(reason);
+            }
+        }
+        Ok(stop)
+    }
+
+    fn scheduled_rate(&self) -> f64 {
+        self.schedule.learning_rate(if self.schedule_per_epoch { self.state.epoch } else { self.state.step })
+    }
+
+    pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        if self.state.epoch >= self.epochs {
+            return Err(Error::training(format!("all {} epochs are done", self.epochs)).hint(
+                "train for longer with `trainer.set_epochs(…)`, or build a new model and trainer to start afresh",
+            ));
+        }
+        if train.is_empty() {
+            return Err(Error::argument("train", "at least one batch", 0)
+                .hint("with drop_last, is the data set smaller than a batch?"));
+        }
+        match validation {
+            Some(loader) if loader.is_empty() => Err(Error::argument("validation", "at least one batch", 0)
+                .hint("with drop_last, is the data set smaller than a batch?")),
+            None if !self.metrics.is_empty() && !self.train_metrics => {
+                Err(Error::argument("validation", "data to compute the metrics on", "none")
+                    .hint("pass a validation loader, or add `.train_metrics()`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.model
+    }
+
+    /// The model's variables.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The loss.
+    pub fn loss(&self) -> &Arc<dyn Loss> {
+        &self.loss
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &dyn Optimizer {
+        &*self.optimizer
+    }
+
+    /// Where the training stands.
+    pub fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    /// What has been recorded so far.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What this training records in every epoch, and can be monitored.
+    pub fn monitors(&self) -> Vec<String> {
+        let metrics = || self.metrics.iter().map(|metric| metric.name());
+        let mut names = vec!["train_loss".to_owned()];
+        if self.validating {
+            names.push("validation_loss".to_owned());
+        }
+        if self.train_metrics {
+            names.extend(metrics().map(|name| format!("train_{name}")));
+        }
+        if self.validating {
+            names.extend(metrics().map(str::to_owned));
+        }
+        names.push("learning_rate".to_owned());
+        names
+    }
+
+    /// Writes a remark into the history, for a callback.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.history.note(note.into());
+    }
+
+    /// How many epochs in all.
+    pub fn epochs(&self) -> usize {
+        self.epochs
+    }
+
+    /// Trains for longer, or shorter, in all.
+    pub fn set_epochs(&mut self, epochs: usize) {
+        self.epochs = epochs;
+    }
+
+    /// How many batches an epoch has; 0 before the first [`Trainer::fit`].
+    pub fn batches_per_epoch(&self) -> usize {
+        self.batches_per_epoch
+    }
+
+    /// How many examples the running epoch has seen.
+    pub fn running_examples(&self) -> usize {
+        self.running.examples()
+    }
+
+    /// The losses of the running epoch so far, a step each. Waits for the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn running_losses(&self) -> Result<Vec<f64>> {
+        self.running.values()
+    }
+
+    /// The mean training loss of the running epoch so far. Waits for the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn running_loss(&self) -> Result<f64> {
+        self.running.mean()
+    }
+
+    /// Loss and metrics on other data, in evaluation mode: the test set, at the end.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
+        evaluate(&*self.model, &*self.loss, loader, &mut self.metrics)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::data::TensorDataset;
+    use crate::losses::CrossEntropy;
+    use crate::metrics::Accuracy;
+    use crate::nn::{Activation, Dropout, Linear, Sequential};
+    use crate::optimizers::Sgd;
+    use crate::random::Generator;
+    use crate::training::train_step;
+
+    /// 60 points in the plane, in three classes that overlap a little.
+    pub(crate) fn points(seed: u64) -> TensorDataset {
+        let mut generator = Generator::new(seed);
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for i in 0..60u32 {
+            let angle = f64::from(i % 3) * 2.1;
+            x.push((2.0 * angle.cos() + 0.7 * generator.normal()) as f32);
+            x.push((2.0 * angle.sin() + 0.7 * generator.normal()) as f32);
+            y.push(i % 3);
+        }
+        let inputs = Tensor::from_vec(x, (60, 2), &Device::Cpu).unwrap();
+        TensorDataset::new(inputs, Tensor::from_vec(y, 60, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    /// Four batches of 16, the last one of 12; validation in batches of 25.
+    pub(crate) fn loaders() -> (DataLoader, DataLoader) {
+        (
+            DataLoader::new(points(1)).batch_size(16).shuffle(5).build().unwrap(),
+            DataLoader::new(points(2)).batch_size(25).build().unwrap(),
+        )
+    }
+
+    pub(crate) fn mlp(seed: u64) -> (Sequential, Parameters) {
+        let parameters = Parameters::new(seed, &Device::Cpu);
+        let model = Sequential::new()
+            .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
+            .add(Activation::Relu)
+            .add(Dropout::new(0.2, &parameters.at("2")).unwrap())
+            .add(Linear::new(16, 3, &parameters.at("3")).unwrap());
+        (model, parameters)
+    }
+
+    pub(crate) fn trainer(seed: u64) -> (TrainerBuilder, Parameters) {
+        let (model, parameters) = mlp(seed);
+        let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+        let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).metric(Accuracy::default());
+        (builder, parameters)
+    }
+
+    #[derive(Clone, Copy)]
+    struct Halving;
+
+    impl Schedule for Halving {
+        fn learning_rate(&self, step: usize) -> f64 {
+            0.1 * 0.5f64.powf(step as f64 / 5.0)
+        }
+    }
+
+    #[test]
+    fn fit_is_the_raw_loop_bit_by_bit() {
+        let (train, validation) = loaders();
+        let loss = CrossEntropy::default();
+
+        let (model, parameters) = mlp(3);
+        let mut optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+        let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
+        let (mut losses, mut evaluations, mut step) = (Vec::new(), Vec::new(), 0);
+        for epoch in 0..3 {
+            for batch in train.epoch(epoch).unwrap() {
+                let rate = Halving.learning_rate(step);
+                let value = train_step(&model, &loss, &mut optimizer, &batch.unwrap(), rate).unwrap();
+                losses.push(f64::from(value.to_scalar::<f32>().unwrap()).to_bits());
+                step += 1;
+            }
+            evaluations.push(evaluate(&model, &loss, &validation, &mut metrics).unwrap());
+        }
+
+        let (builder, trained) = trainer(3);
+        let mut trainer = builder.epochs(3).schedule(Halving).quiet().build().unwrap();
+        let history = trainer.fit(&train, Some(&validation)).unwrap();
+        assert_eq!(history.step_losses().into_iter().map(f64::to_bits).collect::<Vec<_>>(), losses);
+        assert_eq!(losses.len(), 12);
+        for (record, evaluation) in history.epochs().iter().zip(&evaluations) {
+            assert_eq!(record.validation_loss.map(f64::to_bits), Some(evaluation.loss.to_bits()));
+            assert_eq!(record.metrics, evaluation.metrics);
+            assert_eq!(record.examples, 60);
+        }
+        for ((name, by_hand), (_, packaged)) in parameters.all().into_iter().zip(trained.all()) {
+            let bits = |tensor: &Tensor| {
+                let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&by_hand), bits(&packaged), "{name}");
+        }
+        assert_eq!(history.steps()[11].learning_rate, Halving.learning_rate(11));
+        assert!(history.last().unwrap().metric("accuracy").unwrap() > 0.8, "{history}");
+    }
+
+    #[test]
+    fn training_in_pieces_is_training_in_one_go() {
+        let (train, validation) = loaders();
+        let run = |pieces: &[usize]| {
+            let (builder, _) = trainer(4);
+            let mut trainer = builder.learning_rate(0.05).quiet().build().unwrap();
+            let mut history = History::default();
+            for &epochs in pieces {
+                trainer.set_epochs(epochs);
+                history = trainer.fit(&train, Some(&validation)).unwrap();
+            }
+            history.step_losses()
+        };
+        assert_eq!(run(&[1, 3]), run(&[3]));
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_refused() {
+        let (train, validation) = loaders();
+        let text = |result: Result<Trainer>| result.map(|_| ()).unwrap_err().to_string();
+        assert!(text(trainer(1).0.build()).contains("`learning_rate`: expected a learning rate or a schedule"));
+        assert!(text(trainer(1).0.learning_rate(f64::NAN).build()).contains("got NaN"));
+        assert!(text(trainer(1).0.learning_rate(0.1).epochs(0).build()).contains("`epochs`: expected at least 1"));
+        assert!(text(trainer(1).0.learning_rate(0.1).metric(Accuracy::default()).build()).contains("`accuracy` twice"));
+        let (builder, parameters) = trainer(1);
+        parameters.freeze("").unwrap();
+        assert!(text(builder.learning_rate(0.1).build()).contains("at least one trainable parameter"));
+
+        let mut trainer = trainer(1).0.learning_rate(0.1).quiet().build().unwrap();
+        let error = trainer.fit(&train, None).unwrap_err().to_string();
+        assert!(error.contains("`validation`: expected data to compute the metrics on"), "{error}");
+        trainer.fit(&train, Some(&validation)).unwrap();
+        let error = trainer.fit(&train, Some(&validation)).unwrap_err().to_string();
+        assert!(error.contains("all 1 epochs are done"), "{error}");
+    }
+
+    #[derive(Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<String>>>);
+
+    impl Callback for Log {
+        fn name(&self) -> &str {
+            "log"
+        }
+        fn fit_start(&mut self, _: &mut Trainer) -> Result<Flow> {
+            self.0.lock().unwrap().push("fit_start".into());
+            Ok(Flow::Continue)
+        }
+        fn epoch_start(&mut self, _: &mut Trainer) -> Result<Flow> {
+            self.0.lock().unwrap().push("epoch_start".into());
+            Ok(Flow::Continue)
+        }
+        fn batch_start(&mut self, _: &mut Trainer, _: &crate::data::Batch) -> Result<Flow> {
+            self.0.lock().unwrap().push("batch_start".into());
+            Ok(Flow::Continue)
+        }
+        fn backward_end(&mut self, _: &mut Trainer, _: &mut candle_core::backprop::GradStore) -> Result<Flow> {
+            self.0.lock().unwrap().push("backward_end".into());
+            Ok(Flow::Continue)
+        }
+        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+            self.0.lock().unwrap().push("step_end".into());
+            Ok(if trainer.state().step == 1 { Flow::Stop("enough".into()) } else { Flow::Continue })
+        }
+        fn validation_start(&mut self, _: &mut Trainer) -> Result<Flow> {
+            self.0.lock().unwrap().push("validation_start".into());
+            Ok(Flow::Continue)
+        }
+        fn epoch_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+            self.0.lock().unwrap().push("epoch_end".into());
+            Ok(Flow::Continue)
+        }
+        fn fit_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+            self.0.lock().unwrap().push("fit_end".into());
+            Ok(Flow::Continue)
+        }
+    }
+
+    #[test]
+    fn events_come_in_the_printed_order_and_a_callback_can_stop() {
+        let (train, validation) = loaders();
+        let log = Log::default();
+        let events = log.0.clone();
+        let mut trainer = trainer(1).0.epochs(5).learning_rate(0.1).callback(log).quiet().build().unwrap();
+        let history = trainer.fit(&train, Some(&validation)).unwrap();
+        assert_eq!(*events.lock().unwrap(), crate::training::callbacks::EVENTS.map(|(name, _)| name.to_owned()));
+        assert_eq!(history.stopped(), Some("enough"));
+        assert_eq!(history.steps().len(), 1);
+        assert!(history.to_string().ends_with("stopped: enough\n"), "{history}");
+    }
+
+    #[test]
+    fn parameters_without_gradient_are_named() {
+        let (train, _) = loaders();
+        let (model, parameters) = mlp(1);
+        Linear::new(3, 3, &parameters.at("idle")).unwrap();
+        let optimizer = Sgd::new(&parameters).build().unwrap();
+        let mut trainer = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
+            .learning_rate(0.1)
+            .quiet()
+            .build()
+            .unwrap();
+        let error = trainer.fit(&train, None).unwrap_err().to_string();
+        assert!(error.contains("`idle.bias`"), "{error}");
+    }
+
+    #[test]
+    fn a_loss_that_is_no_scalar_is_explained() {
+        struct PerExample;
+        impl Loss for PerExample {
+            fn forward(&self, predictions: &Tensor, _: &Tensor) -> Result<Tensor> {
+                Ok(predictions.sum(1)?.to_dtype(DType::F32)?)
+            }
+        }
+        let (train, _) = loaders();
+        let (model, parameters) = mlp(1);
+        let optimizer = Sgd::new(&parameters).build().unwrap();
+        let mut trainer =
+            Trainer::new(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
+        let error = trainer.fit(&train, None).unwrap_err().to_string();
+        assert!(error.contains("`loss`: expected a scalar") && error.contains("reduction"), "{error}");
+    }
+}

@@ -1,0 +1,67 @@
+"""`scripts/build-notebooks [lesson …] [--check] [--prose]`: lesson sources to notebooks."""
+
+import argparse
+
+from . import build_folder, environment, paths, say
+
+
+def main(arguments: list) -> int:
+    parser = argparse.ArgumentParser(prog="scripts/build-notebooks", description="Turns lessons/*.md into executed notebooks in both languages.")
+    parser.add_argument("lessons", nargs="*", help="a number (3.1), a name or a path; all lessons by default")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="write nothing; fail when sources and notebooks differ or the languages do")
+    mode.add_argument("--prose", action="store_true", help="keep the stored outputs; only possible while the code is unchanged")
+    chosen = parser.parse_args(arguments)
+    if not environment.inside_venv():
+        if chosen.check or chosen.prose:
+            environment.ensure_venv()
+        else:
+            environment.ensure()
+        environment.enter_venv()
+
+    from . import check, source
+
+    every = source.find(chosen.lessons)
+    if chosen.check:
+        problems = [problem for path in every for problem in check.lesson(path)]
+        if not chosen.lessons:
+            problems += check.strangers(every)
+        if problems:
+            raise say.Failure("\n".join(problems))
+        print(f"{len(every)} lessons and {len(every) * len(paths.LANGUAGES)} notebooks agree")
+        return 0
+    for path in every:
+        build(path, chosen.prose)
+    if not chosen.prose:
+        build_folder.BuildFolder().clean()
+    return 0
+
+
+def build(path, prose_only: bool) -> None:
+    """Writes both notebooks of one lesson, or neither."""
+    from . import check, execute, pair, render, source
+
+    lesson = source.read(path)
+    problems = pair.problems(lesson)
+    if problems:
+        raise say.Failure("\n".join(problems))
+    if prose_only:
+        outputs = check.stored_outputs(lesson)
+    else:
+        folder = paths.NOTEBOOKS / "en"
+        folder.mkdir(parents=True, exist_ok=True)
+        with say.step(f"Running {lesson.name}"):
+            cells = [(cell.text, cell.tags) for cell in lesson.code]
+            report = execute.run(lesson.name, cells, folder, progress=execute.show_progress(lesson.name))
+        execute.failing([report])
+        replacements = [(str(build_folder.BuildFolder().home), "…"), (str(paths.PROJECT), "…")]
+        outputs = [render.tidy_outputs(cell, replacements) for cell in report.outputs]
+    texts = {language: render.text_of(render.notebook(lesson, language, outputs)) for language in paths.LANGUAGES}
+    for language, text in texts.items():
+        problems += check.contents(f"{language}/{lesson.name}.ipynb", text)
+    if problems:
+        raise say.Failure("\n".join(problems))
+    for language, text in texts.items():
+        target = paths.NOTEBOOKS / language / f"{lesson.name}.ipynb"
+        say.write_if_changed(target, text)
+        say.note(f"  {target.relative_to(paths.PROJECT)}: {len(text.encode()) // 1000} KB")

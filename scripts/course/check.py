@@ -1,0 +1,104 @@
+"""Checks notebooks against their source without running anything."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+
+from . import pair, paths, render, source
+from .say import Failure
+
+# Home folders and temporary folders of whoever ran the notebook.
+MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/)[\w./-]+")
+
+
+def lesson(path: Path) -> list:
+    """Every reason why the notebooks of one lesson are not what its source says."""
+    try:
+        read = source.read(path)
+    except Failure as failure:
+        return str(failure).splitlines()
+    problems = pair.problems(read)
+    outputs = {}
+    for language in paths.LANGUAGES:
+        target = paths.NOTEBOOKS / language / f"{read.name}.ipynb"
+        label = f"{language}/{target.name}"
+        if not target.exists():
+            problems.append(f"{label} does not exist; run scripts/build-notebooks {read.name}")
+            continue
+        text = target.read_text(encoding="utf-8")
+        stored = nbformat.reads(text, as_version=4)
+        outputs[language] = outputs_of(stored)
+        wanted = render.notebook(read, language, outputs_of(stored, len(read.code)))
+        if render.text_of(wanted) != text:
+            problems.append(f"{label} is stale ({difference(stored, wanted)}); run scripts/build-notebooks {read.name}")
+        problems += contents(label, text)
+    if len(outputs) == len(paths.LANGUAGES) and len({json.dumps(value, sort_keys=True) for value in outputs.values()}) != 1:
+        problems.append(f"{read.name}: the outputs differ between the languages; run scripts/build-notebooks {read.name}")
+    return problems
+
+
+def outputs_of(stored, count: int = None) -> list:
+    found = [cell.outputs for cell in stored.cells if cell.cell_type == "code"]
+    if count is None:
+        return found
+    return (found + [[]] * count)[:count]
+
+
+def difference(stored, wanted) -> str:
+    """Where a notebook first departs from its source."""
+    for number, (old, new) in enumerate(zip(stored.cells, wanted.cells), 1):
+        if old.source != new.source or old.cell_type != new.cell_type:
+            line = next((line for line in new.source.splitlines() if line.strip()), "")
+            return f"cell {number} should begin “{line.strip()[:60]}”" if old.source.splitlines()[:1] != new.source.splitlines()[:1] else f"the text of cell {number}, “{line.strip()[:60]}”, differs"
+        if old.metadata != new.metadata:
+            return f"the metadata of cell {number} differs"
+        if old.get("execution_count") != new.get("execution_count"):
+            return f"cell {number} was not executed in order"
+    if len(stored.cells) != len(wanted.cells):
+        return f"{len(stored.cells)} cells instead of {len(wanted.cells)}"
+    return "its metadata or layout differs"
+
+
+def contents(label: str, text: str) -> list:
+    """What no stored notebook may hold."""
+    problems = []
+    size = len(text.encode())
+    if size >= render.MAXIMUM_BYTES:
+        problems.append(f"{label} has {size} bytes; the limit is {render.MAXIMUM_BYTES}")
+    for number, cell in enumerate(nbformat.reads(text, as_version=4).cells, 1):
+        if cell.cell_type != "code":
+            continue
+        allowed = set(cell.metadata.get("tags", [])) & {"raises-exception", "stderr"}
+        for output in cell.outputs:
+            stderr = output["output_type"] == "stream" and output["name"] == "stderr"
+            if (output["output_type"] == "error" or stderr) and not allowed:
+                problems.append(f"{label}: cell {number} ended with an error")
+            written = json.dumps({key: value for key, value in output.items() if key != "data"})
+            written += "".join(str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
+            found = MACHINE_PATH.search(written)
+            if found:
+                problems.append(f"{label}: the output of cell {number} names a folder of this machine, {found.group()}")
+    return problems
+
+
+def stored_outputs(read) -> list:
+    """The outputs of the last execution, if it ran this very code."""
+    target = paths.NOTEBOOKS / "en" / f"{read.name}.ipynb"
+    if target.exists():
+        stored = nbformat.read(target, as_version=4)
+        if stored.metadata.get("candle_course", {}).get("code") == render.code_hash(read):
+            return outputs_of(stored)
+    raise Failure(f"{read.name}: the code changed since its outputs were stored; run scripts/build-notebooks {read.name}")
+
+
+def strangers(known: list) -> list:
+    """Notebooks without a source."""
+    names = {path.stem for path in known}
+    return [
+        f"{path.relative_to(paths.NOTEBOOKS)} has no source in lessons/"
+        for language in paths.LANGUAGES
+        for path in sorted((paths.NOTEBOOKS / language).glob("*.ipynb"))
+        if path.stem not in names
+    ]

@@ -1,0 +1,161 @@
+"""Runs a lesson's code headless in the project's kernel and reports on every cell."""
+
+import re
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from . import paths, say
+
+# A kernel may have to rebuild the crate before it answers.
+STARTUP_SECONDS = 1800
+CELL_SECONDS = 900
+
+
+@dataclass
+class Report:
+    """What came of one notebook."""
+
+    name: str
+    cells: int = 0
+    kernel_seconds: float = 0.0
+    first_result_seconds: float = 0.0
+    total_seconds: float = 0.0
+    cell_seconds: list = field(default_factory=list)
+    failure: str = ""
+    outputs: list = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.cell_seconds) if self.cell_seconds else 0.0
+
+    @property
+    def slowest(self) -> tuple:
+        """The number of the slowest cell, from 1, and its seconds."""
+        if not self.cell_seconds:
+            return 0, 0.0
+        longest = max(self.cell_seconds)
+        return self.cell_seconds.index(longest) + 1, longest
+
+
+def manager(kernel_folders: list = None) -> AsyncKernelManager:
+    """A manager for the project's kernel, whatever else is installed on the machine."""
+    folders = kernel_folders or [str(paths.VENV / "share" / "jupyter" / "kernels")]
+    specifications = KernelSpecManager(kernel_dirs=folders, ensure_native_kernel=False)
+    return AsyncKernelManager(kernel_name=paths.KERNEL_NAME, kernel_spec_manager=specifications)
+
+
+def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:
+    """Executes `(source, tags)` cells in order in one kernel started in `folder`.
+
+    Stops at the first cell that fails and describes it in the report's `failure`.
+    """
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)}) for source, tags in cells
+    ])
+    report = Report(name=name, cells=len(cells))
+    client = NotebookClient(
+        notebook,
+        km=kernel or manager(),
+        timeout=CELL_SECONDS,
+        startup_timeout=STARTUP_SECONDS,
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+    )
+    start = time.monotonic()
+    try:
+        with client.setup_kernel():
+            report.kernel_seconds = time.monotonic() - start
+            for index, cell in enumerate(notebook.cells):
+                if progress:
+                    progress(index + 1, len(cells))
+                began = time.monotonic()
+                try:
+                    client.execute_cell(cell, index)
+                    problem = silent_failure(cell)
+                except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                    problem = error_text(cell) or str(error)
+                report.cell_seconds.append(time.monotonic() - began)
+                report.outputs.append(cell.outputs)
+                if index == 1:
+                    report.first_result_seconds = time.monotonic() - start
+                if problem:
+                    report.failure = f"{name}: code cell {index + 1} of {len(cells)} failed\n\n{indent(cell.source)}\n\n{problem}"
+                    break
+    except (RuntimeError, DeadKernelError) as error:
+        report.failure = f"{name}: the kernel did not start ({error})"
+    report.total_seconds = time.monotonic() - start
+    return report
+
+
+def silent_failure(cell) -> str:
+    """evcxr reports a panic and a failing `?` as success, with a text on standard error only."""
+    if set(cell.metadata.get("tags", [])) & {"raises-exception", "stderr"}:
+        return ""
+    written = "".join(output["text"] for output in cell.outputs if output["output_type"] == "stream" and output["name"] == "stderr")
+    return plain(written).strip()
+
+
+def error_text(cell) -> str:
+    """The compiler's or the kernel's message, without colours."""
+    texts = []
+    for output in cell.outputs:
+        if output["output_type"] == "error":
+            texts.append("\n".join(output.get("traceback") or [output.get("evalue", "")]))
+    return plain("\n".join(texts)).strip()
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def table(reports: list) -> str:
+    """One line per notebook, then the two numbers a learner feels."""
+    rows = [("lesson", "cells", "seconds", "median cell", "slowest cell", "result")]
+    for report in reports:
+        number, slowest = report.slowest
+        rows.append((
+            report.name, str(report.cells), f"{report.total_seconds:.1f}", f"{report.median:.2f} s",
+            f"#{number} {slowest:.1f} s", "FAILED" if report.failure else "ok",
+        ))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    started = [report for report in reports if report.first_result_seconds]
+    if started:
+        every = [seconds for report in started for seconds in report.cell_seconds]
+        lines.append("")
+        lines.append(f"kernel start: {statistics.median(report.kernel_seconds for report in started):.1f} s, "
+                     f"start to first result: {statistics.median(report.first_result_seconds for report in started):.1f} s, "
+                     f"median cell: {statistics.median(every):.2f} s")
+    return "\n".join(lines)
+
+
+def show_progress(name: str):
+    """Prints the current cell on a terminal; stays silent in a log."""
+    import sys
+
+    if not sys.stderr.isatty():
+        return None
+
+    def progress(number: int, total: int) -> None:
+        print(f"\r  {name}: cell {number} of {total} ", end="" if number < total else "\n", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def failing(reports: list) -> None:
+    failures = [report.failure for report in reports if report.failure]
+    if failures:
+        raise say.Failure("\n\n".join(failures))

@@ -1,0 +1,44 @@
+"""Where everything stands, and the versions that are pinned."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+CRATE = PROJECT / "candle_course"
+LESSONS = PROJECT / "lessons"
+NOTEBOOKS = PROJECT / "notebooks"
+REQUIREMENTS = PROJECT / "scripts" / "requirements.txt"
+VENV = PROJECT / ".venv"
+
+LANGUAGES = ("en", "pt-BR")
+KERNEL_NAME = "rust"
+EVCXR_VERSION = "0.22.0"
+MINIMUM_RUST = (1, 89)
+MINIMUM_PYTHON = (3, 10)
+
+
+def user_cache() -> Path:
+    """The folder that outlives a clone: `$XDG_CACHE_HOME/candle_course`."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named and Path(named).is_absolute():
+        base = Path(named)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return base / "candle_course"
+
+
+def kernel_home(project: Path = PROJECT) -> Path:
+    """Build folders of the notebook kernels of one clone of the project.
+
+    They stand outside the clone: inside it, cargo would take them for members of the workspace.
+    """
+    key = hashlib.sha256(str(project).encode()).hexdigest()[:10]
+    return user_cache() / "kernels" / f"{project.name}-{key}"
+
+
+def venv_python() -> Path:
+    return VENV / "bin" / "python"

@@ -1,0 +1,126 @@
+"""Makes the notebook of one language from a lesson and the outputs of its one execution."""
+
+import hashlib
+import json
+import re
+
+import nbformat
+
+from . import paths
+from .source import Code, Lesson
+
+MAXIMUM_BYTES = 600_000
+
+LANGUAGE_INFO = {
+    "codemirror_mode": "rust",
+    "file_extension": ".rs",
+    "mimetype": "text/rust",
+    "name": "Rust",
+    "pygment_lexer": "rust",
+    "version": "",
+}
+
+NAVIGATION = {
+    "en": {"previous": "Previous", "next": "Next", "other": "Em português"},
+    "pt-BR": {"previous": "Anterior", "next": "Próxima", "other": "In English"},
+}
+
+
+def code_hash(lesson: Lesson) -> str:
+    """Names the code whose outputs a notebook holds."""
+    joined = json.dumps([[cell.text, cell.tags] for cell in lesson.code])
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def notebook(lesson: Lesson, language: str, outputs: list = None):
+    """The notebook of `language`; `outputs` holds a list of outputs for each code cell."""
+    result = nbformat.v4.new_notebook()
+    result.metadata = nbformat.from_dict({
+        "kernelspec": {"display_name": "Rust", "language": "rust", "name": paths.KERNEL_NAME},
+        "language_info": dict(LANGUAGE_INFO),
+        "candle_course": {"source": f"lessons/{lesson.path.name}", "language": language, "code": code_hash(lesson)},
+    })
+    count = 0
+    for cell in lesson.cells:
+        if isinstance(cell, Code):
+            made = nbformat.v4.new_code_cell(cell.text)
+            made.metadata = nbformat.from_dict(code_metadata(cell))
+            if outputs is not None:
+                made.outputs = [nbformat.from_dict(output) for output in outputs[count]]
+            count += 1
+            made.execution_count = count if outputs is not None else None
+        else:
+            made = nbformat.v4.new_markdown_cell(cell.text[language])
+        result.cells.append(made)
+    links = navigation(lesson, language)
+    if links:
+        result.cells.append(nbformat.v4.new_markdown_cell(links, metadata={"tags": ["navigation"]}))
+    name_cells(result)
+    return result
+
+
+def code_metadata(cell: Code) -> dict:
+    metadata = {}
+    if cell.tags:
+        metadata["tags"] = list(cell.tags)
+    if "solution" in cell.tags:
+        metadata["jupyter"] = {"source_hidden": True}
+    return metadata
+
+
+def navigation(lesson: Lesson, language: str) -> str:
+    """The closing line: the same lesson in the other language, and the neighbours in the header."""
+    words = NAVIGATION[language]
+    other = next(name for name in paths.LANGUAGES if name != language)
+    declared = lesson.header.get("lesson", {})
+    links = []
+    if declared.get("previous"):
+        links.append(f"← [{words['previous']}]({declared['previous']}.ipynb)")
+    links.append(f"[{words['other']}](../{other}/{lesson.name}.ipynb)")
+    if declared.get("next"):
+        links.append(f"[{words['next']}]({declared['next']}.ipynb) →")
+    return "---\n" + " · ".join(links)
+
+
+def name_cells(result) -> None:
+    """Gives each cell an id that follows from its text, so that a rebuild changes nothing else."""
+    seen = {}
+    for cell in result.cells:
+        name = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        seen[name] = seen.get(name, 0) + 1
+        cell.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
+def text_of(result) -> str:
+    """The notebook as it is stored: sorted keys, one space of indentation, a final newline."""
+    return nbformat.writes(result, version=4) + "\n"
+
+
+def tidy_outputs(outputs: list, replacements: list) -> list:
+    """Outputs fit to be stored: streams merged, no machine paths, no execution details."""
+    tidy = []
+    for output in outputs:
+        output = json.loads(json.dumps(output))
+        if output["output_type"] == "stream":
+            if tidy and tidy[-1]["output_type"] == "stream" and tidy[-1]["name"] == output["name"]:
+                tidy[-1]["text"] += output["text"]
+                continue
+        elif output["output_type"] == "execute_result":
+            # The count says in which run a cell was executed; a display says the same without it.
+            output["output_type"] = "display_data"
+            output.pop("execution_count", None)
+        output.pop("transient", None)
+        tidy.append(output)
+    return [replace_in(output, replacements) for output in tidy]
+
+
+def replace_in(value, replacements: list):
+    if isinstance(value, str):
+        for old, new in replacements:
+            value = value.replace(old, new)
+        return re.sub(r"\x1b\[[0-9;]*m", "", value)
+    if isinstance(value, list):
+        return [replace_in(item, replacements) for item in value]
+    if isinstance(value, dict):
+        return {key: replace_in(item, replacements) for key, item in value.items()}
+    return value

@@ -1,0 +1,137 @@
+"""Reads a lesson: Jupytext Markdown with its prose in two languages and its code once."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jupytext
+
+from . import paths
+from .say import Failure
+
+TAGS = {"setup", "exercise", "solution", "check", "long", "raises-exception", "stderr"}
+
+
+@dataclass
+class Prose:
+    """One prose cell: the same text in every language."""
+
+    number: int
+    text: dict
+
+    def where(self) -> str:
+        first = next((line for line in self.text["en"].splitlines() if line.strip()), "")
+        return f"prose cell {self.number} (“{first.strip()[:60]}”)"
+
+
+@dataclass
+class Code:
+    """One code cell."""
+
+    number: int
+    text: str
+    tags: list = field(default_factory=list)
+
+
+@dataclass
+class Lesson:
+    """A lesson source: its name (the file's stem), header and cells in order."""
+
+    path: Path
+    header: dict
+    cells: list
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def code(self) -> list:
+        return [cell for cell in self.cells if isinstance(cell, Code)]
+
+    @property
+    def prose(self) -> list:
+        return [cell for cell in self.cells if isinstance(cell, Prose)]
+
+
+def lesson_paths() -> list:
+    """Every lesson source: the Markdown files whose name begins with a number."""
+    return sorted(path for path in paths.LESSONS.glob("*.md") if re.match(r"\d", path.name))
+
+
+def find(names: list) -> list:
+    """Lesson sources by number (`3.1`), name or path; all of them when none is named."""
+    known = lesson_paths()
+    if not names:
+        if not known:
+            raise Failure(f"there is no lesson in {paths.LESSONS}")
+        return known
+    found = []
+    for name in names:
+        path = Path(name)
+        if path.suffix == ".md" and path.exists():
+            found.append(path.resolve())
+            continue
+        stem = path.stem if path.suffix in (".md", ".ipynb") else path.name
+        matches = [other for other in known if other.stem == stem or other.stem.startswith(f"{stem}-")]
+        if len(matches) != 1:
+            raise Failure(f"no lesson is called {name!r}; there are: {', '.join(other.stem for other in known) or 'none'}")
+        found.append(matches[0])
+    return found
+
+
+def read(path: Path) -> Lesson:
+    """Parses a lesson source.
+
+    Raises `Failure` naming the place when prose stands outside a language region, lacks its other
+    language, or a code cell is not Rust or carries an unknown tag.
+    """
+    notebook = jupytext.read(path, fmt="md")
+    problems, cells, pending = [], [], {}
+    number = {"prose": 0, "code": 0}
+
+    def flush():
+        if pending:
+            missing = [language for language in paths.LANGUAGES if language not in pending]
+            first = next(iter(pending.values())).strip().splitlines() or [""]
+            if missing:
+                problems.append(f"prose “{first[0][:60]}” lacks its other language, {', '.join(missing)}")
+            else:
+                number["prose"] += 1
+                cells.append(Prose(number["prose"], dict(pending)))
+            pending.clear()
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            language = cell.metadata.get("lang")
+            if language is None:
+                if cell.source.strip():
+                    problems.append(f"text outside a language region: “{cell.source.strip().splitlines()[0][:60]}”")
+                continue
+            if language not in paths.LANGUAGES:
+                problems.append(f"unknown language {language!r}; expected one of {', '.join(paths.LANGUAGES)}")
+                continue
+            if language in pending or (not pending and language != paths.LANGUAGES[0]):
+                flush()
+            pending[language] = cell.source
+            if len(pending) == len(paths.LANGUAGES):
+                flush()
+        elif cell.cell_type == "code":
+            flush()
+            number["code"] += 1
+            tags = list(cell.metadata.get("tags", []))
+            unknown = sorted(set(tags) - TAGS)
+            if unknown:
+                problems.append(f"code cell {number['code']}: unknown tag {', '.join(unknown)}; known: {', '.join(sorted(TAGS))}")
+            if cell.source.startswith("%%"):
+                problems.append(f"code cell {number['code']} is not Rust; put other languages inside a prose region")
+            cells.append(Code(number["code"], cell.source, tags))
+        else:
+            problems.append("the header may hold only the `jupyter:` key")
+    flush()
+    header = dict(notebook.metadata)
+    if header.get("kernelspec", {}).get("name") != paths.KERNEL_NAME:
+        problems.append(f"the header must name the kernel `{paths.KERNEL_NAME}`")
+    if problems:
+        raise Failure("\n".join(f"{path.name}: {problem}" for problem in problems))
+    return Lesson(path, header, cells)

@@ -1,0 +1,130 @@
+"""Rendering and checking notebooks, without a kernel."""
+
+import json
+
+import nbformat
+import pytest
+from course import check, paths, render, source
+from course.say import Failure
+from lesson_text import code, lesson, prose
+
+TEXT = lesson(
+    prose("# Loss\n\nThe rate is 0.5.", "# Perda\n\nA taxa é 0,5."),
+    code("let a = 1;"),
+    code("let b = a + 1;", "solution"),
+    code("b"),
+    more="  lesson:\n    previous: 1.0-start\n    next: 1.2-end\n",
+)
+OUTPUTS = [[], [], [{"output_type": "display_data", "data": {"text/plain": "2"}, "metadata": {}}]]
+
+
+@pytest.fixture
+def built(project):
+    """A lesson with its two notebooks, as the build leaves them."""
+    path = project / "lessons" / "1.1-example.md"
+    path.write_text(TEXT, encoding="utf-8")
+    read = source.read(path)
+    for language in paths.LANGUAGES:
+        text = render.text_of(render.notebook(read, language, OUTPUTS))
+        (project / "notebooks" / language / "1.1-example.ipynb").write_text(text, encoding="utf-8")
+    return path
+
+
+def change(project, language, edit):
+    path = project / "notebooks" / language / "1.1-example.ipynb"
+    stored = nbformat.read(path, as_version=4)
+    edit(stored)
+    path.write_text(render.text_of(stored), encoding="utf-8")
+
+
+def test_what_was_built_passes(built):
+    assert check.lesson(built) == []
+
+
+def test_each_language_gets_its_prose_and_both_the_code(built, project):
+    english, portuguese = (nbformat.read(project / "notebooks" / language / "1.1-example.ipynb", as_version=4) for language in paths.LANGUAGES)
+    nbformat.validate(english)
+    assert english.cells[0].source == "# Loss\n\nThe rate is 0.5."
+    assert portuguese.cells[0].source == "# Perda\n\nA taxa é 0,5."
+    assert [cell.source for cell in english.cells if cell.cell_type == "code"] == [cell.source for cell in portuguese.cells if cell.cell_type == "code"]
+    assert english.cells[2].metadata == {"tags": ["solution"], "jupyter": {"source_hidden": True}}
+    assert english.cells[-1].source == "---\n← [Previous](1.0-start.ipynb) · [Em português](../pt-BR/1.1-example.ipynb) · [Next](1.2-end.ipynb) →"
+    assert len({cell.id for cell in english.cells}) == len(english.cells)
+    assert english.metadata.kernelspec.name == "rust"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("The rate is 0.5.", "The rate is now 0.5.", "en/1.1-example.ipynb is stale (the text of cell 1"),
+        ("A taxa é", "Uma taxa é", "pt-BR/1.1-example.ipynb is stale"),
+        ("let a = 1;", "let a = 3;", "is stale"),
+        ('["solution"]', '["exercise"]', "the metadata of cell 3 differs"),
+        ("next: 1.2-end", "next: 1.3-end", "is stale"),
+        ("A taxa é 0,5.", "A taxa é 0,6.", "numbers only in en: 0.5"),
+    ],
+)
+def test_a_changed_source_makes_the_notebook_stale(built, old, new, message):
+    text = built.read_text(encoding="utf-8")
+    assert old in text
+    built.write_text(text.replace(old, new), encoding="utf-8")
+    assert message in "\n".join(check.lesson(built))
+
+
+def test_a_notebook_edited_by_hand_is_stale(built, project):
+    change(project, "en", lambda stored: stored.cells[1].update(source="let a = 100;"))
+    assert "en/1.1-example.ipynb is stale" in "\n".join(check.lesson(built))
+    change(project, "pt-BR", lambda stored: stored.cells.pop())
+    assert "pt-BR/1.1-example.ipynb is stale (4 cells instead of 5)" in "\n".join(check.lesson(built))
+
+
+def test_outputs_must_be_the_same_in_both_languages(built, project):
+    change(project, "pt-BR", lambda stored: stored.cells[3].outputs.clear())
+    assert "the outputs differ between the languages" in "\n".join(check.lesson(built))
+
+
+def test_missing_and_stray_notebooks_are_named(built, project):
+    (project / "notebooks" / "en" / "1.1-example.ipynb").unlink()
+    (project / "notebooks" / "en" / "9.9-old.ipynb").write_text("{}", encoding="utf-8")
+    assert "en/1.1-example.ipynb does not exist" in "\n".join(check.lesson(built))
+    assert check.strangers([built]) == ["en/9.9-old.ipynb has no source in lessons/"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ({"output_type": "stream", "name": "stderr", "text": "thread panicked"}, "cell 4 ended with an error"),
+        ({"output_type": "error", "ename": "E", "evalue": "", "traceback": []}, "cell 4 ended with an error"),
+        ({"output_type": "stream", "name": "stdout", "text": "in /home/ana/data/x.bin"}, "names a folder of this machine, /home/ana/data/x.bin"),
+        ({"output_type": "display_data", "data": {"image/png": "A" * render.MAXIMUM_BYTES}, "metadata": {}}, "the limit is 600000"),
+    ],
+)
+def test_unfit_outputs_are_refused(built, project, output, message):
+    change(project, "en", lambda stored: stored.cells[3].update(outputs=[nbformat.from_dict(output)]))
+    assert message in "\n".join(check.lesson(built))
+
+
+def test_prose_can_be_rebuilt_while_the_code_stays(built):
+    built.write_text(TEXT.replace("# Loss", "# The loss").replace("# Perda", "# A perda"), encoding="utf-8")
+    assert json.loads(json.dumps(check.stored_outputs(source.read(built)))) == OUTPUTS
+    built.write_text(TEXT.replace("let a = 1;", "let a = 2;"), encoding="utf-8")
+    with pytest.raises(Failure, match="the code changed since its outputs were stored"):
+        check.stored_outputs(source.read(built))
+
+
+def test_outputs_are_tidied():
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": "one\n"},
+        {"output_type": "stream", "name": "stdout", "text": "\x1b[32mtwo\x1b[0m in /work/project/x\n"},
+        {"output_type": "execute_result", "execution_count": 7, "data": {"text/plain": "3"}, "metadata": {}},
+    ]
+    assert render.tidy_outputs(outputs, [("/work/project", "…")]) == [
+        {"output_type": "stream", "name": "stdout", "text": "one\ntwo in …/x\n"},
+        {"output_type": "display_data", "data": {"text/plain": "3"}, "metadata": {}},
+    ]
+
+
+def test_ids_follow_from_the_text(built):
+    read = source.read(built)
+    first, second = (render.text_of(render.notebook(read, "en", OUTPUTS)) for _ in range(2))
+    assert first == second

@@ -1,0 +1,62 @@
+"""Reading lesson sources."""
+
+import pytest
+from course import source
+from course.say import Failure
+from lesson_text import code, lesson, prose
+
+
+def read(tmp_path, text):
+    path = tmp_path / "1.1-example.md"
+    path.write_text(text, encoding="utf-8")
+    return source.read(path)
+
+
+def test_prose_is_paired_and_code_keeps_its_tags(tmp_path):
+    found = read(tmp_path, lesson(prose("# Loss\n\nText", "# Perda\n\nTexto"), code("let a = 1;\n\n\nlet b = 2;", "exercise", "long"), code("a"), prose("End", "Fim")))
+    assert [type(cell).__name__ for cell in found.cells] == ["Prose", "Code", "Code", "Prose"]
+    assert found.prose[0].text == {"en": "# Loss\n\nText", "pt-BR": "# Perda\n\nTexto"}
+    assert found.code[0].text == "let a = 1;\n\n\nlet b = 2;"
+    assert found.code[0].tags == ["exercise", "long"]
+    assert found.code[1].tags == []
+
+
+def test_two_pairs_in_a_row_stay_two_cells(tmp_path):
+    found = read(tmp_path, lesson(prose("one", "um"), prose("two", "dois")))
+    assert [cell.text["pt-BR"] for cell in found.prose] == ["um", "dois"]
+
+
+def test_a_fence_inside_prose_is_not_a_cell(tmp_path):
+    fence = "```rust\nlet x = 1;\n```"
+    found = read(tmp_path, lesson(prose(f"See\n\n{fence}", f"Veja\n\n{fence}")))
+    assert found.code == []
+    assert fence in found.prose[0].text["en"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lesson(prose("Only English here")), "“Only English here” lacks its other language, pt-BR"),
+        (lesson(prose("one"), code("a"), prose("two", "dois")), "“one” lacks its other language"),
+        (lesson(prose("um", "one").replace('"en"', '"xx"')), "unknown language 'xx'"),
+        (lesson("Loose text\n\n", prose("one", "um")), "text outside a language region: “Loose text”"),
+        (lesson(code("a", "exercize")), "unknown tag exercize"),
+        (lesson("```bash\nls\n```\n"), "code cell 1 is not Rust"),
+        (lesson(prose("a", "b")).replace("name: rust", "name: python3"), "must name the kernel `rust`"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, text, message):
+    with pytest.raises(Failure) as failure:
+        read(tmp_path, text)
+    assert message in str(failure.value)
+    assert "1.1-example.md" in str(failure.value)
+
+
+def test_lessons_are_found_by_number_name_and_path(project):
+    for name in ("3.1-loop", "3.2-data", "glossary"):
+        (project / "lessons" / f"{name}.md").write_text(lesson(), encoding="utf-8")
+    assert [path.stem for path in source.find([])] == ["3.1-loop", "3.2-data"]
+    for name in ("3.2", "3.2-data", "3.2-data.md", "notebooks/en/3.2-data.ipynb", str(project / "lessons" / "3.2-data.md")):
+        assert [path.stem for path in source.find([name])] == ["3.2-data"]
+    with pytest.raises(Failure, match="no lesson is called '3'; there are: 3.1-loop, 3.2-data"):
+        source.find(["3"])
