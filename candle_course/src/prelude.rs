@@ -32,13 +32,23 @@ pub use crate::losses::{
 pub use crate::metrics::{Accuracy, Direction, Metric};
 
 // optimizers
-pub use crate::optimizers::{Adagrad, Adam, AdamW, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd};
+pub use crate::optimizers::{
+    Adagrad, Adam, AdamW, GradientAccumulator, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd, WeightAverage,
+    clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm, l1_penalty, l2_penalty,
+};
 
 // schedules
-pub use crate::schedules::{Constant, Schedule};
+pub use crate::schedules::{
+    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
+    RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+};
 
 // checkpoint
-pub use crate::checkpoint::Checkpoint;
+pub use crate::checkpoint::{
+    Checkpoint, CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights,
+    read_weights, save_weights, write_weights,
+};
 
 // training
 pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
