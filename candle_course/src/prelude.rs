@@ -1,5 +1,6 @@
 //! Everything a lesson needs, in one `use candle_course::prelude::*;`.
 
+pub use crate::candle_core::backprop::GradStore;
 pub use crate::candle_core::{self, D, DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
 pub use crate::candle_nn;
 
@@ -9,7 +10,7 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
 
 // data
 pub use crate::data::{
@@ -23,16 +24,19 @@ pub use crate::data::{
 
 // losses
 pub use crate::losses::{
-    BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, Hinge, Huber, KlDivergence, LogCosh, Loss, Mae, Mse, Nll,
-    Quantile, Reduction, Rmse, SmoothL1, binary_cross_entropy, binary_focal, class_balanced_weights, cross_entropy,
-    focal, hinge, huber, inverse_frequency_weights, kl_divergence, log_cosh, mae, mse, nll, quantile, rmse, smooth_l1,
+    BinaryCrossEntropy, BinaryFocal, Classes, CrossEntropy, Dice, Focal, FocalTversky, GeneralisedDice, Hinge, Huber,
+    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, Mse, MultiTask, MultiTaskLoss, Nll, Over,
+    Quantile, Reduction, Rmse, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy, binary_focal,
+    class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
+    inverse_frequency_weights, iou, kl_divergence, log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile,
+    rmse, smooth_l1, tversky,
 };
 
 // metrics
 pub use crate::metrics::{Accuracy, Direction, Metric};
 
 // optimizers
-pub use crate::optimizers::{Optimizer, Sgd};
+pub use crate::optimizers::{Adagrad, Adam, AdamW, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd};
 
 // schedules
 pub use crate::schedules::{Constant, Schedule};
@@ -41,10 +45,11 @@ pub use crate::schedules::{Constant, Schedule};
 pub use crate::checkpoint::Checkpoint;
 
 // training
-pub use crate::training::callbacks::Progress;
+pub use crate::training::callbacks::{EarlyStopping, Progress};
+pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
-    Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
-    train_step,
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
+    Trainer, evaluate, forward_backward, train_step,
 };
 
 // plot

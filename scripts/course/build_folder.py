@@ -18,17 +18,17 @@ from pathlib import Path
 
 from . import paths, say
 
-# The profile that evcxr writes for its cells. It overrides nothing for the dependencies; that is
-# done by CARGO_CONFIG below.
-CARGO_TOML = """\
-[package]
-name = "ctx"
-version = "1.0.0"
-edition = "2024"
-
-[lib]
-crate-type = ["cdylib"]
-path = "src/lib.rs"
+# The build folder is a workspace of two: `cell`, which evcxr rewrites as it likes, and `pin`, which
+# keeps the crate in the workspace's Cargo.lock. Without it evcxr, which starts from a package
+# without dependencies, would throw the pinned versions away and take the newest ones instead.
+#
+# Cargo takes profiles from the workspace alone. This one is what evcxr asks for its cells (but for
+# `incremental`, which turns off the optimisation between the parts of a crate) and release speed for
+# the dependencies: with evcxr's own profile they carry debug assertions and train at half the speed.
+WORKSPACE = """\
+[workspace]
+resolver = "3"
+members = ["cell", "pin"]
 
 [profile.dev]
 opt-level = 2
@@ -37,22 +37,28 @@ strip = "debuginfo"
 rpath = true
 lto = false
 debug-assertions = true
-codegen-units = 16
-panic = 'unwind'
-incremental = true
 overflow-checks = true
+codegen-units = 16
+incremental = false
 
-[dependencies]
-candle_course = {dependency}
-"""
-
-# Cargo reads this from the parent of every build folder. evcxr's own profile compiles
-# dependencies with debug assertions, which halves the speed of training.
-CARGO_CONFIG = """\
 [profile.dev.package."*"]
 opt-level = 3
 debug-assertions = false
 overflow-checks = false
+"""
+
+PACKAGE = """\
+[package]
+name = "{name}"
+version = "1.0.0"
+edition = "2024"
+
+[lib]
+crate-type = ["{kind}"]
+path = "src/lib.rs"
+
+[dependencies]
+candle_course = {dependency}
 """
 
 
@@ -65,7 +71,6 @@ def features() -> list:
 def kernel_environment() -> dict:
     """What both the template's build and the kernel need in their environment."""
     environment = dict(os.environ)
-    # Incremental compilation turns off the link-time optimisation between the parts of a crate.
     environment["CARGO_INCREMENTAL"] = "0"
     environment.setdefault("CARGO_TERM_COLOR", "never")
     if sys.platform.startswith("linux"):
@@ -75,6 +80,20 @@ def kernel_environment() -> dict:
         environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 40))
         environment.setdefault("MALLOC_MMAP_MAX_", "0")
         environment.setdefault("MALLOC_TOP_PAD_", str(16 << 20))
+    return environment
+
+
+def run_environment() -> dict:
+    """What the kernel itself needs besides.
+
+    evcxr moves a cell's library one folder up, where the relative path to Rust's standard library
+    that was compiled into it leads nowhere if build folder and toolchain share a parent (a home
+    folder, say).
+    """
+    environment = kernel_environment()
+    libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
+    name = "DYLD_FALLBACK_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+    environment[name] = os.pathsep.join(filter(None, [environment.get(name), libraries]))
     return environment
 
 
@@ -112,7 +131,8 @@ class BuildFolder:
             self._prepare(quiet)
 
     def copy(self) -> Path:
-        """Makes sure the template is fresh and gives the caller a private copy.
+        """Makes sure the template is fresh and gives the caller a private copy of it, for
+        `EVCXR_TMPDIR`.
 
         The copy is held by a lock on an inheritable file descriptor: it stays taken until the
         calling process and all of its children have ended, also across `exec`.
@@ -126,7 +146,7 @@ class BuildFolder:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.set_inheritable(descriptor, True)
             copy_tree(self.template, name)
-        return name
+        return name / "cell"
 
     def clean(self) -> None:
         """Removes the copies whose kernels have ended."""
@@ -139,20 +159,35 @@ class BuildFolder:
         if features():
             dependency += f", features = {json.dumps(features())}"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
-        say.write_if_changed(self.home / ".cargo" / "config.toml", CARGO_CONFIG)
-        manifest = CARGO_TOML.replace("{dependency}", dependency + " }")
-        say.write_if_changed(self.template / "Cargo.toml", manifest)
-        say.write_if_changed(self.template / "src" / "lib.rs", "pub use candle_course;\n")
+        dependency += " }"
+        say.write_if_changed(self.template / "Cargo.toml", WORKSPACE)
+        for name, package, kind in (("cell", "ctx", "cdylib"), ("pin", "pin", "lib")):
+            manifest = PACKAGE.format(name=package, kind=kind, dependency=dependency)
+            say.write_if_changed(self.template / name / "Cargo.toml", manifest)
+            say.write_if_changed(self.template / name / "src" / "lib.rs", "pub use candle_course;\n")
         self._lock_dependencies()
-        command, environment = build_command()
         done = self.home / "built"
-        options = {"cwd": self.template, "env": environment}
         if done.exists():
-            say.run(command + ["-q"], quiet=quiet, **options)
+            self._build(quiet)
         else:
-            with say.step("Building the notebook's dependencies, optimised", "3 to 8 minutes on 2 cores, once"):
-                say.run(command, quiet=quiet, **options)
+            with say.step("Building the notebook's dependencies, optimised", "5 to 8 minutes on 2 cores, once"):
+                self._build(quiet)
             say.write_if_changed(done, "built\n")
+
+    def _build(self, quiet: bool) -> None:
+        """Runs cargo in the template; shows which crates it compiles, and all it says if it fails."""
+        command, environment = build_command()
+        said = []
+        with subprocess.Popen(
+            command, cwd=self.template / "cell", env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+        ) as child:
+            for line in child.stderr:
+                said.append(line)
+                if not quiet and line.lstrip().startswith(("Compiling", "Downloading", "Downloaded", "Blocking", "Updating")):
+                    say.note(f"  {line.strip()}")
+        if child.returncode != 0:
+            raise say.Failure("the crate could not be built for the notebook:\n" + "".join(said).rstrip())
 
     def _lock_dependencies(self) -> None:
         """The notebook gets the versions of the workspace's `Cargo.lock`, not the newest ones."""

@@ -20,3 +20,13 @@ pub trait Checkpoint {
     /// If a tensor is missing, superfluous or of another shape; the message names all of them.
     fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()>;
 }
+
+impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        (**self).tensors()
+    }
+
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        (**self).load_tensors(tensors)
+    }
+}

@@ -1,5 +1,6 @@
 //! What a [`Trainer`] is told before it trains.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -24,6 +25,7 @@ pub struct TrainerBuilder {
     pub(super) train_metrics: bool,
     pub(super) callbacks: Vec<Box<dyn Callback>>,
     pub(super) progress: Option<Progress>,
+    pub(super) last_finite_folder: Option<PathBuf>,
 }
 
 impl TrainerBuilder {
@@ -45,6 +47,7 @@ impl TrainerBuilder {
             train_metrics: false,
             callbacks: Vec::new(),
             progress: Some(Progress::default()),
+            last_finite_folder: None,
         }
     }
 
@@ -92,6 +95,13 @@ impl TrainerBuilder {
     /// Adds a listener. Callbacks are called in the order in which they are added.
     pub fn callback(mut self, callback: impl Callback + 'static) -> Self {
         self.callbacks.push(Box::new(callback));
+        self
+    }
+
+    /// Where the last finite weights are saved, as `last-finite.safetensors`, if the loss becomes
+    /// NaN or infinite. Without it they are set back, but not saved.
+    pub fn last_finite_folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.last_finite_folder = Some(folder.as_ref().to_owned());
         self
     }
 

@@ -10,6 +10,7 @@ use crate::metrics::{Direction, Metric};
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
 use crate::schedules::{Constant, Schedule};
+use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
 use crate::training::step::{Backward, metric_values};
 use crate::training::{
@@ -55,7 +56,9 @@ pub struct Trainer {
     epochs: usize,
     batches_per_epoch: usize,
     state: TrainState,
+    validating: bool,
     running: DeviceLosses,
+    guard: Guard,
     history: History,
 }
 
@@ -93,10 +96,13 @@ impl Trainer {
             epochs: builder.epochs,
             batches_per_epoch: 0,
             state: TrainState::default(),
+            validating: false,
             running: DeviceLosses::default(),
+            guard: Guard::default(),
             history,
         };
         trainer.state.learning_rate = trainer.scheduled_rate();
+        builder.last_finite_folder.iter().for_each(|folder| trainer.guard.set_folder(folder));
         trainer
     }
 
@@ -108,15 +114,23 @@ impl Trainer {
     /// data, shapes do not fit, a parameter receives no gradient, or a callback fails.
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.check(train, validation)?;
-        let mut callbacks = std::mem::take(&mut self.callbacks);
+        let mut callbacks = self.take_callbacks();
         let result = {
             let mut listeners: Vec<&mut dyn Callback> =
                 callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
             self.run(train, validation, &mut listeners)
         };
-        self.callbacks = callbacks;
+        self.put_callbacks(callbacks);
         result?;
         Ok(self.history.clone())
+    }
+
+    pub(super) fn take_callbacks(&mut self) -> Vec<Box<dyn Callback>> {
+        std::mem::take(&mut self.callbacks)
+    }
+
+    pub(super) fn put_callbacks(&mut self, callbacks: Vec<Box<dyn Callback>>) {
+        self.callbacks = callbacks;
     }
 
     /// The loop.
@@ -127,6 +141,7 @@ impl Trainer {
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
         self.batches_per_epoch = train.len();
+        self.validating = validation.is_some();
         let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
         while stop.is_none() && self.state.epoch < self.epochs {
             stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
@@ -139,8 +154,10 @@ impl Trainer {
                 let batch = batch?;
                 stop = self.tell(callbacks, |callback, trainer| callback.batch_start(trainer, &batch))?;
                 self.state.learning_rate = self.scheduled_rate();
+                self.guard.before_step(&batch, &self.parameters, &self.state)?;
                 let Backward { predictions, loss, mut gradients } =
                     forward_backward(&*self.model, &*self.loss, &batch)?;
+                self.guard.after_forward(&loss, &batch, &self.state, &self.parameters)?;
                 // The seam: whatever changes gradients (accumulation, all-reduce, clipping) stands here.
                 let more = self.tell(callbacks, |callback, trainer| callback.backward_end(trainer, &mut gradients))?;
                 self.optimizer.step(&gradients, self.state.learning_rate)?;
@@ -177,6 +194,7 @@ impl Trainer {
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
+        self.guard.read(&self.state, &self.parameters)?;
         let train_metrics = if self.train_metrics { metric_values(&self.metrics)? } else { Vec::new() };
         let train_loss = self.running.mean()?; // waits for the device: the time below is all of the training's
         let train_seconds = started.elapsed().as_secs_f64();
@@ -233,7 +251,7 @@ impl Trainer {
         self.schedule.learning_rate(if self.schedule_per_epoch { self.state.epoch } else { self.state.step })
     }
 
-    fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+    pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
         if self.state.epoch >= self.epochs {
             return Err(Error::training(format!("all {} epochs are done", self.epochs)).hint(
                 "train for longer with `trainer.set_epochs(…)`, or build a new model and trainer to start afresh",
@@ -284,6 +302,28 @@ impl Trainer {
         &self.history
     }
 
+    /// What this training records in every epoch, and can be monitored.
+    pub fn monitors(&self) -> Vec<String> {
+        let metrics = || self.metrics.iter().map(|metric| metric.name());
+        let mut names = vec!["train_loss".to_owned()];
+        if self.validating {
+            names.push("validation_loss".to_owned());
+        }
+        if self.train_metrics {
+            names.extend(metrics().map(|name| format!("train_{name}")));
+        }
+        if self.validating {
+            names.extend(metrics().map(str::to_owned));
+        }
+        names.push("learning_rate".to_owned());
+        names
+    }
+
+    /// Writes a remark into the history, for a callback.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.history.note(note.into());
+    }
+
     /// How many epochs in all.
     pub fn epochs(&self) -> usize {
         self.epochs
@@ -302,6 +342,14 @@ impl Trainer {
     /// How many examples the running epoch has seen.
     pub fn running_examples(&self) -> usize {
         self.running.examples()
+    }
+
+    /// The losses of the running epoch so far, a step each. Waits for the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn running_losses(&self) -> Result<Vec<f64>> {
+        self.running.values()
     }
 
     /// The mean training loss of the running epoch so far. Waits for the device.

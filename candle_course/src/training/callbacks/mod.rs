@@ -1,15 +1,21 @@
 //! What surrounds the loop: events and those who listen to them.
 
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::data::Batch;
 use crate::error::Result;
 use crate::training::Trainer;
 
+mod early_stopping;
+pub(crate) mod monitor;
 mod progress;
 
+pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
-pub(crate) use progress::number;
+pub(crate) use progress::{duration, number};
 
 /// Whether training goes on after an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,5 +128,21 @@ pub trait Callback: Send {
     /// As [`Callback::fit_start`].
     fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         Ok(Flow::Continue)
+    }
+
+    /// What a checkpoint of the training has to hold of this callback (nothing, unless told otherwise).
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Restores what [`Callback::tensors`] gave.
+    ///
+    /// # Errors
+    /// If the tensors do not fit.
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(())
     }
 }

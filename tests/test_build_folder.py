@@ -1,0 +1,75 @@
+"""The copies of the prebuilt build folder."""
+
+import os
+import subprocess
+import sys
+
+from course import build_folder
+
+HOLD = """
+import sys
+sys.path.insert(0, {scripts!r})
+from pathlib import Path
+from course.build_folder import BuildFolder
+folder = BuildFolder(Path({project!r}), Path({home!r}))
+folder._prepare = lambda quiet: None
+print(folder.copy().parent, flush=True)
+import os
+os.execvp("sleep", ["sleep", "60"])
+"""
+
+
+def template(folder):
+    deps = folder / "target" / "debug" / "deps"
+    deps.mkdir(parents=True)
+    for name in ("libother-1.rlib", "libcandle_course-2.so", "other-1.d"):
+        (deps / name).write_text(name)
+    os.link(deps / "libcandle_course-2.so", folder / "target" / "debug" / "libcandle_course.so")
+    os.utime(deps / "other-1.d", (1_000_000, 1_000_000))
+    return deps
+
+
+def test_a_copy_shares_only_what_never_changes(tmp_path):
+    deps = template(tmp_path / "template")
+    build_folder.copy_tree(tmp_path / "template", tmp_path / "copy")
+    copied = tmp_path / "copy" / "target" / "debug" / "deps"
+    assert os.path.samefile(copied / "libother-1.rlib", deps / "libother-1.rlib")
+    assert not os.path.samefile(copied / "libcandle_course-2.so", deps / "libcandle_course-2.so")
+    assert os.path.samefile(copied / "libcandle_course-2.so", tmp_path / "copy" / "target" / "debug" / "libcandle_course.so")
+    assert (copied / "other-1.d").stat().st_mtime == 1_000_000
+    (copied / "other-1.d").write_text("rewritten")
+    assert (deps / "other-1.d").read_text() == "other-1.d"
+
+
+def test_a_copy_lives_as_long_as_its_kernel(tmp_path):
+    from conftest import PROJECT
+
+    home = tmp_path / "kernels" / "one"
+    template(home / "template")
+    folder = build_folder.BuildFolder(tmp_path, home)
+    code = HOLD.format(scripts=str(PROJECT / "scripts"), project=str(tmp_path), home=str(home))
+    holders = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        copies = [holder.stdout.readline().strip() for holder in holders]
+        assert len(set(copies)) == 2
+        folder.clean()
+        assert all(os.path.isdir(copy) for copy in copies), "a running kernel lost its folder"
+        holders[0].kill()
+        holders[0].wait()
+        folder.clean()
+        assert [os.path.isdir(copy) for copy in copies] == [False, True]
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+            holder.stdout.close()
+    folder.clean()
+    assert list(folder.copies.iterdir()) == []
+
+
+def test_folders_of_deleted_clones_are_removed(tmp_path):
+    for name, project in (("alive", tmp_path), ("dead", tmp_path / "gone")):
+        (tmp_path / "kernels" / name).mkdir(parents=True)
+        (tmp_path / "kernels" / name / "project").write_text(f"{project}\n")
+    build_folder.remove_orphans(tmp_path / "kernels")
+    assert [path.name for path in (tmp_path / "kernels").iterdir()] == ["alive"]
