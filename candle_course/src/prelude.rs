@@ -14,8 +14,12 @@ pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope,
 
 // data
 pub use crate::data::{
-    Batch, Cifar10, DataLoader, Dataset, Example, FashionMnist, ImageDataset, Mnist, RandomSampler, Sampler,
-    SequentialSampler, Source, TensorDataset,
+    Batch, BatchPosition, Batches, Cifar10, ColorJitter, ConcatDataset, DataLoader, Dataset, Example, FashionMnist,
+    ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize, RandomAffine, RandomCrop,
+    RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler, RandomVerticalFlip, Sampler, Satellite,
+    SatelliteTarget, SequentialSampler, Smote, Source, Split, StratifiedBatchSampler, Subset, SubsetSampler,
+    TensorDataset, Transform, WeightedRandomSampler, class_counts, class_weights, example_weights, false_color,
+    imbalance, long_tail, ndvi, oversample, true_color, undersample,
 };
 
 // losses
