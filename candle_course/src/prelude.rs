@@ -75,3 +75,6 @@ pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart
 
 // notebook
 pub use crate::notebook::{Check, Table};
+
+// tensorboard
+pub use crate::tensorboard::{HyperParameters, Scalars, SummaryWriter};
