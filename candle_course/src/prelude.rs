@@ -24,9 +24,12 @@ pub use crate::data::{
 
 // losses
 pub use crate::losses::{
-    BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, Hinge, Huber, KlDivergence, LogCosh, Loss, Mae, Mse, Nll,
-    Quantile, Reduction, Rmse, SmoothL1, binary_cross_entropy, binary_focal, class_balanced_weights, cross_entropy,
-    focal, hinge, huber, inverse_frequency_weights, kl_divergence, log_cosh, mae, mse, nll, quantile, rmse, smooth_l1,
+    BinaryCrossEntropy, BinaryFocal, Classes, CrossEntropy, Dice, Focal, FocalTversky, GeneralisedDice, Hinge, Huber,
+    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, Mse, MultiTask, MultiTaskLoss, Nll, Over,
+    Quantile, Reduction, Rmse, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy, binary_focal,
+    class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
+    inverse_frequency_weights, iou, kl_divergence, log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile,
+    rmse, smooth_l1, tversky,
 };
 
 // metrics
@@ -43,9 +46,10 @@ pub use crate::checkpoint::Checkpoint;
 
 // training
 pub use crate::training::callbacks::{EarlyStopping, Progress};
+pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
-    Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
-    train_step,
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
+    Trainer, evaluate, forward_backward, train_step,
 };
 
 // plot

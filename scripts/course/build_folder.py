@@ -83,6 +83,20 @@ def kernel_environment() -> dict:
     return environment
 
 
+def run_environment() -> dict:
+    """What the kernel itself needs besides.
+
+    evcxr moves a cell's library one folder up, where the relative path to Rust's standard library
+    that was compiled into it leads nowhere if build folder and toolchain share a parent (a home
+    folder, say).
+    """
+    environment = kernel_environment()
+    libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
+    name = "DYLD_FALLBACK_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+    environment[name] = os.pathsep.join(filter(None, [environment.get(name), libraries]))
+    return environment
+
+
 def host_target() -> str:
     output = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
     return next(line.split()[1] for line in output.splitlines() if line.startswith("host:"))
@@ -152,15 +166,28 @@ class BuildFolder:
             say.write_if_changed(self.template / name / "Cargo.toml", manifest)
             say.write_if_changed(self.template / name / "src" / "lib.rs", "pub use candle_course;\n")
         self._lock_dependencies()
-        command, environment = build_command()
         done = self.home / "built"
-        options = {"cwd": self.template / "cell", "env": environment}
         if done.exists():
-            say.run(command + ["-q"], quiet=quiet, **options)
+            self._build(quiet)
         else:
-            with say.step("Building the notebook's dependencies, optimised", "3 to 8 minutes on 2 cores, once"):
-                say.run(command, quiet=quiet, **options)
+            with say.step("Building the notebook's dependencies, optimised", "5 to 8 minutes on 2 cores, once"):
+                self._build(quiet)
             say.write_if_changed(done, "built\n")
+
+    def _build(self, quiet: bool) -> None:
+        """Runs cargo in the template; shows which crates it compiles, and all it says if it fails."""
+        command, environment = build_command()
+        said = []
+        with subprocess.Popen(
+            command, cwd=self.template / "cell", env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+        ) as child:
+            for line in child.stderr:
+                said.append(line)
+                if not quiet and line.lstrip().startswith(("Compiling", "Downloading", "Downloaded", "Blocking", "Updating")):
+                    say.note(f"  {line.strip()}")
+        if child.returncode != 0:
+            raise say.Failure("the crate could not be built for the notebook:\n" + "".join(said).rstrip())
 
     def _lock_dependencies(self) -> None:
         """The notebook gets the versions of the workspace's `Cargo.lock`, not the newest ones."""

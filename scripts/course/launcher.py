@@ -21,7 +21,7 @@ def main(arguments: list) -> None:
     except say.Failure as failure:
         say.note(f"The Rust kernel could not start: {failure}")
         sys.exit(1)
-    environment = build_folder.kernel_environment()
+    environment = build_folder.run_environment()
     environment["EVCXR_TMPDIR"] = str(folder)
     os.execve(binary, [str(binary), "--control_file", *arguments], environment)
 

@@ -31,6 +31,13 @@ pub use shape::{Flatten, Upsample, UpsampleMode};
 /// What can be trained: any [`candle_nn::ModuleT`] that may cross threads.
 ///
 /// Implemented for every such type; implement `ModuleT` for your model.
-pub trait Model: ModuleT + Send + Sync {}
+pub trait Model: ModuleT + Send + Sync {
+    /// The type's name without its path: `Linear`.
+    fn kind(&self) -> &'static str {
+        let name = std::any::type_name::<Self>();
+        let plain = name.split('<').next().unwrap_or(name);
+        plain.rsplit("::").next().unwrap_or(plain)
+    }
+}
 
 impl<M: ModuleT + Send + Sync + ?Sized> Model for M {}

@@ -1,13 +1,11 @@
 //! What a training went through.
 
-use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::training::callbacks::number;
 
 /// One epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +46,7 @@ impl EpochRecord {
             .ok_or_else(|| unknown(name, self.columns().into_iter().map(|(column, _)| column)))
     }
 
-    fn columns(&self) -> Vec<(String, f64)> {
+    pub(super) fn columns(&self) -> Vec<(String, f64)> {
         let mut columns = vec![("train_loss".to_owned(), self.train_loss)];
         columns.extend(self.validation_loss.map(|loss| ("validation_loss".to_owned(), loss)));
         columns.extend(self.train_metrics.iter().map(|(name, value)| (format!("train_{name}"), *value)));
@@ -236,34 +234,5 @@ impl History {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is not a history saved as JSON", path.display()))
-    }
-}
-
-impl fmt::Display for History {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.names();
-        let mut rows = vec![
-            std::iter::once("epoch".to_owned())
-                .chain(names.iter().map(|n| n.replace('_', " ")))
-                .chain(["seconds".to_owned()])
-                .collect::<Vec<_>>(),
-        ];
-        for record in &self.epochs {
-            let columns = record.columns();
-            let mut row = vec![record.epoch.to_string()];
-            row.extend(names.iter().map(|name| {
-                columns.iter().find(|(column, _)| column == name).map_or_else(String::new, |(_, value)| number(*value))
-            }));
-            row.push(format!("{:.2}", record.seconds));
-            rows.push(row);
-        }
-        let widths: Vec<usize> =
-            (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
-        for row in &rows {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:>width$}")).collect();
-            writeln!(f, "{}", cells.join("  "))?;
-        }
-        self.stopped.iter().try_for_each(|reason| writeln!(f, "stopped: {reason}"))?;
-        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))
     }
 }

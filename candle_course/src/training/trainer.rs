@@ -114,15 +114,23 @@ impl Trainer {
     /// data, shapes do not fit, a parameter receives no gradient, or a callback fails.
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.check(train, validation)?;
-        let mut callbacks = std::mem::take(&mut self.callbacks);
+        let mut callbacks = self.take_callbacks();
         let result = {
             let mut listeners: Vec<&mut dyn Callback> =
                 callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
             self.run(train, validation, &mut listeners)
         };
-        self.callbacks = callbacks;
+        self.put_callbacks(callbacks);
         result?;
         Ok(self.history.clone())
+    }
+
+    pub(super) fn take_callbacks(&mut self) -> Vec<Box<dyn Callback>> {
+        std::mem::take(&mut self.callbacks)
+    }
+
+    pub(super) fn put_callbacks(&mut self, callbacks: Vec<Box<dyn Callback>>) {
+        self.callbacks = callbacks;
     }
 
     /// The loop.
@@ -243,7 +251,7 @@ impl Trainer {
         self.schedule.learning_rate(if self.schedule_per_epoch { self.state.epoch } else { self.state.step })
     }
 
-    fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+    pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
         if self.state.epoch >= self.epochs {
             return Err(Error::training(format!("all {} epochs are done", self.epochs)).hint(
                 "train for longer with `trainer.set_epochs(…)`, or build a new model and trainer to start afresh",
@@ -334,6 +342,14 @@ impl Trainer {
     /// How many examples the running epoch has seen.
     pub fn running_examples(&self) -> usize {
         self.running.examples()
+    }
+
+    /// The losses of the running epoch so far, a step each. Waits for the device.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn running_losses(&self) -> Result<Vec<f64>> {
+        self.running.values()
     }
 
     /// The mean training loss of the running epoch so far. Waits for the device.

@@ -109,6 +109,19 @@ impl EarlyStoppingBuilder {
     }
 }
 
+impl EarlyStopping {
+    /// Takes in the value of an epoch; says whether it is an improvement.
+    fn improves(&mut self, epoch: usize, value: f64) -> bool {
+        let improves = self.monitor.gain(value, self.best.unwrap_or_else(|| self.monitor.worst())) > self.min_delta;
+        if improves {
+            (self.best, self.best_epoch, self.waited) = (Some(value), epoch, 0);
+        } else {
+            self.waited += 1;
+        }
+        improves
+    }
+}
+
 impl Callback for EarlyStopping {
     fn name(&self) -> &str {
         "early stopping"
@@ -122,16 +135,9 @@ impl Callback for EarlyStopping {
     fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         let record = trainer.history().last()?;
         let value = self.monitor.value(&record)?;
-        if self.monitor.gain(value, self.best.unwrap_or_else(|| self.monitor.worst())) > self.min_delta {
-            self.best = Some(value);
-            self.best_epoch = record.epoch;
-            self.waited = 0;
-            if self.restore_best {
-                self.best_tensors = trainer.parameters().tensors()?;
-            }
-            return Ok(Flow::Continue);
+        if self.improves(record.epoch, value) && self.restore_best {
+            self.best_tensors = trainer.parameters().tensors()?;
         }
-        self.waited += 1;
         if self.waited < self.patience {
             return Ok(Flow::Continue);
         }
@@ -187,19 +193,13 @@ mod tests {
     use crate::data::DataLoader;
     use crate::training::trainer::tests::{loaders, points, trainer};
 
-    /// Replays given values as if an epoch had produced them.
+    /// After how many epochs of these values training would stop.
     fn stops_after(values: &[f64], mut stopping: EarlyStopping, mode: Direction) -> Option<usize> {
         stopping.monitor.set_mode(mode);
         for (epoch, &value) in values.iter().enumerate() {
-            let gain = stopping.monitor.gain(value, stopping.best.unwrap_or_else(|| stopping.monitor.worst()));
-            if gain > stopping.min_delta {
-                stopping.best = Some(value);
-                stopping.waited = 0;
-            } else {
-                stopping.waited += 1;
-                if stopping.waited >= stopping.patience {
-                    return Some(epoch + 1);
-                }
+            stopping.improves(epoch + 1, value);
+            if stopping.waited >= stopping.patience {
+                return Some(epoch + 1);
             }
         }
         None

@@ -15,7 +15,7 @@ mod progress;
 
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
-pub(crate) use progress::number;
+pub(crate) use progress::{duration, number};
 
 /// Whether training goes on after an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
