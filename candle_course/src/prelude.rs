@@ -10,7 +10,11 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Flatten,
+    Init, LayerNorm, Linear, MaxPool2d, Model, Parameters, Scope, Sequential, Upsample, UpsampleMode,
+};
+pub use crate::ops;
 
 // data
 pub use crate::data::{
