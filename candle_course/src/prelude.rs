@@ -10,12 +10,20 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Flatten,
+    Init, LayerNorm, Linear, MaxPool2d, Model, Parameters, Scope, Sequential, Upsample, UpsampleMode,
+};
+pub use crate::ops;
 
 // data
 pub use crate::data::{
-    Batch, Cifar10, DataLoader, Dataset, Example, FashionMnist, ImageDataset, Mnist, RandomSampler, Sampler,
-    SequentialSampler, Source, TensorDataset,
+    Batch, BatchPosition, Batches, Cifar10, ColorJitter, ConcatDataset, DataLoader, Dataset, Example, FashionMnist,
+    ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize, RandomAffine, RandomCrop,
+    RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler, RandomVerticalFlip, Sampler, Satellite,
+    SatelliteTarget, SequentialSampler, Smote, Source, Split, StratifiedBatchSampler, Subset, SubsetSampler,
+    TensorDataset, Transform, WeightedRandomSampler, class_counts, class_weights, example_weights, false_color,
+    imbalance, long_tail, ndvi, oversample, true_color, undersample,
 };
 
 // losses
@@ -40,16 +48,26 @@ pub use crate::metrics::{
 };
 
 // optimizers
-pub use crate::optimizers::{Adagrad, Adam, AdamW, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd};
+pub use crate::optimizers::{
+    Adagrad, Adam, AdamW, GradientAccumulator, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd, WeightAverage,
+    clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm, l1_penalty, l2_penalty,
+};
 
 // schedules
-pub use crate::schedules::{Constant, Schedule};
+pub use crate::schedules::{
+    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
+    RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+};
 
 // checkpoint
-pub use crate::checkpoint::Checkpoint;
+pub use crate::checkpoint::{
+    Checkpoint, CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights,
+    read_weights, save_weights, write_weights,
+};
 
 // training
-pub use crate::training::callbacks::{EarlyStopping, Progress};
+pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
     BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
@@ -61,3 +79,6 @@ pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart
 
 // notebook
 pub use crate::notebook::{Check, Table};
+
+// tensorboard
+pub use crate::tensorboard::{HyperParameters, Scalars, SummaryWriter};
