@@ -7,6 +7,7 @@
 pub mod callbacks;
 pub mod diagnosis;
 
+mod access;
 mod background;
 mod builder;
 mod guard;
@@ -14,6 +15,7 @@ mod history;
 mod history_display;
 mod live;
 mod losses;
+mod resume;
 mod state;
 mod step;
 mod summary;
