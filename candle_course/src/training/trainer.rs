@@ -556,10 +556,12 @@ pub(crate) mod tests {
 
     #[test]
     fn events_come_in_the_printed_order_and_a_callback_can_stop() {
-        let (train, validation) = loaders();
+        let (_, validation) = loaders();
+        let train = DataLoader::new(points(1)).batch_size(60).build().unwrap();
         let log = Log::default();
         let events = log.0.clone();
         let mut trainer = trainer(1).0.epochs(5).learning_rate(0.1).callback(log).quiet().build().unwrap();
+        assert!(trainer.order_of_events().to_string().contains("callbacks, in order: log"));
         let history = trainer.fit(&train, Some(&validation)).unwrap();
         assert_eq!(*events.lock().unwrap(), crate::training::callbacks::EVENTS.map(|(name, _)| name.to_owned()));
         assert_eq!(history.stopped(), Some("enough"));
