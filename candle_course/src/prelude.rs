@@ -10,12 +10,20 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Init, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Flatten,
+    Init, LayerNorm, Linear, MaxPool2d, Model, Parameters, Scope, Sequential, Upsample, UpsampleMode,
+};
+pub use crate::ops;
 
 // data
 pub use crate::data::{
-    Batch, Cifar10, DataLoader, Dataset, Example, FashionMnist, ImageDataset, Mnist, RandomSampler, Sampler,
-    SequentialSampler, Source, TensorDataset,
+    Batch, BatchPosition, Batches, Cifar10, ColorJitter, ConcatDataset, DataLoader, Dataset, Example, FashionMnist,
+    ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize, RandomAffine, RandomCrop,
+    RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler, RandomVerticalFlip, Sampler, Satellite,
+    SatelliteTarget, SequentialSampler, Smote, Source, Split, StratifiedBatchSampler, Subset, SubsetSampler,
+    TensorDataset, Transform, WeightedRandomSampler, class_counts, class_weights, example_weights, false_color,
+    imbalance, long_tail, ndvi, oversample, true_color, undersample,
 };
 
 // losses
@@ -29,7 +37,15 @@ pub use crate::losses::{
 };
 
 // metrics
-pub use crate::metrics::{Accuracy, Direction, Metric};
+pub use crate::metrics::{
+    Accuracy, Average, AveragePrecision, BalancedAccuracy, Boxes, CalibrationBin, CalibrationError, ClassScores,
+    ClassificationReport, CohenKappa, ConfusionMatrix, Direction, FBeta, LogLoss, Matthews, MaximumError,
+    MeanAbsoluteError, MeanAbsolutePercentageError, MeanAveragePrecision, MeanDice, MeanIou, MeanSquaredError, Metric,
+    PixelAccuracy, Precision, PrecisionRecallCurve, PrecisionSummary, R2, Recall, RegressionSummary, RocAuc, RocCurve,
+    RootMeanSquaredError, Specificity, TopK, Undefined, accuracy, average_precision, box_area, box_iou,
+    calibration_error, classification_report, generalized_box_iou, log_loss, mean_absolute_percentage_error,
+    precision_recall_curve, r2_score, roc_auc, roc_auc_one_vs_rest, roc_curve, top_k_accuracy,
+};
 
 // optimizers
 pub use crate::optimizers::{
@@ -63,3 +79,6 @@ pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart
 
 // notebook
 pub use crate::notebook::{Check, Table};
+
+// tensorboard
+pub use crate::tensorboard::{HyperParameters, Scalars, SummaryWriter};

@@ -3,18 +3,30 @@
 use candle_core::ModuleT;
 
 mod activation;
+mod batch_norm;
+mod conv;
 mod dropout;
 pub mod init;
+mod layer_norm;
 mod linear;
+mod pair;
 mod parameters;
+mod pool;
 mod sequential;
+mod shape;
 
 pub use activation::Activation;
+pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
+pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};
 pub use dropout::Dropout;
 pub use init::Init;
+pub use layer_norm::{LayerNorm, LayerNormBuilder};
 pub use linear::Linear;
+pub use pair::Pair;
 pub use parameters::{Parameters, Scope};
+pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
 pub use sequential::Sequential;
+pub use shape::{Flatten, Upsample, UpsampleMode};
 
 /// What can be trained: any [`candle_nn::ModuleT`] that may cross threads.
 ///
