@@ -68,7 +68,7 @@ pub use crate::checkpoint::{
 };
 
 // training
-pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
+pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
     BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
