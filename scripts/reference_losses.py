@@ -74,7 +74,7 @@ def regression(writer, generator):
         for i, shape in enumerate(shapes):
             options = variants[i % len(variants)]
             for reduction in ["mean"] if i else ["mean", "sum"]:
-                p, t = exact(shape, generator), exact(shape, generator)
+                p, t = exact(shape, generator), exact(shape, generator) + 1 / 128  # off every kink
                 call = lambda p, t, r=reduction, o=options: function(p, t, r, **o)
                 writer.add(loss, f"{shape} {reduction}", {**options, "reduction": reduction}, p, t, call)
         p, t = exact((2, 5), generator), exact((2, 5), generator)

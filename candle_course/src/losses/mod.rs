@@ -30,6 +30,8 @@ use crate::error::Result;
 mod binary;
 mod compose;
 mod cross_entropy;
+#[cfg(test)]
+mod error_tests;
 mod focal;
 mod kernels;
 mod lovasz;

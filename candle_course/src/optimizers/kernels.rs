@@ -97,6 +97,11 @@ impl Slots {
         })
     }
 
+    /// No state, for a CPU tensor of `dtype`.
+    pub fn none(dtype: DType) -> Self {
+        if dtype == DType::F64 { Self::F64(Vec::new()) } else { Self::F32(Vec::new()) }
+    }
+
     /// From saved tensors of the right shapes.
     pub fn from_tensors(var: &Var, tensors: &[&Tensor], composed: bool) -> Result<Self> {
         let dtype = state_dtype(var.dtype());
@@ -143,8 +148,13 @@ pub(crate) fn apply<K: Kernel>(kernel: &K, var: &Var, gradient: &Tensor, slots: 
         var.set(&updated.to_dtype(var.dtype())?.contiguous()?)?;
         return Ok(());
     }
-    let gradient = gradient.to_dtype(var.dtype())?.contiguous()?;
-    Ok(var.inplace_op2(&gradient, &InPlace { kernel, slots: RefCell::new(slots) })?)
+    in_place(kernel, var.as_tensor(), gradient, slots)
+}
+
+/// Applies `kernel` to the storage of a contiguous CPU tensor.
+pub(crate) fn in_place<K: Kernel>(kernel: &K, target: &Tensor, source: &Tensor, slots: &mut Slots) -> Result<()> {
+    let source = source.to_dtype(target.dtype())?.contiguous()?;
+    Ok(target.inplace_op2(&source, &InPlace { kernel, slots: RefCell::new(slots) })?)
 }
 
 struct InPlace<'a, K> {
@@ -152,10 +162,11 @@ struct InPlace<'a, K> {
     slots: RefCell<&'a mut Slots>,
 }
 
-fn range(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
+/// Where a contiguous tensor's numbers are in its storage.
+pub(super) fn contiguous_range(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(start..end),
-        None => candle_core::bail!("an optimizer needs contiguous parameters, got {layout:?}"),
+        None => candle_core::bail!("an update in place needs a contiguous tensor, got {layout:?}"),
     }
 }
 
@@ -165,7 +176,7 @@ impl<K: Kernel> InplaceOp2 for InPlace<'_, K> {
     }
 
     fn cpu_fwd(&self, s1: &mut CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> candle_core::Result<()> {
-        let (to, from) = (range(l1)?, range(l2)?);
+        let (to, from) = (contiguous_range(l1)?, contiguous_range(l2)?);
         match (s1, s2, &mut **self.slots.borrow_mut()) {
             (CpuStorage::F32(p), CpuStorage::F32(g), Slots::F32(slots)) => {
                 same(self.kernel, &mut p[to], &g[from], slots);
@@ -252,4 +263,32 @@ fn finite<A: Real>(values: &[A]) -> bool {
     // Without an early exit inside a chunk, the loop vectorises.
     let chunk = |chunk: &[A]| chunk.iter().fold(true, |all, &value| all & value.finite());
     if values.len() <= SERIAL { chunk(values) } else { values.par_chunks(CHUNK).all(chunk) }
+}
+
+/// Changes every number, in parallel.
+pub(super) fn map_chunks<A: Real>(values: &mut [A], change: impl Fn(&mut A) + Sync) {
+    if values.len() <= SERIAL {
+        values.iter_mut().for_each(change);
+    } else {
+        values.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(&change));
+    }
+}
+
+/// Σ term(x), in f64: chunk by chunk, then the chunks in order, whatever the number of threads.
+pub(super) fn sum_chunks<A: Real>(values: &[A], term: impl Fn(A) -> f64 + Sync) -> f64 {
+    // Eight independent sums, which vectorise; one would wait for each addition.
+    let chunk = |chunk: &[A]| {
+        let mut sums = [0f64; 8];
+        let eights = chunk.chunks_exact(8);
+        let rest: f64 = eights.remainder().iter().map(|&value| term(value)).sum();
+        for eight in eights {
+            sums.iter_mut().zip(eight).for_each(|(sum, &value)| *sum += term(value));
+        }
+        sums.iter().sum::<f64>() + rest
+    };
+    if values.len() <= SERIAL {
+        return values.chunks(CHUNK).map(chunk).sum();
+    }
+    let sums: Vec<f64> = values.par_chunks(CHUNK).map(chunk).collect();
+    sums.iter().sum()
 }

@@ -18,19 +18,27 @@ use candle_core::backprop::GradStore;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
+mod accumulate;
 mod adagrad;
 mod adam;
+mod average;
+mod clip;
 mod engine;
 mod groups;
 mod kernels;
 mod lion;
+mod penalty;
 mod rms_prop;
 mod sgd;
 
+pub use accumulate::GradientAccumulator;
 pub use adagrad::{Adagrad, AdagradBuilder};
 pub use adam::{Adam, AdamBuilder, AdamW, AdamWBuilder};
+pub use average::{WeightAverage, WeightAverageBuilder};
+pub use clip::{clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm};
 pub use groups::{NonFinite, ParameterGroup};
 pub use lion::{Lion, LionBuilder};
+pub use penalty::{l1_penalty, l2_penalty};
 pub use rms_prop::{RmsProp, RmsPropBuilder};
 pub use sgd::{Sgd, SgdBuilder};
 

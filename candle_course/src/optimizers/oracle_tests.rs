@@ -85,8 +85,8 @@ fn configurations() -> Vec<(&'static str, f64, Build)> {
         ("rms_prop", 0.005, build!(|p| RmsProp::new(p))),
         (
             "rms_prop_momentum",
-            0.0003,
-            build!(|p| RmsProp::new(p).momentum(0.9).alpha(0.95).weight_decay(0.01).epsilon(1e-3)),
+            0.001,
+            build!(|p| RmsProp::new(p).momentum(0.7).alpha(0.95).weight_decay(0.01).epsilon(0.03)),
         ),
         ("rms_prop_centered", 0.005, build!(|p| RmsProp::new(p).centered(true).epsilon(1e-3))),
         ("rms_prop_all", 0.001, build!(|p| RmsProp::new(p).centered(true).momentum(0.5).epsilon(1e-3))),

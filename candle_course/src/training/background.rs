@@ -157,7 +157,7 @@ impl Trainer {
         let mut watcher = Watcher { shared: shared.clone(), started: now, epoch_started: now, looked: now };
         let (train, validation) = (train.clone(), validation.cloned());
         let thread = std::thread::Builder::new().name("training".to_owned()).spawn(move || {
-            let mut callbacks = self.take_callbacks();
+            let mut callbacks = std::mem::take(&mut self.callbacks);
             let result = {
                 let listeners = callbacks.iter_mut().filter(|callback| callback.name() != "progress");
                 let mut listeners: Vec<&mut dyn Callback> =
@@ -165,7 +165,7 @@ impl Trainer {
                 listeners.push(&mut watcher);
                 self.run(&train, validation.as_ref(), &mut listeners)
             };
-            self.put_callbacks(callbacks);
+            self.callbacks = callbacks;
             watcher.look(&self, result.as_ref().err().map(ToString::to_string), true);
             (self, result)
         })?;
@@ -317,8 +317,9 @@ impl Seen {
 
     /// The loss of every step and of the validations, and the metrics, so far.
     fn figure(&self) -> Result<Figure> {
-        let mut steps: Vec<(f64, f64)> =
-            self.history.steps().iter().map(|step| (step.step as f64, step.loss)).collect();
+        let ended = self.history.epochs().last().map_or(0, |record| record.step);
+        let done = self.history.steps().iter().filter(|step| step.step <= ended || self.running.is_empty());
+        let mut steps: Vec<(f64, f64)> = done.map(|step| (step.step as f64, step.loss)).collect();
         steps.extend(&self.running);
         if steps.is_empty() {
             return Err(Error::undefined("curves before the first steps"));
@@ -354,8 +355,9 @@ impl Watcher {
     fn look(&mut self, trainer: &Trainer, error: Option<String>, finished: bool) {
         let (losses, loss) = (trainer.running_losses().unwrap_or_default(), trainer.running_loss().unwrap_or(f64::NAN));
         let state = trainer.state();
-        let first = state.step + 1 - losses.len().min(state.step + 1);
-        let in_history = trainer.history().steps().last().is_some_and(|step| step.step == state.step);
+        let recorded = trainer.history().epochs().last().map_or(0, |record| record.step);
+        let per_step = (losses.len() as f64 / (state.step - recorded).max(1) as f64).max(1.0);
+        let between_epochs = state.batch == 0;
         let mut seen = self.shared.seen();
         seen.history = trainer.history().clone();
         (seen.epochs, seen.batches) = (trainer.epochs(), trainer.batches_per_epoch());
@@ -364,8 +366,9 @@ impl Watcher {
         seen.examples_per_second = trainer.running_examples() as f64 / self.epoch_started.elapsed().as_secs_f64();
         seen.seconds = self.started.elapsed().as_secs_f64();
         seen.running.clear();
-        if !in_history {
-            seen.running = losses.iter().enumerate().map(|(i, &loss)| ((first + i) as f64, loss)).collect();
+        if !between_epochs {
+            let step = |i: usize| recorded as f64 + (i + 1) as f64 / per_step;
+            seen.running = losses.iter().enumerate().map(|(i, &loss)| (step(i), loss)).collect();
         }
         (seen.error, seen.finished) = (error, finished);
         if let Some(path) = &seen.live {

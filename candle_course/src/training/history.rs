@@ -80,9 +80,11 @@ pub struct StepRecord {
 pub struct History {
     epochs: Vec<EpochRecord>,
     steps: Vec<StepRecord>,
-    /// Steps of the running epoch, whose losses are still on the device.
+    /// Steps whose losses are still on the device: step, learning rate, batches.
     #[serde(skip)]
-    pending: Vec<(usize, f64)>,
+    pending: Vec<(usize, f64, usize)>,
+    /// Batches of the running epoch whose steps are recorded.
+    recorded: usize,
     /// The metrics of which more is better.
     maximized: Vec<String>,
     stopped: Option<String>,
@@ -94,15 +96,44 @@ impl History {
         Self { maximized, ..Self::default() }
     }
 
-    pub(super) fn note_rate(&mut self, step: usize, learning_rate: f64) {
-        self.pending.push((step, learning_rate));
+    pub(super) fn note_step(&mut self, step: usize, learning_rate: f64, batches: usize) {
+        self.pending.push((step, learning_rate, batches));
     }
 
-    /// An epoch and the losses of its steps.
-    pub(super) fn push(&mut self, record: EpochRecord, losses: &[f64]) {
-        let steps = std::mem::take(&mut self.pending).into_iter().zip(losses);
-        self.steps.extend(steps.map(|((step, learning_rate), &loss)| StepRecord { step, loss, learning_rate }));
+    /// Gives the steps noted their losses: the mean over the examples of each step's batches.
+    /// `losses` and `examples` are those of all batches of the running epoch.
+    pub(super) fn record_steps(&mut self, losses: &[f64], examples: &[usize]) {
+        for (step, learning_rate, batches) in std::mem::take(&mut self.pending) {
+            let range = self.recorded..self.recorded + batches;
+            self.recorded = range.end;
+            let loss = match batches {
+                1 => losses[range.start],
+                _ => {
+                    let weighted: f64 = range.clone().map(|i| losses[i] * examples[i] as f64).sum();
+                    weighted / examples[range].iter().sum::<usize>() as f64
+                }
+            };
+            self.steps.push(StepRecord { step, loss, learning_rate });
+        }
+    }
+
+    /// A finished epoch.
+    pub(super) fn push(&mut self, record: EpochRecord) {
+        self.recorded = 0;
         self.epochs.push(record);
+    }
+
+    /// Every number in a fixed order: JSON, as it is read here, may be off in the last bit.
+    pub(super) fn numbers(&mut self) -> Vec<&mut f64> {
+        let mut numbers = Vec::new();
+        for record in &mut self.epochs {
+            numbers.extend([&mut record.train_loss, &mut record.learning_rate, &mut record.seconds]);
+            numbers.push(&mut record.train_seconds);
+            numbers.extend(record.validation_loss.as_mut());
+            numbers.extend(record.metrics.iter_mut().chain(&mut record.train_metrics).map(|(_, value)| value));
+        }
+        numbers.extend(self.steps.iter_mut().flat_map(|step| [&mut step.loss, &mut step.learning_rate]));
+        numbers
     }
 
     pub(super) fn set_stopped(&mut self, reason: Option<String>) {
@@ -114,7 +145,7 @@ impl History {
         &self.epochs
     }
 
-    /// The steps of finished epochs, in order.
+    /// The steps, in order; those of a running epoch come when it ends or stops.
     pub fn steps(&self) -> &[StepRecord] {
         &self.steps
     }

@@ -154,8 +154,9 @@ mod tests {
         for (epoch, (train, validation, accuracy)) in
             [(1.0, 0.9, 0.5), (0.5, 0.6, 0.8), (0.3, 0.7, 0.8)].into_iter().enumerate()
         {
-            history.note_rate(epoch + 1, 0.1);
-            history.push(record(epoch + 1, train, validation, accuracy), &[train]);
+            history.note_step(epoch + 1, 0.1, 1);
+            history.record_steps(&[train], &[60]);
+            history.push(record(epoch + 1, train, validation, accuracy));
         }
         history
     }

@@ -7,6 +7,7 @@
 pub mod callbacks;
 pub mod diagnosis;
 
+mod access;
 mod background;
 mod builder;
 mod guard;
@@ -14,6 +15,7 @@ mod history;
 mod history_display;
 mod live;
 mod losses;
+mod resume;
 mod state;
 mod step;
 mod summary;
@@ -27,3 +29,6 @@ pub use state::TrainState;
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
 pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
+
+#[cfg(test)]
+mod resume_tests;

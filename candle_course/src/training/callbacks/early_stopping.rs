@@ -136,7 +136,7 @@ impl Callback for EarlyStopping {
         let record = trainer.history().last()?;
         let value = self.monitor.value(&record)?;
         if self.improves(record.epoch, value) && self.restore_best {
-            self.best_tensors = trainer.parameters().tensors()?;
+            self.best_tensors = trainer.evaluated_weights()?;
         }
         if self.waited < self.patience {
             return Ok(Flow::Continue);

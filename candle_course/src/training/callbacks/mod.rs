@@ -9,11 +9,13 @@ use crate::data::Batch;
 use crate::error::Result;
 use crate::training::Trainer;
 
+mod checkpoints;
 mod early_stopping;
 pub(crate) mod monitor;
 mod progress;
 mod tensorboard;
 
+pub use checkpoints::{Checkpoints, CheckpointsBuilder};
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
 pub(crate) use progress::{duration, number};
@@ -32,9 +34,9 @@ pub enum Flow {
 /// The events of a training, in the order in which they happen.
 pub const EVENTS: [(&str, &str); 8] = [
     ("fit_start", "once, before the first epoch"),
-    ("epoch_start", "before the first batch of every epoch"),
+    ("epoch_start", "before the first batch of every epoch, or the first after resuming in its middle"),
     ("batch_start", "before the forward pass of every batch"),
-    ("backward_end", "between backward and optimizer step: gradients may be changed"),
+    ("backward_end", "between backward and optimizer step, before clipping: gradients may be changed"),
     ("step_end", "after every optimizer step"),
     ("validation_start", "before the validation pass, if there is validation data"),
     ("epoch_end", "after validation; the epoch's record is in the history"),

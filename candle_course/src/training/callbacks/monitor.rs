@@ -1,6 +1,6 @@
 //! Which value decides, and which way is better.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::Direction;
 use crate::training::{EpochRecord, Trainer};
 
@@ -22,22 +22,19 @@ impl Monitor {
 
     /// Fails if the training will not record such a value; otherwise the direction is known afterwards.
     pub(crate) fn check(&mut self, trainer: &Trainer) -> Result<()> {
-        let known = trainer.monitors();
-        if !known.contains(&self.name) {
-            return Err(Error::argument(
-                "monitor",
-                format!("one of [{}]", known.join(", ")),
-                format!("`{}`", self.name),
-            )
-            .hint(
-                "validation values need a validation loader, metrics `.metric(…)`, training metrics `.train_metrics()`",
-            ));
+        if !trainer.monitors().contains(&self.name) {
+            return Err(trainer.unknown_monitor(&self.name));
         }
         if self.mode.is_none() {
             let maximized = trainer.history().is_maximized(&self.name);
             self.mode = Some(if maximized { Direction::Maximize } else { Direction::Minimize });
         }
         Ok(())
+    }
+
+    /// Which way is better, as said or as found by [`Monitor::check`].
+    pub(crate) fn direction(&self) -> Direction {
+        self.mode.unwrap_or(Direction::Minimize)
     }
 
     pub(crate) fn value(&self, record: &EpochRecord) -> Result<f64> {

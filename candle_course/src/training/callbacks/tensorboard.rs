@@ -1,172 +1,181 @@
-//! A training in TensorBoard.
+//! A training written down for TensorBoard.
 
 use std::path::Path;
 
+use candle_core::DType;
 use candle_core::backprop::GradStore;
 
-use crate::error::Result;
+use crate::data::Batch;
+use crate::error::{Error, Result};
 use crate::tensorboard::{HyperParameters, SummaryWriter};
+use crate::training::diagnosis::Probe;
 use crate::training::{Callback, Flow, Trainer};
 
-/// Writes a training into an event file that TensorBoard shows.
+/// Writes a training as a TensorBoard run: after every epoch the losses and metrics of training
+/// and validation, on one chart each (page *Custom scalars*), and histograms of weights and
+/// gradients; every few steps loss and learning rate.
 ///
-/// Tags: `loss/step` and `learning_rate` at every step; `loss/train`, `loss/validation`, each metric
-/// as `<metric>/train` and `<metric>/validation`, and `examples_per_second` at the end of every
-/// epoch; histograms `weights/<parameter>` and `gradients/<parameter>` (before clipping) at the first
-/// step of every epoch. The *Custom Scalars* page has train and validation in one chart.
-///
-/// The values of steps are written when the epoch ends, so that no step waits for the device. A
-/// training that was resumed supersedes the values after its checkpoint.
+/// | tag | what |
+/// | --- | --- |
+/// | `loss/train`, `loss/validation` | an epoch's mean, at the epoch's last step |
+/// | `accuracy/train`, `accuracy/validation` | so for every metric |
+/// | `step/loss`, `step/learning_rate`, `step/gradient_norm` | every few steps |
+/// | `weights/fc1.weight`, `gradients/fc1.weight` | histograms, an epoch's last step |
+/// | `activations/…`, `activation_gradients/…` | histograms, with [`TensorBoard::probe`] |
 ///
 /// # Examples
 ///
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// # let folder = tempfile::tempdir()?;
-/// # let parameters = Parameters::new(0, &Device::Cpu);
-/// # let model = Linear::new(1, 2, &parameters.at("fc"))?;
-/// # let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
-/// # let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
-/// # let train = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// # let optimizer = Sgd::new(&parameters).build()?;
-/// let tensorboard = TensorBoard::new(folder.path().join("run-1"))?
-///     .hyper_parameters(&HyperParameters::new().number("learning_rate", 0.1).metric("loss/train"))?;
-/// let mut trainer = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
-///     .epochs(2)
-///     .learning_rate(0.1)
-///     .callback(tensorboard)
-///     .build()?;
-/// trainer.fit(&train, None)?;
-///
-/// let scalars = Scalars::read(folder.path().join("run-1"))?;
-/// assert_eq!(scalars.get("loss/step")?.len(), 8);
+/// let folder = tempfile::tempdir()?;
+/// let tensorboard = TensorBoard::new(folder.path().join("cnn-1"))?.every_steps(50)?;
+/// let writer = tensorboard.writer(); // for images and figures of your own
+/// writer.text("notes", "the first try", 0)?;
 /// # Ok::<(), candle_course::Error>(())
 /// ```
-#[derive(Debug, Clone)]
-#[must_use = "a callback does nothing until it is given to a trainer"]
 pub struct TensorBoard {
     writer: SummaryWriter,
-    histograms: Option<usize>,
-    /// Steps up to here are written.
-    written: usize,
-    /// The epoch whose histograms are written.
-    drawn: Option<usize>,
+    every_steps: usize,
+    histograms_every: usize,
+    hyper_parameters: Option<HyperParameters>,
+    probe: Option<(Probe, Batch)>,
 }
 
 impl TensorBoard {
-    /// A new event file in `folder`.
+    /// A run in `folder`; its name is the folder's. TensorBoard is pointed at the parent.
     ///
     /// # Errors
-    ///
-    /// When the folder or file cannot be made.
+    /// If the folder cannot be made.
     pub fn new(folder: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self::with(&SummaryWriter::new(folder)?))
+        let writer = SummaryWriter::new(folder)?;
+        Ok(Self { writer, every_steps: 20, histograms_every: 1, hyper_parameters: None, probe: None })
     }
 
-    /// Shares a writer with the caller, who may add images and figures of their own.
-    pub fn with(writer: &SummaryWriter) -> Self {
-        Self { writer: writer.clone(), histograms: Some(1), written: 0, drawn: None }
-    }
-
-    /// Histograms every so many epochs; 1 unless set, `None` for no histograms.
-    pub fn histograms_every(mut self, epochs: Option<usize>) -> Self {
-        self.histograms = epochs.map(|epochs| epochs.max(1));
-        self
-    }
-
-    /// What the run was started with, for the table of runs.
+    /// Writes loss and learning rate every so many steps (20).
     ///
     /// # Errors
-    ///
-    /// When there is none, or the file cannot be written.
-    pub fn hyper_parameters(self, hyper_parameters: &HyperParameters) -> Result<Self> {
-        self.writer.hyper_parameters(hyper_parameters)?;
+    /// If `steps` is 0.
+    pub fn every_steps(mut self, steps: usize) -> Result<Self> {
+        if steps == 0 {
+            return Err(Error::argument("steps", "at least 1", 0));
+        }
+        self.every_steps = steps;
         Ok(self)
     }
 
-    /// The writer, to add more to the run.
+    /// Writes histograms of weights and gradients every so many epochs (1); 0 for none.
+    pub fn histograms_every(mut self, epochs: usize) -> Self {
+        self.histograms_every = epochs;
+        self
+    }
+
+    /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
+    /// of the validation are its results, unless it names others.
+    pub fn hyper_parameters(mut self, hyper_parameters: HyperParameters) -> Self {
+        self.hyper_parameters = Some(hyper_parameters);
+        self
+    }
+
+    /// After every epoch, histograms of what the layers that `probe` watches do with `batch`. The
+    /// trainer's model must be the watched one.
+    pub fn probe(mut self, probe: &Probe, batch: Batch) -> Self {
+        self.probe = Some((probe.clone(), batch));
+        self
+    }
+
+    /// The writer, to add images, figures and text to the run.
     pub fn writer(&self) -> SummaryWriter {
         self.writer.clone()
-    }
-
-    fn layout(&self, trainer: &Trainer) -> Result<()> {
-        let names: Vec<String> = trainer.monitors();
-        let mut titles = vec!["loss".to_owned()];
-        let other = |name: &&String| !["train_loss", "validation_loss", "learning_rate"].contains(&name.as_str());
-        for name in names.iter().filter(other) {
-            let metric = name.strip_prefix("train_").unwrap_or(name).to_owned();
-            if !titles.contains(&metric) {
-                titles.push(metric);
-            }
-        }
-        let tags: Vec<[String; 2]> =
-            titles.iter().map(|title| [format!("{title}/train"), format!("{title}/validation")]).collect();
-        let both: Vec<[&str; 2]> =
-            tags.iter().map(|[train, validation]| [train.as_str(), validation.as_str()]).collect();
-        let charts: Vec<(&str, &[&str])> =
-            titles.iter().zip(&both).map(|(title, tags)| (title.as_str(), &tags[..])).collect();
-        self.writer.custom_scalars("Training", &charts)
-    }
-
-    fn steps(&mut self, trainer: &Trainer) -> Result<()> {
-        let records = trainer.history().steps();
-        let new = records.partition_point(|record| record.step <= self.written);
-        for record in &records[new..] {
-            self.writer.scalar("loss/step", record.loss, record.step)?;
-            self.writer.scalar("learning_rate", record.learning_rate, record.step)?;
-            self.written = record.step;
-        }
-        Ok(())
     }
 }
 
 impl Callback for TensorBoard {
     fn name(&self) -> &str {
-        "TensorBoard"
+        "tensorboard"
     }
 
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         let step = trainer.state().step;
-        if step > 0 && self.written == 0 {
+        if step > 0 {
             self.writer.resume_from(step + 1)?;
         }
-        self.written = self.written.max(step);
-        self.layout(trainer)?;
+        let monitors = trainer.monitors();
+        let metrics: Vec<&String> = monitors
+            .iter()
+            .filter(|name| !["train_loss", "validation_loss", "learning_rate"].contains(&name.as_str()))
+            .filter(|name| !name.starts_with("train_"))
+            .collect();
+        let names: Vec<String> = std::iter::once("loss".to_owned()).chain(metrics.into_iter().cloned()).collect();
+        let pairs: Vec<[String; 2]> =
+            names.iter().map(|name| [format!("{name}/train"), format!("{name}/validation")]).collect();
+        let tags: Vec<[&str; 2]> =
+            pairs.iter().map(|[train, validation]| [train.as_str(), validation.as_str()]).collect();
+        let charts: Vec<(&str, &[&str])> =
+            names.iter().map(String::as_str).zip(tags.iter().map(|tags| &tags[..])).collect();
+        self.writer.custom_scalars("Training and validation", &charts)?;
+        if let Some(hyper_parameters) = self.hyper_parameters.take() {
+            let given = !hyper_parameters.metrics().is_empty();
+            let hyper_parameters = match given {
+                true => hyper_parameters,
+                false => pairs.iter().fold(hyper_parameters, |all, [_, validation]| all.metric(validation)),
+            };
+            self.writer.hyper_parameters(&hyper_parameters)?;
+        }
         Ok(Flow::Continue)
     }
 
     fn backward_end(&mut self, trainer: &mut Trainer, gradients: &mut GradStore) -> Result<Flow> {
-        let epoch = trainer.state().epoch;
-        if self.histograms.is_some_and(|every| epoch.is_multiple_of(every)) && self.drawn != Some(epoch) {
-            self.drawn = Some(epoch);
-            self.writer.parameters(trainer.parameters(), Some(gradients), trainer.state().step + 1)?;
+        let state = trainer.state();
+        let last = state.batch == state.batches_per_epoch;
+        if last && self.histograms_every > 0 && (state.epoch + 1).is_multiple_of(self.histograms_every) {
+            self.writer.parameters(trainer.parameters(), Some(gradients), state.step + 1)?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let state = trainer.state();
+        if state.step.is_multiple_of(self.every_steps) {
+            if let Some(loss) = trainer.last_loss() {
+                let loss = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+                self.writer.scalar("step/loss", f64::from(loss), state.step)?;
+            }
+            self.writer.scalar("step/learning_rate", state.learning_rate, state.step)?;
+            if let Some(norm) = trainer.gradient_norm() {
+                self.writer.scalar("step/gradient_norm", norm, state.step)?;
+            }
         }
         Ok(Flow::Continue)
     }
 
     fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.steps(trainer)?;
         let record = trainer.history().last()?;
         let step = record.step;
         self.writer.scalar("loss/train", record.train_loss, step)?;
         if let Some(loss) = record.validation_loss {
             self.writer.scalar("loss/validation", loss, step)?;
         }
-        for (metrics, part) in [(&record.train_metrics, "train"), (&record.metrics, "validation")] {
+        for (part, metrics) in [("train", &record.train_metrics), ("validation", &record.metrics)] {
             for (name, value) in metrics {
                 self.writer.scalar(&format!("{name}/{part}"), *value, step)?;
             }
         }
-        if record.train_seconds > 0.0 {
-            self.writer.scalar("examples_per_second", record.examples as f64 / record.train_seconds, step)?;
+        self.writer.scalar("step/examples_per_second", record.examples as f64 / record.train_seconds, step)?;
+        if let Some((probe, batch)) = &self.probe {
+            let report = probe.inspect(&**trainer.model(), trainer.parameters(), &**trainer.loss(), batch)?;
+            for layer in report.layers() {
+                self.writer.histogram(&format!("activations/{}", layer.name), &layer.activation, step)?;
+                if let Some(gradient) = &layer.gradient {
+                    self.writer.histogram(&format!("activation_gradients/{}", layer.name), gradient, step)?;
+                }
+            }
         }
         self.writer.flush()?;
         Ok(Flow::Continue)
     }
 
-    fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.steps(trainer)?;
+    fn fit_end(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
         self.writer.close()?;
         Ok(Flow::Continue)
     }
@@ -175,33 +184,54 @@ impl Callback for TensorBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Dataset as _;
+    use crate::losses::CrossEntropy;
+    use crate::metrics::Accuracy;
+    use crate::optimizers::Sgd;
     use crate::tensorboard::Scalars;
-    use crate::training::trainer::tests::{loaders, trainer};
+    use crate::training::trainer::tests::{loaders, mlp, points, trainer};
 
     #[test]
-    fn every_value_of_the_history_is_in_the_file_and_the_training_is_the_same() {
-        let folder = tempfile::tempdir().unwrap();
+    fn the_run_holds_what_the_history_holds_and_changes_nothing() {
         let (train, validation) = loaders();
-        let plain =
-            trainer(3).0.epochs(3).learning_rate(0.1).quiet().build().unwrap().fit(&train, Some(&validation)).unwrap();
-        let callback = TensorBoard::new(folder.path()).unwrap();
-        let mut watched =
-            trainer(3).0.epochs(3).learning_rate(0.1).train_metrics().callback(callback).quiet().build().unwrap();
-        let history = watched.fit(&train, Some(&validation)).unwrap();
-        assert_eq!(history.steps(), plain.steps(), "writing must not change the training");
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("run");
+        let (model, parameters) = mlp(3);
+        let probe = Probe::new();
+        let tensorboard = TensorBoard::new(&folder)
+            .unwrap()
+            .every_steps(2)
+            .unwrap()
+            .hyper_parameters(HyperParameters::new().number("learning_rate", 0.1))
+            .probe(&probe, points(1).batch(&[0, 1, 2]).unwrap());
+        let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+        let mut with = Trainer::new(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
+            .epochs(3)
+            .learning_rate(0.1)
+            .metric(Accuracy::default())
+            .callback(tensorboard)
+            .quiet()
+            .build()
+            .unwrap();
+        let history = with.fit(&train, Some(&validation)).unwrap();
+        let plain = trainer(3).0.epochs(3).learning_rate(0.1).quiet().build().unwrap().fit(&train, Some(&validation));
+        assert_eq!(history.step_losses(), plain.unwrap().step_losses());
 
-        let scalars = Scalars::read(folder.path()).unwrap();
-        let values = |tag: &str| -> Vec<(usize, f32)> {
-            scalars.get(tag).unwrap().iter().map(|scalar| (scalar.step, scalar.value as f32)).collect()
-        };
-        let steps: Vec<(usize, f32)> = history.steps().iter().map(|record| (record.step, record.loss as f32)).collect();
-        assert_eq!(values("loss/step"), steps);
-        let epochs = |pick: fn(&crate::training::EpochRecord) -> f64| -> Vec<(usize, f32)> {
-            history.epochs().iter().map(|record| (record.step, pick(record) as f32)).collect()
-        };
-        assert_eq!(values("loss/train"), epochs(|record| record.train_loss));
-        assert_eq!(values("loss/validation"), epochs(|record| record.validation_loss.unwrap()));
-        assert_eq!(values("accuracy/validation"), epochs(|record| record.metrics[0].1));
-        assert_eq!(values("accuracy/train"), epochs(|record| record.train_metrics[0].1));
+        let scalars = Scalars::read(&folder).unwrap();
+        for (tag, name) in
+            [("loss/train", "train_loss"), ("loss/validation", "validation_loss"), ("accuracy/validation", "accuracy")]
+        {
+            let expected: Vec<f32> = history.values(name).unwrap().into_iter().map(|value| value as f32).collect();
+            let points = scalars.points(tag).unwrap();
+            assert_eq!(points.iter().map(|&(_, value)| value as f32).collect::<Vec<_>>(), expected, "{tag}");
+            assert_eq!(points.iter().map(|&(step, _)| step).collect::<Vec<_>>(), [4.0, 8.0, 12.0]);
+        }
+        assert_eq!(scalars.points("step/loss").unwrap().len(), 6);
+        let bytes = std::fs::read(std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path()).unwrap();
+        for tag in ["weights/0.weight", "gradients/3.bias", "activations/1 Activation", "activation_gradients/0 Linear"]
+        {
+            assert!(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
+        }
+        assert!(TensorBoard::new(folder).unwrap().every_steps(0).is_err());
     }
 }

@@ -169,7 +169,7 @@ mod tests {
     fn history(train: &[f64], validation: &[f64]) -> History {
         let mut history = History::default();
         for (epoch, (&train_loss, &validation_loss)) in train.iter().zip(validation).enumerate() {
-            history.note_rate(epoch + 1, 0.1);
+            history.note_step(epoch + 1, 0.1, 1);
             let record = EpochRecord {
                 epoch: epoch + 1,
                 step: epoch + 1,
@@ -182,7 +182,8 @@ mod tests {
                 train_seconds: 0.0,
                 examples: 1,
             };
-            history.push(record, &[if epoch == 0 { 2.3 } else { train_loss }]);
+            history.record_steps(&[if epoch == 0 { 2.3 } else { train_loss }], &[1]);
+            history.push(record);
         }
         history
     }
