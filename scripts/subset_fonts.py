@@ -31,7 +31,7 @@ SYMBOLS = [
 
 def write(source: str, characters: list[int], family: str, target: pathlib.Path) -> None:
     options = subset.Options(
-        layout_features=["kern"], name_IDs=[0, 1, 2, 13, 14], hinting=False, notdef_outline=True, drop_tables=["+FFTM"]
+        layout_features=["kern"], name_IDs=[0, 1, 2, 6, 13, 14], hinting=False, notdef_outline=True, drop_tables=["+FFTM"]
     )
     font = TTFont(source)
     if missing := [chr(c) for c in characters if c not in font.getBestCmap()]:
@@ -41,8 +41,8 @@ def write(source: str, characters: list[int], family: str, target: pathlib.Path)
     subsetter.subset(font)
     # The licences reserve the originals' names for the originals.
     for record in font["name"].names:
-        if record.nameID == 1:
-            record.string = family
+        if record.nameID in (1, 6):
+            record.string = family if record.nameID == 1 else target.stem
     metrics, names, em = font["hmtx"], font.getBestCmap(), font["head"].unitsPerEm
     font.save(target)
     print(target.name, [round(1000 * metrics[names[c]][0] / em) for c in range(0x20, 0x7F) if c in names])

@@ -1,5 +1,6 @@
 //! Everything a lesson needs, in one `use candle_course::prelude::*;`.
 
+pub use crate::candle_core::backprop::GradStore;
 pub use crate::candle_core::{self, D, DType, Device, IndexOp, Module, ModuleT, Tensor, Var};
 pub use crate::candle_nn;
 
@@ -9,35 +10,69 @@ pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
 
 // nn
-pub use crate::nn::{Activation, Dropout, Linear, Model, Parameters, Scope, Sequential};
+pub use crate::nn::{
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Fan, Flatten,
+    GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, RecurrentOutput, Rnn,
+    Scope, Sequential, Upsample, UpsampleMode,
+};
+pub use crate::ops;
 
 // data
-pub use crate::data::{Batch, DataLoader, Dataset, Example, RandomSampler, Sampler, SequentialSampler, TensorDataset};
+pub use crate::data::{
+    Batch, BatchPosition, Batches, Cifar10, ColorJitter, ConcatDataset, DataLoader, Dataset, Example, FashionMnist,
+    ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize, RandomAffine, RandomCrop,
+    RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler, RandomVerticalFlip, Sampler, Satellite,
+    SatelliteTarget, SequentialSampler, Smote, Source, Split, StratifiedBatchSampler, Subset, SubsetSampler,
+    TensorDataset, Transform, WeightedRandomSampler, class_counts, class_weights, example_weights, false_color,
+    imbalance, long_tail, ndvi, oversample, true_color, undersample,
+};
 
 // losses
 pub use crate::losses::{
-    BinaryCrossEntropy, BinaryFocal, CrossEntropy, Focal, Hinge, Huber, KlDivergence, LogCosh, Loss, Mae, Mse, Nll,
-    Quantile, Reduction, Rmse, SmoothL1, binary_cross_entropy, binary_focal, class_balanced_weights, cross_entropy,
-    focal, hinge, huber, inverse_frequency_weights, kl_divergence, log_cosh, mae, mse, nll, quantile, rmse, smooth_l1,
+    BinaryCrossEntropy, BinaryFocal, Classes, CrossEntropy, Dice, Focal, FocalTversky, GeneralisedDice, Hinge, Huber,
+    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, Mse, MultiTask, MultiTaskLoss, Nll, Over,
+    Quantile, Reduction, Rmse, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy, binary_focal,
+    class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
+    inverse_frequency_weights, iou, kl_divergence, log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile,
+    rmse, smooth_l1, tversky,
 };
 
 // metrics
-pub use crate::metrics::{Accuracy, Direction, Metric};
+pub use crate::metrics::{
+    Accuracy, Average, AveragePrecision, BalancedAccuracy, Boxes, CalibrationBin, CalibrationError, ClassScores,
+    ClassificationReport, CohenKappa, ConfusionMatrix, Direction, FBeta, LogLoss, Matthews, MaximumError,
+    MeanAbsoluteError, MeanAbsolutePercentageError, MeanAveragePrecision, MeanDice, MeanIou, MeanSquaredError, Metric,
+    PixelAccuracy, Precision, PrecisionRecallCurve, PrecisionSummary, R2, Recall, RegressionSummary, RocAuc, RocCurve,
+    RootMeanSquaredError, Specificity, TopK, Undefined, accuracy, average_precision, box_area, box_iou,
+    calibration_error, classification_report, generalized_box_iou, log_loss, mean_absolute_percentage_error,
+    precision_recall_curve, r2_score, roc_auc, roc_auc_one_vs_rest, roc_curve, top_k_accuracy,
+};
 
 // optimizers
-pub use crate::optimizers::{Optimizer, Sgd};
+pub use crate::optimizers::{
+    Adagrad, Adam, AdamW, GradientAccumulator, Lion, NonFinite, Optimizer, ParameterGroup, RmsProp, Sgd, WeightAverage,
+    clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm, l1_penalty, l2_penalty,
+};
 
 // schedules
-pub use crate::schedules::{Constant, Schedule};
+pub use crate::schedules::{
+    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
+    RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+};
 
 // checkpoint
-pub use crate::checkpoint::Checkpoint;
+pub use crate::checkpoint::{
+    Checkpoint, CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights,
+    read_weights, save_weights, write_weights,
+};
 
 // training
-pub use crate::training::callbacks::Progress;
+pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
+pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
-    Callback, EpochRecord, Evaluation, Flow, History, StepRecord, TrainState, Trainer, evaluate, forward_backward,
-    train_step,
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
+    Trainer, evaluate, forward_backward, train_step,
 };
 
 // plot
@@ -45,3 +80,6 @@ pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart
 
 // notebook
 pub use crate::notebook::{Check, Table};
+
+// tensorboard
+pub use crate::tensorboard::{HyperParameters, Scalars, SummaryWriter};

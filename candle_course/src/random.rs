@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
+use rand_distr::{Beta, Distribution, Exp1, StandardNormal};
 
 use crate::error::{Error, Result};
 
@@ -98,6 +98,21 @@ impl Generator {
     /// A number from the standard normal distribution.
     pub fn normal(&mut self) -> f64 {
         StandardNormal.sample(&mut self.0)
+    }
+
+    /// A number from the exponential distribution of rate 1.
+    pub fn exponential(&mut self) -> f64 {
+        Exp1.sample(&mut self.0)
+    }
+
+    /// A number in `[0, 1]` from the distribution Beta(`alpha`, `beta`).
+    ///
+    /// # Errors
+    /// If a parameter is not positive.
+    pub fn beta(&mut self, alpha: f64, beta: f64) -> Result<f64> {
+        let distribution = Beta::new(alpha, beta)
+            .map_err(|_| Error::argument("alpha, beta", "positive numbers", format!("{alpha} and {beta}")))?;
+        Ok(distribution.sample(&mut self.0))
     }
 
     /// A whole number in `0..bound`.

@@ -1,5 +1,9 @@
 //! What a data set is.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use crate::error::{Context, Error, Result};
@@ -37,6 +41,31 @@ impl Batch {
 }
 
 /// A finite set of examples that can be fetched by index, from any thread.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// /// The squares, without storing them.
+/// struct Squares;
+///
+/// impl Dataset for Squares {
+///     fn len(&self) -> usize {
+///         100
+///     }
+///
+///     fn get(&self, index: usize) -> Result<Example> {
+///         let x = index as f32;
+///         Ok(Example { input: Tensor::new(&[x], &Device::Cpu)?, target: Tensor::new(x * x, &Device::Cpu)? })
+///     }
+/// }
+///
+/// let batch = Squares.batch(&[3, 5])?;
+/// assert_eq!(batch.inputs.dims(), [2, 1]);
+/// assert_eq!(batch.targets.to_vec1::<f32>()?, [9.0, 25.0]);
+/// # Ok::<(), Error>(())
+/// ```
 pub trait Dataset: Send + Sync {
     /// How many examples.
     fn len(&self) -> usize;
@@ -44,6 +73,13 @@ pub trait Dataset: Send + Sync {
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where example `index` is stored, as an address of the storage and a place in it: equal for
+    /// one and the same example seen through different data sets (a subset and the whole, say).
+    /// `None` if this cannot be told.
+    fn origin(&self, _index: usize) -> Option<(usize, usize)> {
+        None
     }
 
     /// The example at `index`, on the CPU.
@@ -55,21 +91,28 @@ pub trait Dataset: Send + Sync {
     /// The examples at `indices`, stacked. In-memory sets override this with one gather.
     ///
     /// # Errors
-    /// As [`Dataset::get`], and if the examples differ in shape.
+    /// As [`Dataset::get`], if `get` panics, and if the examples differ in shape; the message
+    /// names the example.
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
         let examples = indices
             .iter()
-            .map(|&index| self.get(index).with_context(|| format!("example {index} cannot be read")))
+            .map(|&index| {
+                catch_unwind(AssertUnwindSafe(|| self.get(index)))
+                    .unwrap_or_else(|panic| Err(Error::data(panic_message(&*panic))))
+                    .with_context(|| format!("example {index} cannot be read"))
+            })
             .collect::<Result<Vec<_>>>()?;
         let stack = |name: &str, part: fn(&Example) -> &Tensor| -> Result<Tensor> {
             let tensors: Vec<_> = examples.iter().map(part).collect();
-            if let Some(other) = tensors.iter().position(|tensor| tensor.dims() != tensors[0].dims()) {
+            let kind = |tensor: &Tensor| (tensor.dims().to_vec(), tensor.dtype());
+            if let Some(other) = tensors.iter().position(|tensor| kind(tensor) != kind(tensors[0])) {
+                let describe = |i: usize| format!("{:?} of {:?}", tensors[i].dims(), tensors[i].dtype());
                 return Err(Error::data(format!(
-                    "the {name} of example {} has shape {:?}, of example {} {:?}; a batch needs equal shapes",
+                    "the {name} of example {} is {}, of example {} {}; a batch needs equal shapes and dtypes",
                     indices[0],
-                    tensors[0].dims(),
+                    describe(0),
                     indices[other],
-                    tensors[other].dims()
+                    describe(other)
                 )));
             }
             Ok(Tensor::stack(&tensors, 0)?)
@@ -82,6 +125,52 @@ pub trait Dataset: Send + Sync {
             targets: stack("target", |e| &e.target)?,
             indices: indices.to_vec(),
         })
+    }
+}
+
+/// What a caught panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned());
+    format!("the data set panicked: {message}")
+}
+
+impl<D: Dataset + ?Sized> Dataset for Arc<D> {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        (**self).origin(index)
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn get(&self, index: usize) -> Result<Example> {
+        (**self).get(index)
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        (**self).batch(indices)
+    }
+}
+
+impl<D: Dataset + ?Sized> Dataset for Box<D> {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        (**self).origin(index)
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn get(&self, index: usize) -> Result<Example> {
+        (**self).get(index)
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        (**self).batch(indices)
     }
 }
 
@@ -120,6 +209,11 @@ impl TensorDataset {
 }
 
 impl Dataset for TensorDataset {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        let (storage, _) = self.inputs.storage_and_layout();
+        Some((std::ptr::from_ref(&*storage) as usize, index))
+    }
+
     fn len(&self) -> usize {
         self.inputs.dims()[0]
     }
@@ -142,5 +236,65 @@ impl Dataset for TensorDataset {
             targets: self.targets.index_select(&rows, 0)?,
             indices: indices.to_vec(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    struct Broken;
+
+    impl Dataset for Broken {
+        fn len(&self) -> usize {
+            10
+        }
+
+        fn get(&self, index: usize) -> Result<Example> {
+            let example = |length: usize, dtype| -> Result<Example> {
+                Ok(Example {
+                    input: Tensor::zeros(length, dtype, &Device::Cpu)?,
+                    target: Tensor::new(0u32, &Device::Cpu)?,
+                })
+            };
+            match index {
+                3 => panic!("no picture {index}"),
+                4 => Err(Error::data("the file is empty")),
+                5 => example(7, DType::F32),
+                6 => example(2, DType::F64),
+                _ => example(2, DType::F32),
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_example() {
+        let text = |indices: &[usize]| Broken.batch(indices).unwrap_err().to_string();
+        assert_eq!(Broken.batch(&[0, 1, 2]).unwrap().inputs.dims(), [3, 2]);
+        assert_eq!(text(&[0, 3]), "example 3 cannot be read\n  caused by: the data set panicked: no picture 3");
+        assert_eq!(text(&[4, 0]), "example 4 cannot be read\n  caused by: the file is empty");
+        assert_eq!(
+            text(&[1, 5]),
+            "the input of example 1 is [2] of F32, of example 5 [7] of F32; a batch needs equal shapes and dtypes"
+        );
+        assert!(text(&[1, 6]).contains("example 6 [2] of F64"));
+        assert!(text(&[]).contains("at least one"));
+    }
+
+    #[test]
+    fn tensor_batches_are_rows() {
+        let set = TensorDataset::new(
+            Tensor::arange(0f32, 6.0, &Device::Cpu).unwrap().reshape((3, 2)).unwrap(),
+            Tensor::arange(0u32, 3, &Device::Cpu).unwrap(),
+        )
+        .unwrap();
+        let batch = set.batch(&[2, 0, 2]).unwrap();
+        assert_eq!(batch.inputs.to_vec2::<f32>().unwrap(), [[4.0, 5.0], [0.0, 1.0], [4.0, 5.0]]);
+        assert_eq!(batch.targets.to_vec1::<u32>().unwrap(), [2, 0, 2]);
+        assert!(set.batch(&[3]).unwrap_err().to_string().contains("less than 3, got 3"));
+        let rows = |n: usize| Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap();
+        assert!(TensorDataset::new(rows(2), rows(3)).unwrap_err().to_string().contains("equal first dimensions"));
     }
 }

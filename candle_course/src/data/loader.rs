@@ -1,47 +1,106 @@
 //! From a data set to batches.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use crate::data::{Batch, Dataset, RandomSampler, Sampler, SequentialSampler};
-use crate::error::{Error, Result};
+use crate::data::batches::{Batches, Pending, Recipe};
+use crate::data::statistics::LoaderStatistics;
+use crate::data::transforms::Transform;
+use crate::data::workers::{Epoch, Workers};
+use crate::data::{Dataset, RandomSampler, Sampler, SequentialSampler};
+use crate::error::{Context, Error, Result};
 
-/// Batches of a data set.
+/// Batches of a data set: in which order, how many at a time, made by whom and where to.
+///
+/// **Workers** are threads. They share the data set, so an example is neither copied nor
+/// serialised on its way, and they live as long as the loader and its clones, over all epochs
+/// (PyTorch's `persistent_workers`, always). Without workers a batch is made when it is asked for,
+/// in the thread that asks.
+///
+/// **Order and content** of batches depend on the sampler and the transforms alone, never on the
+/// number of workers.
+///
+/// **Memory**: never more than `prefetch + workers` batches exist beside the one that was taken.
+///
+/// **Device**: a worker also copies its batch to the device, ahead of use. The copy comes from
+/// ordinary memory: candle has no constructor for tensors in page-locked (pinned) memory, so there
+/// is no equivalent of PyTorch's `pin_memory`. On the CPU there is nothing to copy.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::{DataLoader, Mnist};
+///
+/// let mnist = Mnist::builder().sample().load()?;
+/// let loader = DataLoader::new(mnist.train()).batch_size(64).shuffle(42).workers(2).build()?;
+/// assert_eq!(loader.len(), 94);
+/// let mut examples = 0;
+/// for batch in loader.epoch(0)? {
+///     examples += batch?.len();
+/// }
+/// assert_eq!(examples, 6_000);
+/// println!("{}", loader.statistics());
+/// # Ok::<(), candle_course::error::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct DataLoader {
-    dataset: Arc<dyn Dataset>,
+    recipe: Arc<Recipe>,
     sampler: Arc<dyn Sampler>,
-    batch_size: usize,
-    drop_last: bool,
-    device: Device,
+    workers: Option<Arc<Workers>>,
+    prefetch: usize,
+    timeout: Option<Duration>,
+    statistics: Arc<Mutex<LoaderStatistics>>,
+}
+
+impl std::fmt::Debug for DataLoader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataLoader")
+            .field("examples", &self.sampler.len())
+            .field("batch_size", &self.recipe.batch_size)
+            .field("drop_last", &self.recipe.drop_last)
+            .field("workers", &self.workers())
+            .field("prefetch", &self.prefetch)
+            .field("device", &crate::device::name(&self.recipe.device))
+            .finish_non_exhaustive()
+    }
 }
 
 /// Configures a [`DataLoader`].
 pub struct DataLoaderBuilder {
     dataset: Arc<dyn Dataset>,
     sampler: Option<Arc<dyn Sampler>>,
+    transforms: Vec<Arc<dyn Transform>>,
     batch_size: usize,
     drop_last: bool,
+    workers: usize,
+    prefetch: Option<usize>,
+    timeout: Option<Duration>,
     device: Device,
 }
 
 impl DataLoader {
-    /// A loader of `dataset`, in order, with batches of 1 on the CPU unless told otherwise.
+    /// A loader of `dataset`, in order, with batches of 1 on the CPU, without workers, unless told
+    /// otherwise.
     #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
     pub fn new(dataset: impl Dataset + 'static) -> DataLoaderBuilder {
         DataLoaderBuilder {
             dataset: Arc::new(dataset),
             sampler: None,
+            transforms: Vec::new(),
             batch_size: 1,
             drop_last: false,
+            workers: 0,
+            prefetch: None,
+            timeout: None,
             device: Device::Cpu,
         }
     }
 
     /// How many batches an epoch has.
     pub fn len(&self) -> usize {
-        if self.drop_last { self.sampler.len() / self.batch_size } else { self.sampler.len().div_ceil(self.batch_size) }
+        self.recipe.batches(self.sampler.len())
     }
 
     /// Whether an epoch has none.
@@ -51,15 +110,86 @@ impl DataLoader {
 
     /// The data set.
     pub fn dataset(&self) -> &Arc<dyn Dataset> {
-        &self.dataset
+        &self.recipe.dataset
     }
 
-    /// The batches of one epoch.
+    /// How many examples an epoch draws, before `drop_last`.
+    pub fn examples(&self) -> usize {
+        self.sampler.len()
+    }
+
+    /// Examples in a full batch.
+    pub fn batch_size(&self) -> usize {
+        self.recipe.batch_size
+    }
+
+    /// How many worker threads there are.
+    pub fn workers(&self) -> usize {
+        self.workers.as_ref().map_or(0, |workers| workers.count())
+    }
+
+    /// The batches of one epoch. Workers begin at once.
+    ///
+    /// # Errors
+    /// If the sampler fails or draws an index that the data set does not have.
+    pub fn epoch(&self, epoch: usize) -> Result<Batches> {
+        self.epoch_from(epoch, 0)
+    }
+
+    /// The batches of one epoch from number `batch` on: what an interrupted epoch had left, bit for
+    /// bit.
+    ///
+    /// # Errors
+    /// As [`DataLoader::epoch`], and if the epoch has fewer batches.
+    pub fn epoch_from(&self, epoch: usize, batch: usize) -> Result<Batches> {
+        let indices = self.sampler.indices(epoch).context("the sampler failed")?;
+        let examples = self.recipe.dataset.len();
+        if let Some(&index) = indices.iter().find(|&&index| index >= examples) {
+            return Err(Error::argument("sampler", format!("indices below {examples}, the data set's size"), index)
+                .hint("was the sampler made for another data set?"));
+        }
+        let total = self.recipe.batches(indices.len());
+        if batch > total {
+            return Err(Error::argument("batch", format!("at most {total}, the batches of an epoch"), batch));
+        }
+        let indices = Arc::new(indices);
+        let pending = self.workers.as_ref().map(|workers| {
+            let (recipe, indices) = (Arc::clone(&self.recipe), Arc::clone(&indices));
+            let make = Box::new(move |number| recipe.make(epoch, &indices, number));
+            Pending { workers: Arc::clone(workers), epoch: Arc::new(Epoch::new(make, batch)), submitted: batch }
+        });
+        let mut batches = Batches {
+            recipe: Arc::clone(&self.recipe),
+            epoch,
+            indices,
+            next: batch,
+            total,
+            stopped: false,
+            pending,
+            ahead: self.prefetch + self.workers(),
+            timeout: self.timeout,
+            started: Instant::now(),
+            statistics: LoaderStatistics { workers: self.workers(), ..LoaderStatistics::default() },
+            shared: Arc::clone(&self.statistics),
+        };
+        batches.submit();
+        Ok(batches)
+    }
+
+    /// Where the examples of an epoch are stored, in order; see [`Dataset::origin`].
     ///
     /// # Errors
     /// If the sampler fails.
-    pub fn epoch(&self, epoch: usize) -> Result<Batches> {
-        Ok(Batches { loader: self.clone(), indices: self.sampler.indices(epoch)?, next: 0 })
+    pub fn origins(&self, epoch: usize) -> Result<Vec<(usize, usize)>> {
+        let dataset = self.dataset();
+        let unknown = Arc::as_ptr(dataset).cast::<()>() as usize;
+        let indices = self.sampler.indices(epoch)?;
+        Ok(indices.into_iter().map(|index| dataset.origin(index).unwrap_or((unknown, index))).collect())
+    }
+
+    /// What the epoch that was iterated last spent its time on.
+    pub fn statistics(&self) -> LoaderStatistics {
+        self.statistics.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -70,15 +200,21 @@ impl DataLoaderBuilder {
         self
     }
 
-    /// A fresh permutation in every epoch, from `seed`.
+    /// A fresh permutation in every epoch, from `seed`. Replaces an earlier sampler.
     pub fn shuffle(mut self, seed: u64) -> Self {
         self.sampler = Some(Arc::new(RandomSampler::new(self.dataset.len(), seed)));
         self
     }
 
-    /// Another order.
+    /// Another order. Replaces an earlier one.
     pub fn sampler(mut self, sampler: impl Sampler + 'static) -> Self {
         self.sampler = Some(Arc::new(sampler));
+        self
+    }
+
+    /// Changes every batch on its way, after earlier transforms, in the workers.
+    pub fn transform(mut self, transform: impl Transform + 'static) -> Self {
+        self.transforms.push(Arc::new(transform));
         self
     }
 
@@ -88,57 +224,155 @@ impl DataLoaderBuilder {
         self
     }
 
+    /// How many threads make batches ahead of use; 0 makes them in the calling thread.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// How many finished batches wait beside those that the workers are making; 2 by default.
+    pub fn prefetch(mut self, prefetch: usize) -> Self {
+        self.prefetch = Some(prefetch);
+        self
+    }
+
+    /// An error instead of an endless wait if a batch takes longer than this. Needs workers.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
     /// Where the batches go.
     pub fn device(mut self, device: &Device) -> Self {
         self.device = device.clone();
         self
     }
 
-    /// The loader.
+    /// The loader; starts its workers.
     ///
     /// # Errors
-    /// If the batch size is 0 or the data set is empty.
+    /// If the data set is empty, the batch size is 0 or larger than what an epoch draws,
+    /// `prefetch` or `timeout` is set without workers, or a thread cannot be started.
     pub fn build(self) -> Result<DataLoader> {
-        if self.batch_size == 0 {
-            return Err(Error::argument("batch_size", "at least 1", 0));
-        }
+        const MOST_WORKERS: usize = 1024;
         if self.dataset.is_empty() {
             return Err(Error::argument("dataset", "at least one example", 0));
         }
         let sampler = self.sampler.unwrap_or_else(|| Arc::new(SequentialSampler(self.dataset.len())));
+        if sampler.is_empty() {
+            return Err(Error::argument("sampler", "at least one index per epoch", 0));
+        }
+        if self.batch_size == 0 || self.batch_size > sampler.len() {
+            return Err(Error::argument(
+                "batch_size",
+                format!("1 to {}, the examples of an epoch", sampler.len()),
+                self.batch_size,
+            ));
+        }
+        if self.workers > MOST_WORKERS {
+            return Err(Error::argument("workers", format!("at most {MOST_WORKERS}"), self.workers)
+                .hint("more threads than processors help only if they wait for a disk or a network"));
+        }
+        if self.workers == 0 && (self.prefetch.is_some_and(|prefetch| prefetch > 0) || self.timeout.is_some()) {
+            return Err(Error::argument("workers", "at least 1 with `prefetch` or `timeout`", 0)
+                .hint("without workers a batch is made when it is asked for"));
+        }
+        let workers = if self.workers == 0 { None } else { Some(Arc::new(Workers::start(self.workers)?)) };
         Ok(DataLoader {
-            dataset: self.dataset,
+            recipe: Arc::new(Recipe {
+                dataset: self.dataset,
+                transforms: self.transforms,
+                batch_size: self.batch_size,
+                drop_last: self.drop_last,
+                device: self.device,
+            }),
             sampler,
-            batch_size: self.batch_size,
-            drop_last: self.drop_last,
-            device: self.device,
+            workers,
+            prefetch: self.prefetch.unwrap_or(2),
+            timeout: self.timeout,
+            statistics: Arc::default(),
         })
     }
 }
 
-/// The batches of one epoch: an owned iterator.
-pub struct Batches {
-    loader: DataLoader,
-    indices: Vec<usize>,
-    next: usize,
-}
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Tensor};
 
-impl Iterator for Batches {
-    type Item = Result<Batch>;
+    use super::*;
+    use crate::data::{Batch, TensorDataset};
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let start = self.next;
-        let end = (start + self.loader.batch_size).min(self.indices.len());
-        if start >= end || (self.loader.drop_last && end - start < self.loader.batch_size) {
-            return None;
+    fn numbers(n: u32) -> TensorDataset {
+        let inputs = Tensor::arange(0u32, n, &Device::Cpu).unwrap();
+        TensorDataset::new(inputs.to_dtype(DType::F32).unwrap(), inputs).unwrap()
+    }
+
+    fn text(builder: DataLoaderBuilder) -> String {
+        builder.build().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn lengths_follow_the_batch_size() {
+        for (drop_last, expected) in [(false, vec![4, 4, 2]), (true, vec![4, 4])] {
+            for workers in [0, 2] {
+                let loader =
+                    DataLoader::new(numbers(10)).batch_size(4).drop_last(drop_last).workers(workers).build().unwrap();
+                assert_eq!(loader.len(), expected.len());
+                let batches = loader.epoch(0).unwrap();
+                assert_eq!(batches.len(), expected.len());
+                let sizes: Vec<usize> = batches.map(|batch| batch.unwrap().len()).collect();
+                assert_eq!(sizes, expected);
+            }
         }
-        self.next = end;
-        Some(self.loader.dataset.batch(&self.indices[start..end]).and_then(|batch| {
-            Ok(Batch {
-                inputs: batch.inputs.to_device(&self.loader.device)?,
-                targets: batch.targets.to_device(&self.loader.device)?,
-                indices: batch.indices,
-            })
-        }))
+        assert_eq!(DataLoader::new(numbers(3)).build().unwrap().epoch(7).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn arguments_that_cannot_work_are_refused() {
+        assert!(
+            text(DataLoader::new(numbers(10)).batch_size(0))
+                .contains("`batch_size`: expected 1 to 10, the examples of an epoch, got 0")
+        );
+        assert!(text(DataLoader::new(numbers(10)).batch_size(11)).contains("expected 1 to 10"));
+        assert!(text(DataLoader::new(numbers(0))).contains("`dataset`: expected at least one example"));
+        assert!(text(DataLoader::new(numbers(1)).prefetch(2)).contains("`workers`: expected at least 1"));
+        assert!(text(DataLoader::new(numbers(1)).workers(2000)).contains("at most 1024"));
+        assert!(text(DataLoader::new(numbers(5)).sampler(SequentialSampler(0))).contains("`sampler`"));
+        let other = DataLoader::new(numbers(5)).sampler(SequentialSampler(6)).build().unwrap();
+        assert!(other.epoch(0).unwrap_err().to_string().contains("indices below 5, the data set's size, got 5"));
+        assert!(from_batch(6).unwrap_err().to_string().contains("`batch`: expected at most 5"));
+    }
+
+    fn from_batch(batch: usize) -> Result<Batches> {
+        DataLoader::new(numbers(5)).build().unwrap().epoch_from(0, batch)
+    }
+
+    #[test]
+    fn an_epoch_goes_on_where_it_was_left() {
+        for workers in [0, 3] {
+            let loader = DataLoader::new(numbers(23)).batch_size(4).shuffle(9).workers(workers).build().unwrap();
+            let indices =
+                |batches: Batches| -> Vec<Vec<usize>> { batches.map(|batch| batch.unwrap().indices).collect() };
+            let whole = indices(loader.epoch(5).unwrap());
+            let mut first = loader.epoch(5).unwrap();
+            for expected in &whole[..2] {
+                assert_eq!(&first.next().unwrap().unwrap().indices, expected);
+            }
+            let left = first.position();
+            drop(first);
+            assert_eq!(indices(loader.epoch_from(5, left).unwrap()), whole[2..]);
+            assert!(loader.epoch_from(5, 6).unwrap().next().is_none());
+        }
+    }
+
+    #[test]
+    fn statistics_count_what_was_taken() {
+        let loader = DataLoader::new(numbers(10)).batch_size(4).workers(1).build().unwrap();
+        assert_eq!(loader.statistics().batches, 0);
+        let batches: Vec<Batch> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
+        assert_eq!(batches.len(), 3);
+        let statistics = loader.statistics();
+        assert_eq!((statistics.batches, statistics.examples, statistics.workers), (3, 10, 1));
+        assert!(statistics.elapsed >= statistics.waited);
     }
 }

@@ -1,6 +1,6 @@
 //! In which order examples come.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::random::Generator;
 
 /// The order of examples: a pure function of its own seed and the epoch, and so resumable.
@@ -55,5 +55,70 @@ impl Sampler for RandomSampler {
 
     fn len(&self) -> usize {
         self.length
+    }
+}
+
+/// A fresh permutation of given indices in every epoch.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::{Sampler, SubsetSampler};
+///
+/// let mut indices = SubsetSampler::new(&[3, 5, 8], 42)?.indices(0)?;
+/// indices.sort();
+/// assert_eq!(indices, [3, 5, 8]);
+/// # Ok::<(), candle_course::error::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SubsetSampler {
+    indices: Vec<usize>,
+    seed: u64,
+}
+
+impl SubsetSampler {
+    /// Permutations of `indices` from `seed`. An index that stands there twice is drawn twice.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn new(indices: &[usize], seed: u64) -> Result<Self> {
+        if indices.is_empty() {
+            return Err(Error::argument("indices", "at least one", 0));
+        }
+        Ok(Self { indices: indices.to_vec(), seed })
+    }
+}
+
+impl Sampler for SubsetSampler {
+    fn indices(&self, epoch: usize) -> Result<Vec<usize>> {
+        let mut indices = self.indices.clone();
+        Generator::stream(self.seed, &[epoch as u64]).shuffle(&mut indices);
+        Ok(indices)
+    }
+
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_are_permutations_that_differ_and_repeat() {
+        let sampler = RandomSampler::new(100, 1);
+        let first = sampler.indices(0).unwrap();
+        assert_eq!(first, sampler.indices(0).unwrap());
+        assert_ne!(first, sampler.indices(1).unwrap());
+        assert_ne!(first, RandomSampler::new(100, 2).indices(0).unwrap());
+        let mut sorted = first;
+        sorted.sort_unstable();
+        assert_eq!(sorted, SequentialSampler(100).indices(9).unwrap());
+        let subset = SubsetSampler::new(&[7, 7, 1], 3).unwrap();
+        let mut drawn = subset.indices(4).unwrap();
+        drawn.sort_unstable();
+        assert_eq!((drawn, subset.len()), (vec![1, 7, 7], 3));
+        assert!(SubsetSampler::new(&[], 1).is_err());
     }
 }

@@ -363,31 +363,32 @@ impl<T: Real> Block<T> {
         losses
     }
 
-    /// As `hard`, for a coefficient a_c ≥ 0 per position and class: Σ a_c (lse − x_c).
+    /// As `hard`, for a coefficient a_c ≥ 0 per position and class: Σ a_c (lse − x_c). In f64,
+    /// because p_c − a_c cancels all the more the better the prediction.
     fn soft(&mut self, coefficient: &impl Fn(usize, usize) -> f64, denominator: f64) -> Vec<f64> {
         let (len, first) = (self.len, self.first);
         let classes = self.values.len() / len;
-        let scores = self.values.clone();
-        let (largest, rest) = self.exponentiate();
         (0..len)
             .map(|i| {
-                let total = 1.0 + rest[i].to_f64();
-                let log_total = rest[i].to_f64().ln_1p();
-                let mass: f64 = (0..classes).map(|c| coefficient(first + i, c)).sum();
+                let score = |values: &[T], c: usize| values[c * len + i].to_f64();
+                let largest = (0..classes).fold(f64::NEG_INFINITY, |m, c| m.max(score(&self.values, c)));
+                let exps: Vec<f64> = (0..classes).map(|c| (score(&self.values, c) - largest).exp()).collect();
+                let rest = exps.iter().sum::<f64>() - 1.0;
+                let coefficients: Vec<f64> = (0..classes).map(|c| coefficient(first + i, c)).collect();
+                let mass: f64 = coefficients.iter().sum();
                 let mut loss = 0.0;
-                for c in 0..classes {
-                    let a = coefficient(first + i, c);
+                for (c, (&a, &e)) in coefficients.iter().zip(&exps).enumerate() {
+                    let distance = largest - score(&self.values, c);
                     if a > 0.0 {
-                        loss += a * ((largest[i] - scores[c * len + i]).to_f64() + log_total);
+                        loss += a * (distance + rest.ln_1p());
                     }
-                    let e = &mut self.values[c * len + i];
                     // mass · p_c − a_c, with 1 − p_c taken from the rest where the class leads.
-                    let gradient = if scores[c * len + i] == largest[i] {
-                        (mass - a) - mass * rest[i].to_f64() / total
+                    let gradient = if distance == 0.0 {
+                        (mass - a) - mass * rest / (1.0 + rest)
                     } else {
-                        mass * e.to_f64() / total - a
+                        mass * e / (1.0 + rest) - a
                     };
-                    *e = T::from_f64(gradient / denominator);
+                    self.values[c * len + i] = T::from_f64(gradient / denominator);
                 }
                 loss
             })
@@ -484,8 +485,7 @@ impl Loss for Nll {
         if let Some(weights) = &self.class_weights {
             validate::weights("class_weights", weights, Some(dims.classes))?;
         }
-        let rule =
-            HardTargets { labels: &labels, weights: self.class_weights.as_deref(), smoothing: 0.0, gamma: 0.0 };
+        let rule = HardTargets { labels: &labels, weights: self.class_weights.as_deref(), smoothing: 0.0, gamma: 0.0 };
         let denominator = if self.reduction == Reduction::Mean { rule.total_weight() } else { 1.0 };
         let inverse = if denominator > 0.0 { 1.0 / denominator } else { 0.0 };
         for_float!(scores.dtype(), T => {

@@ -28,10 +28,17 @@ use candle_core::Tensor;
 use crate::error::Result;
 
 mod binary;
+mod compose;
 mod cross_entropy;
+#[cfg(test)]
+mod error_tests;
 mod focal;
 mod kernels;
+mod lovasz;
+#[cfg(test)]
+mod oracle_tests;
 mod reduction;
+mod region;
 mod regression;
 mod validate;
 mod weights;
@@ -39,9 +46,15 @@ mod weights;
 pub use binary::{
     BinaryCrossEntropy, BinaryFocal, Hinge, KlDivergence, binary_cross_entropy, binary_focal, hinge, kl_divergence,
 };
+pub use compose::{MultiTask, MultiTaskLoss, Task, WeightedSum};
 pub use cross_entropy::{CrossEntropy, Nll, cross_entropy, nll};
 pub use focal::{Focal, focal};
+pub use lovasz::{LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz_softmax};
 pub use reduction::Reduction;
+pub use region::{
+    Classes, Dice, FocalTversky, GeneralisedDice, Iou, Over, Tversky, dice, focal_tversky, generalised_dice, iou,
+    tversky,
+};
 pub use regression::{
     Huber, LogCosh, Mae, Mse, Quantile, Rmse, SmoothL1, huber, log_cosh, mae, mse, quantile, rmse, smooth_l1,
 };

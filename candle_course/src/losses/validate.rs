@@ -53,8 +53,12 @@ pub(crate) fn pair(predictions: &Tensor, targets: &Tensor) -> Result<(Tensor, Te
     not_empty("predictions", predictions)?;
     let predictions_float = float("predictions", predictions)?;
     if !targets.dtype().is_float() {
-        return Err(Error::argument("targets", "floating-point numbers", format!("dtype {}", targets.dtype().as_str()))
-            .hint("convert them: `targets.to_dtype(DType::F32)?`"));
+        return Err(Error::argument(
+            "targets",
+            "floating-point numbers",
+            format!("dtype {}", targets.dtype().as_str()),
+        )
+        .hint("convert them: `targets.to_dtype(DType::F32)?`"));
     }
     let targets = float("targets", targets)?;
     if targets.dtype() != predictions_float.dtype() {
@@ -209,8 +213,12 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
         DType::U32 => with_elements::<u32, _>(targets, |labels| convert(labels, classes, ignore_index))?,
         DType::I64 => with_elements::<i64, _>(targets, |labels| convert(labels, classes, ignore_index))?,
         other => {
-            return Err(Error::argument("targets", "class indices (u8, u32 or i64)", format!("dtype {}", other.as_str()))
-                .hint("convert them: `targets.to_dtype(DType::U32)?`; probabilities need soft targets"));
+            return Err(Error::argument(
+                "targets",
+                "class indices (u8, u32 or i64)",
+                format!("dtype {}", other.as_str()),
+            )
+            .hint("convert them: `targets.to_dtype(DType::U32)?`; probabilities need soft targets"));
         }
     }
     .map_err(bad)

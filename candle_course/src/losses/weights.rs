@@ -4,8 +4,10 @@ use crate::error::{Error, Result};
 
 fn checked(counts: &[usize]) -> Result<()> {
     match counts.iter().position(|&count| count == 0) {
-        Some(class) => Err(Error::argument("counts", "at least one example of every class", format!("0 of class {class}"))
-            .hint("count the labels of the training split; drop a class that never occurs")),
+        Some(class) => {
+            Err(Error::argument("counts", "at least one example of every class", format!("0 of class {class}"))
+                .hint("count the labels of the training split; drop a class that never occurs"))
+        }
         None if counts.is_empty() => Err(Error::argument("counts", "at least one class", 0)),
         None => Ok(()),
     }

@@ -2,6 +2,8 @@
 
 use candle_core::{Module, Tensor};
 
+use crate::ops;
+
 /// An element-wise non-linearity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,12 +22,12 @@ pub enum Activation {
 
 impl Module for Activation {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Relu => xs.relu(),
-            Self::Gelu => xs.gelu_erf(),
-            Self::Silu => xs.silu(),
-            Self::Tanh => xs.tanh(),
-            Self::Sigmoid => candle_nn::ops::sigmoid(xs),
-        }
+        Ok(match self {
+            Self::Relu => ops::relu(xs)?,
+            Self::Gelu => ops::gelu(xs)?,
+            Self::Silu => ops::silu(xs)?,
+            Self::Tanh => xs.tanh()?,
+            Self::Sigmoid => candle_nn::ops::sigmoid(xs)?,
+        })
     }
 }

@@ -4,6 +4,7 @@ use candle_core::{ModuleT, Tensor};
 
 use crate::error::{Error, Result};
 use crate::nn::parameters::Scope;
+use crate::ops;
 use crate::random::SharedGenerator;
 
 /// Inverted dropout (Srivastava et al. 2014), as `torch.nn.Dropout`: in training each number
@@ -37,13 +38,31 @@ impl ModuleT for Dropout {
         if !train || self.p == 0.0 {
             return Ok(xs.clone());
         }
-        let scale = (1.0 / (1.0 - self.p)) as f32;
-        let mask: Vec<f32> = {
-            let mut generator = self.generator.lock();
-            (0..xs.elem_count()).map(|_| if generator.chance(self.p) { 0.0 } else { scale }).collect()
+        let key = self.generator.lock().next_u64();
+        Ok(ops::dropout(xs, self.p, key)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Parameters;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn masks_follow_the_generator_and_evaluation_has_none() {
+        let run = |seed| {
+            let parameters = Parameters::new(seed, &Device::Cpu);
+            let layer = Dropout::new(0.5, &parameters.at("drop")).unwrap();
+            let x = Tensor::ones((20, 10), DType::F32, &Device::Cpu).unwrap();
+            let flat = |train| layer.forward_t(&x, train).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(false), [1.0; 200]);
+            [flat(true), flat(true)]
         };
-        xs * Tensor::from_vec(mask, xs.shape(), &candle_core::Device::Cpu)?
-            .to_dtype(xs.dtype())?
-            .to_device(xs.device())?
+        let [first, second] = run(1);
+        assert!(first.iter().all(|&x| x == 0.0 || x == 2.0));
+        assert_ne!(first, second);
+        assert_eq!(run(1), [first.clone(), second]);
+        assert_ne!(run(2)[0], first);
     }
 }

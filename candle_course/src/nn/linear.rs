@@ -5,6 +5,7 @@ use candle_core::{Module, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
+use crate::ops;
 
 /// `y = x Wᵀ + b`, as `torch.nn.Linear`.
 ///
@@ -25,6 +26,7 @@ use crate::nn::parameters::Scope;
 pub struct Linear {
     weight: Var,
     bias: Option<Var>,
+    relu: bool,
 }
 
 impl Linear {
@@ -49,7 +51,14 @@ impl Linear {
             }
         }
         let weight = scope.parameter("weight", (out_features, in_features), Init::default_for_fan_in(in_features))?;
-        Ok(Self { weight, bias: None })
+        Ok(Self { weight, bias: None, relu: false })
+    }
+
+    /// This layer with ReLU behind it, computed in the same pass: faster than a layer of its own.
+    #[must_use]
+    pub fn with_relu(mut self) -> Self {
+        self.relu = true;
+        self
     }
 
     /// The weight, `[out, in]`.
@@ -66,21 +75,6 @@ impl Linear {
 impl Module for Linear {
     /// `xs`: `[…, in]` → `[…, out]`.
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
-        let (out_features, in_features) = self.weight.dims2()?;
-        let dims = xs.dims();
-        if dims.last() != Some(&in_features) {
-            return Err(Error::argument("xs", format!("a last dimension of {in_features}"), format!("shape {dims:?}"))
-                .hint("does the input want `flatten_from(1)`?")
-                .into());
-        }
-        let rows = xs.elem_count() / in_features;
-        let ys = xs.reshape((rows, in_features))?.matmul(&self.weight.t()?)?;
-        let ys = match &self.bias {
-            Some(bias) => ys.broadcast_add(bias)?,
-            None => ys,
-        };
-        let mut shape = dims.to_vec();
-        shape[dims.len() - 1] = out_features;
-        ys.reshape(shape)
+        Ok(ops::linear(xs, &self.weight, self.bias.as_deref(), self.relu)?)
     }
 }

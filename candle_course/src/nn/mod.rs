@@ -3,22 +3,55 @@
 use candle_core::ModuleT;
 
 mod activation;
+mod batch_norm;
+mod conv;
 mod dropout;
+mod group_norm;
 pub mod init;
+mod layer_norm;
 mod linear;
+mod pair;
 mod parameters;
+<<<<<<< HEAD
+mod rnn;
+=======
+mod pool;
+>>>>>>> main
 mod sequential;
+mod shape;
 
 pub use activation::Activation;
+pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
+pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};
 pub use dropout::Dropout;
+<<<<<<< HEAD
+pub use group_norm::GroupNorm;
+pub use init::{Fan, Init, Nonlinearity};
+=======
 pub use init::Init;
+pub use layer_norm::{LayerNorm, LayerNormBuilder};
+>>>>>>> main
 pub use linear::Linear;
+pub use pair::Pair;
 pub use parameters::{Parameters, Scope};
+<<<<<<< HEAD
+pub use rnn::{Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, Rnn, RnnBuilder};
+=======
+pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
+>>>>>>> main
 pub use sequential::Sequential;
+pub use shape::{Flatten, Upsample, UpsampleMode};
 
 /// What can be trained: any [`candle_nn::ModuleT`] that may cross threads.
 ///
 /// Implemented for every such type; implement `ModuleT` for your model.
-pub trait Model: ModuleT + Send + Sync {}
+pub trait Model: ModuleT + Send + Sync {
+    /// The type's name without its path: `Linear`.
+    fn kind(&self) -> &'static str {
+        let name = std::any::type_name::<Self>();
+        let plain = name.split('<').next().unwrap_or(name);
+        plain.rsplit("::").next().unwrap_or(plain)
+    }
+}
 
 impl<M: ModuleT + Send + Sync + ?Sized> Model for M {}

@@ -45,6 +45,18 @@ impl Sequential {
         self.0.len()
     }
 
+    /// The layers, in order.
+    pub fn layers(&self) -> &[Arc<dyn Model>] {
+        &self.0
+    }
+
+    /// Adds a layer that others may hold too.
+    #[must_use]
+    pub fn add_shared(mut self, layer: Arc<dyn Model>) -> Self {
+        self.0.push(layer);
+        self
+    }
+
     /// Whether there are no layers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

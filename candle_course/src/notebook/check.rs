@@ -48,7 +48,7 @@ impl Check {
 
     /// Two numbers that differ by no more than `tolerance`; NaN is never close.
     pub fn close(self, what: &str, expected: f64, got: f64, tolerance: f64, hint: &str) -> Self {
-        let right = (expected - got).abs() <= tolerance;
+        let right = expected == got || (expected - got).abs() <= tolerance;
         self.add(
             right,
             what,
@@ -63,7 +63,7 @@ impl Check {
             let details = format!("expected {} values, got {}", expected.len(), got.len());
             return self.add(false, what, || details, hint);
         }
-        let worst = expected.iter().zip(got).position(|(e, g)| !((e - g).abs() <= tolerance));
+        let worst = expected.iter().zip(got).position(|(e, g)| (e - g).abs() > tolerance || e.is_nan() || g.is_nan());
         let details = worst.map_or(String::new(), |index| {
             format!(
                 "value {index}: expected {} ± {}, got {}",

@@ -301,9 +301,6 @@ mod tests {
         let mut table = Table::new(vec!["a".to_string(), "b".to_string()]).row([1, 2]).row([0.25, f64::NAN]);
         table.push((None::<f64>, true));
         assert_eq!(table.len(), 3);
-        assert_eq!(
-            table.to_string(),
-            "   a  b\n----  ---\n   1    2\n0.25  NaN\n   –  yes\n".replace("   a  b\n", "   a  b\n")
-        );
+        assert_eq!(table.to_string(), "   a  b\n----  ---\n   1    2\n0.25  NaN\n   –  yes\n");
     }
 }

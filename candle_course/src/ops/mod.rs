@@ -1,1 +1,44 @@
-//! Differentiable operations: our kernels on the CPU, candle's elsewhere, with the right gradients.
+//! Differentiable operations: fast kernels on the CPU, candle's own operations on a GPU.
+//!
+//! Every operation takes and returns candle tensors and takes part in candle's `backward`. On the
+//! CPU it runs kernels of this crate (AVX-512, AVX2 or portable, see [`simd_level`]) on candle's
+//! thread pool, which has `RAYON_NUM_THREADS` threads; on a GPU it is composed of candle's
+//! operations, arranged so that the gradient is right there too (candle's own `max_pool2d`
+//! gradient, for one, is not).
+//!
+//! - f32 and f64; inputs may be strided or broadcast; empty ones are refused.
+//! - The gradient of an input that needs none is not computed.
+//! - Gradients of gradients are refused: candle's `CANDLE_GRAD_DO_NOT_DETACH` makes the backward
+//!   pass of these operations an error.
+//! - The same inputs give the same bits on the same machine with the same number of threads.
+
+mod support;
+
+mod activation;
+mod batch_norm;
+mod conv2d;
+mod conv_transpose2d;
+mod cross_entropy;
+mod dropout;
+mod kernels;
+mod layer_norm;
+mod linear;
+mod log_softmax;
+mod pool;
+mod upsample;
+
+#[cfg(test)]
+mod reference_tests;
+
+pub use activation::{gelu, relu, silu};
+pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};
+pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
+pub use conv2d::{Conv2dOptions, conv2d};
+pub use cross_entropy::{CrossEntropyOptions, softmax_cross_entropy};
+pub use dropout::dropout;
+pub use kernels::simd::{SimdLevel, simd_level};
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use log_softmax::log_softmax;
+pub use pool::{Pool2dOptions, adaptive_avg_pool2d, avg_pool2d, max_pool2d};
+pub use upsample::{upsample_bilinear2d, upsample_nearest2d};

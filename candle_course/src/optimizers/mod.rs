@@ -1,12 +1,45 @@
 //! From gradients to new weights.
+//!
+//! | optimizer | update, before weight decay | reference |
+//! | --- | --- | --- |
+//! | [`Sgd`] | −η (μ b + g) | Sutskever et al. 2013 |
+//! | [`Adagrad`] | −η g / (√Σg² + ε) | Duchi, Hazan & Singer 2011 |
+//! | [`RmsProp`] | −η g / (√E\[g²\] + ε) | Hinton 2012 |
+//! | [`Adam`] | −η m̂ / (√v̂ + ε) | Kingma & Ba 2015 |
+//! | [`AdamW`] | the same, with decoupled weight decay | Loshchilov & Hutter 2019 |
+//! | [`Lion`] | −η sign(β₁ m + (1 − β₁) g) | Chen et al. 2023 |
+//!
+//! On the CPU a step runs in place over parameter, gradient and state in one pass, without a
+//! fresh tensor; the result does not depend on the number of threads. State is kept in f32 (f64
+//! for f64 parameters), also for f16 and bf16 parameters.
 
 use candle_core::backprop::GradStore;
 
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+mod accumulate;
+mod adagrad;
+mod adam;
+mod average;
+mod clip;
+mod engine;
+mod groups;
+mod kernels;
+mod lion;
+mod penalty;
+mod rms_prop;
 mod sgd;
 
+pub use accumulate::GradientAccumulator;
+pub use adagrad::{Adagrad, AdagradBuilder};
+pub use adam::{Adam, AdamBuilder, AdamW, AdamWBuilder};
+pub use average::{WeightAverage, WeightAverageBuilder};
+pub use clip::{clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm};
+pub use groups::{NonFinite, ParameterGroup};
+pub use lion::{Lion, LionBuilder};
+pub use penalty::{l1_penalty, l2_penalty};
+pub use rms_prop::{RmsProp, RmsPropBuilder};
 pub use sgd::{Sgd, SgdBuilder};
 
 /// Changes parameters, given their gradients. Its state (moments) is a [`Checkpoint`].
@@ -14,6 +47,29 @@ pub trait Optimizer: Checkpoint + Send {
     /// One step with this learning rate.
     ///
     /// # Errors
-    /// If a trainable parameter has no gradient (named in the message).
+    /// If a trainable parameter has no gradient (named in the message), or a gradient is not
+    /// finite and the policy is to report it. Nothing has changed then.
     fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<()>;
+
+    /// Sets the momentum (β₁ of the Adam family), for schedules that cycle it.
+    ///
+    /// # Errors
+    /// If this optimizer has no momentum, or the value is not in `[0, 1)`.
+    fn set_momentum(&mut self, momentum: f64) -> Result<()> {
+        Err(Error::argument("momentum", "an optimizer that has momentum", format!("{momentum} for one without"))
+            .hint("turn the schedule's momentum cycle off, or use Sgd with momentum, Adam or AdamW"))
+    }
 }
+
+impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
+    fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<()> {
+        (**self).step(gradients, learning_rate)
+    }
+
+    fn set_momentum(&mut self, momentum: f64) -> Result<()> {
+        (**self).set_momentum(momentum)
+    }
+}
+
+#[cfg(test)]
+mod oracle_tests;

@@ -1,83 +1,179 @@
 //! Stochastic gradient descent.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
+use crate::optimizers::engine::{Engine, Moment};
+use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
+use crate::optimizers::kernels::{Kernel, Real};
 
-/// Stochastic gradient descent with momentum, as `torch.optim.SGD`.
+/// Stochastic gradient descent, as `torch.optim.SGD`.
+///
+/// With learning rate η, momentum μ, dampening τ and weight decay λ:
+/// g ← g + λθ; b ← μb + (1 − τ)g (b ← g at first); θ ← θ − ηb, or, with Nesterov's momentum,
+/// θ ← θ − η(g + μb). State: `momentum_buffer`. Sutskever, Martens, Dahl & Hinton 2013, "On the
+/// importance of initialization and momentum in deep learning".
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let layer = Linear::new(1, 1, &parameters.at("fc"))?;
+/// let mut optimizer = Sgd::new(&parameters).momentum(0.9).nesterov(true).weight_decay(1e-4).build()?;
+/// let x = Tensor::new(&[[1f32], [2.0]], &Device::Cpu)?;
+/// for _ in 0..100 {
+///     let loss = (layer.forward(&x)? - (&x * 3.0)?)?.sqr()?.mean_all()?;
+///     optimizer.step(&loss.backward()?, 0.05)?;
+/// }
+/// let y = layer.forward(&x)?.to_vec2::<f32>()?;
+/// assert!((y[1][0] - 6.0).abs() < 0.1);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
 pub struct Sgd {
-    parameters: Parameters,
+    pub(super) engine: Engine,
     momentum: f64,
-    buffers: BTreeMap<String, Tensor>,
+    dampening: f64,
+    nesterov: bool,
 }
 
 /// Configures [`Sgd`].
+#[derive(Clone)]
 pub struct SgdBuilder {
     parameters: Parameters,
+    options: Options,
     momentum: f64,
+    dampening: f64,
+    nesterov: bool,
 }
 
 impl Sgd {
     /// Plain descent on `parameters`, unless told otherwise.
     #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
     pub fn new(parameters: &Parameters) -> SgdBuilder {
-        SgdBuilder { parameters: parameters.clone(), momentum: 0.0 }
+        SgdBuilder {
+            parameters: parameters.clone(),
+            options: Options::new(0.0),
+            momentum: 0.0,
+            dampening: 0.0,
+            nesterov: false,
+        }
     }
 }
 
+engine_state!(Sgd);
+
 impl SgdBuilder {
-    /// The momentum.
+    common_options!();
+
+    /// The momentum μ (default 0).
+    #[must_use]
     pub fn momentum(mut self, momentum: f64) -> Self {
         self.momentum = momentum;
+        self
+    }
+
+    /// The dampening τ of the momentum (default 0).
+    #[must_use]
+    pub fn dampening(mut self, dampening: f64) -> Self {
+        self.dampening = dampening;
+        self
+    }
+
+    /// Nesterov's momentum (default off).
+    #[must_use]
+    pub fn nesterov(mut self, nesterov: bool) -> Self {
+        self.nesterov = nesterov;
         self
     }
 
     /// The optimizer.
     ///
     /// # Errors
-    /// If the momentum is not in `[0, 1)`.
+    /// If the momentum or dampening is not in `[0, 1)`, Nesterov's momentum is asked for without
+    /// momentum or with dampening, there is nothing to train, or a group matches no parameter.
     pub fn build(self) -> Result<Sgd> {
-        if !(0.0..1.0).contains(&self.momentum) {
-            return Err(Error::argument("momentum", "a number in [0, 1)", self.momentum));
+        fraction("momentum", self.momentum)?;
+        fraction("dampening", self.dampening)?;
+        if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
+            return Err(Error::argument(
+                "nesterov",
+                "momentum > 0 and dampening 0",
+                format!("momentum {} and dampening {}", self.momentum, self.dampening),
+            ));
         }
-        Ok(Sgd { parameters: self.parameters, momentum: self.momentum, buffers: BTreeMap::new() })
+        let slots = if self.momentum == 0.0 { vec![] } else { vec![("momentum_buffer", 0.0)] };
+        Ok(Sgd {
+            engine: Engine::new(self.parameters, self.options, slots)?,
+            momentum: self.momentum,
+            dampening: self.dampening,
+            nesterov: self.nesterov,
+        })
     }
 }
 
 impl Optimizer for Sgd {
     fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<()> {
-        for (name, var) in self.parameters.trainable() {
-            let gradient =
-                gradients.get(&var).ok_or_else(|| Error::training(format!("`{name}` received no gradient")))?.clone();
-            let update = if self.momentum == 0.0 {
-                gradient
-            } else {
-                let buffer = match self.buffers.get(&name) {
-                    Some(buffer) => ((buffer * self.momentum)? + gradient)?,
-                    None => gradient,
-                };
-                self.buffers.insert(name, buffer.clone());
-                buffer
-            };
-            var.set(&(var.as_tensor() - (update * learning_rate)?)?)?;
+        let (momentum, nesterov) = (self.momentum, self.nesterov);
+        let dampening = self.dampening;
+        self.engine.step(gradients, learning_rate, |moment| SgdKernel {
+            moment,
+            momentum,
+            // The first gradient enters the buffer whole.
+            share: if moment.step == 1 { 1.0 } else { 1.0 - dampening },
+            nesterov,
+        })
+    }
+
+    fn set_momentum(&mut self, momentum: f64) -> Result<()> {
+        fraction("momentum", momentum)?;
+        if self.momentum == 0.0 {
+            return Err(Error::argument("momentum", "an Sgd built with momentum", "one built without"));
         }
+        self.momentum = momentum;
         Ok(())
     }
 }
 
-impl Checkpoint for Sgd {
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        Ok(self.buffers.clone())
+struct SgdKernel {
+    moment: Moment,
+    momentum: f64,
+    share: f64,
+    nesterov: bool,
+}
+
+impl Kernel for SgdKernel {
+    fn chunk<A: Real>(&self, parameter: &mut [A], gradient: &[A], slots: &mut [&mut [A]]) {
+        let (rate, decay) = (A::real(self.moment.learning_rate), A::real(self.moment.weight_decay));
+        let [buffer] = slots else {
+            for (p, &g) in parameter.iter_mut().zip(gradient) {
+                *p = *p - rate * (g + decay * *p);
+            }
+            return;
+        };
+        let (momentum, share) = (A::real(self.momentum), A::real(self.share));
+        // 0 outside Nesterov's form, where the update is the buffer itself.
+        let (ahead, own) = if self.nesterov { (momentum, A::real(1.0)) } else { (A::real(1.0), A::ZERO) };
+        for ((p, &g), b) in parameter.iter_mut().zip(gradient).zip(buffer.iter_mut()) {
+            let g = g + decay * *p;
+            *b = momentum * *b + share * g;
+            *p = *p - rate * (own * g + ahead * *b);
+        }
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        self.buffers = tensors.clone();
-        Ok(())
+    fn tensors(&self, parameter: &Tensor, gradient: &Tensor, slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
+        let gradient = (gradient + (parameter * self.moment.weight_decay)?)?;
+        let update = match slots {
+            [buffer] => {
+                *buffer = ((&*buffer * self.momentum)? + (&gradient * self.share)?)?;
+                if self.nesterov { (gradient + (&*buffer * self.momentum)?)? } else { buffer.clone() }
+            }
+            _ => gradient,
+        };
+        parameter - (update * self.moment.learning_rate)?
     }
 }

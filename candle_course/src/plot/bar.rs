@@ -242,7 +242,8 @@ impl Chart for BarChart {
                     }
                     tip = if end < 0.0 { ends[0] } else { ends[1] };
                 }
-                if numbers {
+                // A number inside a stacked bar needs a bar of its height.
+                if numbers && !(self.stacked && (a - b).abs() < 12.0) {
                     let label = compact(values[category]);
                     let style = Style::new(11.0);
                     match (self.horizontal, self.stacked, end < 0.0) {

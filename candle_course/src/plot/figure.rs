@@ -105,13 +105,10 @@ impl Figure {
         raster::png(&self.0.svg, SCALE)
     }
 
-    /// The figure as pixels, row by row, `[red, green, blue]` each, with their width and height.
-    ///
-    /// # Errors
-    ///
-    /// When the figure cannot be rasterised.
-    pub fn pixels(&self) -> Result<(Vec<[u8; 3]>, usize, usize)> {
-        raster::pixels(&self.0.svg, SCALE)
+    /// Width, height and bytes of the PNG.
+    pub(crate) fn image(&self) -> Result<(usize, usize, Vec<u8>)> {
+        let scaled = |length: f64| (length * SCALE).round() as usize;
+        Ok((scaled(self.0.width), scaled(self.0.height), self.png()?))
     }
 
     /// Writes the figure to a file whose name ends in `.svg` or `.png`.

@@ -182,9 +182,8 @@ impl ImageGrid {
         let integers = self.images.dtype() == DType::U8;
         let mut files = Vec::with_capacity(count);
         for image in values.chunks_exact(channels * area) {
-            let planes = self.bytes(image, channels, area, integers)?;
             // Channels last, as PNG has them; maps of classes are in colour already.
-            let (kind, samples) = match planes {
+            let (kind, samples) = match self.bytes(image, channels, area, integers)? {
                 Planes::Colors(colors) => (png::ColorType::Rgb, colors.into_flattened()),
                 Planes::Bytes(bytes) if channels == 1 => (png::ColorType::Grayscale, bytes),
                 Planes::Bytes(bytes) => (
@@ -239,6 +238,20 @@ impl ImageGrid {
             }
         }))
     }
+}
+
+/// One image, `[C, H, W]` or `[H, W]`, as width, height, channels and a PNG file.
+pub(crate) fn encode_image(image: &Tensor) -> Result<(usize, usize, i32, Vec<u8>)> {
+    let channels = match image.rank() {
+        2 => 1,
+        3 => image.dim(0)? as i32,
+        _ => {
+            let got = format!("shape {:?}", image.dims());
+            return Err(Error::argument("image", "`[C, H, W]` or `[H, W]`", got));
+        }
+    };
+    let mut tiles = ImageGrid::new("", &image.unsqueeze(0)?).tiles()?;
+    Ok((tiles.width, tiles.height, channels, tiles.files.remove(0)))
 }
 
 struct Tiles {

@@ -66,4 +66,5 @@ pub use palette::PALETTE;
 pub use panels::Panels;
 pub use scatter::ScatterChart;
 
+pub(crate) use image_grid::encode_image;
 pub(crate) use scale::compact;

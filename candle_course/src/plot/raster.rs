@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn photographs_stay_in_full_colour() {
         let noise: Vec<[u8; 3]> =
-            (0..10_000u32).map(|i| [(i * 7) as u8, (i * 31 >> 3) as u8, (i * 97 >> 5) as u8]).collect();
+            (0..10_000u32).map(|i| [(i * 7) as u8, ((i * 31) >> 3) as u8, ((i * 97) >> 5) as u8]).collect();
         assert!(reduce(&noise).is_none());
         let ramp: Vec<[u8; 3]> = (0..256u32).map(|i| [i as u8; 3]).collect();
         let (palette, indices) = reduce(&ramp).unwrap();

@@ -51,10 +51,8 @@ pub(super) fn padded(low: f64, high: f64, log: bool, share: f64) -> (f64, f64) {
 /// About `target` ticks on round numbers; `integers` keeps halves off an axis of epochs.
 pub(super) fn ticks(low: f64, high: f64, log: bool, target: usize, integers: bool) -> Vec<Tick> {
     let target = target.max(2);
-    if log {
-        if let Some(ticks) = log_ticks(low, high, target) {
-            return ticks;
-        }
+    if log && let Some(ticks) = log_ticks(low, high, target) {
+        return ticks;
     }
     let raw = (high - low) / target as f64;
     let magnitude = 10f64.powf(raw.log10().floor());

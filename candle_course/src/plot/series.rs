@@ -269,11 +269,13 @@ impl Chart for Cartesian {
             legend: self.legend(),
         };
         let area = frame.draw(canvas, size);
-        // Room for the half of a line or point that lies on the edge.
-        const EDGE: f64 = 5.0;
+        // Room for the half of a line or point that lies on the edge, but not for what a given range
+        // cuts off.
+        let room = |range: Option<(f64, f64)>| if range.is_some() { 1.0 } else { 5.0 };
+        let edge = (room(self.x_range), room(self.y_range));
         canvas.open_window(
-            (area.origin.0 - EDGE, area.origin.1 - EDGE),
-            (area.size.0 + 2.0 * EDGE, area.size.1 + 2.0 * EDGE),
+            (area.origin.0 - edge.0, area.origin.1 - edge.1),
+            (area.size.0 + 2.0 * edge.0, area.size.1 + 2.0 * edge.1),
         );
         let layer = |shape: &Shape| match shape {
             Shape::Band { .. } => 0,

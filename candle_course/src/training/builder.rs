@@ -1,14 +1,17 @@
 //! What a [`Trainer`] is told before it trains.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::Optimizer;
+use crate::optimizers::{Optimizer, clip_gradient_norm, clip_gradient_value};
 use crate::schedules::{Constant, Schedule};
-use crate::training::callbacks::Progress;
+use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
 use crate::training::{Callback, Trainer};
 
 /// Configures a [`Trainer`].
@@ -24,6 +27,29 @@ pub struct TrainerBuilder {
     pub(super) train_metrics: bool,
     pub(super) callbacks: Vec<Box<dyn Callback>>,
     pub(super) progress: Option<Progress>,
+    pub(super) last_finite_folder: Option<PathBuf>,
+    pub(super) schedule_monitor: Option<String>,
+    pub(super) accumulate: usize,
+    pub(super) clip: Option<Clip>,
+    pub(super) average: Option<f64>,
+    pub(super) checkpoints: Option<Checkpoints>,
+}
+
+/// A bound on gradients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Clip {
+    Norm(f64),
+    Value(f64),
+}
+
+impl Clip {
+    /// Returns the norm before clipping, if it is known.
+    pub(super) fn apply(self, parameters: &Parameters, gradients: &mut GradStore) -> Result<Option<f64>> {
+        match self {
+            Self::Norm(max_norm) => Ok(Some(clip_gradient_norm(parameters, gradients, max_norm)?)),
+            Self::Value(bound) => clip_gradient_value(parameters, gradients, bound).map(|()| None),
+        }
+    }
 }
 
 impl TrainerBuilder {
@@ -45,6 +71,12 @@ impl TrainerBuilder {
             train_metrics: false,
             callbacks: Vec::new(),
             progress: Some(Progress::default()),
+            last_finite_folder: None,
+            schedule_monitor: None,
+            accumulate: 1,
+            clip: None,
+            average: None,
+            checkpoints: None,
         }
     }
 
@@ -76,6 +108,52 @@ impl TrainerBuilder {
         self
     }
 
+    /// The value that a schedule such as
+    /// [`ReduceLROnPlateau`](crate::schedules::ReduceLROnPlateau) follows: `validation_loss`, unless
+    /// told otherwise; `train_loss` without validation data.
+    pub fn schedule_monitor(mut self, name: impl Into<String>) -> Self {
+        self.schedule_monitor = Some(name.into());
+        self
+    }
+
+    /// Steps once every `batches` batches, with the gradient of all their examples (1: every batch).
+    /// An epoch's last group may be smaller, and is scaled by its own number of examples.
+    pub fn accumulate(mut self, batches: usize) -> Self {
+        self.accumulate = batches;
+        self
+    }
+
+    /// Scales the gradient down to this norm, over all parameters, if it is larger.
+    pub fn clip_norm(mut self, max_norm: f64) -> Self {
+        self.clip = Some(Clip::Norm(max_norm));
+        self
+    }
+
+    /// Cuts every number of the gradient to `-bound..=bound`.
+    pub fn clip_value(mut self, bound: f64) -> Self {
+        self.clip = Some(Clip::Value(bound));
+        self
+    }
+
+    /// Keeps an exponential moving average of the weights, with this decay (0.999, say). Validation,
+    /// [`Trainer::evaluate`] and the best weights that early stopping restores are those of the
+    /// average; the model itself holds the last weights, until [`Trainer::swap_average`].
+    pub fn ema(mut self, decay: f64) -> Self {
+        self.average = Some(decay);
+        self
+    }
+
+    /// Stops early; see [`EarlyStopping`].
+    pub fn early_stopping(self, stopping: EarlyStopping) -> Self {
+        self.callback(stopping)
+    }
+
+    /// Saves checkpoints; see [`Checkpoints`].
+    pub fn checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.checkpoints = Some(checkpoints);
+        self
+    }
+
     /// A metric of the validation data, computed after every epoch. May be called several times.
     pub fn metric(mut self, metric: impl Metric + 'static) -> Self {
         self.metrics.push(Box::new(metric));
@@ -95,6 +173,14 @@ impl TrainerBuilder {
         self
     }
 
+    /// Where the last finite weights are saved, as `last-finite.safetensors`, if the loss becomes
+    /// NaN or infinite: the folder of the checkpoints, unless told otherwise. Without either they
+    /// are set back, but not saved.
+    pub fn last_finite_folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.last_finite_folder = Some(folder.as_ref().to_owned());
+        self
+    }
+
     /// Other progress lines than the default, one per epoch and one every five seconds.
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = Some(progress);
@@ -111,7 +197,8 @@ impl TrainerBuilder {
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
-    /// least 0, there are no epochs, two metrics share a name, or nothing can be trained.
+    /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
+    /// is 0, a clipping bound is not positive, or the decay is not in `[0, 1)`.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == 0 {
             return Err(Error::argument("epochs", "at least 1", 0));
@@ -137,6 +224,12 @@ impl TrainerBuilder {
                 ));
             }
         }
-        Ok(Trainer::from_builder(self))
+        if let Some(Clip::Norm(bound) | Clip::Value(bound)) = self.clip
+            && !(bound.is_finite() && bound > 0.0)
+        {
+            return Err(Error::argument("clip", "a positive, finite bound", bound)
+                .hint("a bound of 0 would erase every gradient"));
+        }
+        Trainer::from_builder(self)
     }
 }

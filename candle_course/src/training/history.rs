@@ -1,13 +1,11 @@
 //! What a training went through.
 
-use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::training::callbacks::number;
 
 /// One epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +46,7 @@ impl EpochRecord {
             .ok_or_else(|| unknown(name, self.columns().into_iter().map(|(column, _)| column)))
     }
 
-    fn columns(&self) -> Vec<(String, f64)> {
+    pub(super) fn columns(&self) -> Vec<(String, f64)> {
         let mut columns = vec![("train_loss".to_owned(), self.train_loss)];
         columns.extend(self.validation_loss.map(|loss| ("validation_loss".to_owned(), loss)));
         columns.extend(self.train_metrics.iter().map(|(name, value)| (format!("train_{name}"), *value)));
@@ -82,12 +80,15 @@ pub struct StepRecord {
 pub struct History {
     epochs: Vec<EpochRecord>,
     steps: Vec<StepRecord>,
-    /// Steps of the running epoch, whose losses are still on the device.
+    /// Steps whose losses are still on the device: step, learning rate, batches.
     #[serde(skip)]
-    pending: Vec<(usize, f64)>,
+    pending: Vec<(usize, f64, usize)>,
+    /// Batches of the running epoch whose steps are recorded.
+    recorded: usize,
     /// The metrics of which more is better.
     maximized: Vec<String>,
     stopped: Option<String>,
+    notes: Vec<String>,
 }
 
 impl History {
@@ -95,15 +96,44 @@ impl History {
         Self { maximized, ..Self::default() }
     }
 
-    pub(super) fn note_rate(&mut self, step: usize, learning_rate: f64) {
-        self.pending.push((step, learning_rate));
+    pub(super) fn note_step(&mut self, step: usize, learning_rate: f64, batches: usize) {
+        self.pending.push((step, learning_rate, batches));
     }
 
-    /// An epoch and the losses of its steps.
-    pub(super) fn push(&mut self, record: EpochRecord, losses: &[f64]) {
-        let steps = std::mem::take(&mut self.pending).into_iter().zip(losses);
-        self.steps.extend(steps.map(|((step, learning_rate), &loss)| StepRecord { step, loss, learning_rate }));
+    /// Gives the steps noted their losses: the mean over the examples of each step's batches.
+    /// `losses` and `examples` are those of all batches of the running epoch.
+    pub(super) fn record_steps(&mut self, losses: &[f64], examples: &[usize]) {
+        for (step, learning_rate, batches) in std::mem::take(&mut self.pending) {
+            let range = self.recorded..self.recorded + batches;
+            self.recorded = range.end;
+            let loss = match batches {
+                1 => losses[range.start],
+                _ => {
+                    let weighted: f64 = range.clone().map(|i| losses[i] * examples[i] as f64).sum();
+                    weighted / examples[range].iter().sum::<usize>() as f64
+                }
+            };
+            self.steps.push(StepRecord { step, loss, learning_rate });
+        }
+    }
+
+    /// A finished epoch.
+    pub(super) fn push(&mut self, record: EpochRecord) {
+        self.recorded = 0;
         self.epochs.push(record);
+    }
+
+    /// Every number in a fixed order: JSON, as it is read here, may be off in the last bit.
+    pub(super) fn numbers(&mut self) -> Vec<&mut f64> {
+        let mut numbers = Vec::new();
+        for record in &mut self.epochs {
+            numbers.extend([&mut record.train_loss, &mut record.learning_rate, &mut record.seconds]);
+            numbers.push(&mut record.train_seconds);
+            numbers.extend(record.validation_loss.as_mut());
+            numbers.extend(record.metrics.iter_mut().chain(&mut record.train_metrics).map(|(_, value)| value));
+        }
+        numbers.extend(self.steps.iter_mut().flat_map(|step| [&mut step.loss, &mut step.learning_rate]));
+        numbers
     }
 
     pub(super) fn set_stopped(&mut self, reason: Option<String>) {
@@ -115,7 +145,7 @@ impl History {
         &self.epochs
     }
 
-    /// The steps of finished epochs, in order.
+    /// The steps, in order; those of a running epoch come when it ends or stops.
     pub fn steps(&self) -> &[StepRecord] {
         &self.steps
     }
@@ -128,6 +158,16 @@ impl History {
     /// Why training ended before the last epoch, if it did.
     pub fn stopped(&self) -> Option<&str> {
         self.stopped.as_deref()
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.retain(|other| *other != note);
+        self.notes.push(note);
+    }
+
+    /// Remarks of callbacks.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Seconds in all epochs.
@@ -225,36 +265,5 @@ impl History {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is not a history saved as JSON", path.display()))
-    }
-}
-
-impl fmt::Display for History {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.names();
-        let mut rows = vec![
-            std::iter::once("epoch".to_owned())
-                .chain(names.iter().map(|n| n.replace('_', " ")))
-                .chain(["seconds".to_owned()])
-                .collect::<Vec<_>>(),
-        ];
-        for record in &self.epochs {
-            let columns = record.columns();
-            let mut row = vec![record.epoch.to_string()];
-            row.extend(names.iter().map(|name| {
-                columns.iter().find(|(column, _)| column == name).map_or_else(String::new, |(_, value)| number(*value))
-            }));
-            row.push(format!("{:.2}", record.seconds));
-            rows.push(row);
-        }
-        let widths: Vec<usize> =
-            (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
-        for row in &rows {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:>width$}")).collect();
-            writeln!(f, "{}", cells.join("  "))?;
-        }
-        match &self.stopped {
-            Some(reason) => writeln!(f, "stopped: {reason}"),
-            None => Ok(()),
-        }
     }
 }

@@ -1,8 +1,10 @@
 //! Losses of many steps, kept on the device until somebody asks.
 
-use candle_core::{DType, Tensor};
+use std::collections::BTreeMap;
 
-use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
 
 /// Scalar losses and how many examples each is the mean of. Reading them is one transfer from the
 /// device, not one per step.
@@ -18,6 +20,41 @@ impl DeviceLosses {
         self.examples.push(examples);
     }
 
+    pub(crate) fn last(&self) -> Option<&Tensor> {
+        self.losses.last()
+    }
+
+    /// How many examples each loss is the mean of.
+    pub(crate) fn counts(&self) -> &[usize] {
+        &self.examples
+    }
+
+    /// The losses as they are, and the counts, for a checkpoint.
+    pub(crate) fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        if self.losses.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let counts: Vec<i64> = self.examples.iter().map(|&count| count as i64).collect();
+        Ok(BTreeMap::from([
+            ("losses".to_owned(), Tensor::stack(&self.losses, 0)?),
+            ("examples".to_owned(), Tensor::from_vec(counts, self.examples.len(), &Device::Cpu)?),
+        ]))
+    }
+
+    pub(crate) fn from_tensors(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let (losses, examples) = match (tensors.get("losses"), tensors.get("examples")) {
+            (None, None) => return Ok(Self::default()),
+            (Some(losses), Some(examples)) => (losses, examples.to_vec1::<i64>()?),
+            _ => {
+                return Err(Error::checkpoint(
+                    "the running epoch has losses without examples, or examples without losses",
+                ));
+            }
+        };
+        let losses = (0..examples.len()).map(|i| Ok(losses.get(i)?)).collect::<Result<_>>()?;
+        Ok(Self { losses, examples: examples.into_iter().map(|count| count as usize).collect() })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.losses.is_empty()
     }
@@ -31,7 +68,7 @@ impl DeviceLosses {
         if self.losses.is_empty() {
             return Ok(Vec::new());
         }
-        let stacked = Tensor::stack(&self.losses, 0)?.to_device(&candle_core::Device::Cpu)?;
+        let stacked = Tensor::stack(&self.losses, 0)?.to_device(&Device::Cpu)?;
         Ok(stacked.to_dtype(DType::F64)?.to_vec1::<f64>()?)
     }
 

@@ -5,17 +5,30 @@
 //! [`History`], progress lines and [`Callback`]s.
 
 pub mod callbacks;
+pub mod diagnosis;
 
+mod access;
+mod background;
 mod builder;
+mod guard;
 mod history;
+mod history_display;
+mod live;
 mod losses;
+mod resume;
 mod state;
 mod step;
+mod summary;
 mod trainer;
 
+pub use background::{BackgroundStatus, BackgroundTraining};
 pub use builder::TrainerBuilder;
 pub use callbacks::{Callback, Flow};
 pub use history::{EpochRecord, History, StepRecord};
 pub use state::TrainState;
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
+pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
+
+#[cfg(test)]
+mod resume_tests;

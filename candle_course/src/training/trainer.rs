@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::data::DataLoader;
-use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
+
+use crate::data::{Batch, DataLoader};
+use crate::error::{Context, Error, Result};
 use crate::losses::Loss;
 use crate::metrics::{Direction, Metric};
 use crate::nn::{Model, Parameters};
-use crate::optimizers::Optimizer;
+use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
 use crate::schedules::{Constant, Schedule};
+use crate::training::builder::Clip;
+use crate::training::callbacks::Checkpoints;
+use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
 use crate::training::step::{Backward, metric_values};
 use crate::training::{
@@ -19,7 +24,13 @@ use crate::training::{
 /// A training: model, loss, optimizer, and everything around the loop.
 ///
 /// [`Trainer::fit`] does what a loop written by hand with [`train_step`](crate::training::train_step)
-/// and [`evaluate`] does, in the same order and to the same bit.
+/// and [`evaluate`] does, in the same order and to the same bit. Between backward and optimizer
+/// step it leaves one seam, in this order: accumulation, the callbacks' `backward_end` (an
+/// all-reduce of data-parallel training fits in there), clipping.
+///
+/// Mixed precision: candle 0.11 has no autocast and no loss scaling, so none is offered. Parameters
+/// and activations have the dtype of [`Parameters`]; bf16 throughout works on a GPU, with the
+/// optimizers' state in f32, and loses accuracy where f32 master weights would not.
 ///
 /// # Examples
 ///
@@ -43,20 +54,28 @@ use crate::training::{
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub struct Trainer {
-    model: Arc<dyn Model>,
-    parameters: Parameters,
-    loss: Arc<dyn Loss>,
-    optimizer: Box<dyn Optimizer>,
-    schedule: Box<dyn Schedule>,
-    schedule_per_epoch: bool,
-    metrics: Vec<Box<dyn Metric>>,
-    train_metrics: bool,
-    callbacks: Vec<Box<dyn Callback>>,
-    epochs: usize,
-    batches_per_epoch: usize,
-    state: TrainState,
-    running: DeviceLosses,
-    history: History,
+    pub(super) model: Arc<dyn Model>,
+    pub(super) parameters: Parameters,
+    pub(super) loss: Arc<dyn Loss>,
+    pub(super) optimizer: Box<dyn Optimizer>,
+    pub(super) schedule: Box<dyn Schedule>,
+    pub(super) schedule_per_epoch: bool,
+    pub(super) schedule_monitor: Option<String>,
+    pub(super) accumulator: Option<GradientAccumulator>,
+    pub(super) clip: Option<Clip>,
+    pub(super) average: Option<WeightAverage>,
+    pub(super) metrics: Vec<Box<dyn Metric>>,
+    pub(super) train_metrics: bool,
+    pub(super) callbacks: Vec<Box<dyn Callback>>,
+    pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) epochs: usize,
+    pub(super) validating: bool,
+    pub(super) state: TrainState,
+    /// The losses of the running epoch, a batch each.
+    pub(super) running: DeviceLosses,
+    pub(super) gradient_norm: Option<f64>,
+    pub(super) guard: Guard,
+    pub(super) history: History,
 }
 
 impl Trainer {
@@ -72,7 +91,7 @@ impl Trainer {
         TrainerBuilder::new(Arc::new(model), parameters, Arc::new(loss), Box::new(optimizer))
     }
 
-    pub(super) fn from_builder(builder: TrainerBuilder) -> Self {
+    pub(super) fn from_builder(builder: TrainerBuilder) -> Result<Self> {
         let mut callbacks: Vec<Box<dyn Callback>> = builder.callbacks;
         if let Some(progress) = builder.progress {
             callbacks.push(Box::new(progress));
@@ -80,6 +99,17 @@ impl Trainer {
         let maximized = |metric: &&Box<dyn Metric>| metric.direction() == Direction::Maximize;
         let history =
             History::new(builder.metrics.iter().filter(maximized).map(|metric| metric.name().to_owned()).collect());
+        let accumulator = match builder.accumulate {
+            1 => None,
+            batches => Some(GradientAccumulator::new(&builder.parameters, batches)?),
+        };
+        let average = match builder.average {
+            Some(decay) => Some(WeightAverage::exponential(&builder.parameters).decay(decay).build()?),
+            None => None,
+        };
+        let mut guard = Guard::default();
+        let checkpoint_folder = builder.checkpoints.as_ref().map(|checkpoints| checkpoints.folder().to_owned());
+        builder.last_finite_folder.or(checkpoint_folder).iter().for_each(|folder| guard.set_folder(folder));
         let mut trainer = Self {
             model: builder.model,
             parameters: builder.parameters,
@@ -87,33 +117,39 @@ impl Trainer {
             optimizer: builder.optimizer,
             schedule: builder.schedule.unwrap_or_else(|| Box::new(Constant(0.0))),
             schedule_per_epoch: builder.schedule_per_epoch,
+            schedule_monitor: builder.schedule_monitor,
+            accumulator,
+            clip: builder.clip,
+            average,
             metrics: builder.metrics,
             train_metrics: builder.train_metrics,
             callbacks,
+            checkpoints: builder.checkpoints,
             epochs: builder.epochs,
-            batches_per_epoch: 0,
+            validating: false,
             state: TrainState::default(),
             running: DeviceLosses::default(),
+            gradient_norm: None,
+            guard,
             history,
         };
         trainer.state.learning_rate = trainer.scheduled_rate();
-        trainer
+        Ok(trainer)
     }
 
-    /// Trains until the configured number of epochs is done; goes on where the last call ended.
-    /// With `validation`, loss and metrics are computed on it after every epoch, in evaluation mode.
+    /// Trains until the configured number of epochs is done; goes on where the last call, or the
+    /// checkpoint of [`Trainer::resume`], ended. With `validation`, loss and metrics are computed on
+    /// it after every epoch, in evaluation mode.
     ///
     /// # Errors
     /// If all epochs are done already, a loader has no batches, there are metrics but no validation
-    /// data, shapes do not fit, a parameter receives no gradient, or a callback fails.
+    /// data, shapes do not fit, a parameter receives no gradient, inputs or loss are not finite, or a
+    /// callback fails.
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.check(train, validation)?;
         let mut callbacks = std::mem::take(&mut self.callbacks);
-        let result = {
-            let mut listeners: Vec<&mut dyn Callback> =
-                callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
-            self.run(train, validation, &mut listeners)
-        };
+        let mut listeners: Vec<&mut dyn Callback> = callbacks.iter_mut().map(|callback| &mut **callback as _).collect();
+        let result = self.run(train, validation, &mut listeners);
         self.callbacks = callbacks;
         result?;
         Ok(self.history.clone())
@@ -126,87 +162,134 @@ impl Trainer {
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
-        self.batches_per_epoch = train.len();
+        self.start(train, validation)?;
         let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
         while stop.is_none() && self.state.epoch < self.epochs {
-            stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
-            if stop.is_some() {
-                break;
+            if self.state.batch == 0 {
+                self.begin_epoch();
             }
-            let epoch_started = Instant::now();
-            self.begin_epoch();
-            for batch in train.epoch(self.state.epoch)? {
-                let batch = batch?;
-                stop = self.tell(callbacks, |callback, trainer| callback.batch_start(trainer, &batch))?;
-                self.state.learning_rate = self.scheduled_rate();
-                let Backward { predictions, loss, mut gradients } =
-                    forward_backward(&*self.model, &*self.loss, &batch)?;
-                // The seam: whatever changes gradients (accumulation, all-reduce, clipping) stands here.
-                let more = self.tell(callbacks, |callback, trainer| callback.backward_end(trainer, &mut gradients))?;
-                self.optimizer.step(&gradients, self.state.learning_rate)?;
-                self.state.batch += 1;
-                self.state.step += 1;
-                self.running.push(loss, batch.len());
-                self.history.note_rate(self.state.step, self.state.learning_rate);
-                if self.train_metrics {
-                    self.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
-                }
-                let end = self.tell(callbacks, |callback, trainer| callback.step_end(trainer))?;
-                stop = stop.or(more).or(end);
+            let (started, before) = (Instant::now(), self.state.seconds);
+            stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
+            for batch in train.epoch_from(self.state.epoch, self.state.batch)? {
                 if stop.is_some() {
                     break;
                 }
+                let batch = batch?;
+                stop = self.tell(callbacks, |callback, trainer| callback.batch_start(trainer, &batch))?;
+                let stopped = self.batch(&batch, callbacks)?;
+                self.state.seconds = before + started.elapsed().as_secs_f64();
+                self.save_if_due(callbacks, false)?;
+                stop = stop.or(stopped);
             }
-            self.end_epoch(epoch_started, validation, callbacks)?;
-            stop = stop.or(self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))?);
+            if self.state.batch == train.len() {
+                self.end_epoch(started, before, validation, callbacks)?;
+                stop = stop.or(self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))?);
+                self.save_if_due(callbacks, true)?;
+            }
         }
+        self.record_steps()?;
         self.history.set_stopped(stop);
         self.tell(callbacks, |callback, trainer| callback.fit_end(trainer))?;
         Ok(())
     }
 
+    /// Forward and backward; then, unless gradients are still being accumulated, a step.
+    fn batch(&mut self, batch: &Batch, callbacks: &mut [&mut dyn Callback]) -> Result<Option<String>> {
+        self.state.learning_rate = self.scheduled_rate();
+        self.guard.before_step(batch, &self.parameters, &self.state)?;
+        let Backward { predictions, loss, gradients } = forward_backward(&*self.model, &*self.loss, batch)?;
+        self.guard.after_forward(&loss, batch, &self.state, &self.parameters)?;
+        self.running.push(loss, batch.len());
+        self.state.batch += 1;
+        self.state.batches_in_step += 1;
+        if self.train_metrics {
+            self.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
+        }
+        let Some(mut gradients) = self.accumulated(gradients, batch.len())? else { return Ok(None) };
+        let stop = self.tell(callbacks, |callback, trainer| callback.backward_end(trainer, &mut gradients))?;
+        if let Some(clip) = self.clip {
+            self.gradient_norm = clip.apply(&self.parameters, &mut gradients)?;
+        }
+        if let Some(momentum) = self.schedule.momentum(self.state.step) {
+            self.optimizer.set_momentum(momentum)?;
+        }
+        self.optimizer.step(&gradients, self.state.learning_rate).with_context(|| {
+            format!(
+                "step {} failed (epoch {}, examples {:?})",
+                self.state.step + 1,
+                self.state.epoch + 1,
+                batch.indices
+            )
+        })?;
+        self.state.step += 1;
+        self.average.as_mut().map_or(Ok(()), WeightAverage::update)?;
+        self.history.note_step(self.state.step, self.state.learning_rate, self.state.batches_in_step);
+        self.state.batches_in_step = 0;
+        Ok(stop.or(self.tell(callbacks, |callback, trainer| callback.step_end(trainer))?))
+    }
+
+    /// The gradients to step with, or nothing while their group is not full. An epoch's last group
+    /// may be smaller, and is weighted by its examples.
+    fn accumulated(&mut self, gradients: GradStore, examples: usize) -> Result<Option<GradStore>> {
+        let last = self.state.batch == self.state.batches_per_epoch;
+        match &mut self.accumulator {
+            None => Ok(Some(gradients)),
+            Some(group) => match group.add(gradients, examples)? || last {
+                true => Ok(Some(group.take()?)),
+                false => Ok(None),
+            },
+        }
+    }
+
     fn begin_epoch(&mut self) {
-        self.state.batch = 0;
         self.running = DeviceLosses::default();
+        self.state.seconds = 0.0;
         self.metrics.iter_mut().for_each(|metric| metric.reset());
     }
 
     fn end_epoch(
         &mut self,
         started: Instant,
+        before: f64,
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
+        self.guard.read(&self.state, &self.parameters)?;
         let train_metrics = if self.train_metrics { metric_values(&self.metrics)? } else { Vec::new() };
         let train_loss = self.running.mean()?; // waits for the device: the time below is all of the training's
-        let train_seconds = started.elapsed().as_secs_f64();
+        let train_seconds = before + started.elapsed().as_secs_f64();
         let evaluation = match validation {
             Some(loader) => {
                 self.tell(callbacks, |callback, trainer| callback.validation_start(trainer))?;
-                Some(evaluate(&*self.model, &*self.loss, loader, &mut self.metrics)?)
+                Some(self.evaluate(loader)?)
             }
             None => None,
         };
+        self.record_steps()?;
         self.state.epoch += 1;
+        self.state.batch = 0;
         let (validation_loss, metrics) = match evaluation {
             Some(Evaluation { loss, metrics, .. }) => (Some(loss), metrics),
             None => (None, Vec::new()),
         };
-        self.history.push(
-            EpochRecord {
-                epoch: self.state.epoch,
-                step: self.state.step,
-                train_loss,
-                validation_loss,
-                metrics,
-                train_metrics,
-                learning_rate: self.state.learning_rate,
-                seconds: started.elapsed().as_secs_f64(),
-                train_seconds,
-                examples: self.running.examples(),
-            },
-            &self.running.values()?,
-        );
+        let record = EpochRecord {
+            epoch: self.state.epoch,
+            step: self.state.step,
+            train_loss,
+            validation_loss,
+            metrics,
+            train_metrics,
+            learning_rate: self.state.learning_rate,
+            seconds: before + started.elapsed().as_secs_f64(),
+            train_seconds,
+            examples: self.running.examples(),
+        };
+        if let Some(name) = &self.schedule_monitor {
+            self.schedule.observe(record.metric(name)?)?;
+        } else {
+            self.schedule.observe(record.validation_loss.unwrap_or(record.train_loss))?;
+        }
+        self.history.push(record);
         Ok(())
     }
 
@@ -218,10 +301,8 @@ impl Trainer {
     ) -> Result<Option<String>> {
         let mut stop = None;
         for callback in callbacks.iter_mut() {
-            let flow = event(&mut **callback, self).map_err(|error| {
-                let name = callback.name().to_owned();
-                error.context(format!("callback `{name}` failed"))
-            })?;
+            let flow = event(&mut **callback, self)
+                .map_err(|error| error.context(format!("callback `{}` failed", callback.name())))?;
             if let (Flow::Stop(reason), None) = (flow, &stop) {
                 stop = Some(reason);
             }
@@ -229,95 +310,70 @@ impl Trainer {
         Ok(stop)
     }
 
+    /// Moves the losses of the steps so far into the history.
+    pub(super) fn record_steps(&mut self) -> Result<()> {
+        self.history.record_steps(&self.running.values()?, self.running.counts());
+        Ok(())
+    }
+
     fn scheduled_rate(&self) -> f64 {
         self.schedule.learning_rate(if self.schedule_per_epoch { self.state.epoch } else { self.state.step })
     }
 
-    fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+    /// What must be known before the first callback hears anything.
+    fn start(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        if self.state.batch > 0 && self.state.batches_per_epoch != train.len() {
+            return Err(Error::argument(
+                "train",
+                format!("{} batches an epoch, as when the running epoch began", self.state.batches_per_epoch),
+                train.len(),
+            )
+            .hint("to resume in the middle of an epoch, data and batch size must be the same"));
+        }
+        self.state.batches_per_epoch = train.len();
+        self.validating = validation.is_some();
+        self.history.set_stopped(None);
+        if let Some(name) = &self.schedule_monitor
+            && !self.monitors().contains(name)
+        {
+            return Err(self.unknown_monitor(name));
+        }
+        let mut checkpoints = self.checkpoints.take();
+        let result = checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.start(self));
+        self.checkpoints = checkpoints;
+        result?;
+        self.note_overlap(train, validation)
+    }
+
+    pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
         if self.state.epoch >= self.epochs {
             return Err(Error::training(format!("all {} epochs are done", self.epochs)).hint(
                 "train for longer with `trainer.set_epochs(…)`, or build a new model and trainer to start afresh",
             ));
         }
-        if train.is_empty() {
-            return Err(Error::argument("train", "at least one batch", 0)
-                .hint("with drop_last, is the data set smaller than a batch?"));
-        }
-        match validation {
-            Some(loader) if loader.is_empty() => Err(Error::argument("validation", "at least one batch", 0)
-                .hint("with drop_last, is the data set smaller than a batch?")),
-            None if !self.metrics.is_empty() && !self.train_metrics => {
-                Err(Error::argument("validation", "data to compute the metrics on", "none")
-                    .hint("pass a validation loader, or add `.train_metrics()`"))
+        for (name, loader) in [("train", Some(train)), ("validation", validation)] {
+            if loader.is_some_and(DataLoader::is_empty) {
+                return Err(Error::argument(name, "at least one batch", 0)
+                    .hint("with drop_last, is the data set smaller than a batch?"));
             }
-            _ => Ok(()),
         }
+        if validation.is_none() && !self.metrics.is_empty() && !self.train_metrics {
+            return Err(Error::argument("validation", "data to compute the metrics on", "none")
+                .hint("pass a validation loader, or add `.train_metrics()`"));
+        }
+        Ok(())
     }
 
-    /// The model.
-    pub fn model(&self) -> &Arc<dyn Model> {
-        &self.model
-    }
-
-    /// The model's variables.
-    pub fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    /// The loss.
-    pub fn loss(&self) -> &Arc<dyn Loss> {
-        &self.loss
-    }
-
-    /// The optimizer.
-    pub fn optimizer(&self) -> &dyn Optimizer {
-        &*self.optimizer
-    }
-
-    /// Where the training stands.
-    pub fn state(&self) -> &TrainState {
-        &self.state
-    }
-
-    /// What has been recorded so far.
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// How many epochs in all.
-    pub fn epochs(&self) -> usize {
-        self.epochs
-    }
-
-    /// Trains for longer, or shorter, in all.
-    pub fn set_epochs(&mut self, epochs: usize) {
-        self.epochs = epochs;
-    }
-
-    /// How many batches an epoch has; 0 before the first [`Trainer::fit`].
-    pub fn batches_per_epoch(&self) -> usize {
-        self.batches_per_epoch
-    }
-
-    /// How many examples the running epoch has seen.
-    pub fn running_examples(&self) -> usize {
-        self.running.examples()
-    }
-
-    /// The mean training loss of the running epoch so far. Waits for the device.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn running_loss(&self) -> Result<f64> {
-        self.running.mean()
-    }
-
-    /// Loss and metrics on other data, in evaluation mode: the test set, at the end.
+    /// Loss and metrics on other data, in evaluation mode: the test set, at the end. With
+    /// [`ema`](TrainerBuilder::ema), of the averaged weights.
     ///
     /// # Errors
     /// As [`evaluate`].
     pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
-        evaluate(&*self.model, &*self.loss, loader, &mut self.metrics)
+        self.swap_average()?;
+        let result = evaluate(&*self.model, &*self.loss, loader, &mut self.metrics);
+        self.swap_average()?;
+        result
     }
 }
 
@@ -501,10 +557,12 @@ pub(crate) mod tests {
 
     #[test]
     fn events_come_in_the_printed_order_and_a_callback_can_stop() {
-        let (train, validation) = loaders();
+        let (_, validation) = loaders();
+        let train = DataLoader::new(points(1)).batch_size(60).build().unwrap();
         let log = Log::default();
         let events = log.0.clone();
         let mut trainer = trainer(1).0.epochs(5).learning_rate(0.1).callback(log).quiet().build().unwrap();
+        assert!(trainer.order_of_events().to_string().contains("callbacks, in order: log"));
         let history = trainer.fit(&train, Some(&validation)).unwrap();
         assert_eq!(*events.lock().unwrap(), crate::training::callbacks::EVENTS.map(|(name, _)| name.to_owned()));
         assert_eq!(history.stopped(), Some("enough"));
@@ -542,5 +600,30 @@ pub(crate) mod tests {
             Trainer::new(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
         let error = trainer.fit(&train, None).unwrap_err().to_string();
         assert!(error.contains("`loss`: expected a scalar") && error.contains("reduction"), "{error}");
+    }
+
+    #[test]
+    fn validation_examples_that_are_trained_on_are_noted() {
+        use crate::data::{Subset, SubsetSampler};
+        let (train, validation) = loaders();
+        let history = |train: &DataLoader, validation: &DataLoader| {
+            let mut trainer = trainer(1).0.learning_rate(0.1).quiet().build().unwrap();
+            trainer.fit(train, Some(validation)).unwrap()
+        };
+        assert!(history(&train, &validation).notes().is_empty());
+        let data = points(1);
+        let loader = |indices: &[usize]| {
+            let sampler = SubsetSampler::new(indices, 1).unwrap();
+            DataLoader::new(data.clone()).sampler(sampler).batch_size(10).build().unwrap()
+        };
+        let (first, rest): (Vec<usize>, Vec<usize>) = ((0..40).collect(), (38..60).collect());
+        let note = history(&loader(&first), &loader(&rest)).notes()[0].clone();
+        assert!(
+            note.starts_with("warning: 2 of 22 validation examples are training examples too (index 38, 39)"),
+            "{note}"
+        );
+        assert!(history(&loader(&first), &loader(&rest[2..])).notes().is_empty());
+        let part = DataLoader::new(Subset::new(data.clone(), &[5, 50]).unwrap()).build().unwrap();
+        assert!(history(&loader(&first), &part).notes()[0].contains("1 of 2 validation examples"));
     }
 }

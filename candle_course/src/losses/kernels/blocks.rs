@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn every_score_is_visited_once_and_goes_back_to_its_place() {
-        for (examples, classes, positions) in [(1, 1, 1), (5, 3, 1), (3000, 7, 1), (2, 5, 7), (2, 3, 5000), (1, 900, 40)]
+        for (examples, classes, positions) in
+            [(1, 1, 1), (5, 3, 1), (3000, 7, 1), (2, 5, 7), (2, 3, 5000), (1, 900, 40)]
         {
             let dims = Dims { examples, classes, positions };
             let scores: Vec<f32> = (0..examples * classes * positions).map(|i| i as f32).collect();

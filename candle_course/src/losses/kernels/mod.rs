@@ -2,14 +2,18 @@
 //! of threads, because work is split in fixed pieces and partial sums are added in order.
 
 mod blocks;
+mod lovasz;
 mod pointwise;
 mod precomputed;
+mod region;
 mod softmax;
 mod sum;
 
 pub(crate) use blocks::{Block, Dims, for_blocks};
+pub(crate) use lovasz::{Pixel, lovasz};
 pub(crate) use pointwise::{Pointwise, pointwise};
 pub(crate) use precomputed::precomputed;
+pub(crate) use region::{Truth, degrees, region_sums};
 pub(crate) use softmax::softmax;
 pub(crate) use sum::{sum_slice, sum_trailing};
 

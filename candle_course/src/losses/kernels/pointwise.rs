@@ -100,9 +100,7 @@ impl Pointwise {
                 }
             }
             Self::Hinge { squared: true } => -2.0 * (1.0 - x).max(0.0),
-            Self::Focal { gamma } => {
-                -(-gamma * softplus(x)).exp() * (gamma * sigmoid(x) * softplus(-x) + sigmoid(-x))
-            }
+            Self::Focal { gamma } => -(-gamma * softplus(x)).exp() * (gamma * sigmoid(x) * softplus(-x) + sigmoid(-x)),
             Self::Power { exponent } if x > 0.0 => exponent * x.powf(exponent - 1.0),
             Self::Power { .. } => 0.0,
             Self::Sqrt if x > 0.0 => 0.5 / x.sqrt(),
@@ -233,9 +231,8 @@ mod tests {
             let x = Var::from_vec(points.clone(), points.len(), &Device::Cpu).unwrap();
             let y = pointwise(&x, function).unwrap();
             let composed = function.composed(&x).unwrap();
-            let gradient = |y: &Tensor| {
-                y.sum_all().unwrap().backward().unwrap().get(&x).unwrap().to_vec1::<f64>().unwrap()
-            };
+            let gradient =
+                |y: &Tensor| y.sum_all().unwrap().backward().unwrap().get(&x).unwrap().to_vec1::<f64>().unwrap();
             let (values, others) = (y.to_vec1::<f64>().unwrap(), composed.to_vec1::<f64>().unwrap());
             let (slopes, other_slopes) = (gradient(&y), gradient(&composed));
             for (i, &point) in points.iter().enumerate() {

@@ -1,15 +1,25 @@
 //! What surrounds the loop: events and those who listen to them.
 
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::data::Batch;
 use crate::error::Result;
 use crate::training::Trainer;
 
+mod checkpoints;
+mod early_stopping;
+pub(crate) mod monitor;
 mod progress;
+mod tensorboard;
 
+pub use checkpoints::{Checkpoints, CheckpointsBuilder};
+pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
-pub(crate) use progress::number;
+pub(crate) use progress::{duration, number};
+pub use tensorboard::TensorBoard;
 
 /// Whether training goes on after an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,9 +34,9 @@ pub enum Flow {
 /// The events of a training, in the order in which they happen.
 pub const EVENTS: [(&str, &str); 8] = [
     ("fit_start", "once, before the first epoch"),
-    ("epoch_start", "before the first batch of every epoch"),
+    ("epoch_start", "before the first batch of every epoch, or the first after resuming in its middle"),
     ("batch_start", "before the forward pass of every batch"),
-    ("backward_end", "between backward and optimizer step: gradients may be changed"),
+    ("backward_end", "between backward and optimizer step, before clipping: gradients may be changed"),
     ("step_end", "after every optimizer step"),
     ("validation_start", "before the validation pass, if there is validation data"),
     ("epoch_end", "after validation; the epoch's record is in the history"),
@@ -122,5 +132,21 @@ pub trait Callback: Send {
     /// As [`Callback::fit_start`].
     fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         Ok(Flow::Continue)
+    }
+
+    /// What a checkpoint of the training has to hold of this callback (nothing, unless told otherwise).
+    ///
+    /// # Errors
+    /// If a tensor cannot be made.
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Restores what [`Callback::tensors`] gave.
+    ///
+    /// # Errors
+    /// If the tensors do not fit.
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        Ok(())
     }
 }

@@ -74,6 +74,7 @@ impl Callback for Progress {
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         self.started = Instant::now();
         self.first_epoch = trainer.state().epoch;
+        trainer.history().notes().to_vec().into_iter().for_each(|note| self.line(note));
         Ok(Flow::Continue)
     }
 

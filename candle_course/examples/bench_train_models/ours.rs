@@ -1,0 +1,119 @@
+//! With this crate.
+
+use candle_course::prelude::*;
+
+use super::Step;
+
+/// conv, batch norm, ReLU.
+struct ConvNorm(Conv2d, BatchNorm2d);
+
+impl ConvNorm {
+    fn new(from: usize, to: usize, scope: &Scope) -> Result<Self> {
+        let conv = Conv2d::new(from, to, 3).padding(1).build(&scope.at("conv"))?;
+        Ok(Self(conv, BatchNorm2d::new(to).build(&scope.at("norm"))?.with_relu()))
+    }
+}
+
+impl ModuleT for ConvNorm {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        self.1.forward_t(&self.0.forward(xs)?, train)
+    }
+}
+
+fn mlp(parameters: &Parameters) -> Result<Sequential> {
+    Ok(Sequential::new()
+        .add(Linear::new(784, 128, &parameters.at("fc1"))?.with_relu())
+        .add(Linear::new(128, 64, &parameters.at("fc2"))?.with_relu())
+        .add(Linear::new(64, 10, &parameters.at("fc3"))?))
+}
+
+fn mnist(parameters: &Parameters) -> Result<Sequential> {
+    Ok(Sequential::new()
+        .add(Conv2d::new(1, 32, 3).padding(1).build(&parameters.at("conv1"))?.with_relu())
+        .add(MaxPool2d::new(2))
+        .add(Conv2d::new(32, 64, 3).padding(1).build(&parameters.at("conv2"))?.with_relu())
+        .add(MaxPool2d::new(2))
+        .add(Flatten)
+        .add(Linear::new(3136, 128, &parameters.at("fc1"))?.with_relu())
+        .add(Linear::new(128, 10, &parameters.at("fc2"))?))
+}
+
+fn cifar(parameters: &Parameters) -> Result<Sequential> {
+    let mut model = Sequential::new();
+    let mut from = 3;
+    for (i, to) in [32, 32, 64, 64, 128, 128].into_iter().enumerate() {
+        model = model.add(ConvNorm::new(from, to, &parameters.at(format!("block{i}")))?);
+        if i % 2 == 1 {
+            model = model.add(MaxPool2d::new(2));
+        }
+        from = to;
+    }
+    Ok(model.add(Flatten).add(Linear::new(2048, 256, &parameters.at("fc1"))?.with_relu()).add(Linear::new(
+        256,
+        10,
+        &parameters.at("fc2"),
+    )?))
+}
+
+/// Two levels down, two up, 16 channels at the top.
+struct UNet {
+    down: [Sequential; 2],
+    bottom: Sequential,
+    enlarge: [ConvTranspose2d; 2],
+    up: [Sequential; 2],
+    head: Conv2d,
+}
+
+impl UNet {
+    fn new(parameters: &Parameters) -> Result<Self> {
+        let twice = |name: &str, from: usize, to: usize| -> Result<Sequential> {
+            let scope = parameters.at(name);
+            Ok(Sequential::new().add(ConvNorm::new(from, to, &scope.at(0))?).add(ConvNorm::new(to, to, &scope.at(1))?))
+        };
+        let enlarge = |name: &str, from: usize, to: usize| {
+            ConvTranspose2d::new(from, to, 2).stride(2).build(&parameters.at(name))
+        };
+        Ok(Self {
+            down: [twice("down1", 4, 16)?, twice("down2", 16, 32)?],
+            bottom: twice("bottom", 32, 64)?,
+            enlarge: [enlarge("enlarge2", 64, 32)?, enlarge("enlarge1", 32, 16)?],
+            up: [twice("up2", 64, 32)?, twice("up1", 32, 16)?],
+            head: Conv2d::new(16, 5, 1).build(&parameters.at("head"))?,
+        })
+    }
+}
+
+impl ModuleT for UNet {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        let pool = MaxPool2d::new(2);
+        let first = self.down[0].forward_t(xs, train)?;
+        let second = self.down[1].forward_t(&pool.forward(&first)?, train)?;
+        let bottom = self.bottom.forward_t(&pool.forward(&second)?, train)?;
+        let up = Tensor::cat(&[&second, &self.enlarge[0].forward(&bottom)?], 1)?;
+        let up = self.up[0].forward_t(&up, train)?;
+        let up = Tensor::cat(&[&first, &self.enlarge[1].forward(&up)?], 1)?;
+        self.head.forward(&self.up[1].forward_t(&up, train)?)
+    }
+}
+
+/// The training step of `model`.
+pub fn build(model: &str) -> Result<Step> {
+    let parameters = Parameters::new(0, &Device::Cpu);
+    let (model, adam): (Box<dyn Model>, bool) = match model {
+        "mlp" => (Box::new(mlp(&parameters)?), true),
+        "mnist" => (Box::new(mnist(&parameters)?), true),
+        "cifar" => (Box::new(cifar(&parameters)?), false),
+        _ => (Box::new(UNet::new(&parameters)?), true),
+    };
+    let mut optimizer: Box<dyn Optimizer> = if adam {
+        Box::new(AdamW::new(&parameters).build()?)
+    } else {
+        Box::new(Sgd::new(&parameters).momentum(0.9).build()?)
+    };
+    let loss = CrossEntropy::default();
+    Ok(Box::new(move |xs, targets| {
+        let value = loss.forward(&model.forward_t(xs, true)?, targets)?;
+        optimizer.step(&value.backward()?, if adam { 1e-3 } else { 0.01 })?;
+        Ok(value.detach())
+    }))
+}

@@ -1,0 +1,321 @@
+//! Which checkpoints to keep, and which to resume from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{Snapshot, atomic, snapshot};
+use crate::error::{Context, Error, Result};
+use crate::metrics::Direction;
+
+const PREFIX: &str = "checkpoint-";
+const SUFFIX: &str = ".safetensors";
+
+/// Which checkpoints of a folder are kept; the newest always is.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// // The last three, the two best by a metric that should be large, and one every 1000 steps.
+/// let retention = Retention::new().last(3).best(2, Direction::Maximize).every(1000);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    last: usize,
+    best: Option<(usize, Direction)>,
+    every: Option<u64>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { last: 1, best: None, every: None }
+    }
+}
+
+impl Retention {
+    /// The last one only, unless told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The newest `count`.
+    #[must_use]
+    pub fn last(mut self, count: usize) -> Self {
+        self.last = count;
+        self
+    }
+
+    /// The best `count` by the metric they were saved with; of equal ones, the older.
+    #[must_use]
+    pub fn best(mut self, count: usize, direction: Direction) -> Self {
+        self.best = Some((count, direction));
+        self
+    }
+
+    /// Those whose step is a multiple of `steps`.
+    #[must_use]
+    pub fn every(mut self, steps: u64) -> Self {
+        self.every = Some(steps);
+        self
+    }
+
+    /// Which of `saved`, ordered by step, are kept.
+    fn kept(&self, saved: &[Saved]) -> Vec<bool> {
+        let newest = saved.len().saturating_sub(self.last.max(1));
+        let mut kept: Vec<bool> = (0..saved.len()).map(|index| index >= newest).collect();
+        if let Some(steps) = self.every {
+            saved.iter().zip(&mut kept).for_each(|(saved, kept)| *kept |= saved.step % steps == 0);
+        }
+        if let Some((count, direction)) = self.best {
+            for index in ranking(saved, direction).into_iter().take(count) {
+                kept[index] = true;
+            }
+        }
+        kept
+    }
+}
+
+/// The indices of the checkpoints that have a metric, best first, of equal ones the older first.
+fn ranking(saved: &[Saved], direction: Direction) -> Vec<usize> {
+    let mut ranked: Vec<(usize, f64)> = saved
+        .iter()
+        .enumerate()
+        .filter_map(|(index, saved)| Some((index, saved.metric.filter(|metric| !metric.is_nan())?)))
+        .collect();
+    ranked.sort_by(|a, b| match direction {
+        Direction::Minimize => a.1.total_cmp(&b.1),
+        Direction::Maximize => b.1.total_cmp(&a.1),
+    });
+    ranked.into_iter().map(|(index, _)| index).collect()
+}
+
+/// A checkpoint in a folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The step it was saved at.
+    pub step: u64,
+    /// The metric it was saved with.
+    pub metric: Option<f64>,
+}
+
+/// A checkpoint that could not be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What to resume from.
+#[derive(Debug, Clone)]
+pub struct Resume {
+    /// Where it was.
+    pub path: PathBuf,
+    /// The step it was saved at.
+    pub step: u64,
+    /// The whole state.
+    pub snapshot: Snapshot,
+    /// Newer checkpoints that are damaged: worth telling the user.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A folder of checkpoints, `checkpoint-0000001234.safetensors`, with a [`Retention`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let temporary = tempfile::tempdir()?;
+/// let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(2))?;
+/// for step in 1..=5 {
+///     folder.save(step, None, &Snapshot::new().number("loss", 1.0 / step as f64))?;
+/// }
+/// assert_eq!(folder.list()?.len(), 2);
+/// let resume = folder.latest()?.expect("there are checkpoints");
+/// assert_eq!(resume.step, 5);
+/// assert_eq!(resume.snapshot.get_number("loss")?, 0.2);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct CheckpointFolder {
+    path: PathBuf,
+    retention: Retention,
+}
+
+impl CheckpointFolder {
+    /// Opens a folder, creating it if need be, and removes half-written files of processes that
+    /// were killed.
+    ///
+    /// # Errors
+    /// If the folder cannot be created or read, or `every` is 0.
+    pub fn open(path: impl Into<PathBuf>, retention: Retention) -> Result<Self> {
+        let path = path.into();
+        if retention.every == Some(0) {
+            return Err(Error::argument("every", "at least 1", 0));
+        }
+        let what = || format!("cannot use the checkpoint folder `{}`", path.display());
+        fs::create_dir_all(&path).with_context(what)?;
+        atomic::remove_leftovers(&path).with_context(what)?;
+        Ok(Self { path, retention })
+    }
+
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Saves a checkpoint, then removes those that the retention does not keep.
+    ///
+    /// # Errors
+    /// If the file cannot be written: no other is removed then.
+    pub fn save(&self, step: u64, metric: Option<f64>, snapshot: &Snapshot) -> Result<PathBuf> {
+        let path = self.path.join(format!("{PREFIX}{step:010}{SUFFIX}"));
+        let snapshot = match metric {
+            Some(metric) => snapshot.clone().number("checkpoint.metric", metric),
+            None => snapshot.clone(),
+        };
+        snapshot.save(&path)?;
+        let saved = self.list()?;
+        for (saved, kept) in saved.iter().zip(self.retention.kept(&saved)) {
+            if !kept && saved.path != path {
+                fs::remove_file(&saved.path)
+                    .with_context(|| format!("cannot remove the old checkpoint `{}`", saved.path.display()))?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// All steps with their files, ordered by step.
+    fn files(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let what = || format!("cannot read the checkpoint folder `{}`", self.path.display());
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.path).with_context(what)? {
+            let path = entry.with_context(what)?.path();
+            let step = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse::<u64>().ok());
+            files.extend(step.map(|step| (step, path)));
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// The checkpoints whose header can be read, ordered by step. Damaged ones are left where they
+    /// are, and out of this list.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<Saved>> {
+        let readable = |(step, path): (u64, PathBuf)| {
+            let texts = Snapshot::load_texts(&path).ok()?;
+            Some(Saved { path, step, metric: texts.get_number("checkpoint.metric").ok() })
+        };
+        Ok(self.files()?.into_iter().filter_map(readable).collect())
+    }
+
+    /// The newest checkpoint that is whole, or nothing if the folder holds none at all.
+    ///
+    /// # Errors
+    /// If there are checkpoints but none is whole, or the newest was written by a newer version of
+    /// this crate.
+    pub fn latest(&self) -> Result<Option<Resume>> {
+        let mut damaged = Vec::new();
+        for (step, path) in self.files()?.into_iter().rev() {
+            match Snapshot::load(&path) {
+                Ok(snapshot) => return Ok(Some(Resume { path, step, snapshot, damaged })),
+                Err(error) if snapshot::is_newer(&path) => return Err(error),
+                Err(error) => damaged.push(Damaged { path, reason: error.to_string() }),
+            }
+        }
+        if damaged.is_empty() {
+            return Ok(None);
+        }
+        let reasons: Vec<&str> = damaged.iter().map(|damaged| damaged.reason.as_str()).collect();
+        Err(Error::checkpoint(format!(
+            "none of the {} checkpoints in `{}` is whole: {}",
+            damaged.len(),
+            self.path.display(),
+            reasons.join("; ")
+        )))
+    }
+
+    /// The best checkpoint by the metric they were saved with; of equal ones, the oldest.
+    ///
+    /// # Errors
+    /// If no checkpoint has a metric, or the best is damaged.
+    pub fn best(&self, direction: Direction) -> Result<Resume> {
+        let mut saved = self.list()?;
+        let best = ranking(&saved, direction).first().copied();
+        let best = best.ok_or_else(|| {
+            Error::checkpoint(format!("no checkpoint in `{}` was saved with a metric", self.path.display()))
+        })?;
+        let Saved { path, step, .. } = saved.swap_remove(best);
+        let snapshot = Snapshot::load(&path)?;
+        Ok(Resume { path, step, snapshot, damaged: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(folder: &CheckpointFolder) -> Vec<u64> {
+        folder.list().unwrap().into_iter().map(|saved| saved.step).collect()
+    }
+
+    fn state(step: u64) -> Snapshot {
+        Snapshot::new().number("step", step as f64)
+    }
+
+    #[test]
+    fn the_last_the_best_and_every_nth_are_kept() {
+        let temporary = tempfile::tempdir().unwrap();
+        let retention = Retention::new().last(2).best(1, Direction::Maximize).every(4);
+        let folder = CheckpointFolder::open(temporary.path().join("new/run"), retention).unwrap();
+        let metrics = [0.1, 0.5, 0.9, 0.2, 0.9, f64::NAN, 0.3, 0.1, 0.2, 0.1];
+        for (step, metric) in (1..).zip(metrics) {
+            folder.save(step, Some(metric), &state(step)).unwrap();
+        }
+        assert_eq!(steps(&folder), [3, 4, 8, 9, 10]);
+        assert_eq!(folder.best(Direction::Maximize).unwrap().step, 3);
+        assert_eq!(folder.best(Direction::Minimize).unwrap().step, 8);
+        let last = CheckpointFolder::open(folder.path(), Retention::new().last(0)).unwrap();
+        last.save(11, None, &state(11)).unwrap();
+        assert_eq!(steps(&last), [11]);
+        assert!(last.best(Direction::Minimize).unwrap_err().to_string().contains("was saved with a metric"));
+    }
+
+    #[test]
+    fn resuming_passes_over_damaged_files_and_says_so() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(10)).unwrap();
+        assert!(folder.latest().unwrap().is_none());
+        let paths: Vec<PathBuf> = (1..4).map(|step| folder.save(step, None, &state(step)).unwrap()).collect();
+        fs::write(&paths[2], b"short").unwrap();
+        let mut bytes = fs::read(&paths[1]).unwrap();
+        let last = bytes.len() - 3;
+        bytes[last] ^= 4;
+        fs::write(&paths[1], bytes).unwrap();
+        let resume = folder.latest().unwrap().unwrap();
+        assert_eq!((resume.step, resume.snapshot.get_number("step").unwrap()), (1, 1.0));
+        assert_eq!(resume.damaged.iter().map(|damaged| &damaged.path).collect::<Vec<_>>(), [&paths[2], &paths[1]]);
+        fs::remove_file(&paths[0]).unwrap();
+        let text = folder.latest().unwrap_err().to_string();
+        assert!(text.contains("none of the 2 checkpoints"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_is_named() {
+        let temporary = tempfile::tempdir().unwrap();
+        let file = temporary.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let text = CheckpointFolder::open(&file, Retention::new()).unwrap_err().to_string();
+        assert!(text.contains("cannot use the checkpoint folder") && text.contains("file"), "{text}");
+        assert!(CheckpointFolder::open(temporary.path(), Retention::new().every(0)).is_err());
+    }
+}

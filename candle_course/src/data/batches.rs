@@ -1,0 +1,434 @@
+//! The batches of one epoch.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+
+use crate::data::dataset::panic_message;
+use crate::data::statistics::LoaderStatistics;
+use crate::data::transforms::{BatchPosition, Transform};
+use crate::data::workers::{Epoch, Workers};
+use crate::data::{Batch, Dataset};
+use crate::error::{Context, Error, Result};
+
+/// How one batch is made.
+pub(super) struct Recipe {
+    pub(super) dataset: Arc<dyn Dataset>,
+    pub(super) transforms: Vec<Arc<dyn Transform>>,
+    pub(super) batch_size: usize,
+    pub(super) drop_last: bool,
+    pub(super) device: Device,
+}
+
+impl Recipe {
+    pub(super) fn batches(&self, examples: usize) -> usize {
+        if self.drop_last { examples / self.batch_size } else { examples.div_ceil(self.batch_size) }
+    }
+
+    /// Where batch `number` lies in an epoch's `indices`.
+    fn range(&self, number: usize, examples: usize) -> std::ops::Range<usize> {
+        number * self.batch_size..((number + 1) * self.batch_size).min(examples)
+    }
+
+    pub(super) fn make(&self, epoch: usize, indices: &[usize], number: usize) -> Result<Batch> {
+        let range = self.range(number, indices.len());
+        let first = range.start;
+        let wanted = &indices[range];
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut batch = self.dataset.batch(wanted)?;
+            for (name, tensor) in [("inputs", &batch.inputs), ("targets", &batch.targets)] {
+                if tensor.dims().first() != Some(&wanted.len()) {
+                    return Err(Error::data(format!(
+                        "the data set gave {name} of shape {:?} for {} examples",
+                        tensor.dims(),
+                        wanted.len()
+                    ))
+                    .hint("the first dimension counts the examples"));
+                }
+            }
+            for transform in &self.transforms {
+                batch = transform.apply(batch, &BatchPosition { epoch, first })?;
+            }
+            if !self.device.is_cpu() {
+                batch.inputs = batch.inputs.to_device(&self.device)?;
+                batch.targets = batch.targets.to_device(&self.device)?;
+            }
+            Ok(batch)
+        }))
+        .unwrap_or_else(|panic| Err(Error::data(panic_message(&*panic))))
+        .with_context(|| format!("batch {number} of epoch {epoch}, {}, cannot be made", name_examples(wanted)))
+    }
+}
+
+/// `example 3` or `examples 3, 4, 5, … (64 of them)`.
+fn name_examples(indices: &[usize]) -> String {
+    let named: Vec<String> = indices.iter().take(5).map(usize::to_string).collect();
+    let named = named.join(", ");
+    match indices.len() {
+        1 => format!("example {named}"),
+        2..=5 => format!("examples {named}"),
+        n => format!("examples {named}, … ({n} of them)"),
+    }
+}
+
+/// The batches of one epoch: an owned iterator of known length.
+///
+/// After an error it ends. Dropping it half-way takes its batches off the workers' list.
+pub struct Batches {
+    pub(super) recipe: Arc<Recipe>,
+    pub(super) epoch: usize,
+    pub(super) indices: Arc<Vec<usize>>,
+    pub(super) next: usize,
+    pub(super) total: usize,
+    pub(super) stopped: bool,
+    pub(super) pending: Option<Pending>,
+    pub(super) ahead: usize,
+    pub(super) timeout: Option<Duration>,
+    pub(super) started: Instant,
+    pub(super) statistics: LoaderStatistics,
+    pub(super) shared: Arc<Mutex<LoaderStatistics>>,
+}
+
+/// What the workers are doing for an iterator.
+pub(super) struct Pending {
+    pub(super) workers: Arc<Workers>,
+    pub(super) epoch: Arc<Epoch>,
+    pub(super) submitted: usize,
+}
+
+impl std::fmt::Debug for Batches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batches")
+            .field("epoch", &self.epoch)
+            .field("position", &self.next)
+            .field("total", &self.total)
+            .finish()
+    }
+}
+
+impl Batches {
+    /// Which epoch this is.
+    pub fn epoch(&self) -> usize {
+        self.epoch
+    }
+
+    /// The number of the next batch: where [`DataLoader::epoch_from`] goes on.
+    pub fn position(&self) -> usize {
+        self.next
+    }
+
+    /// How many batches the epoch has, from its beginning.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// What the time was spent on so far.
+    pub fn statistics(&self) -> LoaderStatistics {
+        self.statistics.clone()
+    }
+
+    /// Keeps the workers busy, up to the bound of batches in memory.
+    pub(super) fn submit(&mut self) {
+        if let Some(pending) = &mut self.pending {
+            while pending.submitted < self.total && pending.submitted - self.next < self.ahead {
+                pending.workers.submit(&pending.epoch, pending.submitted);
+                pending.submitted += 1;
+            }
+        }
+    }
+
+    fn fetch(&mut self) -> Result<Batch> {
+        let start = Instant::now();
+        let Some(pending) = &self.pending else {
+            let batch = self.recipe.make(self.epoch, &self.indices, self.next);
+            self.statistics.waited += start.elapsed();
+            self.statistics.busy += start.elapsed();
+            return batch;
+        };
+        let batch = pending.epoch.take(self.timeout).unwrap_or_else(|| {
+            let wanted = &self.indices[self.recipe.range(self.next, self.indices.len())];
+            Err(Error::data(format!(
+                "batch {} of epoch {}, {}, did not come within {:?}",
+                self.next,
+                self.epoch,
+                name_examples(wanted),
+                self.timeout.unwrap_or_default()
+            )))
+        });
+        self.statistics.waited += start.elapsed();
+        self.statistics.busy = pending.epoch.busy();
+        batch
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        if let Some(pending) = self.pending.take() {
+            pending.workers.cancel(&pending.epoch);
+        }
+    }
+
+    fn publish(&mut self) {
+        self.statistics.elapsed = self.started.elapsed();
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.statistics.clone();
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.len() == 0 {
+            return None;
+        }
+        let batch = self.fetch();
+        match &batch {
+            Ok(batch) => {
+                self.statistics.batches += 1;
+                self.statistics.examples += batch.len();
+                self.next += 1;
+                self.submit();
+            }
+            Err(_) => self.stop(),
+        }
+        self.publish();
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = if self.stopped { 0 } else { self.total - self.next };
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Batches {}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        // The last batch is worked on after it was taken: that time counts, too.
+        if self.statistics.batches > 0 {
+            self.publish();
+        }
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use candle_core::Tensor;
+
+    use super::*;
+    use crate::data::{Cifar10, DataLoader, Example, RandomCrop, RandomErasing, RandomHorizontalFlip};
+
+    /// Runs `body` and fails instead of hanging.
+    fn within(patience: Duration, body: impl FnOnce() + Send + 'static) {
+        let (sender, receiver) = mpsc::channel();
+        let body = thread::spawn(move || {
+            body();
+            let _ = sender.send(());
+        });
+        match receiver.recv_timeout(patience) {
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("still running after {patience:?}"),
+            _ => body.join().unwrap(),
+        }
+    }
+
+    /// Counts what is being made and what exists; fails, panics or sleeps where told.
+    #[derive(Default)]
+    struct Odd {
+        length: usize,
+        fails_at: Option<usize>,
+        panics_at: Option<usize>,
+        panics_in_batch: bool,
+        wrong_size: bool,
+        sleep: Duration,
+        fetched: Arc<AtomicUsize>,
+    }
+
+    impl Dataset for Odd {
+        fn len(&self) -> usize {
+            self.length
+        }
+
+        fn get(&self, index: usize) -> Result<Example> {
+            self.fetched.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(self.sleep);
+            if self.panics_at == Some(index) {
+                panic!("nobody home");
+            }
+            if self.fails_at == Some(index) {
+                return Err(Error::data("the file is gone"));
+            }
+            Ok(Example { input: Tensor::new(index as f32, &Device::Cpu)?, target: Tensor::new(0u32, &Device::Cpu)? })
+        }
+
+        fn batch(&self, indices: &[usize]) -> Result<Batch> {
+            if self.panics_in_batch {
+                let none: Option<Batch> = None;
+                return Ok(none.unwrap());
+            }
+            let examples: Vec<Example> = indices
+                .iter()
+                .map(|&index| {
+                    catch_unwind(AssertUnwindSafe(|| self.get(index)))
+                        .unwrap_or_else(|panic| Err(Error::data(panic_message(&*panic))))
+                        .with_context(|| format!("example {index} cannot be read"))
+                })
+                .collect::<Result<_>>()?;
+            let rows = if self.wrong_size { 1 } else { examples.len() };
+            let inputs: Vec<_> = examples.iter().take(rows).map(|example| &example.input).collect();
+            let targets: Vec<_> = examples.iter().map(|example| &example.target).collect();
+            Ok(Batch {
+                inputs: Tensor::stack(&inputs, 0)?,
+                targets: Tensor::stack(&targets, 0)?,
+                indices: indices.to_vec(),
+            })
+        }
+    }
+
+    #[test]
+    fn batches_are_the_same_bits_whatever_the_workers() {
+        let images = Cifar10::builder().sample().quiet().limit(250, 10).load().unwrap().train();
+        let run = |workers: usize, prefetch: usize, from: usize| {
+            let mut loader = DataLoader::new(images.clone())
+                .batch_size(32)
+                .shuffle(3)
+                .transform(RandomCrop::new(4, 1))
+                .transform(RandomHorizontalFlip::new(2))
+                .transform(RandomErasing::new(3).build().unwrap())
+                .workers(workers);
+            if workers > 0 {
+                loader = loader.prefetch(prefetch);
+            }
+            let loader = loader.build().unwrap();
+            let mut all = Vec::new();
+            for epoch in [4, 5] {
+                for batch in loader.epoch_from(epoch, from).unwrap() {
+                    let batch = batch.unwrap();
+                    let bits: Vec<u32> = batch
+                        .inputs
+                        .flatten_all()
+                        .unwrap()
+                        .to_vec1::<f32>()
+                        .unwrap()
+                        .iter()
+                        .map(|x| x.to_bits())
+                        .collect();
+                    all.push((batch.indices, batch.targets.to_vec1::<u32>().unwrap(), bits));
+                }
+            }
+            all
+        };
+        let expected = run(0, 0, 0);
+        assert_eq!(expected.len(), 16);
+        for (workers, prefetch) in [(1, 0), (2, 2), (7, 1)] {
+            assert!(run(workers, prefetch, 0) == expected, "{workers} workers");
+        }
+        let resumed = run(2, 2, 3);
+        assert!(resumed[..5] == expected[3..8] && resumed[5..] == expected[11..]);
+    }
+
+    #[test]
+    fn errors_and_panics_name_the_example_and_end_the_epoch() {
+        within(Duration::from_secs(20), || {
+            for workers in [0, 1, 3] {
+                let run = |dataset: Odd| {
+                    let loader = DataLoader::new(dataset).batch_size(4).workers(workers).build().unwrap();
+                    let mut batches = loader.epoch(2).unwrap();
+                    let good = batches.by_ref().take_while(|batch| batch.is_ok()).count();
+                    assert!(batches.next().is_none(), "an epoch ends with its first error");
+                    // The loader is as good as before.
+                    let again = loader.epoch(2).unwrap().filter_map(|batch| batch.err()).next().unwrap();
+                    (good, again.to_string())
+                };
+                let (good, error) = run(Odd { length: 20, fails_at: Some(9), ..Odd::default() });
+                assert_eq!(good, 2);
+                assert_eq!(
+                    error,
+                    "batch 2 of epoch 2, examples 8, 9, 10, 11, cannot be made\n  caused by: example 9 cannot be read\n  caused by: the file is gone"
+                );
+                let (good, error) = run(Odd { length: 20, panics_at: Some(13), ..Odd::default() });
+                assert_eq!(good, 3);
+                assert!(
+                    error.contains("example 13 cannot be read\n  caused by: the data set panicked: nobody home"),
+                    "{error}"
+                );
+                let (_, error) = run(Odd { length: 20, panics_in_batch: true, ..Odd::default() });
+                assert!(error.starts_with("batch 0 of epoch 2, examples 0, 1, 2, 3, cannot be made"), "{error}");
+                assert!(error.contains("panicked: called `Option::unwrap()`"), "{error}");
+                let (_, error) = run(Odd { length: 20, wrong_size: true, ..Odd::default() });
+                assert!(error.contains("gave inputs of shape [1] for 4 examples"), "{error}");
+            }
+        });
+    }
+
+    #[test]
+    fn memory_is_bounded_by_prefetch_and_workers() {
+        within(Duration::from_secs(20), || {
+            let fetched = Arc::new(AtomicUsize::new(0));
+            let dataset = Odd { length: 100, fetched: Arc::clone(&fetched), ..Odd::default() };
+            let loader = DataLoader::new(dataset).workers(2).prefetch(3).build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            for taken in 1..=10 {
+                batches.next().unwrap().unwrap();
+                // Give the workers every chance to run ahead.
+                thread::sleep(Duration::from_millis(5));
+                let made = fetched.load(Ordering::SeqCst);
+                assert!(made <= taken + 2 + 3, "{made} batches made when {taken} were taken");
+            }
+        });
+    }
+
+    #[test]
+    fn dropping_an_iterator_stops_its_work_and_dropping_the_loader_its_threads() {
+        within(Duration::from_secs(20), || {
+            let fetched = Arc::new(AtomicUsize::new(0));
+            let dataset =
+                Odd { length: 1000, fetched: Arc::clone(&fetched), sleep: Duration::from_millis(1), ..Odd::default() };
+            let loader = DataLoader::new(dataset).batch_size(2).workers(2).prefetch(8).build().unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            batches.next().unwrap().unwrap();
+            drop(batches);
+            let before = fetched.load(Ordering::SeqCst);
+            // What was being made is finished; what was queued is not begun.
+            assert!(before <= 2 * (1 + 2 + 8), "{before}");
+            let dataset = Arc::downgrade(loader.dataset());
+            drop(loader);
+            while dataset.strong_count() > 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(fetched.load(Ordering::SeqCst) <= before + 2 * 2);
+        });
+    }
+
+    #[test]
+    fn two_epochs_of_one_loader_run_side_by_side() {
+        within(Duration::from_secs(20), || {
+            let loader =
+                DataLoader::new(Odd { length: 30, ..Odd::default() }).batch_size(4).workers(2).build().unwrap();
+            let copy = loader.clone();
+            let pairs = loader.epoch(0).unwrap().zip(copy.epoch(1).unwrap());
+            assert!(pairs.map(|(a, b)| (a.unwrap().indices, b.unwrap().indices)).all(|(a, b)| a == b));
+            // An abandoned one does not disturb the next.
+            let abandoned = loader.epoch(2).unwrap();
+            assert_eq!(loader.epoch(3).unwrap().count(), 8);
+            drop(abandoned);
+        });
+    }
+
+    #[test]
+    fn a_batch_that_takes_too_long_is_an_error() {
+        within(Duration::from_secs(20), || {
+            let dataset = Odd { length: 4, sleep: Duration::from_millis(300), ..Odd::default() };
+            let timeout = Duration::from_millis(20);
+            let loader = DataLoader::new(dataset).workers(1).timeout(timeout).build().unwrap();
+            let error = loader.epoch(0).unwrap().next().unwrap().unwrap_err().to_string();
+            assert_eq!(error, "batch 0 of epoch 0, example 0, did not come within 20ms");
+        });
+    }
+}

@@ -1,0 +1,320 @@
+//! Image sets in their own file formats: IDX (MNIST) and CIFAR's binary format, gzipped or not.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Context, Error, Result};
+
+/// Bytes of images and their labels, not yet a data set.
+pub(crate) struct RawImages {
+    /// `[N, C, H, W]`.
+    pub pixels: Vec<u8>,
+    pub labels: Vec<u32>,
+}
+
+/// One file of an official distribution.
+pub(crate) struct OfficialFile {
+    /// Without `.gz`. MNIST's files go by two spellings.
+    pub names: &'static [&'static str],
+    /// Of the file without gzip; empty if not on record.
+    pub sha256: &'static str,
+}
+
+impl OfficialFile {
+    /// Where the file lies: in one of `folders`, under one of its names, gzipped or not.
+    pub fn find(&self, folders: &[PathBuf]) -> Option<PathBuf> {
+        let named = |folder: &PathBuf| {
+            self.names
+                .iter()
+                .flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))])
+                .collect::<Vec<_>>()
+        };
+        folders.iter().flat_map(named).find(|path| path.is_file())
+    }
+}
+
+/// The file's content, without gzip.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut raw = Vec::new();
+    File::open(path).and_then(|mut file| file.read_to_end(&mut raw)).with_context(cannot)?;
+    // By content, not by name: browsers unpack downloads and keep the name.
+    if !raw.starts_with(&[0x1f, 0x8b]) {
+        return Ok(raw);
+    }
+    let mut content = Vec::new();
+    MultiGzDecoder::new(raw.as_slice()).read_to_end(&mut content).map_err(|error| {
+        Error::data(format!("{} is not a whole gzip file ({error})", path.display()))
+            .hint("download it again: it was probably cut off")
+    })?;
+    Ok(content)
+}
+
+/// An error unless `content` is the official file.
+pub(crate) fn verify(path: &Path, content: &[u8], official: &OfficialFile) -> Result<()> {
+    if official.sha256.is_empty() {
+        return Ok(());
+    }
+    let got: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    if got != official.sha256 {
+        return Err(Error::data(format!(
+            "{}: expected the official file with sha256 {} (unpacked), got {got}",
+            path.display(),
+            official.sha256
+        ))
+        .hint("the file is damaged or another set; `.verify(false)` loads files of your own"));
+    }
+    Ok(())
+}
+
+fn wrong_size(path: &Path, expected: usize, what: &str, got: usize) -> Error {
+    let problem = if got < expected { "truncated" } else { "too long" };
+    Error::data(format!("{} is {problem}: expected {expected} bytes ({what}), got {got}", path.display()))
+        .hint("download it again")
+}
+
+/// The dimensions and the data of an IDX file of bytes with `rank` dimensions.
+fn idx(path: &Path, content: &[u8], rank: usize) -> Result<(Vec<usize>, usize)> {
+    let header = 4 + 4 * rank;
+    let magic = [0, 0, 8, rank as u8];
+    if content.len() < 4 || content[..4] != magic {
+        let got = &content[..content.len().min(4)];
+        return Err(Error::data(format!(
+            "{} is not an IDX file of bytes with {rank} dimensions: expected it to begin with {magic:02x?}, got {got:02x?}",
+            path.display()
+        ))
+        .hint("are images and labels mixed up, or is it an error page saved as a file?"));
+    }
+    if content.len() < header {
+        return Err(wrong_size(path, header, "of the header", content.len()));
+    }
+    let dims: Vec<usize> = content[4..header]
+        .chunks_exact(4)
+        .map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+        .collect();
+    let expected =
+        dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)).and_then(|n| n.checked_add(header));
+    match expected {
+        Some(expected) if expected == content.len() => Ok((dims, header)),
+        expected => Err(wrong_size(
+            path,
+            expected.unwrap_or(usize::MAX),
+            &format!("a header of {header} and {dims:?} values"),
+            content.len(),
+        )),
+    }
+}
+
+/// Images and labels from a pair of IDX files.
+pub(crate) fn idx_pair(
+    images: &Path,
+    images_content: &[u8],
+    labels: &Path,
+    labels_content: &[u8],
+) -> Result<RawImages> {
+    let (dims, start) = idx(images, images_content, 3)?;
+    if dims[1..] != [28, 28] {
+        return Err(Error::data(format!(
+            "{}: expected images of 28×28, got {}×{}",
+            images.display(),
+            dims[1],
+            dims[2]
+        )));
+    }
+    let (label_dims, label_start) = idx(labels, labels_content, 1)?;
+    if label_dims[0] != dims[0] {
+        return Err(Error::data(format!(
+            "{} has {} labels, but {} has {} images",
+            labels.display(),
+            label_dims[0],
+            images.display(),
+            dims[0]
+        ))
+        .hint("do the two files belong to the same split?"));
+    }
+    let raw = RawImages {
+        pixels: images_content[start..].to_vec(),
+        labels: labels_content[label_start..].iter().map(|&label| u32::from(label)).collect(),
+    };
+    check_labels(labels, &raw.labels)?;
+    Ok(raw)
+}
+
+/// Bytes of one CIFAR-10 record: the label and three planes of 32×32.
+const RECORD: usize = 1 + 3072;
+
+/// Adds the images of a file in CIFAR-10's binary format.
+pub(crate) fn cifar_binary(path: &Path, content: &[u8], into: &mut RawImages) -> Result<()> {
+    if content.is_empty() || content.len() % RECORD != 0 {
+        let whole = content.len().div_ceil(RECORD).max(1);
+        return Err(wrong_size(path, whole * RECORD, &format!("{whole} records of {RECORD}"), content.len()));
+    }
+    let first = into.labels.len();
+    for record in content.chunks_exact(RECORD) {
+        into.labels.push(u32::from(record[0]));
+        into.pixels.extend_from_slice(&record[1..]);
+    }
+    check_labels(path, &into.labels[first..])
+}
+
+fn check_labels(path: &Path, labels: &[u32]) -> Result<()> {
+    match labels.iter().position(|&label| label > 9) {
+        Some(i) => {
+            Err(Error::data(format!("{}: expected labels 0 to 9, got {} for image {i}", path.display(), labels[i]))
+                .hint("is the file damaged, or of another set?"))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+    use crate::data::{Cifar10, Dataset, Mnist, Source};
+
+    /// Two training and one test image in MNIST's format.
+    fn idx_files() -> [(&'static str, Vec<u8>); 4] {
+        let images = |n: u8| {
+            let mut file = vec![0, 0, 8, 3, 0, 0, 0, n, 0, 0, 0, 28, 0, 0, 0, 28];
+            file.extend((0..784 * usize::from(n)).map(|i| (i * 7 % 251) as u8));
+            file
+        };
+        let labels = |values: &[u8]| {
+            let mut file = vec![0, 0, 8, 1, 0, 0, 0, values.len() as u8];
+            file.extend(values);
+            file
+        };
+        [
+            ("train-images-idx3-ubyte", images(2)),
+            ("train-labels-idx1-ubyte", labels(&[5, 0])),
+            ("t10k-images.idx3-ubyte", images(1)),
+            ("t10k-labels.idx1-ubyte", labels(&[9])),
+        ]
+    }
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn folder_with(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    fn mnist(folder: &Path) -> Result<Mnist> {
+        Mnist::builder().folder(folder).verify(false).quiet().load()
+    }
+
+    #[test]
+    fn idx_files_load_plain_and_gzipped_and_from_a_sub_folder() {
+        let plain = folder_with(&idx_files());
+        let expected = mnist(plain.path()).unwrap();
+        assert_eq!(expected.train().labels(), [5, 0]);
+        assert_eq!(expected.test().labels(), [9]);
+        assert_eq!(expected.train().bytes(1).unwrap()[..3], [217, 224, 231]);
+        assert_eq!(*expected.source(), Source::Folder(plain.path().to_owned()));
+        let zipped = idx_files().map(|(name, content)| (format!("mnist/{name}.gz"), gzip(&content)));
+        let zipped = folder_with(&zipped.each_ref().map(|(name, content)| (name.as_str(), content.clone())));
+        let from_gz = mnist(zipped.path()).unwrap();
+        assert_eq!(from_gz.train().bytes(1).unwrap(), expected.train().bytes(1).unwrap());
+        assert_eq!(*from_gz.source(), Source::Folder(zipped.path().join("mnist")));
+    }
+
+    #[test]
+    fn every_kind_of_damage_names_the_file_and_what_was_expected() {
+        // Which file to change, how, and what the error must say.
+        type Damage = fn(&mut Vec<u8>);
+        let cases: [(usize, Damage, &[&str]); 8] = [
+            (0, |f| f.truncate(1000), &["train-images-idx3-ubyte is truncated", "expected 1584 bytes", "got 1000"]),
+            (0, |f| f.truncate(9), &["train-images-idx3-ubyte is truncated", "expected 16 bytes"]),
+            (0, |f| f.clear(), &["train-images-idx3-ubyte is not an IDX file", "[00, 00, 08, 03]"]),
+            (2, |f| f.push(0), &["t10k-images.idx3-ubyte is too long", "expected 800 bytes", "got 801"]),
+            (1, |f| *f = b"<html>404</html>".to_vec(), &["train-labels-idx1-ubyte is not an IDX file", "error page"]),
+            (1, |f| *f = vec![0, 0, 8, 1, 0, 0, 0, 1, 3], &["has 1 labels", "has 2 images", "same split"]),
+            (3, |f| f[8] = 10, &["t10k-labels.idx1-ubyte", "labels 0 to 9, got 10 for image 0"]),
+            (0, |f| f[11] = 27, &["train-images-idx3-ubyte", "images of 28×28, got 27×28"]),
+        ];
+        for (which, damage, expected) in cases {
+            let mut files = idx_files();
+            damage(&mut files[which].1);
+            // The size still fits where only the shape is wrong.
+            if expected[1].starts_with("images of") {
+                files[which].1.truncate(16 + 2 * 27 * 28);
+            }
+            let error = mnist(folder_with(&files).path()).unwrap_err().to_string();
+            for part in expected {
+                assert!(error.contains(part), "{error} lacks {part}");
+            }
+        }
+        let mut cut = gzip(&idx_files()[0].1);
+        cut.truncate(cut.len() / 2);
+        let mut files = idx_files();
+        files[0].1 = cut;
+        let error = mnist(folder_with(&files).path()).unwrap_err().to_string();
+        assert!(error.contains("train-images-idx3-ubyte is not a whole gzip file"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_without_the_set_or_with_half_of_it_is_an_error() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = mnist(empty.path()).unwrap_err().to_string();
+        assert!(error.contains("no MNIST in") && error.contains("sub-folder mnist"), "{error}");
+        let mut files = idx_files().to_vec();
+        files.remove(3);
+        let error = mnist(folder_with(&files).path()).unwrap_err().to_string();
+        assert!(error.contains("lacks t10k-labels-idx1-ubyte"), "{error}");
+    }
+
+    #[test]
+    fn unofficial_files_are_refused_unless_asked_for() {
+        let folder = folder_with(&idx_files());
+        let error = Mnist::builder().folder(folder.path()).quiet().load().unwrap_err().to_string();
+        assert!(error.contains("train-images-idx3-ubyte: expected the official file with sha256 ba891046"), "{error}");
+        assert!(error.contains(".verify(false)"), "{error}");
+    }
+
+    #[test]
+    fn cifar_binary_files_load_and_their_damage_is_explained() {
+        let record = |label: u8| {
+            let mut record = vec![label];
+            record.extend((0..3072).map(|i| ((i + usize::from(label)) % 253) as u8));
+            record
+        };
+        let names =
+            ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
+        let mut files: Vec<(&str, Vec<u8>)> =
+            names.iter().enumerate().map(|(i, &name)| (name, record(i as u8))).collect();
+        files.push(("test_batch.bin", [record(7), record(8)].concat()));
+        let load = |files: &[(&str, Vec<u8>)]| {
+            Cifar10::builder().folder(folder_with(files).path()).verify(false).quiet().load()
+        };
+        let cifar = load(&files).unwrap();
+        assert_eq!(cifar.train().labels(), [0, 1, 2, 3, 4]);
+        assert_eq!(cifar.test().labels(), [7, 8]);
+        assert_eq!(cifar.train().bytes(3).unwrap(), &record(3)[1..]);
+        assert_eq!(cifar.train().get(0).unwrap().input.dims(), [3, 32, 32]);
+        files[2].1.truncate(3000);
+        let error = load(&files).unwrap_err().to_string();
+        assert!(
+            error.contains("data_batch_3.bin is truncated: expected 3073 bytes (1 records of 3073), got 3000"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! Class counts and weights, resampling, and imbalance made on purpose.
+//!
+//! Everything here takes labels and gives weights or indices: pass the indices to
+//! [`ImageDataset::select`](crate::data::ImageDataset::select), [`Subset`](crate::data::Subset) or
+//! [`SubsetSampler`](crate::data::SubsetSampler). Resample the *training* examples only: a
+//! validation or test set must keep the proportions of the world.
+
+use crate::error::{Error, Result};
+use crate::random::Generator;
+
+/// The indices of every class's examples, in order.
+pub(crate) fn members(labels: &[u32]) -> Vec<Vec<usize>> {
+    let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
+    let mut members = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(i, &label)| members[label as usize].push(i));
+    members
+}
+
+/// How many examples every class has.
+///
+/// # Errors
+/// If a label is not below `classes`.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::class_counts;
+///
+/// assert_eq!(class_counts(&[0, 2, 2, 0, 2], 3)?, [2, 0, 3]);
+/// assert!(class_counts(&[0, 3], 3).is_err());
+/// # Ok::<(), candle_course::error::Error>(())
+/// ```
+pub fn class_counts(labels: &[u32], classes: usize) -> Result<Vec<usize>> {
+    let mut counts = vec![0; classes];
+    for (i, &label) in labels.iter().enumerate() {
+        *counts.get_mut(label as usize).ok_or_else(|| {
+            Error::argument(
+                "labels",
+                format!("classes 0 to {}", classes.saturating_sub(1)),
+                format!("{label} for example {i}"),
+            )
+        })? += 1;
+    }
+    Ok(counts)
+}
+
+/// A weight per class for the loss: `N / (C · n_c)`, as scikit-learn's "balanced". Every class then
+/// has the same total weight, and the mean weight of the examples is 1.
+///
+/// # Errors
+/// If a label is out of range or a class has no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::class_weights;
+///
+/// assert_eq!(class_weights(&[0, 0, 0, 1], 2)?, [4.0 / 6.0, 2.0]);
+/// # Ok::<(), candle_course::error::Error>(())
+/// ```
+pub fn class_weights(labels: &[u32], classes: usize) -> Result<Vec<f64>> {
+    let counts = class_counts(labels, classes)?;
+    if let Some(empty) = counts.iter().position(|&count| count == 0) {
+        return Err(Error::data(format!("class {empty} has no examples, so no weight can balance it"))
+            .hint("is `classes` right, and is every class in this split?"));
+    }
+    Ok(counts.iter().map(|&count| labels.len() as f64 / (classes * count) as f64).collect())
+}
+
+/// A weight per example for a sampler: `1 / n` of its class, so that all classes are drawn equally
+/// often.
+pub fn example_weights(labels: &[u32]) -> Vec<f64> {
+    let members = members(labels);
+    labels.iter().map(|&label| 1.0 / members[label as usize].len() as f64).collect()
+}
+
+/// Random oversampling: every example, and examples of the smaller classes again and again until
+/// every class has as many as the largest. Gives indices, shuffled.
+///
+/// # Errors
+/// If there are no labels.
+pub fn oversample(labels: &[u32], seed: u64) -> Result<Vec<usize>> {
+    resample(labels, seed, |sizes| sizes.iter().copied().max())
+}
+
+/// Random undersampling: of every class as many examples as the smallest has. Gives indices,
+/// shuffled.
+///
+/// # Errors
+/// If there are no labels.
+pub fn undersample(labels: &[u32], seed: u64) -> Result<Vec<usize>> {
+    resample(labels, seed, |sizes| sizes.iter().copied().min())
+}
+
+fn resample(labels: &[u32], seed: u64, size: impl Fn(&[usize]) -> Option<usize>) -> Result<Vec<usize>> {
+    let members: Vec<Vec<usize>> = members(labels).into_iter().filter(|class| !class.is_empty()).collect();
+    let sizes: Vec<usize> = members.iter().map(Vec::len).collect();
+    let size = size(&sizes).ok_or_else(|| Error::argument("labels", "at least one", 0))?;
+    let mut generator = Generator::new(seed);
+    let mut chosen = Vec::new();
+    for mut class in members {
+        generator.shuffle(&mut class);
+        // Whole copies first: drawing with replacement would leave some examples out.
+        chosen.extend(class.iter().cycle().take(size));
+    }
+    generator.shuffle(&mut chosen);
+    Ok(chosen)
+}
+
+/// Keeps a fraction of the examples of some classes, at random, and all of the others: an
+/// imbalanced set made on purpose. Gives indices, in order.
+///
+/// # Errors
+/// If a fraction is not in 0 to 1, or a class has no examples.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::{class_counts, imbalance};
+///
+/// let labels: Vec<u32> = (0..300).map(|i| i % 3).collect();
+/// let kept = imbalance(&labels, &[(0, 0.05), (2, 0.5)], 42)?;
+/// let kept: Vec<u32> = kept.iter().map(|&i| labels[i]).collect();
+/// assert_eq!(class_counts(&kept, 3)?, [5, 100, 50]);
+/// # Ok::<(), candle_course::error::Error>(())
+/// ```
+pub fn imbalance(labels: &[u32], fractions: &[(u32, f64)], seed: u64) -> Result<Vec<usize>> {
+    let sizes: Vec<usize> = members(labels).iter().map(Vec::len).collect();
+    let mut keep = sizes.clone();
+    for &(class, fraction) in fractions {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(Error::argument("fractions", "0 to 1", format!("{fraction} for class {class}")));
+        }
+        match sizes.get(class as usize) {
+            Some(&size) if size > 0 => keep[class as usize] = (size as f64 * fraction).round() as usize,
+            _ => return Err(Error::argument("fractions", "classes that have examples", format!("class {class}"))),
+        }
+    }
+    Ok(keep_of_each(labels, &keep, seed))
+}
+
+/// A long-tailed set: class `c` of `C` keeps `n · factor^(-c / (C - 1))` of its examples, from all
+/// of class 0 to 1/`factor` of the last ([Cui et al. 2019](https://arxiv.org/abs/1901.05555)).
+/// Gives indices, in order.
+///
+/// # Errors
+/// If `factor` is below 1 or there are fewer than two classes.
+pub fn long_tail(labels: &[u32], factor: f64, seed: u64) -> Result<Vec<usize>> {
+    if !(factor >= 1.0 && factor.is_finite()) {
+        return Err(Error::argument("factor", "1 or more (largest class over smallest)", factor));
+    }
+    let sizes: Vec<usize> = members(labels).iter().map(Vec::len).collect();
+    if sizes.len() < 2 {
+        return Err(Error::argument("labels", "at least two classes", sizes.len()));
+    }
+    let last = (sizes.len() - 1) as f64;
+    let keep: Vec<usize> = sizes
+        .iter()
+        .enumerate()
+        .map(|(class, &size)| (size as f64 * factor.powf(-(class as f64) / last)).round() as usize)
+        .collect();
+    Ok(keep_of_each(labels, &keep, seed))
+}
+
+fn keep_of_each(labels: &[u32], keep: &[usize], seed: u64) -> Vec<usize> {
+    let mut chosen = Vec::new();
+    for (class, mut members) in members(labels).into_iter().enumerate() {
+        // A stream per class: cutting one class leaves the choice in the others as it is.
+        Generator::stream(seed, &[class as u64]).shuffle(&mut members);
+        chosen.extend_from_slice(&members[..keep[class]]);
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels() -> Vec<u32> {
+        (0..100)
+            .map(|i| {
+                if i % 10 == 3 {
+                    1
+                } else if i % 25 == 7 {
+                    2
+                } else {
+                    0
+                }
+            })
+            .collect()
+    }
+
+    fn counts(indices: &[usize]) -> Vec<usize> {
+        let labels = labels();
+        class_counts(&indices.iter().map(|&i| labels[i]).collect::<Vec<_>>(), 3).unwrap()
+    }
+
+    #[test]
+    fn weights_balance_the_classes() {
+        let labels = labels();
+        assert_eq!(class_counts(&labels, 3).unwrap(), [86, 10, 4]);
+        // sklearn.utils.class_weight.compute_class_weight("balanced", ...) of the same labels.
+        let weights = class_weights(&labels, 3).unwrap();
+        for (got, expected) in weights.iter().zip([0.3875968992248062, 3.3333333333333335, 8.333333333333334]) {
+            assert!((got - expected).abs() < 1e-12);
+        }
+        let examples = example_weights(&labels);
+        for class in 0..3 {
+            let sum: f64 = examples.iter().zip(&labels).filter(|(_, label)| **label == class).map(|(w, _)| w).sum();
+            assert!((sum - 1.0).abs() < 1e-12);
+        }
+        assert!(class_weights(&labels, 4).unwrap_err().to_string().contains("class 3 has no examples"));
+        assert!(class_counts(&labels, 2).unwrap_err().to_string().contains("classes 0 to 1, got 2 for example 7"));
+    }
+
+    #[test]
+    fn resampling_makes_classes_equal() {
+        let labels = labels();
+        let over = oversample(&labels, 1).unwrap();
+        assert_eq!(counts(&over), [86, 86, 86]);
+        let distinct: std::collections::HashSet<_> = over.iter().collect();
+        assert_eq!(distinct.len(), 100, "no example is lost");
+        let under = undersample(&labels, 1).unwrap();
+        assert_eq!(counts(&under), [4, 4, 4]);
+        let distinct: std::collections::HashSet<_> = under.iter().collect();
+        assert_eq!(distinct.len(), 12, "none comes twice");
+        assert_eq!(undersample(&labels, 1).unwrap(), under);
+        assert_ne!(undersample(&labels, 2).unwrap(), under);
+        assert!(oversample(&[], 1).is_err());
+    }
+
+    #[test]
+    fn imbalance_is_made_as_asked() {
+        let labels = labels();
+        assert_eq!(counts(&imbalance(&labels, &[(0, 0.5)], 1).unwrap()), [43, 10, 4]);
+        assert_eq!(counts(&imbalance(&labels, &[], 1).unwrap()), [86, 10, 4]);
+        assert!(imbalance(&labels, &[(0, 1.5)], 1).unwrap_err().to_string().contains("1.5 for class 0"));
+        assert!(imbalance(&labels, &[(5, 0.5)], 1).unwrap_err().to_string().contains("class 5"));
+        let even: Vec<u32> = (0..1000).map(|i| i % 10).collect();
+        let tail = long_tail(&even, 100.0, 3).unwrap();
+        let tail = class_counts(&tail.iter().map(|&i| even[i]).collect::<Vec<_>>(), 10).unwrap();
+        // round(100 · 100^(-c/9))
+        assert_eq!(tail, [100, 60, 36, 22, 13, 8, 5, 3, 2, 1]);
+        assert!(long_tail(&even, 0.5, 3).unwrap_err().to_string().contains("`factor`"));
+        assert!(long_tail(&[0, 0], 2.0, 3).is_err());
+    }
+}

@@ -1,0 +1,493 @@
+//! One loading chain for every image set.
+//!
+//! 1. A folder the user names: [`ImageSetBuilder::folder`] or `CANDLE_COURSE_DATA`.
+//! 2. The local cache of the Hugging Face hub.
+//! 3. The hub itself, unless `CANDLE_COURSE_OFFLINE` or `HF_HUB_OFFLINE` is set or it cannot be
+//!    reached.
+//! 4. The sample embedded in this crate.
+//!
+//! The first that has the set is used, and said aloud. A source that has the set, but damaged, is
+//! an error: training on something else than was asked for helps nobody.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::data::ImageDataset;
+use crate::data::files::{self, OfficialFile, RawImages};
+use crate::data::packed;
+use crate::error::{Context, Error, Result};
+use crate::random::Generator;
+
+/// Where a data set was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// Files in a folder that the user named.
+    Folder(PathBuf),
+    /// The local cache of the Hugging Face hub.
+    HubCache(PathBuf),
+    /// Downloaded from this repository of the Hugging Face hub just now.
+    Hub(String),
+    /// The sample embedded in this crate.
+    Sample,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Folder(path) => write!(f, "the folder {}", path.display()),
+            Source::HubCache(_) => write!(f, "the local Hugging Face cache"),
+            Source::Hub(repository) => write!(f, "the Hugging Face hub ({repository})"),
+            Source::Sample => write!(f, "the sample that comes with the crate"),
+        }
+    }
+}
+
+/// How the official files of a set are laid out.
+pub(crate) enum Layout {
+    /// Pairs of IDX files: images, labels.
+    Idx { train: [OfficialFile; 2], test: [OfficialFile; 2] },
+    /// CIFAR's binary batches.
+    Cifar { train: &'static [OfficialFile], test: &'static [OfficialFile] },
+}
+
+/// Everything the chain must know about a set.
+#[doc(hidden)]
+pub struct Specification {
+    pub(crate) name: &'static str,
+    /// The sub-folder of the data folder, and where other libraries put the files below it.
+    pub(crate) folders: &'static [&'static str],
+    pub(crate) shape: [usize; 3],
+    pub(crate) class_names: &'static [&'static str],
+    /// Official numbers of training and test images.
+    pub(crate) counts: [usize; 2],
+    pub(crate) layout: Layout,
+    /// The repository of the Hugging Face hub.
+    pub(crate) repository: &'static str,
+    /// The packed samples of training and test images.
+    pub(crate) sample: [&'static [u8]; 2],
+}
+
+/// An image set with its training and test images.
+pub trait ImageSet: Sized {
+    /// What the chain must know.
+    #[doc(hidden)]
+    fn specification() -> &'static Specification;
+    /// The set from its parts.
+    #[doc(hidden)]
+    fn from_parts(train: ImageDataset, test: ImageDataset, source: Source) -> Self;
+}
+
+/// Chooses where an image set comes from.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::{Dataset, Mnist, Source};
+///
+/// let mnist = Mnist::builder().sample().quiet().load()?;
+/// assert_eq!(*mnist.source(), Source::Sample);
+/// assert_eq!((mnist.train().len(), mnist.test().len()), (6_000, 1_000));
+/// # Ok::<(), candle_course::error::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ImageSetBuilder<S> {
+    folder: Option<PathBuf>,
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
+    pub(crate) hub: HubOptions,
+    sample_only: bool,
+    verify: bool,
+    quiet: bool,
+    limit: Option<[usize; 2]>,
+    seed: u64,
+    set: PhantomData<S>,
+}
+
+/// How the hub is spoken to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HubOptions {
+    pub endpoint: Option<String>,
+    pub cache: Option<PathBuf>,
+    pub offline: bool,
+    pub quiet: bool,
+    pub patience: Option<Duration>,
+}
+
+/// What a source of the chain answers.
+pub(crate) enum Found {
+    Images([RawImages; 2], Source),
+    /// Not here, and why, in words that follow "because".
+    Nothing(String),
+}
+
+impl<S: ImageSet> ImageSetBuilder<S> {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: None,
+            hub: HubOptions::default(),
+            sample_only: false,
+            verify: true,
+            quiet: false,
+            limit: None,
+            seed: 0,
+            set: PhantomData,
+        }
+    }
+
+    /// Takes the files from this folder (or its sub-folder of the set's name) and nowhere else.
+    pub fn folder(mut self, folder: impl AsRef<Path>) -> Self {
+        self.folder = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// Takes the sample that comes with the crate, even if the complete set is at hand.
+    pub fn sample(mut self) -> Self {
+        self.sample_only = true;
+        self
+    }
+
+    /// Does not speak to the hub; its local cache is still used.
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.hub.offline = offline;
+        self
+    }
+
+    /// The hub's address, `HF_ENDPOINT` or `https://huggingface.co` by default.
+    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.hub.endpoint = Some(endpoint.into());
+        self
+    }
+
+    /// The hub's local cache, by default `HF_HUB_CACHE`, `$HF_HOME/hub` or
+    /// `~/.cache/huggingface/hub`.
+    pub fn cache(mut self, cache: impl AsRef<Path>) -> Self {
+        self.hub.cache = Some(cache.as_ref().to_owned());
+        self
+    }
+
+    /// Whether the files must be the official ones: number of images and, where on record,
+    /// checksum. On by default; off for files of your own in the same format.
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// At most this many training and test images, class-balanced, drawn with
+    /// [`ImageSetBuilder::seed`].
+    pub fn limit(mut self, train: usize, test: usize) -> Self {
+        self.limit = Some([train, test]);
+        self
+    }
+
+    /// Which images [`ImageSetBuilder::limit`] keeps.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Does not say which source was used.
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self.hub.quiet = true;
+        self
+    }
+
+    /// Loads the set, normalised with the mean and standard deviation of its training images.
+    ///
+    /// # Errors
+    /// If a source has the set but it is damaged or not the official one, or a named folder does
+    /// not have it.
+    pub fn load(self) -> Result<S> {
+        let specification = S::specification();
+        let ([train, test], source, reasons) =
+            self.find(specification).with_context(|| format!("cannot load {}", specification.name))?;
+        let set = |raw: RawImages, split: usize| -> Result<ImageDataset> {
+            let official = specification.counts[split];
+            if self.verify && source != Source::Sample && raw.labels.len() != official {
+                return Err(Error::data(format!(
+                    "{}: expected the {official} {} images of {}, got {}",
+                    source,
+                    ["training", "test"][split],
+                    specification.name,
+                    raw.labels.len()
+                ))
+                .hint("`.verify(false)` loads files of your own"));
+            }
+            let images = ImageDataset::new(raw.pixels, raw.labels, specification.shape, specification.class_names)?;
+            match self.limit {
+                Some(limits) => limited(&images, limits[split], self.seed, split as u64),
+                None => Ok(images),
+            }
+        };
+        let (train, test) = (set(train, 0)?, set(test, 1)?);
+        let (mean, std) = train.mean_std();
+        let (train, test) = (train.normalized(&mean, &std)?, test.normalized(&mean, &std)?);
+        if !self.quiet {
+            let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
+            println!(
+                "{}: {} training and {} test images from {source}{why}",
+                specification.name,
+                grouped(train.labels().len()),
+                grouped(test.labels().len())
+            );
+        }
+        Ok(S::from_parts(train, test, source))
+    }
+
+    fn find(&self, set: &Specification) -> Result<([RawImages; 2], Source, Vec<String>)> {
+        let sample = |reasons| Ok(([unpack_sample(set, 0)?, unpack_sample(set, 1)?], Source::Sample, reasons));
+        if self.sample_only {
+            return sample(vec![]);
+        }
+        let mut reasons = Vec::new();
+        if let Some(folder) = &self.folder {
+            return match in_folder(set, folder, self.verify)? {
+                Found::Images(images, source) => Ok((images, source, reasons)),
+                Found::Nothing(reason) => Err(Error::data(reason)),
+            };
+        }
+        if let Some(folder) = std::env::var_os("CANDLE_COURSE_DATA").filter(|folder| !folder.is_empty()) {
+            let folder = PathBuf::from(folder);
+            if !folder.is_dir() {
+                return Err(Error::data(format!(
+                    "CANDLE_COURSE_DATA names {}, which is not a folder",
+                    folder.display()
+                )));
+            }
+            match in_folder(set, &folder, self.verify)? {
+                Found::Images(images, source) => return Ok((images, source, reasons)),
+                Found::Nothing(reason) => reasons.push(reason),
+            }
+        }
+        #[cfg(feature = "hub")]
+        match crate::data::hub::load(set, &self.hub)? {
+            Found::Images(images, source) => return Ok((images, source, reasons)),
+            Found::Nothing(reason) => reasons.push(reason),
+        }
+        #[cfg(not(feature = "hub"))]
+        reasons.push("the complete set needs the crate's feature `hub`".to_owned());
+        sample(reasons)
+    }
+}
+
+/// `60000` as `60,000`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// At most `limit` images, as equally many of each class as there are.
+fn limited(images: &ImageDataset, limit: usize, seed: u64, split: u64) -> Result<ImageDataset> {
+    if limit == 0 {
+        return Err(Error::argument("limit", "at least one image", 0));
+    }
+    let mut members = vec![Vec::new(); images.classes()];
+    for &i in &Generator::stream(seed, &[split]).permutation(images.labels().len()) {
+        members[images.labels()[i] as usize].push(i);
+    }
+    let longest = members.iter().map(Vec::len).max().unwrap_or(0);
+    let mut chosen: Vec<usize> = (0..longest)
+        .flat_map(|rank| members.iter().filter_map(move |class| class.get(rank).copied()))
+        .take(limit)
+        .collect();
+    chosen.sort_unstable();
+    images.select(&chosen)
+}
+
+fn unpack_sample(set: &Specification, split: usize) -> Result<RawImages> {
+    let sample = packed::unpack(set.sample[split])
+        .filter(|sample| sample.shape == set.shape)
+        .ok_or_else(|| Error::data(format!("the embedded sample of {} is damaged", set.name)))?;
+    Ok(RawImages { pixels: sample.pixels, labels: sample.labels.iter().map(|&label| u32::from(label)).collect() })
+}
+
+/// Looks for the set in `folder`. Some of its files, but not all: an error.
+fn in_folder(set: &Specification, folder: &Path, verify: bool) -> Result<Found> {
+    let mut folders = vec![folder.to_owned()];
+    folders.extend(set.folders.iter().map(|name| folder.join(name)));
+    // A folder that belongs to this set goes before the folder of all sets, where the files of
+    // MNIST and Fashion-MNIST would have the same names.
+    folders.rotate_left(1);
+    let groups: [Vec<&OfficialFile>; 2] = match &set.layout {
+        Layout::Idx { train, test } => [train.iter().collect(), test.iter().collect()],
+        Layout::Cifar { train, test } => [train.iter().collect(), test.iter().collect()],
+    };
+    let found: [Vec<Option<PathBuf>>; 2] =
+        groups.each_ref().map(|group| group.iter().map(|file| file.find(&folders)).collect());
+    if found.iter().flatten().all(Option::is_none) {
+        return Ok(Found::Nothing(format!(
+            "no {} in {} (looked for {} in it and in its sub-folder {}, gzipped or not)",
+            set.name,
+            folder.display(),
+            groups[0][0].names[0],
+            set.folders[0]
+        )));
+    }
+    let mut splits = Vec::with_capacity(2);
+    let mut home = folder.to_owned();
+    for (group, paths) in groups.iter().zip(found) {
+        let mut contents = Vec::new();
+        for (file, path) in group.iter().zip(paths) {
+            let path = path.ok_or_else(|| {
+                Error::data(format!("{} lacks {} (gzipped or not)", home.display(), file.names[0]))
+                    .hint(format!("the other files of {} are there", set.name))
+            })?;
+            home = path.parent().unwrap_or(folder).to_owned();
+            contents.push((files::read(&path)?, path));
+        }
+        // Format errors say more than a wrong checksum, so they come first.
+        let raw = match (&set.layout, contents.as_slice()) {
+            (Layout::Idx { .. }, [images, labels]) => files::idx_pair(&images.1, &images.0, &labels.1, &labels.0)?,
+            _ => {
+                let mut raw = RawImages { pixels: vec![], labels: vec![] };
+                contents.iter().try_for_each(|(content, path)| files::cifar_binary(path, content, &mut raw))?;
+                raw
+            }
+        };
+        if verify {
+            for (file, (content, path)) in group.iter().zip(&contents) {
+                files::verify(path, content, file)?;
+            }
+        }
+        splits.push(raw);
+    }
+    match <[RawImages; 2]>::try_from(splits) {
+        Ok(images) => Ok(Found::Images(images, Source::Folder(home))),
+        Err(_) => Err(Error::data("an image set has two splits")),
+    }
+}
+
+/// Declares a public image set on the chain.
+macro_rules! image_set {
+    ($(#[$docs:meta])* $name:ident, $specification:expr) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone)]
+        pub struct $name {
+            train: crate::data::ImageDataset,
+            test: crate::data::ImageDataset,
+            source: crate::data::Source,
+        }
+
+        static SPECIFICATION: crate::data::source::Specification = $specification;
+
+        impl $name {
+            /// The set from the first source of the chain that has it, normalised with the
+            /// statistics of its training images. Says which source and how many images.
+            ///
+            /// # Errors
+            /// If a source has the set but it is damaged.
+            pub fn load() -> crate::error::Result<Self> {
+                Self::builder().load()
+            }
+
+            /// Chooses where the set comes from.
+            pub fn builder() -> crate::data::ImageSetBuilder<Self> {
+                crate::data::ImageSetBuilder::new()
+            }
+
+            /// The training images.
+            pub fn train(&self) -> crate::data::ImageDataset {
+                self.train.clone()
+            }
+
+            /// The test images.
+            pub fn test(&self) -> crate::data::ImageDataset {
+                self.test.clone()
+            }
+
+            /// Where the set was found.
+            pub fn source(&self) -> &crate::data::Source {
+                &self.source
+            }
+        }
+
+        impl crate::data::source::ImageSet for $name {
+            fn specification() -> &'static crate::data::source::Specification {
+                &SPECIFICATION
+            }
+
+            fn from_parts(
+                train: crate::data::ImageDataset,
+                test: crate::data::ImageDataset,
+                source: crate::data::Source,
+            ) -> Self {
+                Self { train, test, source }
+            }
+        }
+    };
+}
+pub(crate) use image_set;
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::data::{Cifar10, Dataset, FashionMnist, Mnist};
+
+    #[test]
+    fn the_samples_are_the_recorded_ones_balanced_and_of_the_right_size() {
+        let sources = include_str!("../../data/SOURCES.md");
+        for (set, per_class) in [
+            (Mnist::specification(), [600, 100]),
+            (Cifar10::specification(), [400, 100]),
+            (FashionMnist::specification(), [200, 50]),
+        ] {
+            for split in 0..2 {
+                let hex: String = Sha256::digest(set.sample[split]).iter().map(|byte| format!("{byte:02x}")).collect();
+                assert!(sources.contains(&hex), "{} split {split}: {hex}", set.name);
+                let raw = unpack_sample(set, split).unwrap();
+                for class in 0..10 {
+                    assert_eq!(raw.labels.iter().filter(|&&label| label == class).count(), per_class[split]);
+                }
+            }
+        }
+        let bytes: usize = [Mnist::specification(), Cifar10::specification(), FashionMnist::specification()]
+            .iter()
+            .flat_map(|set| set.sample)
+            .map(<[u8]>::len)
+            .sum();
+        assert!(bytes <= 10_000_000, "{bytes} bytes of samples");
+    }
+
+    #[test]
+    fn both_splits_are_normalised_with_the_training_statistics() {
+        let mnist = Mnist::builder().sample().quiet().load().unwrap();
+        let (mean, std) = mnist.train().mean_std();
+        // Of all 60,000 images: 0.1307 and 0.3081.
+        assert!((mean[0] - 0.1307).abs() < 0.002 && (std[0] - 0.3081).abs() < 0.002, "{mean:?} {std:?}");
+        let all: Vec<usize> = (0..mnist.train().len()).collect();
+        let train = mnist.train().batch(&all).unwrap().inputs;
+        assert!(train.mean_all().unwrap().to_scalar::<f32>().unwrap().abs() < 1e-3);
+        let raw = mnist.test().bytes(0).unwrap()[400];
+        let got = mnist.test().get(0).unwrap().input.flatten_all().unwrap().to_vec1::<f32>().unwrap()[400];
+        assert!((f64::from(got) - (f64::from(raw) / 255.0 - mean[0]) / std[0]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_limit_keeps_the_classes_balanced_and_follows_the_seed() {
+        let load = |seed| Mnist::builder().sample().limit(500, 37).seed(seed).quiet().load().unwrap();
+        let mnist = load(1);
+        assert_eq!((mnist.train().len(), mnist.test().len()), (500, 37));
+        for class in 0..10 {
+            assert_eq!(mnist.train().labels().iter().filter(|&&label| label == class).count(), 50);
+        }
+        assert_eq!(load(1).train().labels(), mnist.train().labels());
+        assert_ne!(load(2).train().labels(), mnist.train().labels());
+        assert!(Mnist::builder().sample().limit(0, 1).quiet().load().unwrap_err().to_string().contains("at least one"));
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!([0, 999, 1000, 60_000, 1_234_567].map(grouped), ["0", "999", "1,000", "60,000", "1,234,567"]);
+    }
+}

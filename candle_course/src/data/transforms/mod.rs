@@ -1,0 +1,243 @@
+//! Changes to batches on their way through a loader.
+//!
+//! Every random transform draws anew for every example of every epoch, from its own seed, the
+//! epoch and the example's position in it. So the number of workers and the batch size change
+//! nothing, an epoch that is resumed half-way goes on as it would have, and an example that an
+//! oversampling sampler draws twice is changed in two ways.
+//!
+//! Geometric transforms (flips, quarter turns, crop, affine) also move targets that are masks of
+//! the same height and width.
+
+mod affine;
+mod color;
+mod crop;
+mod erasing;
+mod flip;
+mod mixup;
+mod normalize;
+
+use candle_core::{DType, Tensor};
+
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::random::Generator;
+
+pub use affine::RandomAffine;
+pub use color::ColorJitter;
+pub use crop::RandomCrop;
+pub use erasing::RandomErasing;
+pub use flip::{RandomHorizontalFlip, RandomQuarterTurn, RandomVerticalFlip};
+pub use mixup::MixUp;
+pub use normalize::Normalize;
+
+/// Where a batch stands in a training: what random transforms draw from, beside their seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchPosition {
+    /// The epoch.
+    pub epoch: usize,
+    /// How many examples of the epoch came before this batch.
+    pub first: usize,
+}
+
+impl BatchPosition {
+    /// The generator for row `row` of the batch.
+    pub fn generator(&self, seed: u64, row: usize) -> Generator {
+        Generator::stream(seed, &[self.epoch as u64, (self.first + row) as u64])
+    }
+}
+
+/// A change to a batch.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::data::{Batch, BatchPosition, Transform};
+/// use candle_course::prelude::*;
+///
+/// /// Adds noise of a given size.
+/// struct Noise(f64);
+///
+/// impl Transform for Noise {
+///     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
+///         let mut generator = position.generator(7, 0);
+///         let noise: Vec<f32> = (0..batch.inputs.elem_count()).map(|_| generator.normal() as f32).collect();
+///         let noise = (Tensor::from_vec(noise, batch.inputs.dims(), &Device::Cpu)? * self.0)?;
+///         Ok(Batch { inputs: (batch.inputs + noise)?, ..batch })
+///     }
+/// }
+///
+/// let images = Mnist::builder().sample().quiet().load()?.test();
+/// let loader = DataLoader::new(images).batch_size(10).transform(Noise(0.1)).build()?;
+/// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [10, 1, 28, 28]);
+/// # Ok::<(), Error>(())
+/// ```
+pub trait Transform: Send + Sync {
+    /// The changed batch. `batch` is on the CPU.
+    ///
+    /// # Errors
+    /// If the batch is not what the transform can change.
+    fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch>;
+}
+
+/// The values and the shape of `[N, C, H, W]` images.
+fn images(inputs: &Tensor, who: &str) -> Result<(Vec<f32>, [usize; 4])> {
+    match *inputs.dims() {
+        [n, c, h, w] if inputs.dtype() == DType::F32 => Ok((inputs.flatten_all()?.to_vec1()?, [n, c, h, w])),
+        _ => Err(Error::argument(
+            "inputs",
+            format!("[N, C, H, W] images of F32 for {who}"),
+            format!("{:?} of {:?}", inputs.dims(), inputs.dtype()),
+        )),
+    }
+}
+
+/// Changes the images of a batch one by one, in place.
+fn edit_images(
+    batch: Batch,
+    who: &str,
+    mut edit: impl FnMut(usize, &mut [f32], [usize; 3]) -> Result<()>,
+) -> Result<Batch> {
+    let (mut values, [n, c, h, w]) = images(&batch.inputs, who)?;
+    values.chunks_exact_mut(c * h * w).enumerate().try_for_each(|(row, image)| edit(row, image, [c, h, w]))?;
+    Ok(Batch { inputs: Tensor::from_vec(values, (n, c, h, w), batch.inputs.device())?, ..batch })
+}
+
+/// A transform that moves pixels and keeps the size of the image.
+trait Geometry {
+    /// What was drawn for one example.
+    type Draw;
+
+    const NAME: &'static str;
+
+    fn draw(&self, position: &BatchPosition, row: usize, size: [usize; 2]) -> Self::Draw;
+
+    /// One plane of values, `[H, W]`; `out` is zeroed.
+    fn values(&self, draw: &Self::Draw, plane: &[f32], out: &mut [f32], size: [usize; 2]);
+
+    /// One plane of a mask.
+    fn labels(&self, draw: &Self::Draw, plane: &[u32], out: &mut [u32], size: [usize; 2]);
+
+    /// Whether this draw changes nothing.
+    fn is_identity(&self, _draw: &Self::Draw) -> bool {
+        false
+    }
+}
+
+fn apply_geometry<G: Geometry>(transform: &G, batch: Batch, position: &BatchPosition) -> Result<Batch> {
+    let (mut values, [n, c, h, w]) = images(&batch.inputs, G::NAME)?;
+    let size = [h, w];
+    let draws: Vec<G::Draw> = (0..n).map(|row| transform.draw(position, row, size)).collect();
+    let mut out = vec![0f32; h * w];
+    for (image, draw) in values.chunks_exact_mut(c * h * w).zip(&draws).filter(|(_, draw)| !transform.is_identity(draw))
+    {
+        for plane in image.chunks_exact_mut(h * w) {
+            out.fill(0.0);
+            transform.values(draw, plane, &mut out, size);
+            plane.copy_from_slice(&out);
+        }
+    }
+    let dims = batch.targets.dims().to_vec();
+    let targets = if dims.len() >= 3 && dims[dims.len() - 2..] == size {
+        let device = batch.targets.device();
+        let planes = batch.targets.elem_count() / (n * h * w);
+        match batch.targets.dtype() {
+            DType::U32 => {
+                let mut labels: Vec<u32> = batch.targets.flatten_all()?.to_vec1()?;
+                let mut out = vec![0u32; h * w];
+                for (row, plane) in labels.chunks_exact_mut(h * w).enumerate() {
+                    let draw = &draws[row / planes];
+                    if !transform.is_identity(draw) {
+                        out.fill(0);
+                        transform.labels(draw, plane, &mut out, size);
+                        plane.copy_from_slice(&out);
+                    }
+                }
+                Tensor::from_vec(labels, dims, device)?
+            }
+            DType::F32 => {
+                let mut values: Vec<f32> = batch.targets.flatten_all()?.to_vec1()?;
+                for (row, plane) in values.chunks_exact_mut(h * w).enumerate() {
+                    let draw = &draws[row / planes];
+                    if !transform.is_identity(draw) {
+                        out.fill(0.0);
+                        transform.values(draw, plane, &mut out, size);
+                        plane.copy_from_slice(&out);
+                    }
+                }
+                Tensor::from_vec(values, dims, device)?
+            }
+            other => {
+                return Err(Error::argument(
+                    "targets",
+                    format!("masks of U32 or F32 for {}", G::NAME),
+                    format!("{other:?}"),
+                ));
+            }
+        }
+    } else {
+        batch.targets
+    };
+    Ok(Batch {
+        inputs: Tensor::from_vec(values, (n, c, h, w), batch.inputs.device())?,
+        targets,
+        indices: batch.indices,
+    })
+}
+
+/// An error unless `value` is a probability.
+fn check_probability(value: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(Error::argument("probability", "0 to 1", value)) }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// A batch of `n` images with the values 0, 1, 2, … and masks (or classes) of the same values.
+    pub fn batch([n, c, h, w]: [usize; 4], masks: bool) -> Batch {
+        let values: Vec<f32> = (0..n * c * h * w).map(|x| x as f32).collect();
+        let targets = if masks {
+            Tensor::from_vec((0..(n * h * w) as u32).collect::<Vec<_>>(), (n, h, w), &Device::Cpu)
+        } else {
+            Tensor::from_vec((0..n as u32).map(|i| i % 3).collect::<Vec<_>>(), n, &Device::Cpu)
+        };
+        Batch {
+            inputs: Tensor::from_vec(values, (n, c, h, w), &Device::Cpu).unwrap(),
+            targets: targets.unwrap(),
+            indices: (0..n).collect(),
+        }
+    }
+
+    pub fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+    }
+
+    /// What every transform must keep: the same draw for the same seed, epoch and position, another
+    /// one otherwise, whatever batch the example stands in.
+    pub fn contract(transform: &dyn Transform, batch: &Batch, per_example: bool) {
+        let at = |epoch, first| transform.apply(batch.clone(), &BatchPosition { epoch, first }).unwrap();
+        let once = at(3, 40);
+        assert_eq!(values(&once.inputs), values(&at(3, 40).inputs), "not reproducible");
+        assert_ne!(values(&once.inputs), values(&at(4, 40).inputs), "the epoch changes nothing");
+        assert_ne!(values(&once.inputs), values(&at(3, 90).inputs), "the position changes nothing");
+        assert_eq!(once.inputs.dims(), batch.inputs.dims());
+        assert_eq!(once.indices, batch.indices);
+        if per_example {
+            // The second half alone, at its place, is the second half of the whole.
+            let half = batch.len() / 2;
+            let rest = Batch {
+                inputs: batch.inputs.narrow(0, half, batch.len() - half).unwrap(),
+                targets: batch.targets.narrow(0, half, batch.len() - half).unwrap(),
+                indices: batch.indices[half..].to_vec(),
+            };
+            let rest = transform.apply(rest, &BatchPosition { epoch: 3, first: 40 + half }).unwrap();
+            let tail = once.inputs.narrow(0, half, batch.len() - half).unwrap();
+            assert_eq!(values(&tail), values(&rest.inputs), "the batch size changes the draw");
+        }
+        let flat = Batch { inputs: batch.inputs.flatten_from(1).unwrap(), ..batch.clone() };
+        let error = transform.apply(flat, &BatchPosition { epoch: 0, first: 0 }).unwrap_err().to_string();
+        assert!(error.contains("`inputs`: expected [N, C, H, W] images of F32"), "{error}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Losses made of losses.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::losses::Loss;
+use crate::losses::validate::number;
+use crate::nn::{Init, Scope};
+
+#[derive(Clone)]
+struct Term {
+    name: String,
+    weight: f64,
+    loss: Arc<dyn Loss>,
+}
+
+/// Σ wᵢ Lᵢ of losses of the same predictions and targets: cross-entropy plus Dice, say.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let loss = WeightedSum::new().term("cross-entropy", 0.5, CrossEntropy).term("dice", 0.5, Dice::new()).build()?;
+/// let logits = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+/// let targets = Tensor::zeros((2, 8, 8), DType::U32, &Device::Cpu)?;
+/// let total = loss.forward(&logits, &targets)?.to_scalar::<f32>()?;
+/// let parts = loss.parts(&logits, &targets)?;
+/// assert_eq!(parts[0].0, "cross-entropy");
+/// assert!((total - 0.5 * (parts[0].1 + parts[1].1) as f32).abs() < 1e-6);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct WeightedSum {
+    terms: Vec<Term>,
+}
+
+impl WeightedSum {
+    /// A sum of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `weight` times `loss`.
+    pub fn term(mut self, name: &str, weight: f64, loss: impl Loss + 'static) -> Self {
+        self.terms.push(Term { name: name.to_owned(), weight, loss: Arc::new(loss) });
+        self
+    }
+
+    /// The sum, its terms checked.
+    ///
+    /// # Errors
+    /// If there is no term, a weight is negative or not finite, or a name occurs twice.
+    pub fn build(self) -> Result<Self> {
+        if self.terms.is_empty() {
+            return Err(Error::argument("terms", "at least one", 0));
+        }
+        for (i, term) in self.terms.iter().enumerate() {
+            number("weight", "a number that is not negative", term.weight, term.weight >= 0.0)?;
+            if self.terms[..i].iter().any(|other| other.name == term.name) {
+                return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The value of each loss before it is weighted.
+    ///
+    /// # Errors
+    /// If a loss fails, or is not a scalar.
+    pub fn parts(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<(String, f64)>> {
+        self.terms
+            .iter()
+            .map(|term| {
+                let value = term.loss.forward(&predictions.detach(), targets)?;
+                Ok((term.name.clone(), value.to_dtype(DType::F64)?.to_scalar::<f64>()?))
+            })
+            .collect()
+    }
+}
+
+impl Loss for WeightedSum {
+    fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let mut total: Option<Tensor> = None;
+        for term in &self.terms {
+            let value = term.loss.forward(predictions, targets)?;
+            if value.rank() != 0 {
+                return Err(Error::argument(
+                    "term",
+                    "scalar losses",
+                    format!("`{}` of shape {:?}", term.name, value.dims()),
+                )
+                .hint("choose the reduction mean or sum"));
+            }
+            let value = (value * term.weight)?;
+            total = Some(match total {
+                Some(total) => (total + value)?,
+                None => value,
+            });
+        }
+        total.ok_or_else(|| Error::argument("terms", "at least one", 0))
+    }
+}
+
+/// What a task predicts, which decides how its uncertainty enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// Numbers: the loss is weighted by 1 / (2 σ²).
+    Regression,
+    /// Classes: the loss is weighted by 1 / σ².
+    Classification,
+}
+
+/// The total of several tasks' losses, and each by itself.
+#[derive(Debug, Clone)]
+pub struct MultiTaskLoss {
+    /// What to call `backward` on, a scalar.
+    pub total: Tensor,
+    /// Each task's name and loss before it is weighted, a detached scalar.
+    pub parts: Vec<(String, Tensor)>,
+}
+
+/// The loss of a model with several heads, weighted by fixed numbers or by learned uncertainty.
+///
+/// # Fixed
+/// total = Σ wᵢ Lᵢ.
+///
+/// # Learned
+/// total = Σ cᵢ e^(−sᵢ) Lᵢ + sᵢ/2, with sᵢ = ln σᵢ² trained along with the model and c = ½ for
+/// regression, 1 for classification: a task with large noise σ is turned down, and sᵢ/2 keeps σ
+/// from growing without end. (Kendall et al., "Multi-task learning using uncertainty to weigh
+/// losses", 2018.)
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let loss = MultiTask::new()
+///     .task("cover", Task::Classification, 1.0, CrossEntropy)
+///     .task("height", Task::Regression, 0.1, Huber::new())
+///     .learned(&parameters.at("uncertainty"))?;
+/// let (cover, height) = (Tensor::zeros((4, 3), DType::F32, &Device::Cpu)?, Tensor::ones(4, DType::F32, &Device::Cpu)?);
+/// let (classes, metres) = (Tensor::zeros(4, DType::U32, &Device::Cpu)?, Tensor::zeros(4, DType::F32, &Device::Cpu)?);
+/// let value = loss.forward(&[(&cover, &classes), (&height, &metres)])?;
+/// let gradients = value.total.backward()?;
+/// assert_eq!(parameters.count(), 2); // ln σ² of each task
+/// assert!(gradients.get(&parameters.get("uncertainty.log_variance.cover").unwrap()).is_some());
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct MultiTask {
+    tasks: Vec<(Term, Task)>,
+    log_variances: Option<Vec<Var>>,
+}
+
+impl MultiTask {
+    /// No task yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a task. `weight` multiplies its loss when weights are fixed, and is where the learned
+    /// weight begins otherwise.
+    pub fn task(mut self, name: &str, task: Task, weight: f64, loss: impl Loss + 'static) -> Self {
+        self.tasks.push((Term { name: name.to_owned(), weight, loss: Arc::new(loss) }, task));
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.tasks.is_empty() {
+            return Err(Error::argument("tasks", "at least one", 0));
+        }
+        for (i, (term, _)) in self.tasks.iter().enumerate() {
+            number("weight", "a positive number", term.weight, term.weight > 0.0)?;
+            if self.tasks[..i].iter().any(|(other, _)| other.name == term.name) {
+                return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights stay as given.
+    ///
+    /// # Errors
+    /// If there is no task, a weight is not positive, or a name occurs twice.
+    pub fn fixed(self) -> Result<Self> {
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Weights are learned: registers a scalar `log_variance.<name>` per task in `scope`.
+    ///
+    /// # Errors
+    /// As [`MultiTask::fixed`], and if the scope already has variables of those names.
+    pub fn learned(mut self, scope: &Scope) -> Result<Self> {
+        self.check()?;
+        let scope = scope.at("log_variance");
+        let log_variances = self.tasks.iter().map(|(term, task)| {
+            // c e^(−s) = weight
+            let start = (task.factor() / term.weight).ln();
+            scope.parameter(&term.name, (), Init::Constant(start))
+        });
+        self.log_variances = Some(log_variances.collect::<Result<_>>()?);
+        Ok(self)
+    }
+
+    /// The current weight of each task: fixed, or cᵢ e^(−sᵢ).
+    ///
+    /// # Errors
+    /// If a variable cannot be read.
+    pub fn weights(&self) -> Result<Vec<(String, f64)>> {
+        let weight = |(i, (term, task)): (usize, &(Term, Task))| {
+            let weight = match &self.log_variances {
+                None => term.weight,
+                Some(logs) => task.factor() * (-logs[i].to_dtype(DType::F64)?.to_scalar::<f64>()?).exp(),
+            };
+            Ok((term.name.clone(), weight))
+        };
+        self.tasks.iter().enumerate().map(weight).collect()
+    }
+
+    /// The loss of `(predictions, targets)` of each task, in the order they were added.
+    ///
+    /// # Errors
+    /// If there are not as many pairs as tasks, a loss fails, or is not a scalar.
+    pub fn forward(&self, pairs: &[(&Tensor, &Tensor)]) -> Result<MultiTaskLoss> {
+        self.check()?;
+        if pairs.len() != self.tasks.len() {
+            return Err(Error::argument("pairs", format!("one per task, {}", self.tasks.len()), pairs.len()));
+        }
+        let mut total: Option<Tensor> = None;
+        let mut parts = Vec::with_capacity(pairs.len());
+        for (i, ((term, task), (predictions, targets))) in self.tasks.iter().zip(pairs).enumerate() {
+            let loss = term.loss.forward(predictions, targets);
+            let value = crate::error::Context::with_context(loss, || format!("task `{}`", term.name))?;
+            if value.rank() != 0 {
+                return Err(Error::argument(
+                    "task",
+                    "scalar losses",
+                    format!("`{}` of shape {:?}", term.name, value.dims()),
+                )
+                .hint("choose the reduction mean or sum"));
+            }
+            parts.push((term.name.clone(), value.detach()));
+            let weighted = match &self.log_variances {
+                None => (value * term.weight)?,
+                Some(logs) => {
+                    let s = logs[i].to_dtype(value.dtype())?;
+                    ((s.neg()?.exp()? * value)? * task.factor())?.add(&(s * 0.5)?)?
+                }
+            };
+            total = Some(match total {
+                Some(total) => (total + weighted)?,
+                None => weighted,
+            });
+        }
+        let total = total.ok_or_else(|| Error::argument("tasks", "at least one", 0))?;
+        Ok(MultiTaskLoss { total, parts })
+    }
+}
+
+impl Task {
+    fn factor(self) -> f64 {
+        match self {
+            Self::Regression => 0.5,
+            Self::Classification => 1.0,
+        }
+    }
+}

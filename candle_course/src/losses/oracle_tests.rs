@@ -1,0 +1,348 @@
+//! Every loss against stored PyTorch values and gradients, and against finite differences.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::losses::*;
+
+#[derive(Deserialize)]
+struct Case {
+    loss: String,
+    case: String,
+    options: Value,
+    smooth: bool,
+    shape: Vec<usize>,
+    predictions: Vec<f64>,
+    target_shape: Vec<usize>,
+    target_kind: String,
+    targets: Vec<f64>,
+    value_shape: Vec<usize>,
+    value: Vec<f64>,
+    gradient: Vec<f64>,
+}
+
+fn cases(file: &str) -> Vec<Case> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/losses").join(file);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+struct Options<'a>(&'a Value);
+
+impl Options<'_> {
+    fn number(&self, name: &str) -> Option<f64> {
+        self.0.get(name).and_then(Value::as_f64)
+    }
+    fn numbers(&self, name: &str) -> Option<Vec<f64>> {
+        Some(self.0.get(name)?.as_array()?.iter().map(|v| v.as_f64().unwrap()).collect())
+    }
+    fn flag(&self, name: &str) -> bool {
+        self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
+    }
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(Value::as_str)
+    }
+    fn ignored(&self) -> Option<i64> {
+        self.0.get("ignore_index").and_then(Value::as_i64)
+    }
+    fn reduction(&self) -> Reduction {
+        match self.text("reduction") {
+            Some("sum") => Reduction::Sum,
+            Some("none") => Reduction::None,
+            _ => Reduction::Mean,
+        }
+    }
+    fn over(&self) -> Over {
+        if self.text("over") == Some("image") { Over::Image } else { Over::Batch }
+    }
+    fn classes(&self) -> Classes {
+        if self.text("classes") == Some("all") { Classes::All } else { Classes::Present }
+    }
+}
+
+macro_rules! region {
+    ($options:ident, $loss:expr $(, $number:ident)*) => {{
+        let mut loss = $loss.over($options.over()).classes($options.classes());
+        if let Some(smooth) = $options.number("smooth") {
+            loss = loss.smooth(smooth);
+        }
+        if let Some(index) = $options.ignored() {
+            loss = loss.ignore_index(index);
+        }
+        $(if let Some(number) = $options.number(stringify!($number)) {
+            loss = loss.$number(number);
+        })*
+        loss
+    }};
+}
+
+fn build(case: &Case) -> Box<dyn Loss> {
+    let options = Options(&case.options);
+    let reduction = options.reduction();
+    match case.loss.as_str() {
+        "mse" => Box::new(Mse::new().reduction(reduction)),
+        "mae" => Box::new(Mae::new().reduction(reduction)),
+        "rmse" => Box::new(Rmse),
+        "huber" => Box::new(Huber::new().delta(options.number("delta").unwrap_or(1.0)).reduction(reduction)),
+        "smooth_l1" => Box::new(SmoothL1::new().beta(options.number("beta").unwrap_or(1.0)).reduction(reduction)),
+        "log_cosh" => Box::new(LogCosh::new().reduction(reduction)),
+        "quantile" => Box::new(Quantile::new(options.number("quantile").unwrap()).reduction(reduction)),
+        "bce" => {
+            let mut loss = BinaryCrossEntropy::new().reduction(reduction);
+            if let Some(weight) = options.numbers("pos_weight") {
+                loss = loss.pos_weight(weight);
+            }
+            if let Some(weights) = options.numbers("weights") {
+                loss = loss.weights(&Tensor::new(weights, &Device::Cpu).unwrap());
+            }
+            Box::new(loss.build().unwrap())
+        }
+        "hinge" => Box::new(Hinge::new().squared(options.flag("squared")).reduction(reduction)),
+        "binary_focal" => {
+            let loss = BinaryFocal::new().gamma(options.number("gamma").unwrap()).reduction(reduction);
+            Box::new(match options.number("alpha") {
+                Some(alpha) => loss.alpha(alpha),
+                None => loss.without_alpha(),
+            })
+        }
+        "cross_entropy" => {
+            let mut loss = CrossEntropy::new()
+                .label_smoothing(options.number("label_smoothing").unwrap_or(0.0))
+                .reduction(reduction);
+            if let Some(weights) = options.numbers("class_weights") {
+                loss = loss.class_weights(weights);
+            }
+            if let Some(index) = options.ignored() {
+                loss = loss.ignore_index(index);
+            }
+            Box::new(loss.build().unwrap())
+        }
+        "nll" => {
+            let mut loss = Nll::new().reduction(reduction);
+            if let Some(weights) = options.numbers("class_weights") {
+                loss = loss.class_weights(weights);
+            }
+            if let Some(index) = options.ignored() {
+                loss = loss.ignore_index(index);
+            }
+            Box::new(loss.build().unwrap())
+        }
+        "kl" => Box::new(KlDivergence::new().reduction(reduction)),
+        "focal" => {
+            let mut loss = Focal::new().gamma(options.number("gamma").unwrap()).reduction(reduction);
+            if let Some(alpha) = options.numbers("alpha") {
+                loss = loss.alpha(alpha);
+            }
+            if let Some(index) = options.ignored() {
+                loss = loss.ignore_index(index);
+            }
+            Box::new(loss.build().unwrap())
+        }
+        "dice" => Box::new(region!(options, Dice::new()).squared(options.flag("squared"))),
+        "iou" => Box::new(region!(options, Iou::new())),
+        "tversky" => Box::new(region!(options, Tversky::new(), alpha, beta).build().unwrap()),
+        "focal_tversky" => Box::new(region!(options, FocalTversky::new(), alpha, beta, gamma).build().unwrap()),
+        "generalised_dice" => {
+            let mut loss = GeneralisedDice::new().over(options.over());
+            if let Some(index) = options.ignored() {
+                loss = loss.ignore_index(index);
+            }
+            Box::new(loss)
+        }
+        "lovasz_softmax" => {
+            let mut loss = LovaszSoftmax::new().over(options.over()).classes(options.classes());
+            if let Some(index) = options.ignored() {
+                loss = loss.ignore_index(index);
+            }
+            Box::new(loss)
+        }
+        "lovasz_hinge" => {
+            let mut loss = LovaszHinge::new().over(options.over());
+            if let Some(index) = options.ignored() {
+                loss = loss.ignore_index(index);
+            }
+            Box::new(loss)
+        }
+        other => panic!("unknown loss {other}"),
+    }
+}
+
+impl Case {
+    fn targets(&self, dtype: DType) -> Tensor {
+        let targets = Tensor::from_vec(self.targets.clone(), self.target_shape.clone(), &Device::Cpu).unwrap();
+        targets.to_dtype(if self.target_kind == "class" { DType::U32 } else { dtype }).unwrap()
+    }
+
+    fn variable(&self, predictions: &[f64], dtype: DType) -> Var {
+        let tensor = Tensor::from_vec(predictions.to_vec(), self.shape.clone(), &Device::Cpu).unwrap();
+        Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
+    }
+
+    /// The value, and Σ valueᵢ cos i, whose gradient is stored.
+    fn run(&self, predictions: &Var, dtype: DType) -> (Vec<f64>, Tensor) {
+        let value = build(self).forward(predictions, &self.targets(dtype)).unwrap();
+        assert_eq!(value.dims(), self.value_shape, "{}: {}", self.loss, self.case);
+        let total = if value.rank() == 0 {
+            value.clone()
+        } else {
+            let outer: Vec<f64> = (0..value.elem_count()).map(|i| (i as f64).cos()).collect();
+            let outer = Tensor::from_vec(outer, value.shape(), &Device::Cpu).unwrap().to_dtype(value.dtype()).unwrap();
+            (&value * outer).unwrap().sum_all().unwrap()
+        };
+        (numbers(&value), total)
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Element by element: a relative error, and below a hundredth of the largest number (where sums
+/// of many terms have cancelled) the same error relative to that hundredth.
+fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let scale = expected.abs().max(1e-2 * largest).max(1e-7);
+        assert!((got - expected).abs() <= tolerance * scale, "{what}, element {i}: expected {expected:e}, got {got:e}");
+    }
+}
+
+fn check(file: &str) {
+    let mut failures = Vec::new();
+    for case in cases(file) {
+        let name = format!("{}: {}", case.loss, case.case);
+        for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 1e-5)] {
+            let result = std::panic::catch_unwind(|| {
+                let x = case.variable(&case.predictions, dtype);
+                let (value, total) = case.run(&x, dtype);
+                assert_close(&format!("{name} ({dtype:?}) value"), &value, &case.value, tolerance);
+                let gradients = total.backward().unwrap();
+                let gradient = numbers(gradients.get(&x).expect("a gradient"));
+                assert_close(&format!("{name} ({dtype:?}) gradient"), &gradient, &case.gradient, tolerance);
+            });
+            if let Err(panic) = result {
+                failures.push(panic.downcast_ref::<String>().cloned().unwrap_or_default());
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn regression_losses_agree_with_pytorch() {
+    check("regression.json");
+}
+
+#[test]
+fn binary_losses_agree_with_pytorch() {
+    check("binary.json");
+}
+
+#[test]
+fn class_losses_agree_with_pytorch() {
+    check("classes.json");
+}
+
+#[test]
+fn segmentation_losses_agree_with_pytorch() {
+    check("segmentation.json");
+}
+
+#[test]
+fn every_loss_has_ten_cases_at_least() {
+    let mut counts = std::collections::BTreeMap::new();
+    for file in ["regression.json", "binary.json", "classes.json", "segmentation.json"] {
+        for case in cases(file) {
+            *counts.entry(case.loss).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(counts.len(), 21);
+    assert!(counts.values().all(|&count| count >= 10), "{counts:?}");
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let mut checked = 0;
+    for file in ["regression.json", "binary.json", "classes.json", "segmentation.json"] {
+        for case in cases(file).into_iter().filter(|case| case.smooth && case.predictions.len() <= 24) {
+            let x = case.variable(&case.predictions, DType::F64);
+            let gradients = case.run(&x, DType::F64).1.backward().unwrap();
+            let gradient = numbers(gradients.get(&x).unwrap());
+            let h = 1e-6;
+            let at = |i: usize, change: f64| {
+                let mut moved = case.predictions.clone();
+                moved[i] += change;
+                let moved = case.variable(&moved, DType::F64);
+                case.run(&moved, DType::F64).1.to_scalar::<f64>().unwrap()
+            };
+            for i in 0..case.predictions.len() {
+                let kink = ["mae", "huber", "smooth_l1", "quantile", "hinge"].contains(&case.loss.as_str());
+                let numeric = (at(i, h) - at(i, -h)) / (2.0 * h);
+                let one_sided = (at(i, h) - at(i, 0.0)) / h;
+                if kink && (numeric - one_sided).abs() > 1e-4 {
+                    continue; // the point lies on a kink
+                }
+                let error = (gradient[i] - numeric).abs() / (1.0 + numeric.abs());
+                assert!(error < 1e-7, "{}: {}, {i}: {} against {numeric}", case.loss, case.case, gradient[i]);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 1500, "{checked}");
+}
+
+#[test]
+fn half_precision_is_computed_in_f32() {
+    for case in cases("classes.json").iter().chain(&cases("binary.json")).filter(|case| case.smooth) {
+        for dtype in [DType::BF16, DType::F16] {
+            // Targets of real-valued losses are given in the dtype of the predictions.
+            let x = case.variable(&case.predictions, dtype);
+            let targets = case.targets(dtype);
+            let loss = build(case);
+            let value = loss.forward(&x, &targets);
+            if case.loss == "kl" || (case.loss == "cross_entropy" && case.target_kind == "real") {
+                continue; // rounded probabilities no longer sum to 1
+            }
+            let value = value.unwrap();
+            assert_eq!(value.dtype(), DType::F32, "{}: {}", case.loss, case.case);
+            let upcast = Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap();
+            let targets = if case.target_kind == "class" { targets } else { targets.to_dtype(DType::F32).unwrap() };
+            let expected = loss.forward(&upcast, &targets).unwrap();
+            assert_eq!(numbers(&value), numbers(&expected), "{}: {}", case.loss, case.case);
+            let gradient = value.sum_all().unwrap().backward().unwrap().get(&x).unwrap().clone();
+            assert_eq!(gradient.dtype(), dtype);
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let shape = (2, 5, 64, 65);
+    let mut generator = crate::random::Generator::new(3);
+    let count = 2 * 5 * 64 * 65;
+    let logits: Vec<f32> = (0..count).map(|_| 3.0 * generator.normal() as f32).collect();
+    let labels: Vec<u32> = (0..count / 5).map(|_| generator.below(5) as u32).collect();
+    let x = Var::from_tensor(&Tensor::from_vec(logits, shape, &Device::Cpu).unwrap()).unwrap();
+    let targets = Tensor::from_vec(labels, (2, 64, 65), &Device::Cpu).unwrap();
+    let losses: [Box<dyn Loss>; 5] = [
+        Box::new(CrossEntropy::new().label_smoothing(0.1)),
+        Box::new(Focal::new()),
+        Box::new(Dice::new()),
+        Box::new(FocalTversky::new()),
+        Box::new(LovaszSoftmax::new()),
+    ];
+    for loss in losses {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let value = loss.forward(&x, &targets).unwrap();
+                let gradient = numbers(value.backward().unwrap().get(&x).unwrap());
+                (numbers(&value), gradient)
+            })
+        };
+        assert!(run(1) == run(3));
+    }
+}

@@ -1,0 +1,395 @@
+//! The confusion matrix, from which every metric of hard decisions follows.
+
+use std::borrow::Cow;
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::metrics::input::{in_range, labels, numbers, predicted_classes, truths};
+use crate::metrics::report::ClassificationReport;
+use crate::metrics::scores::{Average, ClassScores, Undefined, average};
+
+/// How often class i (row) was predicted as class j (column), over any number of batches.
+///
+/// On a GPU batches are kept until a value is asked for, so that no step waits for the device.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let mut matrix = ConfusionMatrix::new(2)?;
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// matrix.update(&predicted, &targets)?;
+/// assert_eq!(matrix.rows()?, [[2, 0], [1, 1]]);
+/// assert_eq!(matrix.accuracy()?, 0.75);
+/// assert_eq!(matrix.recall(Average::Class(1))?, 0.5);
+/// assert_eq!(matrix.iou(Average::Macro)?, (2.0 / 3.0 + 1.0 / 2.0) / 2.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConfusionMatrix {
+    classes: usize,
+    counts: Vec<u64>,
+    pending: Vec<(Tensor, Tensor)>,
+    names: Vec<String>,
+    ignore_index: Option<i64>,
+    threshold: Option<f64>,
+    undefined: Undefined,
+}
+
+/// Batches kept on a GPU before they are counted: bounds the memory they take.
+const MAXIMUM_PENDING: usize = 256;
+
+impl ConfusionMatrix {
+    /// Of `classes` classes.
+    ///
+    /// # Errors
+    /// If there are fewer than 2.
+    pub fn new(classes: usize) -> Result<Self> {
+        if classes < 2 {
+            return Err(Error::argument("classes", "at least 2", classes)
+                .hint("for one score per example use `ConfusionMatrix::binary`"));
+        }
+        Ok(Self {
+            classes,
+            counts: vec![0; classes * classes],
+            pending: Vec::new(),
+            names: (0..classes).map(|class| class.to_string()).collect(),
+            ignore_index: None,
+            threshold: None,
+            undefined: Undefined::default(),
+        })
+    }
+
+    /// Of negative (0) and positive (1), for predictions of one score each: positive above
+    /// `threshold` (0 for logits, 0.5 for probabilities).
+    pub fn binary(threshold: f64) -> Self {
+        Self {
+            classes: 2,
+            counts: vec![0; 4],
+            pending: Vec::new(),
+            names: vec!["negative".to_owned(), "positive".to_owned()],
+            ignore_index: None,
+            threshold: Some(threshold),
+            undefined: Undefined::default(),
+        }
+    }
+
+    /// Names for tables and plots.
+    ///
+    /// # Errors
+    /// If there is not one per class.
+    pub fn class_names<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
+        self.names = names.into_iter().map(Into::into).collect();
+        if self.names.len() != self.classes {
+            return Err(Error::argument("names", format!("one per class, {}", self.classes), self.names.len()));
+        }
+        Ok(self)
+    }
+
+    /// The label of positions that do not count.
+    #[must_use]
+    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
+        self.ignore_index = Some(ignore_index);
+        self
+    }
+
+    /// What scores are where they are not defined.
+    #[must_use]
+    pub fn undefined(mut self, undefined: Undefined) -> Self {
+        self.undefined = undefined;
+        self
+    }
+
+    /// Takes in a batch.
+    ///
+    /// `predictions`: `[N, C, …]`, scores whose largest counts, or `[N, …]`, classes; for
+    /// [`ConfusionMatrix::binary`] scores of the targets' shape. `targets`: `[N, …]`, classes.
+    ///
+    /// # Errors
+    /// If the shapes do not fit, or a target is not a class.
+    pub fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
+        let predicted = match self.threshold {
+            Some(_) if !predictions.dtype().is_float() || predictions.dims() != targets.dims() => {
+                return Err(Error::argument(
+                    "predictions",
+                    format!("one score per target, shape {:?}", targets.dims()),
+                    format!("{} of shape {:?}", predictions.dtype().as_str(), predictions.dims()),
+                ));
+            }
+            Some(_) => predictions.detach(),
+            None => predicted_classes(predictions, targets, self.classes)?,
+        };
+        if predicted.device().is_cpu() && targets.device().is_cpu() {
+            return self.count(&predicted, targets);
+        }
+        self.pending.push((predicted, targets.detach()));
+        if self.pending.len() >= MAXIMUM_PENDING {
+            *self = self.settled()?.into_owned();
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, predicted: &Tensor, targets: &Tensor) -> Result<()> {
+        let predicted: Vec<i64> = match self.threshold {
+            Some(threshold) => {
+                numbers("predictions", predicted)?.into_iter().map(|score| i64::from(score > threshold)).collect()
+            }
+            None => labels("predictions", predicted)?,
+        };
+        let truth: Vec<i64> = match (self.threshold, self.ignore_index) {
+            (Some(_), None) => truths(targets)?.into_iter().map(i64::from).collect(),
+            (Some(_), Some(_)) if targets.dtype().is_float() => {
+                numbers("targets", targets)?.into_iter().map(|label| label as i64).collect()
+            }
+            _ => labels("targets", targets)?,
+        };
+        // Counted apart first: a bad label must not leave half a batch behind.
+        let mut counts = vec![0u64; self.counts.len()];
+        for (predicted, truth) in predicted.into_iter().zip(truth) {
+            if Some(truth) == self.ignore_index {
+                continue;
+            }
+            let truth = in_range(truth, self.classes)?;
+            let predicted = usize::try_from(predicted)
+                .ok()
+                .filter(|&p| p < self.classes)
+                .ok_or_else(|| Error::argument("predictions", format!("classes in 0..{}", self.classes), predicted))?;
+            counts[truth * self.classes + predicted] += 1;
+        }
+        for (count, new) in self.counts.iter_mut().zip(counts) {
+            *count += new;
+        }
+        Ok(())
+    }
+
+    /// This matrix with nothing pending.
+    fn settled(&self) -> Result<Cow<'_, Self>> {
+        if self.pending.is_empty() {
+            return Ok(Cow::Borrowed(self));
+        }
+        let mut settled = self.clone();
+        for (predicted, targets) in std::mem::take(&mut settled.pending) {
+            settled.count(&predicted, &targets)?;
+        }
+        Ok(Cow::Owned(settled))
+    }
+
+    /// Adds what `other` has counted.
+    ///
+    /// # Errors
+    /// If it has another number of classes.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        if self.classes != other.classes {
+            return Err(Error::argument("other", format!("{} classes", self.classes), other.classes));
+        }
+        for (count, more) in self.counts.iter_mut().zip(&other.settled()?.counts) {
+            *count += more;
+        }
+        Ok(())
+    }
+
+    /// Forgets everything counted.
+    pub fn reset(&mut self) {
+        self.counts.fill(0);
+        self.pending.clear();
+    }
+
+    /// How many classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The names of the classes.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The counts, a row per true class.
+    ///
+    /// # Errors
+    /// If a pending batch cannot be counted (a target that is not a class).
+    pub fn rows(&self) -> Result<Vec<Vec<u64>>> {
+        Ok(self.settled()?.counts.chunks_exact(self.classes).map(<[u64]>::to_vec).collect())
+    }
+
+    /// The shares of each true class (rows sum to 1): recall on the diagonal. `None` for classes
+    /// that do not occur.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::rows`].
+    pub fn normalised_rows(&self) -> Result<Vec<Option<Vec<f64>>>> {
+        let normalise = |row: Vec<u64>| {
+            let total: u64 = row.iter().sum();
+            (total > 0).then(|| row.iter().map(|&count| count as f64 / total as f64).collect())
+        };
+        Ok(self.rows()?.into_iter().map(normalise).collect())
+    }
+
+    /// How many examples were counted.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::rows`].
+    pub fn total(&self) -> Result<u64> {
+        Ok(self.settled()?.counts.iter().sum())
+    }
+
+    /// The counts of each class against all others.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::rows`].
+    pub fn per_class(&self) -> Result<Vec<ClassScores>> {
+        let rows = self.rows()?;
+        let total: u64 = rows.iter().flatten().sum();
+        let scores = (0..self.classes).map(|class| {
+            let true_positives = rows[class][class];
+            let support: u64 = rows[class].iter().sum();
+            let predicted: u64 = rows.iter().map(|row| row[class]).sum();
+            ClassScores {
+                true_positives,
+                false_positives: predicted - true_positives,
+                false_negatives: support - true_positives,
+                true_negatives: total + true_positives - support - predicted,
+            }
+        });
+        Ok(scores.collect())
+    }
+
+    fn not_empty(&self, name: &str) -> Result<u64> {
+        match self.total()? {
+            0 => Err(Error::undefined(format!("{name} of no examples; call `update` first"))),
+            total => Ok(total),
+        }
+    }
+
+    fn averaged(&self, name: &str, by: Average, score: impl Fn(&ClassScores) -> Option<f64>) -> Result<f64> {
+        average(name, &self.per_class()?, by, self.undefined, score)
+    }
+
+    /// The share of right answers.
+    ///
+    /// # Errors
+    /// If there is no example.
+    pub fn accuracy(&self) -> Result<f64> {
+        let total = self.not_empty("accuracy")?;
+        let right: u64 = self.per_class()?.iter().map(|class| class.true_positives).sum();
+        Ok(right as f64 / total as f64)
+    }
+
+    /// The mean recall of the classes that occur: what accuracy would be with all equally frequent.
+    ///
+    /// # Errors
+    /// If there is no example.
+    pub fn balanced_accuracy(&self) -> Result<f64> {
+        self.not_empty("balanced accuracy")?;
+        let recalls: Vec<f64> = self.per_class()?.iter().filter_map(ClassScores::recall).collect();
+        Ok(recalls.iter().sum::<f64>() / recalls.len() as f64)
+    }
+
+    /// TP / (TP + FP), averaged.
+    ///
+    /// # Errors
+    /// If there is no example, or as [`Undefined`] says.
+    pub fn precision(&self, by: Average) -> Result<f64> {
+        self.averaged("precision", by, ClassScores::precision)
+    }
+
+    /// TP / (TP + FN), averaged.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::precision`].
+    pub fn recall(&self, by: Average) -> Result<f64> {
+        self.averaged("recall", by, ClassScores::recall)
+    }
+
+    /// TN / (TN + FP), averaged.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::precision`].
+    pub fn specificity(&self, by: Average) -> Result<f64> {
+        self.averaged("specificity", by, ClassScores::specificity)
+    }
+
+    /// The weighted harmonic mean of precision and recall, averaged; see [`ClassScores::f_beta`].
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::precision`], and if β is not positive.
+    pub fn f_beta(&self, beta: f64, by: Average) -> Result<f64> {
+        if !(beta > 0.0 && beta.is_finite()) {
+            return Err(Error::argument("beta", "a positive number", beta));
+        }
+        self.averaged("F-beta", by, |class| class.f_beta(beta))
+    }
+
+    /// F-beta with β = 1.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::precision`].
+    pub fn f1(&self, by: Average) -> Result<f64> {
+        self.averaged("F1", by, |class| class.f_beta(1.0))
+    }
+
+    /// TP / (TP + FP + FN), averaged; with [`Average::Macro`] the mean IoU.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::precision`].
+    pub fn iou(&self, by: Average) -> Result<f64> {
+        self.averaged("IoU", by, ClassScores::iou)
+    }
+
+    /// 2 TP / (2 TP + FP + FN), averaged.
+    ///
+    /// # Errors
+    /// As [`ConfusionMatrix::precision`].
+    pub fn dice(&self, by: Average) -> Result<f64> {
+        self.averaged("Dice", by, ClassScores::dice)
+    }
+
+    /// Cohen's kappa, (p_o − p_e)/(1 − p_e): agreement beyond what the class frequencies give by
+    /// chance. (Cohen, "A coefficient of agreement for nominal scales", 1960.)
+    ///
+    /// # Errors
+    /// If there is no example, or targets and predictions are all of one and the same class.
+    pub fn cohen_kappa(&self) -> Result<f64> {
+        let total = self.not_empty("Cohen's kappa")? as f64;
+        let classes = self.per_class()?;
+        let observed = classes.iter().map(|c| c.true_positives as f64).sum::<f64>() / total;
+        let chance = classes.iter().map(|c| c.support() as f64 * c.predicted() as f64).sum::<f64>() / (total * total);
+        if chance >= 1.0 {
+            return Err(Error::undefined("Cohen's kappa where everything is, and is predicted as, one class: 0/0"));
+        }
+        Ok((observed - chance) / (1.0 - chance))
+    }
+
+    /// Matthews' correlation of targets and predictions, in [−1, 1], for any number of classes.
+    /// (Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.)
+    ///
+    /// # Errors
+    /// If there is no example, or targets or predictions are all of one class.
+    pub fn matthews(&self) -> Result<f64> {
+        let total = self.not_empty("Matthews' correlation")? as f64;
+        let classes = self.per_class()?;
+        let sum = |f: &dyn Fn(&ClassScores) -> f64| classes.iter().map(f).sum::<f64>();
+        let right = sum(&|c| c.true_positives as f64);
+        let both = sum(&|c| c.support() as f64 * c.predicted() as f64);
+        let predicted = total * total - sum(&|c| (c.predicted() as f64).powi(2));
+        let truth = total * total - sum(&|c| (c.support() as f64).powi(2));
+        if predicted <= 0.0 || truth <= 0.0 {
+            return Err(Error::undefined(
+                "Matthews' correlation where targets or predictions are all of one class: 0/0",
+            ));
+        }
+        Ok((right * total - both) / (predicted * truth).sqrt())
+    }
+
+    /// Precision, recall and F1 of every class, as a table.
+    ///
+    /// # Errors
+    /// If there is no example.
+    pub fn report(&self) -> Result<ClassificationReport> {
+        self.not_empty("a report")?;
+        ClassificationReport::of(self)
+    }
+}

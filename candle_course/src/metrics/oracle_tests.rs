@@ -1,0 +1,405 @@
+//! Every metric against stored scikit-learn, torchmetrics and torchvision values, streamed in
+//! random chunks that are merged in random order.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::metrics::*;
+use crate::random::Generator;
+
+fn cases(file: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics").join(file);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn integers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn vector<T: candle_core::WithDType>(values: Vec<T>) -> Tensor {
+    let count = values.len();
+    Tensor::from_vec(values, count, &Device::Cpu).unwrap()
+}
+
+fn matrix(values: Vec<f64>, columns: usize) -> Tensor {
+    let rows = values.len() / columns;
+    Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+}
+
+fn close(what: &str, got: f64, expected: &Value) {
+    let expected = expected.as_f64().unwrap_or_else(|| panic!("{what}: no stored value"));
+    assert!((got - expected).abs() <= 1e-9 * (1.0 + expected.abs()), "{what}: expected {expected}, got {got}");
+}
+
+fn all_close(what: &str, got: &[f64], expected: &Value, tolerance: f64) {
+    let expected = floats(expected);
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (got, expected) in got.iter().zip(&expected) {
+        assert!((got - expected).abs() <= tolerance, "{what}: expected {expected}, got {got}");
+    }
+}
+
+/// Random bounds of chunks of `0..length`, in random order; some are empty.
+fn chunks(length: usize, seed: u64) -> Vec<std::ops::Range<usize>> {
+    let mut generator = Generator::new(seed);
+    let mut cuts: Vec<usize> = (0..generator.below(6)).map(|_| generator.below(length + 1)).collect();
+    cuts.extend([0, length]);
+    cuts.sort_unstable();
+    let mut chunks: Vec<_> = cuts.windows(2).map(|pair| pair[0]..pair[1]).collect();
+    generator.shuffle(&mut chunks);
+    chunks
+}
+
+/// A metric that has seen everything: chunk by chunk in its own copy, the copies merged.
+fn streamed<M: Metric + Clone>(
+    empty: &M,
+    predictions: &Tensor,
+    targets: &Tensor,
+    seed: u64,
+    merge: impl Fn(&mut M, &M),
+) -> M {
+    let mut total = empty.clone();
+    for chunk in chunks(targets.dims()[0], seed) {
+        let mut part = empty.clone();
+        if !chunk.is_empty() {
+            let take = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len()).unwrap();
+            part.update(&take(predictions), &take(targets)).unwrap();
+        }
+        merge(&mut total, &part);
+    }
+    total
+}
+
+const AVERAGES: [(&str, Average); 3] =
+    [("macro", Average::Macro), ("micro", Average::Micro), ("weighted", Average::Weighted)];
+
+#[test]
+fn classification_agrees_with_scikit_learn() {
+    for (seed, case) in cases("classification.json").iter().enumerate() {
+        let seed = seed as u64;
+        let classes = case["classes"].as_u64().unwrap() as usize;
+        let (targets, predicted) = (vector(integers(&case["targets"])), vector(integers(&case["predicted"])));
+        let beta = case["beta"].as_f64().unwrap();
+        macro_rules! value {
+            ($metric:expr) => {{ streamed(&$metric, &predicted, &targets, seed, |a, b| a.merge(b).unwrap()).compute().unwrap() }};
+        }
+        for (what, undefined) in [("zero", Undefined::Zero), ("skip", Undefined::Skip)] {
+            let stored = &case[what];
+            for (name, average) in AVERAGES {
+                let check = |metric: &str, got: f64| {
+                    close(&format!("{seed} {metric} {name} {what}"), got, &stored[metric][name])
+                };
+                check("precision", value!(Precision::new(classes).unwrap().average(average).undefined(undefined)));
+                check("recall", value!(Recall::new(classes).unwrap().average(average).undefined(undefined)));
+                check("f_beta", value!(FBeta::new(classes, beta).unwrap().average(average).undefined(undefined)));
+                check("f1", value!(FBeta::f1(classes).unwrap().average(average).undefined(undefined)));
+            }
+        }
+        for (name, average) in AVERAGES {
+            close(
+                &format!("{seed} iou {name}"),
+                value!(MeanIou::new(classes).unwrap().average(average)),
+                &case["iou"][name],
+            );
+            close(
+                &format!("{seed} dice {name}"),
+                value!(MeanDice::new(classes).unwrap().average(average)),
+                &case["zero"]["f1"][name],
+            );
+        }
+        close("accuracy", value!(Accuracy::default()), &case["accuracy"]);
+        close("pixel accuracy", value!(PixelAccuracy::new(classes).unwrap()), &case["accuracy"]);
+        close("balanced accuracy", value!(BalancedAccuracy::new(classes).unwrap()), &case["balanced_accuracy"]);
+        close("kappa", value!(CohenKappa::new(classes).unwrap()), &case["cohen_kappa"]);
+        close("matthews", value!(Matthews::new(classes).unwrap()), &case["matthews"]);
+
+        let mut whole = ConfusionMatrix::new(classes).unwrap();
+        whole.update(&predicted, &targets).unwrap();
+        let rows: Vec<Vec<u64>> = serde_json::from_value(case["rows"].clone()).unwrap();
+        assert_eq!(whole.rows().unwrap(), rows);
+        let stored = &case["per_class"];
+        for (i, label) in integers(&stored["labels"]).into_iter().enumerate() {
+            let scores = whole.per_class().unwrap()[label as usize];
+            let check = |name: &str, got: Option<f64>| close(name, got.unwrap_or(0.0), &stored[name][i]);
+            check("precision", scores.precision());
+            check("recall", scores.recall());
+            check("iou", scores.iou());
+            // torchmetrics computes it in f32
+            let specificity = whole.specificity(Average::Class(label as usize)).unwrap();
+            assert!((specificity - stored["specificity"][i].as_f64().unwrap()).abs() < 1e-6);
+        }
+        let scores = matrix(floats(&case["scores"]), classes);
+        for k in [1, 2] {
+            let metric = streamed(&TopK::new(k).unwrap(), &scores, &targets, seed, |a, b| a.merge(b).unwrap());
+            close(&format!("top {k}"), metric.compute().unwrap(), &case["top_k"][k - 1]);
+        }
+        let from_scores = accuracy(&scores, &targets).unwrap();
+        close("accuracy of scores", from_scores, &case["top_k"][0]);
+    }
+}
+
+#[test]
+fn curves_agree_with_scikit_learn() {
+    for (seed, case) in cases("curves.json").iter().enumerate() {
+        let (scores, targets) = (vector(floats(&case["scores"])), vector(integers(&case["targets"])));
+        let name = case["case"].as_str().unwrap();
+        let auc = streamed(&RocAuc::new(), &scores, &targets, seed as u64, |a, b| a.merge(b));
+        close(name, auc.compute().unwrap(), &case["auc"]);
+        let ap = streamed(&AveragePrecision::new(), &scores, &targets, seed as u64, |a, b| a.merge(b));
+        close(name, ap.compute().unwrap(), &case["average_precision"]);
+        let curve = roc_curve(&scores, &targets).unwrap();
+        all_close(name, &curve.false_positive_rate, &case["fpr"], 1e-12);
+        all_close(name, &curve.true_positive_rate, &case["tpr"], 1e-12);
+        all_close(name, &curve.thresholds[1..], &case["thresholds"], 0.0);
+        close(name, curve.area(), &case["auc"]);
+        let curve = precision_recall_curve(&scores, &targets).unwrap();
+        all_close(name, &curve.precision, &case["precision"], 1e-12);
+        all_close(name, &curve.recall, &case["recall"], 1e-12);
+        all_close(name, &curve.thresholds, &case["pr_thresholds"], 0.0);
+    }
+}
+
+#[test]
+fn probabilities_agree_with_scikit_learn_and_torchmetrics() {
+    for (seed, case) in cases("probabilities.json").iter().enumerate() {
+        let classes = case["classes"].as_u64().unwrap() as usize;
+        let (p, targets) = (matrix(floats(&case["probabilities"]), classes), vector(integers(&case["targets"])));
+        let loss = streamed(&LogLoss::new(), &p, &targets, seed as u64, |a, b| a.merge(b));
+        close("log loss", loss.compute().unwrap(), &case["log_loss"]);
+        for bins in [5, 15] {
+            let empty = CalibrationError::new(bins).unwrap();
+            let metric = streamed(&empty, &p, &targets, seed as u64, |a, b| a.merge(b).unwrap());
+            let stored = case["calibration"][bins.to_string()].as_f64().unwrap();
+            // torchmetrics computes it in f32
+            assert!((metric.compute().unwrap() - stored).abs() < 1e-6, "{} {stored}", metric.compute().unwrap());
+        }
+        for (name, average) in AVERAGES {
+            close(name, roc_auc_one_vs_rest(&p, &targets, average).unwrap(), &case["one_vs_rest"][name]);
+        }
+    }
+}
+
+#[test]
+fn regression_agrees_with_scikit_learn() {
+    for (seed, case) in cases("regression.json").iter().enumerate() {
+        let (predictions, targets) = (vector(floats(&case["predictions"])), vector(floats(&case["targets"])));
+        macro_rules! check {
+            ($($name:literal: $metric:ident),*) => {$(
+                let metric = streamed(&$metric::new(), &predictions, &targets, seed as u64, |a, b| a.merge(b));
+                close(&format!("{seed} {}", $name), metric.compute().unwrap(), &case[$name]);
+            )*};
+        }
+        check!(
+            "mean_squared_error": MeanSquaredError,
+            "root_mean_squared_error": RootMeanSquaredError,
+            "mean_absolute_error": MeanAbsoluteError,
+            "maximum_error": MaximumError,
+            "mean_absolute_percentage_error": MeanAbsolutePercentageError,
+            "r2": R2
+        );
+    }
+}
+
+fn boxes_of(value: &Value) -> Tensor {
+    let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
+    Tensor::from_vec(rows.concat(), (rows.len(), 4), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn boxes_agree_with_torchvision() {
+    for case in cases("boxes.json") {
+        let (a, b) = (boxes_of(&case["a"]), boxes_of(&case["b"]));
+        all_close("area", &box_area(&a).unwrap().to_vec1::<f64>().unwrap(), &case["area"], 1e-9);
+        for (name, got) in [("iou", box_iou(&a, &b).unwrap()), ("generalized", generalized_box_iou(&a, &b).unwrap())] {
+            let rows: Vec<Vec<f64>> = serde_json::from_value(case[name].clone()).unwrap();
+            for (got, expected) in got.to_vec2::<f64>().unwrap().concat().iter().zip(rows.concat()) {
+                assert!((got - expected).abs() < 1e-12, "{name}: expected {expected}, got {got}");
+            }
+        }
+    }
+}
+
+#[test]
+fn mean_average_precision_agrees_with_torchmetrics() {
+    for (seed, case) in cases("detection.json").iter().enumerate() {
+        let images = case["images"].as_array().unwrap();
+        let mut metric = MeanAveragePrecision::new();
+        for chunk in chunks(images.len(), seed as u64) {
+            let mut part = MeanAveragePrecision::new();
+            for image in &images[chunk] {
+                let truth = Boxes::truth(&boxes_of(&image["truth"]), &vector(integers(&image["labels"]))).unwrap();
+                let labels = vector(integers(&image["found_labels"]));
+                let found = Boxes::detected(&boxes_of(&image["found"]), &labels, &vector(floats(&image["scores"])));
+                part.update(found.unwrap(), truth).unwrap();
+            }
+            metric.merge(&part);
+        }
+        let summary = metric.compute().unwrap();
+        for (name, got) in [("map", summary.map), ("map_50", summary.map_50), ("map_75", summary.map_75)] {
+            let expected = case[name].as_f64().unwrap();
+            assert!((got - expected).abs() < 1e-6, "{seed} {name}: expected {expected}, got {got}");
+        }
+        let stored: Vec<(i64, f64)> = serde_json::from_value(case["per_class"].clone()).unwrap();
+        assert_eq!(stored.len(), summary.per_class.len());
+        for (got, expected) in summary.per_class.iter().zip(stored) {
+            assert!(got.0 == expected.0 && (got.1 - expected.1).abs() < 1e-6, "{seed}: {got:?} {expected:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn chunks_and_their_order_change_nothing(seed in any::<u64>(), length in 2usize..80, classes in 2usize..6) {
+        let mut generator = Generator::new(seed);
+        let mut labels: Vec<u32> = (0..length).map(|_| generator.below(classes) as u32).collect();
+        (labels[0], labels[1]) = (0, 1);
+        let scores: Vec<f64> = (0..length * classes).map(|_| generator.normal()).collect();
+        let targets = vector(labels.clone());
+        let scores = matrix(scores, classes);
+        macro_rules! same {
+            ($empty:expr, $predictions:expr, $targets:expr, |$a:ident, $b:ident| $merge:expr, $tolerance:expr) => {{
+                let mut whole = $empty.clone();
+                whole.update($predictions, $targets).unwrap();
+                let parts = streamed(&$empty, $predictions, $targets, seed ^ 1, |$a, $b| $merge);
+                let (whole, parts) = (whole.compute().unwrap(), parts.compute().unwrap());
+                prop_assert!((whole - parts).abs() <= $tolerance * (1.0 + whole.abs()), "{} {}", whole, parts);
+            }};
+        }
+        same!(Accuracy::default(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        same!(Precision::new(classes).unwrap(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        same!(Matthews::new(classes).unwrap(), &targets, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        same!(TopK::new(2).unwrap(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        let p = candle_nn::ops::softmax(&scores, 1).unwrap();
+        same!(LogLoss::new(), &p, &targets, |a, b| a.merge(b), 1e-12);
+        same!(CalibrationError::new(10).unwrap(), &p, &targets, |a, b| a.merge(b).unwrap(), 1e-12);
+        let first = scores.narrow(1, 0, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap();
+        let second = scores.narrow(1, 1, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap();
+        same!(R2::new(), &first, &second, |a, b| a.merge(b), 1e-12);
+        same!(MaximumError::new(), &first, &second, |a, b| a.merge(b), 0.0);
+        let binary = vector(labels.iter().map(|&l| u32::from(l == 1)).collect::<Vec<_>>());
+        same!(RocAuc::new(), &first, &binary, |a, b| a.merge(b), 0.0);
+        same!(AveragePrecision::new(), &first, &binary, |a, b| a.merge(b), 0.0);
+    }
+
+    #[test]
+    fn the_area_is_the_chance_that_a_positive_scores_higher(seed in any::<u64>(), length in 2usize..40) {
+        let mut generator = Generator::new(seed);
+        let scores: Vec<f64> = (0..length).map(|_| generator.below(7) as f64).collect();
+        let mut labels: Vec<u32> = (0..length).map(|_| generator.below(2) as u32).collect();
+        (labels[0], labels[1]) = (0, 1);
+        let (mut wins, mut pairs) = (0.0, 0.0);
+        for i in (0..length).filter(|&i| labels[i] == 1) {
+            for j in (0..length).filter(|&j| labels[j] == 0) {
+                wins += if scores[i] > scores[j] { 1.0 } else if scores[i] == scores[j] { 0.5 } else { 0.0 };
+                pairs += 1.0;
+            }
+        }
+        let auc = roc_auc(&vector(scores), &vector(labels)).unwrap();
+        prop_assert!((auc - wins / pairs).abs() < 1e-12);
+    }
+}
+
+fn message<T>(result: crate::error::Result<T>) -> String {
+    result.err().expect("an error").to_string()
+}
+
+#[test]
+fn what_is_undefined_is_an_error() {
+    let none = vector(vec![0u32; 4]);
+    let scores = vector(vec![0.1f64, 0.2, 0.3, 0.4]);
+    let cases = [
+        (message(Accuracy::default().compute()), "accuracy of no examples"),
+        (message(Precision::new(2).unwrap().compute()), "precision of no examples"),
+        (message(RocAuc::new().compute()), "needs positives and negatives, got 0 and 0"),
+        (message(roc_auc(&scores, &none)), "got 0 and 4"),
+        (message(average_precision(&scores, &none)), "at least one positive"),
+        (message(r2_score(&scores, &scores.ones_like().unwrap())), "variance is 0"),
+        (message(mean_absolute_percentage_error(&scores, &scores.zeros_like().unwrap())), "4 targets that are 0"),
+        (message(MeanAveragePrecision::new().compute()), "without a true box"),
+        (message(LogLoss::new().compute()), "no examples"),
+        (message(CalibrationError::new(5).unwrap().compute()), "no examples"),
+        (message(MeanSquaredError::new().compute()), "no examples"),
+        (message(TopK::new(1).unwrap().compute()), "no examples"),
+    ];
+    for (text, expected) in cases {
+        assert!(text.contains(expected), "{text}");
+    }
+    let mut one_class = ConfusionMatrix::new(2).unwrap();
+    one_class.update(&none, &none).unwrap();
+    assert!(message(one_class.cohen_kappa()).contains("0/0"));
+    assert!(message(one_class.matthews()).contains("0/0"));
+    assert_eq!(one_class.precision(Average::Class(1)).unwrap(), 0.0);
+    let strict = one_class.undefined(Undefined::Error);
+    assert!(message(strict.recall(Average::Class(1))).contains("recall of class 1: 0/0"));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let device = &Device::Cpu;
+    let logits = Tensor::new(&[[3f64, -1.], [0., 2.]], device).unwrap();
+    let targets = vector(vec![0u32, 1]);
+    let bad_boxes = Tensor::new(&[[5f64, 5., 1., 9.]], device).unwrap();
+    let cases = [
+        (message(accuracy(&logits, &vector(vec![0u32, 1, 1]))), "scores [N, 2, …]"),
+        (message(ConfusionMatrix::new(1)), "at least 2"),
+        (message(ConfusionMatrix::new(2).unwrap().update(&logits, &vector(vec![0u32, 255]))), "ignore_index(255)"),
+        (message(ConfusionMatrix::new(3).unwrap().update(&logits, &targets)), "dimension 1 of the predictions"),
+        (
+            message(ConfusionMatrix::new(2).unwrap().update(&vector(vec![0.1, 0.2]), &targets)),
+            "ConfusionMatrix::binary",
+        ),
+        (message(ConfusionMatrix::new(2).unwrap().merge(&ConfusionMatrix::new(3).unwrap())), "2 classes"),
+        (message(log_loss(&logits, &targets)), "are these logits?"),
+        (message(calibration_error(&logits, &targets, 5)), "softmax"),
+        (message(roc_auc(&logits, &targets)), "one-vs-rest"),
+        (message(roc_auc(&vector(vec![0.5, f64::NAN]), &targets)), "NaN"),
+        (message(roc_auc(&vector(vec![0.5, 0.1]), &vector(vec![0u32, 2]))), "expected 0 and 1, got 2"),
+        (message(r2_score(&logits, &vector(vec![1f64, 2., 3., 4.]))), "squeeze(1)"),
+        (message(TopK::new(0)), "at least 1"),
+        (message(top_k_accuracy(&logits, &targets, 3)), "at least 3 classes"),
+        (message(FBeta::new(2, 0.0)), "`beta`"),
+        (message(box_area(&bad_boxes)), "width, height"),
+        (message(box_area(&logits)), "[N, 4]"),
+        (message(CalibrationError::new(0)), "`bins`"),
+    ];
+    for (text, expected) in cases {
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn ignored_pixels_and_bad_batches_leave_no_trace() {
+    let logits = Tensor::new(&[[[2f32, 2., 0.], [0., 0., 2.]]], &Device::Cpu).unwrap();
+    let mut matrix = ConfusionMatrix::new(2).unwrap().ignore_index(255);
+    matrix.update(&logits, &Tensor::new(&[[0u8, 255, 1]], &Device::Cpu).unwrap()).unwrap();
+    assert_eq!(matrix.rows().unwrap(), [[1, 0], [0, 1]]);
+    assert!(matrix.update(&logits, &Tensor::new(&[[0u8, 1, 7]], &Device::Cpu).unwrap()).is_err());
+    assert_eq!(matrix.total().unwrap(), 2);
+    matrix.reset();
+    assert!(matrix.accuracy().is_err());
+
+    let mut binary = ConfusionMatrix::binary(0.0).ignore_index(255);
+    binary.update(&vector(vec![1f32, -1., 3.]), &vector(vec![1f32, 1., 255.])).unwrap();
+    assert_eq!(binary.rows().unwrap(), [[0, 0], [1, 1]]);
+}
+
+#[test]
+fn the_report_shows_every_class_and_average() {
+    let predicted = vector(vec![0u32, 1, 0, 0]);
+    let report = classification_report(&predicted, &vector(vec![0u32, 1, 1, 0]), ["land", "water", "cloud"]).unwrap();
+    assert_eq!(report.classes[2].precision, None);
+    let text = report.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[1], "land                 0.6667  1.0000  0.8000        2");
+    assert_eq!(lines[3], "cloud                     —       —       —        0");
+    assert!(text.contains("accuracy                             0.7500        4"), "{text}");
+}

@@ -1,0 +1,215 @@
+//! Batch normalisation layers.
+
+use candle_core::{DType, ModuleT, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::nn::init::Init;
+use crate::nn::parameters::Scope;
+use crate::ops;
+
+/// What both layers share.
+#[derive(Debug, Clone)]
+struct BatchNorm {
+    affine: Option<(Var, Var)>,
+    running_mean: Var,
+    running_var: Var,
+    batches: Var,
+    epsilon: f64,
+    momentum: f64,
+    relu: bool,
+}
+
+/// Configures [`BatchNorm1d`] and [`BatchNorm2d`].
+#[derive(Debug, Clone, Copy)]
+pub struct BatchNormBuilder<Layer> {
+    channels: usize,
+    epsilon: f64,
+    momentum: f64,
+    affine: bool,
+    layer: std::marker::PhantomData<Layer>,
+}
+
+impl<Layer> BatchNormBuilder<Layer> {
+    fn new(channels: usize) -> Self {
+        Self { channels, epsilon: 1e-5, momentum: 0.1, affine: true, layer: std::marker::PhantomData }
+    }
+
+    /// What is added to the variance; 1e-5 by default.
+    #[must_use]
+    pub fn epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// The share of a new batch in the running statistics; 0.1 by default. (Not the momentum of
+    /// other frameworks, which is 1 minus this.)
+    #[must_use]
+    pub fn momentum(mut self, momentum: f64) -> Self {
+        self.momentum = momentum;
+        self
+    }
+
+    /// Leaves weight and bias out.
+    #[must_use]
+    pub fn no_affine(mut self) -> Self {
+        self.affine = false;
+        self
+    }
+
+    fn layer(self, scope: &Scope) -> Result<BatchNorm> {
+        if self.channels == 0 {
+            return Err(Error::argument("channels", "at least 1", self.channels));
+        }
+        if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
+            return Err(Error::argument("epsilon", "a number above 0", self.epsilon));
+        }
+        if !(0.0..=1.0).contains(&self.momentum) {
+            return Err(Error::argument("momentum", "a share in [0, 1]", self.momentum));
+        }
+        let affine = if self.affine {
+            let weight = scope.parameter("weight", self.channels, Init::ONES)?;
+            Some((weight, scope.parameter("bias", self.channels, Init::ZEROS)?))
+        } else {
+            None
+        };
+        let (dtype, device) = (scope.parameters().dtype(), scope.parameters().device());
+        let running_mean = scope.buffer("running_mean", &Tensor::zeros(self.channels, dtype, device)?)?;
+        let running_var = scope.buffer("running_var", &Tensor::ones(self.channels, dtype, device)?)?;
+        let batches = scope.buffer("num_batches_tracked", &Tensor::zeros((), DType::I64, device)?)?;
+        let (epsilon, momentum) = (self.epsilon, self.momentum);
+        Ok(BatchNorm { affine, running_mean, running_var, batches, epsilon, momentum, relu: false })
+    }
+}
+
+impl BatchNorm {
+    fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        let affine = self.affine.as_ref().map(|(weight, bias)| (weight.as_tensor(), bias.as_tensor()));
+        if !train {
+            let (mean, variance) = (&self.running_mean, &self.running_var);
+            return ops::batch_norm_inference(xs, mean, variance, affine, self.epsilon, self.relu);
+        }
+        let (ys, found) = ops::batch_norm(xs, affine, self.epsilon, self.relu)?;
+        // The running variance is the unbiased one, as in PyTorch.
+        let unbiased = (found.variance * (found.count as f64 / (found.count - 1) as f64))?;
+        for (running, new) in [(&self.running_mean, found.mean), (&self.running_var, unbiased)] {
+            let old = running.as_detached_tensor();
+            running.set(&((old * (1.0 - self.momentum))? + (new * self.momentum)?)?)?;
+        }
+        self.batches.set(&(self.batches.as_detached_tensor() + 1.0)?)?;
+        Ok(ys)
+    }
+}
+
+macro_rules! layer {
+    ($name:ident, $ranks:pat, $shapes:literal, $(#[$docs:meta])*) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone)]
+        pub struct $name(BatchNorm);
+
+        impl $name {
+            /// A layer for so many channels, with ε 1e-5, momentum 0.1, weight and bias, unless
+            /// told otherwise.
+            #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+            pub fn new(channels: usize) -> BatchNormBuilder<Self> {
+                BatchNormBuilder::new(channels)
+            }
+
+            /// This layer with ReLU behind it, computed in the same pass: faster than a layer of
+            /// its own.
+            #[must_use]
+            pub fn with_relu(mut self) -> Self {
+                self.0.relu = true;
+                self
+            }
+
+            /// The mean of past batches, `[C]`.
+            pub fn running_mean(&self) -> &Var {
+                &self.0.running_mean
+            }
+
+            /// The unbiased variance of past batches, `[C]`.
+            pub fn running_var(&self) -> &Var {
+                &self.0.running_var
+            }
+        }
+
+        impl BatchNormBuilder<$name> {
+            /// The layer, its parameters and buffers in `scope`.
+            ///
+            /// # Errors
+            /// If a number is out of range, or the scope has a variable of these names already.
+            pub fn build(self, scope: &Scope) -> Result<$name> {
+                Ok($name(self.layer(scope)?))
+            }
+        }
+
+        impl ModuleT for $name {
+            fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+                if !matches!(xs.rank(), $ranks) {
+                    return Err(Error::argument("xs", concat!("shape ", $shapes), format!("{:?}", xs.dims())).into());
+                }
+                Ok(self.0.forward(xs, train)?)
+            }
+        }
+    };
+}
+
+layer!(
+    BatchNorm1d,
+    2 | 3,
+    "[N, C] or [N, C, L]",
+    /// Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) of `[N, C]` or `[N, C, L]`, as
+    /// `torch.nn.BatchNorm1d`; see [`BatchNorm2d`].
+);
+
+layer!(
+    BatchNorm2d,
+    4,
+    "[N, C, H, W]",
+    /// Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) of `[N, C, H, W]`, as
+    /// `torch.nn.BatchNorm2d`: in training with the batch's statistics, in evaluation with the
+    /// running ones.
+    ///
+    /// Parameters: `weight`, `bias`: `[C]`; buffers: `running_mean`, `running_var`: `[C]`,
+    /// `num_batches_tracked`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let parameters = Parameters::new(0, &Device::Cpu);
+    /// let norm = BatchNorm2d::new(8).build(&parameters.at("bn1"))?;
+    /// let images = Tensor::ones((4, 8, 5, 5), DType::F32, &Device::Cpu)?;
+    /// let normalised = norm.forward_t(&images, true)?;
+    /// assert_eq!(normalised.max_all()?.to_scalar::<f32>()?, 0.0);
+    /// assert_eq!(parameters.trainable().len(), 2);
+    /// assert_eq!(parameters.buffers().len(), 3);
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Parameters;
+    use candle_core::Device;
+
+    #[test]
+    fn running_statistics_move_towards_each_batch_in_training_only() {
+        let parameters = Parameters::new(0, &Device::Cpu);
+        let norm = BatchNorm1d::new(1).momentum(0.5).build(&parameters.root()).unwrap();
+        let x = Tensor::new(&[[1f32], [3.], [5.]], &Device::Cpu).unwrap();
+        norm.forward_t(&x, false).unwrap();
+        assert_eq!(norm.running_mean().to_vec1::<f32>().unwrap(), [0.0]);
+        norm.forward_t(&x, true).unwrap();
+        assert_eq!(norm.running_mean().to_vec1::<f32>().unwrap(), [1.5]);
+        assert_eq!(norm.running_var().to_vec1::<f32>().unwrap(), [2.5]);
+        assert_eq!(parameters.get("num_batches_tracked").unwrap().to_scalar::<i64>().unwrap(), 1);
+        let y = norm.forward_t(&Tensor::new(&[[1.5f32]], &Device::Cpu).unwrap(), false).unwrap();
+        assert_eq!(y.to_vec2::<f32>().unwrap(), [[0.0]]);
+        let text = norm.forward_t(&Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu).unwrap(), true).unwrap_err();
+        assert!(text.to_string().contains("shape [N, C] or [N, C, L]"), "{text}");
+        assert!(BatchNorm2d::new(3).momentum(1.5).build(&parameters.at("b")).is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! Convolutional layers.
+
+use candle_core::{Module, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::nn::init::Init;
+use crate::nn::pair::Pair;
+use crate::nn::parameters::Scope;
+use crate::ops::{self, Conv2dOptions, ConvTranspose2dOptions};
+
+/// 2-d convolution, as `torch.nn.Conv2d`: `[N, in, H, W]` → `[N, out, H′, W′]`.
+///
+/// Parameters: `weight`: `[out, in/groups, kh, kw]`; `bias`: `[out]`; both uniform in ±1/√fan_in
+/// at first.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let conv = Conv2d::new(3, 8, 3).stride(2).padding(1).build(&parameters.at("conv1"))?;
+/// let images = Tensor::ones((4, 3, 32, 32), DType::F32, &Device::Cpu)?;
+/// assert_eq!(conv.forward(&images)?.dims(), [4, 8, 16, 16]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    weight: Var,
+    bias: Option<Var>,
+    options: Conv2dOptions,
+}
+
+/// Configures [`Conv2d`]. Sizes are a number or a pair (vertical, horizontal).
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2dBuilder {
+    in_channels: usize,
+    out_channels: usize,
+    kernel_size: (usize, usize),
+    options: Conv2dOptions,
+    bias: bool,
+}
+
+fn check_sizes(sizes: &[(&str, usize)], groups: usize) -> Result<()> {
+    for (name, size) in sizes {
+        if *size == 0 {
+            return Err(Error::argument(name, "at least 1", size));
+        }
+        if name.ends_with("channels") && (groups == 0 || size % groups != 0) {
+            return Err(Error::argument("groups", format!("a divisor of the {size} {name}"), groups));
+        }
+    }
+    Ok(())
+}
+
+impl Conv2d {
+    /// A convolution with stride 1, no padding and a bias, unless told otherwise.
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> Conv2dBuilder {
+        Conv2dBuilder {
+            in_channels,
+            out_channels,
+            kernel_size: kernel_size.into().0,
+            options: Conv2dOptions::default(),
+            bias: true,
+        }
+    }
+
+    /// This layer with ReLU behind it, computed in the same pass: faster than a layer of its own.
+    #[must_use]
+    pub fn with_relu(mut self) -> Self {
+        self.options.relu = true;
+        self
+    }
+
+    /// The weight, `[out, in/groups, kh, kw]`.
+    pub fn weight(&self) -> &Var {
+        &self.weight
+    }
+
+    /// The bias, `[out]`.
+    pub fn bias(&self) -> Option<&Var> {
+        self.bias.as_ref()
+    }
+}
+
+impl Conv2dBuilder {
+    /// Pixels from one window to the next; 1 by default.
+    #[must_use]
+    pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
+        self.options.stride = stride.into().0;
+        self
+    }
+
+    /// Zeros around the image, on each side; 0 by default.
+    #[must_use]
+    pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
+        self.options.padding = padding.into().0;
+        self
+    }
+
+    /// Distance between the pixels of a window; 1 by default.
+    #[must_use]
+    pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
+        self.options.dilation = dilation.into().0;
+        self
+    }
+
+    /// Groups of channels that do not see each other; 1 by default. As many as input channels:
+    /// a depthwise convolution.
+    #[must_use]
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.options.groups = groups;
+        self
+    }
+
+    /// Leaves the bias out, for use before a normalisation that has one.
+    #[must_use]
+    pub fn no_bias(mut self) -> Self {
+        self.bias = false;
+        self
+    }
+
+    /// The layer, its parameters in `scope`.
+    ///
+    /// # Errors
+    /// If a size is 0, the groups do not divide the channels, or the scope has a `weight` or
+    /// `bias` already.
+    pub fn build(self, scope: &Scope) -> Result<Conv2d> {
+        let (kernel_height, kernel_width) = self.kernel_size;
+        check_sizes(
+            &[
+                ("in_channels", self.in_channels),
+                ("out_channels", self.out_channels),
+                ("kernel_size", kernel_height.min(kernel_width)),
+                ("stride", self.options.stride.0.min(self.options.stride.1)),
+                ("dilation", self.options.dilation.0.min(self.options.dilation.1)),
+            ],
+            self.options.groups,
+        )?;
+        let group_in = self.in_channels / self.options.groups;
+        let init = Init::default_for_fan_in(group_in * kernel_height * kernel_width);
+        let weight = scope.parameter("weight", (self.out_channels, group_in, kernel_height, kernel_width), init)?;
+        let bias = if self.bias { Some(scope.parameter("bias", self.out_channels, init)?) } else { None };
+        Ok(Conv2d { weight, bias, options: self.options })
+    }
+}
+
+impl Module for Conv2d {
+    fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(ops::conv2d(xs, &self.weight, self.bias.as_deref(), &self.options)?)
+    }
+}
+
+/// Transposed 2-d convolution, as `torch.nn.ConvTranspose2d`, to enlarge images:
+/// `[N, in, H, W]` → `[N, out, H′, W′]`.
+///
+/// Parameters: `weight`: `[in, out/groups, kh, kw]`; `bias`: `[out]`.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let up = ConvTranspose2d::new(8, 4, 2).stride(2).build(&parameters.at("up"))?;
+/// let features = Tensor::ones((1, 8, 16, 16), DType::F32, &Device::Cpu)?;
+/// assert_eq!(up.forward(&features)?.dims(), [1, 4, 32, 32]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConvTranspose2d {
+    weight: Var,
+    bias: Option<Var>,
+    options: ConvTranspose2dOptions,
+}
+
+/// Configures [`ConvTranspose2d`]. Sizes are a number or a pair (vertical, horizontal).
+#[derive(Debug, Clone, Copy)]
+pub struct ConvTranspose2dBuilder {
+    in_channels: usize,
+    out_channels: usize,
+    kernel_size: (usize, usize),
+    options: ConvTranspose2dOptions,
+    bias: bool,
+}
+
+impl ConvTranspose2d {
+    /// A transposed convolution with stride 1, no padding and a bias, unless told otherwise.
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> ConvTranspose2dBuilder {
+        ConvTranspose2dBuilder {
+            in_channels,
+            out_channels,
+            kernel_size: kernel_size.into().0,
+            options: ConvTranspose2dOptions::default(),
+            bias: true,
+        }
+    }
+
+    /// The weight, `[in, out/groups, kh, kw]`.
+    pub fn weight(&self) -> &Var {
+        &self.weight
+    }
+
+    /// The bias, `[out]`.
+    pub fn bias(&self) -> Option<&Var> {
+        self.bias.as_ref()
+    }
+}
+
+impl ConvTranspose2dBuilder {
+    /// Output pixels from one window to the next; 1 by default.
+    #[must_use]
+    pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
+        self.options.stride = stride.into().0;
+        self
+    }
+
+    /// Pixels cut from each side of the output; 0 by default.
+    #[must_use]
+    pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
+        self.options.padding = padding.into().0;
+        self
+    }
+
+    /// Rows and columns added at the bottom and the right; 0 by default.
+    #[must_use]
+    pub fn output_padding(mut self, output_padding: impl Into<Pair>) -> Self {
+        self.options.output_padding = output_padding.into().0;
+        self
+    }
+
+    /// Distance between the pixels of a window; 1 by default.
+    #[must_use]
+    pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
+        self.options.dilation = dilation.into().0;
+        self
+    }
+
+    /// Groups of channels that do not see each other; 1 by default.
+    #[must_use]
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.options.groups = groups;
+        self
+    }
+
+    /// Leaves the bias out.
+    #[must_use]
+    pub fn no_bias(mut self) -> Self {
+        self.bias = false;
+        self
+    }
+
+    /// The layer, its parameters in `scope`.
+    ///
+    /// # Errors
+    /// If a size is 0, the groups do not divide the channels, or the scope has a `weight` or
+    /// `bias` already.
+    pub fn build(self, scope: &Scope) -> Result<ConvTranspose2d> {
+        let (kernel_height, kernel_width) = self.kernel_size;
+        check_sizes(
+            &[
+                ("in_channels", self.in_channels),
+                ("out_channels", self.out_channels),
+                ("kernel_size", kernel_height.min(kernel_width)),
+                ("stride", self.options.stride.0.min(self.options.stride.1)),
+                ("dilation", self.options.dilation.0.min(self.options.dilation.1)),
+            ],
+            self.options.groups,
+        )?;
+        let group_out = self.out_channels / self.options.groups;
+        // PyTorch takes the fan-in from the weight's second dimension, here too.
+        let init = Init::default_for_fan_in(group_out * kernel_height * kernel_width);
+        let weight = scope.parameter("weight", (self.in_channels, group_out, kernel_height, kernel_width), init)?;
+        let bias = if self.bias { Some(scope.parameter("bias", self.out_channels, init)?) } else { None };
+        Ok(ConvTranspose2d { weight, bias, options: self.options })
+    }
+}
+
+impl Module for ConvTranspose2d {
+    fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
+        Ok(ops::conv_transpose2d(xs, &self.weight, self.bias.as_deref(), &self.options)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Parameters;
+    use candle_core::Device;
+
+    #[test]
+    fn wrong_sizes_are_refused_at_construction() {
+        let parameters = Parameters::new(0, &Device::Cpu);
+        let text = Conv2d::new(3, 8, 3).groups(2).build(&parameters.at("a")).unwrap_err().to_string();
+        assert_eq!(text, "`groups`: expected a divisor of the 3 in_channels, got 2");
+        assert!(Conv2d::new(3, 8, (3, 0)).build(&parameters.at("a")).is_err());
+        assert!(ConvTranspose2d::new(3, 8, 3).stride(0).build(&parameters.at("a")).is_err());
+        let conv = Conv2d::new(4, 8, (3, 1)).groups(2).no_bias().build(&parameters.at("a")).unwrap();
+        assert_eq!(conv.weight().dims(), [8, 2, 3, 1]);
+        assert!(conv.bias().is_none());
+        let grey = Tensor::zeros((1, 1, 5, 5), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let text = conv.forward(&grey).unwrap_err().to_string();
+        assert!(text.contains("expected 4 channels, got 1"), "{text}");
+    }
+}

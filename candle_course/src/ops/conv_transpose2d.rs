@@ -1,0 +1,252 @@
+//! Transposed 2-d convolution.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+
+use super::conv2d::check_options;
+use super::kernels::{self, conv::Geometry, simd::Element};
+use super::support::{
+    Reading, check_input, check_same_kind, check_shape, dtype_of, image_sizes, incoming, on_cpu, output, slice, tensor,
+    with_element,
+};
+use crate::error::{Error, Result};
+
+/// How [`conv_transpose2d`] spreads its windows. Pairs are (vertical, horizontal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvTranspose2dOptions {
+    /// Output pixels from one window to the next.
+    pub stride: (usize, usize),
+    /// Pixels cut from each side of the output.
+    pub padding: (usize, usize),
+    /// Rows and columns added at the bottom and the right; less than stride or dilation.
+    pub output_padding: (usize, usize),
+    /// Distance between the pixels of a window.
+    pub dilation: (usize, usize),
+    /// Channels are divided into so many groups that do not see each other.
+    pub groups: usize,
+}
+
+impl Default for ConvTranspose2dOptions {
+    fn default() -> Self {
+        Self { stride: (1, 1), padding: (0, 0), output_padding: (0, 0), dilation: (1, 1), groups: 1 }
+    }
+}
+
+/// The convolution that this one is the transpose of: its input is our output.
+fn geometry(xs: &Tensor, weight: &Tensor, options: &ConvTranspose2dOptions) -> Result<Geometry> {
+    let (batch, in_channels, height, width) = image_sizes("xs", xs)?;
+    let (weight_in, group_out, kernel_height, kernel_width) = weight
+        .dims4()
+        .map_err(|_| Error::argument("weight", "shape [in, out/groups, kh, kw]", format!("{:?}", weight.dims())))?;
+    let ConvTranspose2dOptions { stride, padding, output_padding, dilation, groups } = *options;
+    check_options(stride, dilation, groups)?;
+    if weight_in != in_channels {
+        return Err(Error::argument("xs", format!("{weight_in} channels"), in_channels)
+            .hint("images are [N, C, H, W]: channels come second"));
+    }
+    if in_channels % groups != 0 {
+        return Err(Error::argument("weight", format!("input channels divisible by {groups} groups"), in_channels));
+    }
+    if output_padding.0 >= stride.0.max(dilation.0) || output_padding.1 >= stride.1.max(dilation.1) {
+        return Err(Error::argument(
+            "output_padding",
+            "less than stride or dilation",
+            format!("({}, {})", output_padding.0, output_padding.1),
+        ));
+    }
+    let size =
+        |axis: &str, size: usize, kernel: usize, stride: usize, padding: usize, extra: usize, dilation: usize| {
+            let full = (size - 1) * stride + dilation * (kernel - 1) + 1 + extra;
+            full.checked_sub(2 * padding).filter(|&size| size > 0).ok_or_else(|| {
+                Error::argument("padding", format!("less than half of the unpadded output {axis} {full}"), padding)
+            })
+        };
+    let input = (
+        size("height", height, kernel_height, stride.0, padding.0, output_padding.0, dilation.0)?,
+        size("width", width, kernel_width, stride.1, padding.1, output_padding.1, dilation.1)?,
+    );
+    Ok(Geometry {
+        batch,
+        in_channels: group_out * groups,
+        out_channels: in_channels,
+        groups,
+        input,
+        kernel: (kernel_height, kernel_width),
+        stride,
+        padding,
+        dilation,
+        output: (height, width),
+    })
+}
+
+struct ConvTranspose2d {
+    geometry: Geometry,
+}
+
+impl ConvTranspose2d {
+    fn shape(&self) -> (usize, usize, usize, usize) {
+        let g = &self.geometry;
+        (g.batch, g.in_channels, g.input.0, g.input.1)
+    }
+
+    fn forward<T: Element>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> candle_core::Result<(CpuStorage, Shape)> {
+        output(kernels::conv::transposed(&self.geometry, x, w, bias), self.shape())
+    }
+
+    fn gradients<T: Element>(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let g = &self.geometry;
+        let (x, w, dy) = (Reading::of(xs), Reading::of(weight), Reading::of(dy));
+        let dy = dy.get::<T>()?;
+        // The transpose's output gradient is the convolution's input, and our input its output gradient.
+        let dx = match xs.track_op() {
+            true => Some(tensor(kernels::conv::forward(g, dy, w.get::<T>()?, None, false), xs.shape())?),
+            false => None,
+        };
+        let dw = match weight.track_op() {
+            true => Some(tensor(kernels::backward_weight(g, dy, x.get::<T>()?), weight.shape())?),
+            false => None,
+        };
+        let db = match bias {
+            Some(bias) if bias.track_op() => {
+                Some(tensor(kernels::reduce::channel_sums(dy, g.in_channels, g.input.0 * g.input.1), bias.shape())?)
+            }
+            _ => None,
+        };
+        Ok((dx, dw, db))
+    }
+}
+
+impl CustomOp2 for ConvTranspose2d {
+    fn name(&self) -> &'static str {
+        "conv_transpose2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, None))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = incoming(dy, "conv_transpose2d")?;
+        let (dx, dw, _) = with_element!(x.dtype(), T => self.gradients::<T>(x, w, None, &dy))?;
+        Ok((dx, dw))
+    }
+}
+
+impl CustomOp3 for ConvTranspose2d {
+    fn name(&self) -> &'static str {
+        "conv_transpose2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dy = incoming(dy, "conv_transpose2d")?;
+        with_element!(x.dtype(), T => self.gradients::<T>(x, w, Some(b), &dy))
+    }
+}
+
+/// Transposed 2-d convolution, as `torch.nn.functional.conv_transpose2d`: the gradient of
+/// [`conv2d`](super::conv2d) as an operation of its own, to enlarge images.
+///
+/// - `xs`: `[N, in, H, W]`, f32 or f64.
+/// - `weight`: `[in, out/groups, kh, kw]`; `bias`: `[out]`.
+/// - Result: `[N, out, H′, W′]` with
+///   H′ = (H − 1)·stride − 2·padding + dilation·(kh − 1) + output_padding + 1.
+///
+/// # Errors
+/// If shapes, dtypes or devices do not fit, or the batch is empty. On a GPU, stride, padding,
+/// output padding and dilation must be the same vertically and horizontally, and there is one group.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::ops::{ConvTranspose2dOptions, conv_transpose2d};
+/// use candle_course::prelude::*;
+///
+/// let image = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?;
+/// let weight = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?;
+/// let options = ConvTranspose2dOptions { stride: (2, 2), ..Default::default() };
+/// assert_eq!(conv_transpose2d(&image, &weight, None, &options)?.dims(), [1, 1, 4, 4]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn conv_transpose2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    options: &ConvTranspose2dOptions,
+) -> Result<Tensor> {
+    check_input("xs", xs)?;
+    check_same_kind("weight", weight, xs)?;
+    let geometry = geometry(xs, weight, options)?;
+    if let Some(bias) = bias {
+        check_same_kind("bias", bias, xs)?;
+        check_shape("bias", bias, &[geometry.in_channels])?;
+    }
+    if !on_cpu(xs) {
+        return composed(xs, weight, bias, options);
+    }
+    let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, ConvTranspose2d { geometry });
+    Ok(match bias {
+        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
+        None => xs.apply_op2(&weight, op)?,
+    })
+}
+
+/// The same of candle's operations, for a GPU.
+fn composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &ConvTranspose2dOptions) -> Result<Tensor> {
+    let ConvTranspose2dOptions { stride, padding, output_padding, dilation, groups } = *options;
+    for (name, (vertical, horizontal)) in
+        [("stride", stride), ("padding", padding), ("output_padding", output_padding), ("dilation", dilation)]
+    {
+        if vertical != horizontal {
+            return Err(Error::argument(
+                name,
+                "the same number vertically and horizontally on a GPU",
+                format!("({vertical}, {horizontal})"),
+            ));
+        }
+    }
+    if groups != 1 {
+        return Err(Error::argument("groups", "1 on a GPU", groups));
+    }
+    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
+    let ys = xs.conv_transpose2d(&weight, padding.0, output_padding.0, stride.0, dilation.0)?;
+    Ok(match bias {
+        Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?)?,
+        None => ys,
+    })
+}

@@ -1,0 +1,177 @@
+//! Cross-entropy of logits, in one pass.
+
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
+
+use super::kernels::{simd::Element, softmax};
+use super::support::{
+    Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
+};
+use crate::error::{Error, Result};
+
+/// Options of [`softmax_cross_entropy`].
+#[derive(Debug, Clone, Default)]
+pub struct CrossEntropyOptions {
+    /// A factor per class, `[C]`, of the logits' dtype.
+    pub weight: Option<Tensor>,
+    /// Examples with this target have loss 0 and no gradient.
+    pub ignore_index: Option<u32>,
+    /// The share of the target that is spread evenly over all classes, in `[0, 1]`.
+    pub label_smoothing: f64,
+}
+
+struct CrossEntropy {
+    targets: Vec<u32>,
+    weight: Option<Vec<f64>>,
+    ignore_index: Option<u32>,
+    smoothing: f64,
+    classes: usize,
+}
+
+impl CrossEntropy {
+    fn with_kernel<T: Element, R>(&self, run: impl FnOnce(softmax::CrossEntropy<'_, T>) -> R) -> R {
+        let weight: Option<Vec<T>> = self.weight.as_ref().map(|w| w.iter().map(|&w| T::of(w)).collect());
+        run(softmax::CrossEntropy {
+            classes: self.classes,
+            weight: weight.as_deref(),
+            ignore_index: self.ignore_index,
+            smoothing: self.smoothing,
+        })
+    }
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "softmax_cross_entropy"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        with_element!(dtype_of(x), T => {
+            let logits = slice::<T>(x, layout)?;
+            output(self.with_kernel::<T, _>(|kernel| kernel.forward(logits, &self.targets)), self.targets.len())
+        })
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = incoming(dy, self.name())?;
+        let (x, dy) = (Reading::of(xs), Reading::of(&dy));
+        let dx = with_element!(xs.dtype(), T => {
+            let (logits, dy) = (x.get::<T>()?, dy.get::<T>()?);
+            tensor(self.with_kernel::<T, _>(|kernel| kernel.backward(logits, &self.targets, dy)), xs.shape())
+        })?;
+        Ok(Some(dx))
+    }
+}
+
+/// The cross-entropy of every example, −Σ q · log softmax(logits), stable for any logits; as
+/// `torch.nn.functional.cross_entropy` with `reduction="none"`. q is 1 at the target, or, with
+/// smoothing s, 1 − s there plus s/C everywhere; each term has its class's weight.
+///
+/// - `logits`: `[N, C]`, f32 or f64, unnormalised.
+/// - `targets`: `[N]`, u32, classes in `0..C` or the ignored one.
+/// - Result: `[N]`, the logits' dtype.
+///
+/// # Errors
+/// If shapes, dtypes or devices do not fit, the batch is empty, a target is no class, or the
+/// smoothing is not in `[0, 1]`.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::ops::{CrossEntropyOptions, softmax_cross_entropy};
+/// use candle_course::prelude::*;
+///
+/// let logits = Tensor::new(&[[0f32, 0.], [1000., -1000.]], &Device::Cpu)?;
+/// let losses = softmax_cross_entropy(&logits, &Tensor::new(&[0u32, 0], &Device::Cpu)?, &CrossEntropyOptions::default())?;
+/// assert_eq!(losses.to_vec1::<f32>()?, [std::f32::consts::LN_2, 0.]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropyOptions) -> Result<Tensor> {
+    check_input("logits", logits)?;
+    let &[examples, classes] = logits.dims() else {
+        return Err(Error::argument("logits", "shape [N, C]", format!("{:?}", logits.dims())));
+    };
+    if targets.dims() != [examples] || targets.dtype() != DType::U32 {
+        return Err(Error::argument(
+            "targets",
+            format!("shape [{examples}], dtype u32"),
+            format!("{:?}, {:?}", targets.dims(), targets.dtype()),
+        ));
+    }
+    if let Some(weight) = &options.weight {
+        check_same_kind("weight", weight, logits)?;
+        check_shape("weight", weight, &[classes])?;
+    }
+    if !(0.0..=1.0).contains(&options.label_smoothing) {
+        return Err(Error::argument("label_smoothing", "a share in [0, 1]", options.label_smoothing));
+    }
+    if !on_cpu(logits) {
+        return composed(logits, targets, options);
+    }
+    let targets = targets.to_device(logits.device())?.to_vec1::<u32>()?;
+    let ignored = options.ignore_index;
+    if let Some(&bad) = targets.iter().find(|&&target| target as usize >= classes && Some(target) != ignored) {
+        return Err(Error::argument("targets", format!("classes in 0..{classes}"), bad)
+            .hint("does the last layer have one output per class?"));
+    }
+    let weight = options.weight.as_ref().map(|w| w.to_dtype(DType::F64)?.to_vec1::<f64>()).transpose()?;
+    let op = CrossEntropy { targets, weight, ignore_index: ignored, smoothing: options.label_smoothing, classes };
+    Ok(logits.contiguous()?.apply_op1(op)?)
+}
+
+/// The same of candle's operations, for a GPU. A target that is no class gives a loss of NaN
+/// there, without a wait for the host.
+fn composed(logits: &Tensor, targets: &Tensor, options: &CrossEntropyOptions) -> Result<Tensor> {
+    let classes = logits.dim(1)?;
+    let targets = targets.to_device(logits.device())?;
+    let kept = match options.ignore_index {
+        Some(ignored) => targets.ne(ignored)?,
+        None => targets.ones_like()?.to_dtype(DType::U8)?,
+    };
+    let is_class = targets.lt(classes as u32)?;
+    let places = is_class.where_cond(&targets, &targets.zeros_like()?)?;
+    let log_probabilities = super::log_softmax(logits, D::Minus1)?;
+    let weighted = match &options.weight {
+        Some(weight) => log_probabilities.broadcast_mul(weight)?,
+        None => log_probabilities,
+    };
+    let hit = weighted.gather(&places.unsqueeze(1)?, 1)?.squeeze(1)?;
+    let smoothing = options.label_smoothing;
+    let losses = if smoothing == 0.0 {
+        hit.neg()?
+    } else {
+        ((hit * (smoothing - 1.0))? - (weighted.sum(1)? * (smoothing / classes as f64))?)?
+    };
+    let nan = Tensor::full(f32::NAN, losses.shape(), losses.device())?.to_dtype(losses.dtype())?;
+    Ok(kept.where_cond(&is_class.where_cond(&losses, &nan)?, &losses.zeros_like()?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn the_gpu_road_agrees_with_the_kernel() {
+        let values: Vec<f64> = (0..6 * 4).map(|i| 3.0 * (i as f64 * 1.1).sin()).collect();
+        let logits = Var::from_vec(values, (6, 4), &Device::Cpu).unwrap();
+        let targets = Tensor::new(&[0u32, 3, 9, 2, 1, 1], &Device::Cpu).unwrap();
+        for (weighted, label_smoothing) in [(false, 0.0), (true, 0.0), (false, 0.2), (true, 1.0)] {
+            let weight = weighted.then(|| Tensor::new(&[1., 0.5, 2., 3.], &Device::Cpu).unwrap());
+            let options = CrossEntropyOptions { weight, ignore_index: Some(9), label_smoothing };
+            let run = |losses: Tensor| {
+                let gradients = losses.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+                let gradient = gradients.get(&logits).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                (losses.to_vec1::<f64>().unwrap(), gradient)
+            };
+            let ours = run(softmax_cross_entropy(&logits, &targets, &options).unwrap());
+            let theirs = run(composed(&logits, &targets, &options).unwrap());
+            let close =
+                |a: &[f64], b: &[f64]| a.iter().zip(b).for_each(|(a, b)| assert!((a - b).abs() < 1e-10, "{a} {b}"));
+            close(&ours.0, &theirs.0);
+            close(&ours.1, &theirs.1);
+            assert_eq!(ours.0[2], 0.0);
+        }
+        let text = softmax_cross_entropy(&logits, &targets, &CrossEntropyOptions::default()).unwrap_err().to_string();
+        assert!(text.contains("classes in 0..4, got 9"), "{text}");
+    }
+}

@@ -1,0 +1,318 @@
+//! Convolution as matrix products of packed blocks.
+//!
+//! Forward: for a block of output pixels the input values that each needs are packed (im2col of
+//! some kilobytes, in cache) and multiplied with the packed weight; output pixels are the lanes.
+//! The gradient of the input is, for stride 1, a convolution with the flipped weight, otherwise
+//! the scattered product of weight and output gradient. The gradient of the weight multiplies
+//! the padded input, walked in place, with the transposed output gradient; output channels are
+//! the lanes.
+
+use super::buffer::{with_scratch, written};
+use super::parallel::{Parts, for_ranges, threads};
+use super::simd::{Element, Kernel, Simd};
+use super::tile::{Epilogue, Target, packed_tile, panel_columns};
+
+/// The sizes of a 2-d convolution; pairs are (vertical, horizontal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    pub batch: usize,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub groups: usize,
+    pub input: (usize, usize),
+    pub kernel: (usize, usize),
+    pub stride: (usize, usize),
+    pub padding: (usize, usize),
+    pub dilation: (usize, usize),
+    pub output: (usize, usize),
+}
+
+impl Geometry {
+    /// Input channels of a group.
+    pub fn group_in(&self) -> usize {
+        self.in_channels / self.groups
+    }
+
+    /// Output channels of a group.
+    pub fn group_out(&self) -> usize {
+        self.out_channels / self.groups
+    }
+
+    /// Numbers that enter one output number: the depth of the matrix product.
+    pub fn depth(&self) -> usize {
+        self.group_in() * self.kernel.0 * self.kernel.1
+    }
+
+    /// Output pixels of a channel.
+    pub fn pixels(&self) -> usize {
+        self.output.0 * self.output.1
+    }
+
+    /// Numbers of an input image.
+    pub fn image(&self) -> usize {
+        self.in_channels * self.input.0 * self.input.1
+    }
+
+    /// Height and width of the padded input.
+    pub fn padded(&self) -> (usize, usize) {
+        (self.input.0 + 2 * self.padding.0, self.input.1 + 2 * self.padding.1)
+    }
+
+    /// Numbers of a padded input image.
+    pub fn padded_image(&self) -> usize {
+        let (height, width) = self.padded();
+        self.in_channels * height * width
+    }
+
+    /// Where the input number of depth `k` of a group lies in the padded image, for output pixel 0.
+    pub fn offset(&self, group: usize, k: usize) -> usize {
+        let (kh, kw) = self.kernel;
+        let (height, width) = self.padded();
+        let (channel, y, x) = (k / (kh * kw), k / kw % kh, k % kw);
+        ((group * self.group_in() + channel) * height + y * self.dilation.0) * width + x * self.dilation.1
+    }
+}
+
+/// A run of output pixels of one row: `len` pixels whose input numbers lie `source + j · stride`.
+pub struct Run {
+    pub source: usize,
+    pub len: usize,
+}
+
+/// The runs that make up output pixels `start..end`.
+pub fn runs(geometry: &Geometry, start: usize, end: usize, runs: &mut Vec<Run>) {
+    runs.clear();
+    let (width, (_, padded_width)) = (geometry.output.1, geometry.padded());
+    let mut pixel = start;
+    while pixel < end {
+        let (y, x) = (pixel / width, pixel % width);
+        let len = (width - x).min(end - pixel);
+        runs.push(Run { source: y * geometry.stride.0 * padded_width + x * geometry.stride.1, len });
+        pixel += len;
+    }
+}
+
+/// Copies an image into the middle of zeros.
+pub fn pad<T: Element>(geometry: &Geometry, image: &[T], padded: &mut [T]) {
+    let (height, width) = geometry.input;
+    let (padded_height, padded_width) = geometry.padded();
+    let (top, left) = geometry.padding;
+    if (top, left) == (0, 0) {
+        padded[..image.len()].copy_from_slice(image);
+        return;
+    }
+    for channel in 0..geometry.in_channels {
+        let target = &mut padded[channel * padded_height * padded_width..][..padded_height * padded_width];
+        target[..top * padded_width].fill(T::ZERO);
+        target[(top + height) * padded_width..].fill(T::ZERO);
+        for y in 0..height {
+            let row = &mut target[(top + y) * padded_width..][..padded_width];
+            row[..left].fill(T::ZERO);
+            row[left..left + width].copy_from_slice(&image[(channel * height + y) * width..][..width]);
+            row[left + width..].fill(T::ZERO);
+        }
+    }
+}
+
+/// Packs a `rows` × `depth` matrix, given by `at(row, k)`, in panels of TILE_ROWS rows:
+/// `[panel][depth][row]`, the last panel filled up with zeros.
+pub fn pack_rows<T: Element>(rows: usize, depth: usize, tile: usize, at: impl Fn(usize, usize) -> T, out: &mut Vec<T>) {
+    for panel in 0..rows.div_ceil(tile) {
+        for k in 0..depth {
+            for row in panel * tile..(panel + 1) * tile {
+                out.push(if row < rows { at(row, k) } else { T::ZERO });
+            }
+        }
+    }
+}
+
+struct Forward<'a, T> {
+    geometry: &'a Geometry,
+    x: &'a [T],
+    /// Panels of every group, one after the other.
+    panels: &'a [T],
+    bias: Option<&'a [T]>,
+    relu: bool,
+    /// Parts that the pixels of an image are divided into.
+    pieces: usize,
+    units: std::ops::Range<usize>,
+    y: &'a Parts<'a, T>,
+}
+
+impl<T: Element> Kernel<T> for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, simd: S) {
+        let g = self.geometry;
+        let (columns, depth, pixels) = (panel_columns::<T, S>(), g.depth(), g.pixels());
+        let panel_len = depth * S::TILE_ROWS;
+        let group_panels = g.group_out().div_ceil(S::TILE_ROWS);
+        let blocks = pixels.div_ceil(columns);
+        let mut block_runs = Vec::new();
+        // A run is copied in whole vectors: some slack behind both buffers.
+        with_scratch(g.padded_image() + S::LANES, |padded: &mut [T]| {
+            with_scratch(depth * columns + S::LANES, |packed: &mut [T]| {
+                let mut padded_image = usize::MAX;
+                for unit in self.units {
+                    let (image, piece) = (unit / self.pieces, unit % self.pieces);
+                    if image != padded_image {
+                        pad(g, &self.x[image * g.image()..][..g.image()], padded);
+                        padded_image = image;
+                    }
+                    for block in blocks * piece / self.pieces..blocks * (piece + 1) / self.pieces {
+                        let (start, end) = (block * columns, pixels.min((block + 1) * columns));
+                        runs(g, start, end, &mut block_runs);
+                        for group in 0..g.groups {
+                            for k in 0..depth {
+                                // SAFETY: offsets and runs stay inside the padded image, a row of
+                                // the panel holds `columns` numbers, and both have LANES of slack.
+                                unsafe {
+                                    let source = padded.as_ptr().add(g.offset(group, k));
+                                    pack_runs(
+                                        simd,
+                                        &block_runs,
+                                        g.stride.1,
+                                        source,
+                                        packed.as_mut_ptr().add(k * columns),
+                                    );
+                                }
+                            }
+                            for panel in 0..group_panels {
+                                let channel = group * g.group_out() + panel * S::TILE_ROWS;
+                                let rows = S::TILE_ROWS.min(g.group_out() - panel * S::TILE_ROWS);
+                                let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
+                                let first = (image * g.out_channels + channel) * pixels + start;
+                                // SAFETY: units and blocks are disjoint sets of output pixels; the
+                                // packed operands have `depth` steps; the last row of the tile ends
+                                // at pixel `end` of a channel of this image.
+                                unsafe {
+                                    let y = self.y.get(first..first + (rows - 1) * pixels + (end - start));
+                                    packed_tile(
+                                        simd,
+                                        depth,
+                                        a.as_ptr(),
+                                        packed.as_ptr(),
+                                        Target { start: y.as_mut_ptr(), stride: pixels, rows, columns: end - start },
+                                        Epilogue {
+                                            bias: self
+                                                .bias
+                                                .map_or(std::ptr::null(), |bias| bias[channel..][..rows].as_ptr()),
+                                            relu: self.relu,
+                                            accumulate: false,
+                                        },
+                                    );
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Packs the runs of one depth step, one behind the other.
+///
+/// # Safety
+/// `source` must be readable for every run plus LANES numbers, `target` writable for the sum of
+/// their lengths plus LANES.
+#[inline(always)]
+unsafe fn pack_runs<T: Element, S: Simd<T>>(simd: S, runs: &[Run], stride: usize, source: *const T, target: *mut T) {
+    let mut target = target;
+    for run in runs {
+        // SAFETY: inside the run, or in the slack behind it, which the next run overwrites.
+        unsafe {
+            let source = source.add(run.source);
+            if stride == 1 {
+                let mut i = 0;
+                while i < run.len {
+                    simd.store(target.add(i), simd.load(source.add(i)));
+                    i += S::LANES;
+                }
+            } else {
+                for i in 0..run.len {
+                    *target.add(i) = *source.add(i * stride);
+                }
+            }
+            target = target.add(run.len);
+        }
+    }
+}
+
+struct TileRows;
+impl<T> Kernel<T> for TileRows {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) -> usize {
+        S::TILE_ROWS
+    }
+}
+
+/// The rows of a weight panel on this machine.
+pub fn tile_rows<T: Element>() -> usize {
+    T::dispatch(TileRows)
+}
+
+fn forward_packed<T: Element>(g: &Geometry, x: &[T], panels: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
+    // A small batch is divided by pixels, so that every thread has work.
+    let pieces = if g.batch >= 2 * threads() { 1 } else { (4 * threads()).div_ceil(g.batch) };
+    written(g.batch * g.out_channels * g.pixels(), |y| {
+        let parts = Parts::new(y);
+        for_ranges(g.batch * pieces, |units| {
+            T::dispatch(Forward { geometry: g, x, panels, bias, relu, pieces, units, y: &parts });
+        });
+    })
+}
+
+/// `y[n, o] = Σ weight[o] ⋆ x[n] + bias[o]`, then ReLU if asked. All contiguous; weight is
+/// `[out, in/groups, kh, kw]`.
+pub fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
+    let (rows, depth, tile) = (g.group_out(), g.depth(), tile_rows::<T>());
+    let mut panels = Vec::with_capacity(g.groups * rows.next_multiple_of(tile) * depth);
+    for group in weight.chunks_exact(rows * depth) {
+        pack_rows(rows, depth, tile, |row, k| group[row * depth + k], &mut panels);
+    }
+    forward_packed(g, x, &panels, bias, relu)
+}
+
+/// The convolution whose output is the gradient of this one's input, if there is one.
+fn adjoint(g: &Geometry) -> Option<Geometry> {
+    let reach = (g.dilation.0 * (g.kernel.0 - 1), g.dilation.1 * (g.kernel.1 - 1));
+    let fits = g.stride == (1, 1) && reach.0 >= g.padding.0 && reach.1 >= g.padding.1;
+    fits.then(|| Geometry {
+        in_channels: g.out_channels,
+        out_channels: g.in_channels,
+        input: g.output,
+        output: g.input,
+        padding: (reach.0 - g.padding.0, reach.1 - g.padding.1),
+        ..*g
+    })
+}
+
+/// The gradient of the input, from that of the output.
+pub fn backward_input<T: Element>(g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T> {
+    transposed(g, dy, weight, None)
+}
+
+/// The transposed convolution: [`backward_input`] with a bias per input channel.
+pub fn transposed<T: Element>(g: &Geometry, dy: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    let tile = tile_rows::<T>();
+    let (taps, depth) = (g.kernel.0 * g.kernel.1, g.depth());
+    let mut panels = Vec::new();
+    match adjoint(g) {
+        Some(adjoint) => {
+            for group in weight.chunks_exact(g.group_out() * depth) {
+                let flipped = |row: usize, k: usize| group[(k / taps) * depth + row * taps + (taps - 1 - k % taps)];
+                pack_rows(g.group_in(), g.group_out() * taps, tile, flipped, &mut panels);
+            }
+            forward_packed(&adjoint, dy, &panels, bias, false)
+        }
+        None => {
+            for group in weight.chunks_exact(g.group_out() * depth) {
+                pack_rows(depth, g.group_out(), tile, |row, k| group[k * depth + row], &mut panels);
+            }
+            super::scatter_input(g, dy, &panels, bias)
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The gradients of a convolution that are not themselves a convolution.
+
+use std::ops::Range;
+
+use super::buffer::{with_scratch, written};
+use super::conv::{Geometry, Run, pad, runs};
+use super::parallel::{Parts, for_ranges, threads};
+use super::simd::{Element, Kernel, Simd};
+use super::tile::{Epilogue, STRIDED_ROWS, Target, Walk, packed_tile, panel_columns, strided_tile};
+
+struct Scatter<'a, T> {
+    geometry: &'a Geometry,
+    dy: &'a [T],
+    panels: &'a [T],
+    bias: Option<&'a [T]>,
+    images: Range<usize>,
+    dx: &'a Parts<'a, T>,
+}
+
+impl<T: Element> Kernel<T> for Scatter<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, simd: S) {
+        let g = self.geometry;
+        let (columns, depth, pixels, inner) = (panel_columns::<T, S>(), g.depth(), g.pixels(), g.group_out());
+        let panel_len = inner * S::TILE_ROWS;
+        let group_panels = depth.div_ceil(S::TILE_ROWS);
+        let mut block_runs = Vec::new();
+        with_scratch(g.padded_image(), |padded: &mut [T]| {
+            with_scratch((inner + S::TILE_ROWS) * columns, |buffer: &mut [T]| {
+                let (packed, product) = buffer.split_at_mut(inner * columns);
+                for image in self.images {
+                    padded.fill(T::ZERO);
+                    for start in (0..pixels).step_by(columns) {
+                        let count = columns.min(pixels - start);
+                        runs(g, start, start + count, &mut block_runs);
+                        for group in 0..g.groups {
+                            for k in 0..inner {
+                                let row = (image * g.out_channels + group * inner + k) * pixels + start;
+                                packed[k * columns..][..count].copy_from_slice(&self.dy[row..][..count]);
+                                packed[k * columns + count..(k + 1) * columns].fill(T::ZERO);
+                            }
+                            for panel in 0..group_panels {
+                                let rows = S::TILE_ROWS.min(depth - panel * S::TILE_ROWS);
+                                let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
+                                // SAFETY: the packed operands have `inner` steps and `product` holds a tile.
+                                unsafe {
+                                    packed_tile(
+                                        simd,
+                                        inner,
+                                        a.as_ptr(),
+                                        packed.as_ptr(),
+                                        Target { start: product.as_mut_ptr(), stride: columns, rows, columns: count },
+                                        Epilogue { bias: std::ptr::null(), relu: false, accumulate: false },
+                                    );
+                                }
+                                for row in 0..rows {
+                                    let offset = g.offset(group, panel * S::TILE_ROWS + row);
+                                    scatter(&block_runs, g.stride.1, &product[row * columns..], &mut padded[offset..]);
+                                }
+                            }
+                        }
+                    }
+                    // SAFETY: every image comes once.
+                    let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
+                    crop(g, padded, self.bias, dx);
+                }
+            });
+        });
+    }
+}
+
+#[inline(always)]
+fn scatter<T: Element>(runs: &[Run], stride: usize, values: &[T], target: &mut [T]) {
+    let mut values = values;
+    for run in runs {
+        let (now, later) = values.split_at(run.len);
+        for (value, place) in now.iter().zip(target[run.source..].iter_mut().step_by(stride)) {
+            *place += *value;
+        }
+        values = later;
+    }
+}
+
+/// The middle of a padded image, plus a bias per channel.
+#[inline(always)]
+fn crop<T: Element>(g: &Geometry, padded: &[T], bias: Option<&[T]>, image: &mut [T]) {
+    let (height, width) = g.input;
+    let (padded_height, padded_width) = g.padded();
+    for (row, target) in image.chunks_exact_mut(width).enumerate() {
+        let (channel, y) = (row / height, row % height);
+        let source = (channel * padded_height + y + g.padding.0) * padded_width + g.padding.1;
+        let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
+        for (value, &source) in target.iter_mut().zip(&padded[source..][..width]) {
+            *value = source + bias;
+        }
+    }
+}
+
+/// The gradient of the input (or the output of a transposed convolution, then with `bias`) for
+/// any stride: weight times output gradient, scattered. `panels`: the transposed weight, packed.
+pub fn scatter_input<T: Element>(g: &Geometry, dy: &[T], panels: &[T], bias: Option<&[T]>) -> Vec<T> {
+    written(g.batch * g.image(), |dx| {
+        let parts = Parts::new(dx);
+        for_ranges(g.batch, |images| {
+            T::dispatch(Scatter { geometry: g, dy, panels, bias, images, dx: &parts });
+        });
+    })
+}
+
+/// Adds the weight gradient of `images` to `sums`: `[group][depth][channel]`, channels padded to
+/// whole vectors.
+struct WeightGradient<'a, T> {
+    geometry: &'a Geometry,
+    x: &'a [T],
+    dy: &'a [T],
+    images: Range<usize>,
+    sums: &'a mut [T],
+}
+
+fn padded_channels<S: Simd<T>, T>(g: &Geometry) -> usize {
+    g.group_out().next_multiple_of(S::LANES)
+}
+
+impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, simd: S) {
+        let g = self.geometry;
+        let (depth, pixels, lanes) = (g.depth(), g.pixels(), padded_channels::<S, T>(g));
+        let walk = Walk {
+            rows: g.output.0,
+            columns: g.output.1,
+            row_step: g.stride.0 * g.padded().1,
+            column_step: g.stride.1,
+        };
+        with_scratch(g.padded_image(), |padded: &mut [T]| {
+            with_scratch(pixels * lanes, |transposed: &mut [T]| {
+                for image in self.images {
+                    pad(g, &self.x[image * g.image()..][..g.image()], padded);
+                    for group in 0..g.groups {
+                        let first = (image * g.out_channels + group * g.group_out()) * pixels;
+                        let dy = &self.dy[first..][..g.group_out() * pixels];
+                        transpose(simd, dy, g.group_out(), pixels, transposed, lanes);
+                        let sums = &mut self.sums[group * depth * lanes..][..depth * lanes];
+                        for channel in (0..lanes).step_by(2 * S::LANES) {
+                            for k in (0..depth).step_by(STRIDED_ROWS) {
+                                let offsets = std::array::from_fn(|i| g.offset(group, (k + i).min(depth - 1)));
+                                // SAFETY: offset plus the last step of the walk is the last number
+                                // of the padded image that the convolution reads; the transposed
+                                // gradient has `pixels` rows of `lanes` numbers; the target lies in
+                                // rows k.. of `sums`.
+                                unsafe {
+                                    strided_tile(
+                                        simd,
+                                        walk,
+                                        padded.as_ptr(),
+                                        &offsets,
+                                        transposed.as_ptr().add(channel),
+                                        lanes,
+                                        Target {
+                                            start: sums.as_mut_ptr().add(k * lanes + channel),
+                                            stride: lanes,
+                                            rows: STRIDED_ROWS.min(depth - k),
+                                            columns: (2 * S::LANES).min(lanes - channel),
+                                        },
+                                    );
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// `[channels][pixels]` to `[pixels][lanes]`, the lanes behind the channels zero.
+#[inline(always)]
+fn transpose<T: Element, S: Simd<T>>(simd: S, from: &[T], channels: usize, pixels: usize, to: &mut [T], lanes: usize) {
+    let (whole_channels, whole_pixels) = (channels / S::LANES * S::LANES, pixels / S::LANES * S::LANES);
+    for channel in (0..whole_channels).step_by(S::LANES) {
+        for pixel in (0..whole_pixels).step_by(S::LANES) {
+            // SAFETY: a square of LANES numbers inside both matrices.
+            unsafe {
+                let source = from.as_ptr().add(channel * pixels + pixel);
+                simd.transpose(source, pixels, to.as_mut_ptr().add(pixel * lanes + channel), lanes);
+            }
+        }
+    }
+    for pixel in 0..pixels {
+        let first = if pixel < whole_pixels { whole_channels } else { 0 };
+        for channel in first..lanes {
+            to[pixel * lanes + channel] = if channel < channels { from[channel * pixels + pixel] } else { T::ZERO };
+        }
+    }
+}
+
+struct Lanes<'a>(&'a Geometry);
+impl<T: Element> Kernel<T> for Lanes<'_> {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) -> usize {
+        padded_channels::<S, T>(self.0)
+    }
+}
+
+/// The gradient of the weight, `[out, in/groups, kh, kw]`.
+///
+/// The batch is divided into as many parts as there are threads, each summed in order: the bits
+/// depend on the number of threads, not on their timing.
+pub fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    let (depth, lanes) = (g.depth(), T::dispatch(Lanes(g)));
+    let len = g.groups * depth * lanes;
+    let parts = threads().min(g.batch);
+    let mut sums = vec![T::ZERO; parts * len];
+    let shares = Parts::new(&mut sums);
+    for_ranges(parts, |range| {
+        for part in range {
+            let images = g.batch * part / parts..g.batch * (part + 1) / parts;
+            // SAFETY: every part comes once.
+            let sums = unsafe { shares.get(part * len..(part + 1) * len) };
+            T::dispatch(WeightGradient { geometry: g, x, dy, images, sums });
+        }
+    });
+    written(g.out_channels * depth, |dw| {
+        for (channel, row) in dw.chunks_exact_mut(depth).enumerate() {
+            let (group, lane) = (channel / g.group_out(), channel % g.group_out());
+            for (k, value) in row.iter_mut().enumerate() {
+                let place = (group * depth + k) * lanes + lane;
+                *value = sums.chunks_exact(len).map(|part| part[place]).sum();
+            }
+        }
+    })
+}
+
+/// The gradient of the bias: the sum over batch and pixels, `[out]`.
+pub fn backward_bias<T: Element>(g: &Geometry, dy: &[T]) -> Vec<T> {
+    super::reduce::channel_sums(dy, g.out_channels, g.pixels())
+}

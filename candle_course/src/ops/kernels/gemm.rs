@@ -1,0 +1,113 @@
+//! Matrix products on candle's thread pool.
+//!
+//! candle's own `matmul` uses rayon; here the product is divided by rows or columns of the result
+//! and each part is one single-threaded call, so that only one pool is at work.
+
+use super::parallel::{for_ranges, threads};
+use super::simd::Element;
+
+/// A matrix in a slice: distance between rows, distance between columns.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a, T> {
+    pub values: &'a [T],
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub column_stride: usize,
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// A contiguous `[rows, columns]`.
+    pub fn new(values: &'a [T], rows: usize, columns: usize) -> Self {
+        assert_eq!(values.len(), rows * columns);
+        Self { values, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transposed matrix.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// `out = a · b + (accumulate ? out : 0)`, `out` contiguous.
+pub fn gemm<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accumulate: bool) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(b.rows == k && out.len() == m * n, "{m}×{k} · {}×{n} into {}", b.rows, out.len());
+    if m * n == 0 {
+        return;
+    }
+    // Parts of at least 16 rows or columns: the kernels' panels stay whole.
+    let by_columns = n >= m;
+    let extent = if by_columns { n } else { m };
+    let parts = if m * n * k < 64 * 1024 { 1 } else { threads().min(extent.div_ceil(16)) };
+    let out_parts = super::parallel::Parts::new(out);
+    for_ranges(parts, |range| {
+        for part in range {
+            let bound = |part: usize| if part == parts { extent } else { extent * part / parts / 16 * 16 };
+            let (from, to) = (bound(part), bound(part + 1));
+            let (first_row, first_column) = if by_columns { (0, from) } else { (from, 0) };
+            let (rows, columns) = if by_columns { (m, to - from) } else { (to - from, n) };
+            if from == to {
+                continue;
+            }
+            // SAFETY: the operands were checked to be m×k and k×n; this call reads rows
+            // `first_row..` of `a` and columns `first_column..` of `b`, and writes their product
+            // to its own block of `out`, which no other part touches.
+            unsafe {
+                gemm::gemm(
+                    rows,
+                    columns,
+                    k,
+                    out_parts.start().add(first_row * n + first_column),
+                    1,
+                    n as isize,
+                    accumulate,
+                    a.values.as_ptr().add(first_row * a.row_stride),
+                    a.column_stride as isize,
+                    a.row_stride as isize,
+                    b.values.as_ptr().add(first_column * b.column_stride),
+                    b.column_stride as isize,
+                    b.row_stride as isize,
+                    T::ONE,
+                    T::ONE,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_all_layouts() {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 2), (70, 40, 33), (16, 200, 90), (200, 64, 17)] {
+            let a: Vec<f64> = (0..m * k).map(|i| (i as f64 * 0.7).sin()).collect();
+            let b: Vec<f64> = (0..k * n).map(|i| (i as f64 * 0.3).cos()).collect();
+            let at: Vec<f64> = (0..m * k).map(|i| a[i % m * k + i / m]).collect();
+            let bt: Vec<f64> = (0..k * n).map(|i| b[i % k * n + i / k]).collect();
+            let expected: Vec<f64> =
+                (0..m * n).map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum()).collect();
+            let a_s = [Matrix::new(&a, m, k), Matrix::new(&at, k, m).t()];
+            let b_s = [Matrix::new(&b, k, n), Matrix::new(&bt, n, k).t()];
+            for (a, b) in [(a_s[0], b_s[0]), (a_s[0], b_s[1]), (a_s[1], b_s[0]), (a_s[1], b_s[1])] {
+                let mut out = vec![1.0; m * n];
+                gemm(a, b, &mut out, false);
+                assert!(out.iter().zip(&expected).all(|(x, y)| (x - y).abs() < 1e-12));
+                gemm(a, b, &mut out, true);
+                assert!(out.iter().zip(&expected).all(|(x, y)| (x - 2.0 * y).abs() < 1e-12));
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Slice kernels for the CPU: the only place with `unsafe` code.
+//!
+//! Kernels know nothing of tensors: contiguous slices and sizes in, vectors out. What they assume
+//! (lengths, non-empty sizes) the operations one level up have checked.
+
+pub mod activation;
+pub mod buffer;
+pub mod conv;
+mod conv_backward;
+pub mod dropout;
+pub mod gemm;
+pub mod layer_norm;
+pub mod norm;
+pub mod parallel;
+pub mod pool;
+pub mod reduce;
+pub mod simd;
+pub mod softmax;
+mod tile;
+pub mod upsample;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use conv_backward::{backward_bias, backward_weight, scatter_input};

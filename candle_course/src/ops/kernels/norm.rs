@@ -1,0 +1,206 @@
+//! Batch normalisation of `[N, C, plane]`, each channel by itself.
+
+use super::buffer::written;
+use super::parallel::for_parts;
+use super::reduce::{for_planes, sum_by};
+use super::simd::{Element, Kernel, Simd};
+
+/// Mean and biased variance per channel.
+#[derive(Debug, Clone)]
+pub struct Statistics {
+    pub mean: Vec<f64>,
+    pub variance: Vec<f64>,
+}
+
+struct PlaneMoments<'a, T> {
+    x: &'a [T],
+    plane: usize,
+    moments: &'a mut [(f64, f64)],
+}
+
+impl<T: Element> Kernel<T> for PlaneMoments<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        for (plane, moments) in self.x.chunks_exact(self.plane).zip(self.moments) {
+            let mean = sum_by(plane.len(), |i| plane[i]) / plane.len() as f64;
+            let center = T::of(mean);
+            let squares = sum_by(plane.len(), |i| (plane[i] - center) * (plane[i] - center));
+            *moments = (mean, squares);
+        }
+    }
+}
+
+/// The statistics of every channel: moments of each plane while it is in cache, joined in f64
+/// (Chan et al. 1979), so a mean far from 0 costs no precision.
+pub fn statistics<T: Element>(x: &[T], channels: usize, plane: usize) -> Statistics {
+    let mut moments = vec![(0.0, 0.0); x.len() / plane];
+    let share = (super::parallel::SMALL / plane).max(1);
+    for_planes(&mut moments, share, x.len(), |first, moments| {
+        T::dispatch(PlaneMoments { x: &x[first * plane..], plane, moments });
+    });
+    let planes = (moments.len() / channels) as f64;
+    let of_channel = |channel: usize| moments[channel..].iter().step_by(channels);
+    let mean: Vec<f64> = (0..channels).map(|c| of_channel(c).map(|m| m.0).sum::<f64>() / planes).collect();
+    let variance = (0..channels)
+        .map(|c| {
+            let between: f64 = of_channel(c).map(|m| (m.0 - mean[c]).powi(2)).sum::<f64>() / planes;
+            of_channel(c).map(|m| m.1).sum::<f64>() / (planes * plane as f64) + between
+        })
+        .collect();
+    Statistics { mean, variance }
+}
+
+/// `y = (x − mean) · scale + shift` per channel.
+#[derive(Clone, Copy)]
+pub struct Channel<T> {
+    pub mean: T,
+    pub scale: T,
+    pub shift: T,
+}
+
+/// The constants of every channel.
+pub fn channels<T: Element>(
+    statistics: &Statistics,
+    epsilon: f64,
+    weight: Option<&[T]>,
+    bias: Option<&[T]>,
+) -> Vec<Channel<T>> {
+    (0..statistics.mean.len())
+        .map(|c| Channel {
+            mean: T::of(statistics.mean[c]),
+            scale: T::of(weight.map_or(1.0, |w| w[c].wide()) / (statistics.variance[c] + epsilon).sqrt()),
+            shift: bias.map_or(T::ZERO, |b| b[c]),
+        })
+        .collect()
+}
+
+struct Normalise<'a, T> {
+    x: &'a [T],
+    channel: Channel<T>,
+    relu: bool,
+    y: &'a mut [T],
+}
+
+impl<T: Element> Kernel<T> for Normalise<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let Channel { mean, scale, shift } = self.channel;
+        let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            let value = (x - mean) * scale + shift;
+            *y = if value < floor { floor } else { value };
+        }
+    }
+}
+
+/// Normalises every plane with its channel's constants, then ReLU if asked.
+pub fn normalise<T: Element>(x: &[T], plane: usize, channels: &[Channel<T>], relu: bool) -> Vec<T> {
+    written(x.len(), |y| {
+        for_parts(y, plane, |index, y| {
+            let channel = channels[index % channels.len()];
+            T::dispatch(Normalise { x: &x[index * plane..][..plane], channel, relu, y });
+        });
+    })
+}
+
+/// What the backward pass needs of the forward pass.
+pub struct Backward<'a, T> {
+    pub x: &'a [T],
+    pub dy: &'a [T],
+    pub plane: usize,
+    pub channels: &'a [Channel<T>],
+    /// 1 / √(variance + ε) per channel.
+    pub inverse_std: &'a [f64],
+    pub relu: bool,
+}
+
+struct GradientSums<'a, T> {
+    x: &'a [T],
+    dy: &'a [T],
+    plane: usize,
+    channels: &'a [Channel<T>],
+    relu: bool,
+    first: usize,
+    sums: &'a mut [(f64, f64)],
+}
+
+impl<T: Element> Kernel<T> for GradientSums<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let planes = self.x.chunks_exact(self.plane).zip(self.dy.chunks_exact(self.plane));
+        for (i, ((x, dy), sums)) in planes.zip(self.sums).enumerate() {
+            let Channel { mean, scale, shift } = self.channels[(self.first + i) % self.channels.len()];
+            let dy = &dy[..x.len()];
+            let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+            let passed = |i: usize| if (x[i] - mean) * scale + shift > floor { dy[i] } else { T::ZERO };
+            *sums = (sum_by(x.len(), passed), sum_by(x.len(), |i| passed(i) * (x[i] - mean)));
+        }
+    }
+}
+
+struct InputGradient<'a, T> {
+    x: &'a [T],
+    dy: &'a [T],
+    channel: Channel<T>,
+    relu: bool,
+    /// dx = scale · dy − offset − slope · (x − mean).
+    offset: T,
+    slope: T,
+    dx: &'a mut [T],
+}
+
+impl<T: Element> Kernel<T> for InputGradient<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let Channel { mean, scale, shift } = self.channel;
+        let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+        for ((dx, &x), &dy) in self.dx.iter_mut().zip(self.x).zip(self.dy) {
+            let centred = x - mean;
+            let passed = if centred * scale + shift > floor { dy } else { T::ZERO };
+            *dx = scale * passed - self.offset - self.slope * centred;
+        }
+    }
+}
+
+/// The gradients of input, weight and bias. With `through_statistics` (training) the input also
+/// acts through the mean and variance of its channel.
+pub fn backward<T: Element>(
+    b: &Backward<'_, T>,
+    through_statistics: bool,
+    input: bool,
+) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
+    let (plane, count) = (b.plane, b.channels.len());
+    let mut sums = vec![(0.0, 0.0); b.x.len() / plane];
+    let share = (super::parallel::SMALL / plane).max(1);
+    for_planes(&mut sums, share, b.x.len(), |first, sums| {
+        let (x, dy) = (&b.x[first * plane..], &b.dy[first * plane..]);
+        T::dispatch(GradientSums { x, dy, plane, channels: b.channels, relu: b.relu, first, sums });
+    });
+    let totals: Vec<(f64, f64)> = (0..count)
+        .map(|c| sums[c..].iter().step_by(count).fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1)))
+        .collect();
+    let numbers = (b.x.len() / count) as f64;
+    let dx = input.then(|| {
+        written(b.x.len(), |dx| {
+            for_parts(dx, plane, |index, dx| {
+                let c = index % count;
+                let (channel, inverse) = (b.channels[c], b.inverse_std[c]);
+                let mean_of =
+                    |total: f64| if through_statistics { channel.scale.wide() * total / numbers } else { 0.0 };
+                let (offset, slope) = (T::of(mean_of(totals[c].0)), T::of(mean_of(totals[c].1) * inverse * inverse));
+                let (x, dy) = (&b.x[index * plane..][..plane], &b.dy[index * plane..][..plane]);
+                T::dispatch(InputGradient { x, dy, channel, relu: b.relu, offset, slope, dx });
+            });
+        })
+    });
+    let weight = (0..count).map(|c| T::of(totals[c].1 * b.inverse_std[c])).collect();
+    (dx, weight, totals.iter().map(|total| T::of(total.0)).collect())
+}

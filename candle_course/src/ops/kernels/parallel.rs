@@ -1,0 +1,98 @@
+//! Work split over candle's own thread pool.
+//!
+//! candle's element-wise operations run on its barrier pool; the kernels run there too, so that
+//! there is one pool and no oversubscription. It has `RAYON_NUM_THREADS` threads.
+//! Every item writes its own part of the output, so results do not depend on who computes what.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use candle_core::utils::barrier_pool;
+
+/// How many threads share the work.
+pub fn threads() -> usize {
+    barrier_pool().n_workers() + 1
+}
+
+/// Calls `work` on ranges that cover `0..items`. Must not be nested.
+pub fn for_ranges(items: usize, work: impl Fn(Range<usize>) + Sync) {
+    if items <= 1 || threads() == 1 {
+        if items > 0 {
+            work(0..items);
+        }
+        return;
+    }
+    barrier_pool().execute_chunked(items, work);
+}
+
+/// A mutable slice whose parts go to different threads.
+pub struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: parts of a slice of `T: Send` may be used on other threads; `Parts::get` demands that
+// they do not overlap.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    /// All of `slice`, to be handed out in parts.
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
+    }
+
+    /// Where the slice begins, for parts that are not ranges.
+    pub fn start(&self) -> *mut T {
+        self.start
+    }
+
+    /// The part `range`.
+    ///
+    /// # Panics
+    /// If the range is outside the slice.
+    ///
+    /// # Safety
+    /// Parts in use at the same time must not overlap.
+    #[allow(clippy::mut_from_ref)] // what the type is for
+    pub unsafe fn get(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: inside the slice, which is borrowed for 'a; the caller keeps parts disjoint.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// Calls `work(index, part)` for every part of `part_len` numbers of `data` (the last may be
+/// shorter), on several threads if `data` is large.
+pub fn for_parts<T: Send>(data: &mut [T], part_len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let len = data.len();
+    let count = len.div_ceil(part_len.max(1));
+    let parts = Parts::new(data);
+    let run = |range: Range<usize>| {
+        for index in range {
+            // SAFETY: every index comes once, so parts do not overlap.
+            let part = unsafe { parts.get(index * part_len..len.min((index + 1) * part_len)) };
+            work(index, part);
+        }
+    };
+    if len < SMALL { run(0..count) } else { for_ranges(count, run) }
+}
+
+/// Fewer numbers than this are not worth waking a thread for.
+pub const SMALL: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_comes_once() {
+        for len in [0, 1, 5, SMALL - 1, SMALL, 3 * SMALL + 7] {
+            let mut data = vec![0u32; len];
+            for_parts(&mut data, 1000, |index, part| {
+                part.iter_mut().enumerate().for_each(|(i, x)| *x += (1000 * index + i) as u32 + 1);
+            });
+            assert!(data.iter().enumerate().all(|(i, &x)| x == i as u32 + 1), "{len}");
+        }
+    }
+}

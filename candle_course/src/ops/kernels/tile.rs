@@ -1,0 +1,222 @@
+//! The inner loops of convolution: small matrix products held in registers.
+
+use super::simd::{Element, Simd};
+
+/// What a tile's sums are joined with.
+#[derive(Clone, Copy)]
+pub struct Epilogue<T> {
+    /// A number to add to every row, or null.
+    pub bias: *const T,
+    /// Whether negative results become 0.
+    pub relu: bool,
+    /// Whether the results are added to what is there.
+    pub accumulate: bool,
+}
+
+/// Where a tile goes: `rows` × `columns` numbers at `start`, rows `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Target<T> {
+    pub start: *mut T,
+    pub stride: usize,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// `target = a · b` with both operands packed: `a` is `[depth][ROWS]`, `b` is
+/// `[depth][VECTORS · LANES]`.
+///
+/// # Safety
+/// `a` and `b` must be readable for those sizes, the target writable, its rows and columns no
+/// more than the tile's, and the bias readable for `rows` numbers unless null.
+#[inline(always)]
+unsafe fn packed<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    depth: usize,
+    a: *const T,
+    b: *const T,
+    b_stride: usize,
+    target: Target<T>,
+    epilogue: Epilogue<T>,
+) {
+    let mut sums = [[simd.splat(T::ZERO); VECTORS]; ROWS];
+    let (mut a, mut b) = (a, b);
+    for _ in 0..depth {
+        // SAFETY: step `depth` of both packed operands, inside what the caller guarantees.
+        unsafe {
+            let mut columns = [simd.splat(T::ZERO); VECTORS];
+            for (j, column) in columns.iter_mut().enumerate() {
+                *column = simd.load(b.add(j * S::LANES));
+            }
+            for (i, row) in sums.iter_mut().enumerate() {
+                let x = simd.splat(*a.add(i));
+                for (sum, &column) in row.iter_mut().zip(&columns) {
+                    *sum = simd.fma(x, column, *sum);
+                }
+            }
+            a = a.add(ROWS);
+            b = b.add(b_stride);
+        }
+    }
+    // SAFETY: the caller guarantees the target and the bias.
+    unsafe { finish(simd, &sums, target, epilogue) }
+}
+
+/// Writes a tile of sums.
+///
+/// # Safety
+/// As for [`packed`].
+#[inline(always)]
+unsafe fn finish<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    sums: &[[S::V; VECTORS]; ROWS],
+    target: Target<T>,
+    epilogue: Epilogue<T>,
+) {
+    let zero = simd.splat(T::ZERO);
+    for (i, row) in sums.iter().enumerate().take(target.rows) {
+        for (j, &sum) in row.iter().enumerate() {
+            let count = target.columns.saturating_sub(j * S::LANES).min(S::LANES);
+            if count == 0 {
+                break;
+            }
+            // SAFETY: row i < rows, columns j·LANES.. + count ≤ columns.
+            unsafe {
+                let place = target.start.add(i * target.stride + j * S::LANES);
+                let mut value = sum;
+                if !epilogue.bias.is_null() {
+                    value = simd.add(value, simd.splat(*epilogue.bias.add(i)));
+                }
+                if epilogue.accumulate {
+                    let mut before = zero;
+                    if count == S::LANES {
+                        before = simd.load(place);
+                    } else {
+                        for lane in 0..count {
+                            *(&raw mut before).cast::<T>().add(lane) = *place.add(lane);
+                        }
+                    }
+                    value = simd.add(value, before);
+                }
+                if epilogue.relu {
+                    value = simd.max(value, zero);
+                }
+                if count == S::LANES { simd.store(place, value) } else { simd.store_first(place, value, count) }
+            }
+        }
+    }
+}
+
+/// The columns of a packed panel of `b`.
+pub const fn panel_columns<T, S: Simd<T>>() -> usize {
+    S::LANES * S::TILE_VECTORS
+}
+
+/// [`packed`] for the instruction set's tile; a panel with few columns takes fewer vectors.
+///
+/// # Safety
+/// As for [`packed`], with `b` rows [`panel_columns`] apart.
+#[inline(always)]
+pub unsafe fn packed_tile<T: Element, S: Simd<T>>(
+    simd: S,
+    depth: usize,
+    a: *const T,
+    b: *const T,
+    target: Target<T>,
+    epilogue: Epilogue<T>,
+) {
+    let stride = panel_columns::<T, S>();
+    let vectors = target.columns.div_ceil(S::LANES);
+    // SAFETY: passed on from the caller; fewer vectors read less of every row of `b`.
+    unsafe {
+        match (S::TILE_ROWS, S::TILE_VECTORS, vectors) {
+            (8, 3, 1) => packed::<T, S, 8, 1>(simd, depth, a, b, stride, target, epilogue),
+            (8, 3, 2) => packed::<T, S, 8, 2>(simd, depth, a, b, stride, target, epilogue),
+            (8, 3, _) => packed::<T, S, 8, 3>(simd, depth, a, b, stride, target, epilogue),
+            (4, 3, 1) => packed::<T, S, 4, 1>(simd, depth, a, b, stride, target, epilogue),
+            (4, 3, 2) => packed::<T, S, 4, 2>(simd, depth, a, b, stride, target, epilogue),
+            (4, 3, _) => packed::<T, S, 4, 3>(simd, depth, a, b, stride, target, epilogue),
+            (4, 1, _) => packed::<T, S, 4, 1>(simd, depth, a, b, stride, target, epilogue),
+            _ => unreachable!("a tile size without a kernel"),
+        }
+    }
+}
+
+/// How the left operand of [`strided_tile`] is walked: `depth_rows` × `depth_columns` steps.
+#[derive(Clone, Copy)]
+pub struct Walk {
+    pub rows: usize,
+    pub columns: usize,
+    pub row_step: usize,
+    pub column_step: usize,
+}
+
+/// `sums += a · b` where row `i` of `a` begins at `a + offsets[i]` and is walked with strides,
+/// and `b` is `[walk.rows · walk.columns][b_stride]`.
+///
+/// # Safety
+/// Every step of the walk must be readable from every offset, and `b` for VECTORS vectors in
+/// every row.
+#[inline(always)]
+unsafe fn strided<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    walk: Walk,
+    a: *const T,
+    offsets: &[usize; ROWS],
+    b: *const T,
+    b_stride: usize,
+    target: Target<T>,
+    epilogue: Epilogue<T>,
+) {
+    let mut sums = [[simd.splat(T::ZERO); VECTORS]; ROWS];
+    let mut b = b;
+    for y in 0..walk.rows {
+        // SAFETY: inside the walk, as the caller guarantees is readable.
+        unsafe {
+            let mut x = a.add(y * walk.row_step);
+            for _ in 0..walk.columns {
+                let mut columns = [simd.splat(T::ZERO); VECTORS];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    *column = simd.load(b.add(j * S::LANES));
+                }
+                for (row, &offset) in sums.iter_mut().zip(offsets) {
+                    let value = simd.splat(*x.add(offset));
+                    for (sum, &column) in row.iter_mut().zip(&columns) {
+                        *sum = simd.fma(value, column, *sum);
+                    }
+                }
+                x = x.wrapping_add(walk.column_step);
+                b = b.wrapping_add(b_stride);
+            }
+        }
+    }
+    // SAFETY: the caller guarantees the target.
+    unsafe { finish(simd, &sums, target, epilogue) }
+}
+
+/// Rows of a tile of [`strided_tile`].
+pub const STRIDED_ROWS: usize = 8;
+
+/// [`strided`] with as many vectors as the target has columns for: 1 or 2.
+///
+/// # Safety
+/// As for [`strided`].
+#[inline(always)]
+pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
+    simd: S,
+    walk: Walk,
+    a: *const T,
+    offsets: &[usize; STRIDED_ROWS],
+    b: *const T,
+    b_stride: usize,
+    target: Target<T>,
+) {
+    let epilogue = Epilogue { bias: std::ptr::null(), relu: false, accumulate: true };
+    // SAFETY: passed on from the caller.
+    unsafe {
+        if target.columns <= S::LANES {
+            strided::<T, S, STRIDED_ROWS, 1>(simd, walk, a, offsets, b, b_stride, target, epilogue);
+        } else {
+            strided::<T, S, STRIDED_ROWS, 2>(simd, walk, a, offsets, b, b_stride, target, epilogue);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The affine map.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+
+use super::kernels::gemm::{Matrix, gemm};
+use super::kernels::simd::Element;
+use super::kernels::{activation, buffer::written, reduce};
+use super::support::{
+    Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
+};
+use crate::error::{Error, Result};
+
+struct Linear {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    relu: bool,
+    shape: Vec<usize>,
+}
+
+impl Linear {
+    fn forward<T: Element>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (x, w) = (Matrix::new(x, self.rows, self.inputs), Matrix::new(w, self.outputs, self.inputs).t());
+        let mut y = written(self.rows * self.outputs, |y| {
+            if let Some(bias) = bias {
+                y.chunks_exact_mut(self.outputs).for_each(|row| row.copy_from_slice(bias));
+            }
+            gemm(x, w, y, bias.is_some());
+        });
+        if self.relu {
+            y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y });
+        }
+        output(y, self.shape.as_slice())
+    }
+
+    fn gradients<T: Element>(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        ys: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (x, w, y, dy) = (Reading::of(xs), Reading::of(weight), Reading::of(ys), Reading::of(dy));
+        let masked;
+        let dy = if self.relu {
+            masked = activation::relu_backward(y.get::<T>()?, dy.get::<T>()?);
+            &masked
+        } else {
+            dy.get::<T>()?
+        };
+        let dy_matrix = Matrix::new(dy, self.rows, self.outputs);
+        let product = |a: Matrix<'_, T>, b: Matrix<'_, T>| written(a.rows * b.columns, |out| gemm(a, b, out, false));
+        let dx = match xs.track_op() {
+            true => Some(tensor(product(dy_matrix, Matrix::new(w.get()?, self.outputs, self.inputs)), xs.shape())?),
+            false => None,
+        };
+        let dw = match weight.track_op() {
+            true => {
+                Some(tensor(product(dy_matrix.t(), Matrix::new(x.get()?, self.rows, self.inputs)), weight.shape())?)
+            }
+            false => None,
+        };
+        let db = match bias {
+            Some(bias) if bias.track_op() => Some(tensor(reduce::column_sums(dy, self.outputs), bias.shape())?),
+            _ => None,
+        };
+        Ok((dx, dw, db))
+    }
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, None))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let dy = incoming(dy, "linear")?;
+        let (dx, dw, _) = with_element!(x.dtype(), T => self.gradients::<T>(x, w, None, y, &dy))?;
+        Ok((dx, dw))
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dy = incoming(dy, "linear")?;
+        with_element!(x.dtype(), T => self.gradients::<T>(x, w, Some(b), y, &dy))
+    }
+}
+
+/// y = x Wᵀ + b, then ReLU if `relu`; as `torch.nn.functional.linear`.
+///
+/// - `xs`: `[…, in]`, f32 or f64.
+/// - `weight`: `[out, in]`; `bias`: `[out]`.
+/// - Result: `[…, out]`.
+///
+/// # Errors
+/// If shapes, dtypes or devices do not fit, or the input is empty.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::ops::linear;
+/// use candle_course::prelude::*;
+///
+/// let x = Tensor::new(&[[1f32, 2.]], &Device::Cpu)?;
+/// let weight = Tensor::new(&[[1f32, 1.], [-1., -1.]], &Device::Cpu)?;
+/// assert_eq!(linear(&x, &weight, None, true)?.to_vec2::<f32>()?, [[3., 0.]]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+    check_input("xs", xs)?;
+    check_same_kind("weight", weight, xs)?;
+    let &[outputs, inputs] = weight.dims() else {
+        return Err(Error::argument("weight", "shape [out, in]", format!("{:?}", weight.dims())));
+    };
+    if xs.dims().last() != Some(&inputs) {
+        return Err(Error::argument("xs", format!("a last dimension of {inputs}"), format!("shape {:?}", xs.dims()))
+            .hint("does the input want `flatten_from(1)`?"));
+    }
+    if let Some(bias) = bias {
+        check_same_kind("bias", bias, xs)?;
+        check_shape("bias", bias, &[outputs])?;
+    }
+    let rows = xs.elem_count() / inputs;
+    let mut shape = xs.dims().to_vec();
+    shape[xs.rank() - 1] = outputs;
+    if !on_cpu(xs) {
+        let ys = xs.reshape((rows, inputs))?.matmul(&weight.t()?)?;
+        let ys = match bias {
+            Some(bias) => ys.broadcast_add(bias)?,
+            None => ys,
+        };
+        let ys = ys.reshape(shape)?;
+        return Ok(if relu { ys.relu()? } else { ys });
+    }
+    let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, Linear { rows, inputs, outputs, relu, shape });
+    Ok(match bias {
+        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
+        None => xs.apply_op2(&weight, op)?,
+    })
+}

@@ -1,0 +1,280 @@
+//! Pooling.
+
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
+
+use super::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
+use super::support::{
+    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, slice, tensor, with_element,
+};
+use crate::error::{Error, Result};
+
+/// The windows of [`max_pool2d`] and [`avg_pool2d`]. Pairs are (vertical, horizontal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool2dOptions {
+    /// Pixels of a window.
+    pub kernel_size: (usize, usize),
+    /// Pixels from one window to the next.
+    pub stride: (usize, usize),
+    /// Pixels around the image, at most half a window: −∞ for the maximum, 0 for the average.
+    pub padding: (usize, usize),
+    /// Whether a last window that reaches over the edge counts.
+    pub ceil_mode: bool,
+    /// Whether the padding counts in an average.
+    pub count_include_pad: bool,
+}
+
+impl Pool2dOptions {
+    /// Square windows side by side.
+    pub fn new(kernel_size: usize) -> Self {
+        let pair = (kernel_size, kernel_size);
+        Self { kernel_size: pair, stride: pair, padding: (0, 0), ceil_mode: false, count_include_pad: true }
+    }
+}
+
+fn geometry(xs: &Tensor, options: &Pool2dOptions) -> Result<Geometry> {
+    let (_, _, height, width) = image_sizes("xs", xs)?;
+    let Pool2dOptions { kernel_size: kernel, stride, padding, ceil_mode, .. } = *options;
+    let size = |axis: &str, size: usize, kernel: usize, stride: usize, padding: usize| {
+        if kernel == 0 || stride == 0 {
+            return Err(Error::argument("kernel_size, stride", "at least 1", format!("{kernel}, {stride}")));
+        }
+        if padding > kernel / 2 {
+            return Err(Error::argument("padding", format!("at most half the window of {kernel}"), padding));
+        }
+        let Some(room) = (size + 2 * padding).checked_sub(kernel) else {
+            return Err(Error::argument("xs", format!("a {axis} of at least {}", kernel - 2 * padding), size)
+                .hint("the image is smaller than the window: too many poolings?"));
+        };
+        let mut count = if ceil_mode { room.div_ceil(stride) } else { room / stride } + 1;
+        // A window must begin inside the image or its left padding.
+        if ceil_mode && (count - 1) * stride >= size + padding {
+            count -= 1;
+        }
+        Ok(count)
+    };
+    let output =
+        (size("height", height, kernel.0, stride.0, padding.0)?, size("width", width, kernel.1, stride.1, padding.1)?);
+    Ok(Geometry { input: (height, width), output, kernel, stride, padding })
+}
+
+fn output_shape(layout: &Layout, (height, width): (usize, usize)) -> candle_core::Result<Shape> {
+    let (batch, channels, _, _) = layout.shape().dims4()?;
+    Ok((batch, channels, height, width).into())
+}
+
+struct MaxPool2d(Geometry);
+
+impl CustomOp1 for MaxPool2d {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let shape = output_shape(layout, self.0.output)?;
+        with_element!(dtype_of(x), T => output(pool::max_forward::<T>(&self.0, slice(x, layout)?), shape))
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = incoming(dy, self.name())?;
+        let (x, dy) = (Reading::of(xs), Reading::of(&dy));
+        let dx =
+            with_element!(xs.dtype(), T => tensor(pool::max_backward::<T>(&self.0, x.get()?, dy.get()?), xs.shape()))?;
+        Ok(Some(dx))
+    }
+}
+
+/// The largest number of every window, as `torch.nn.functional.max_pool2d`. The gradient goes to
+/// the largest number of the window, the first of equals.
+///
+/// `xs`: `[N, C, H, W]` → `[N, C, H′, W′]` with H′ = ⌊(H + 2·padding − kernel) / stride⌋ + 1
+/// (⌈·⌉ in ceil mode).
+///
+/// candle's own `Tensor::max_pool2d` has a wrong gradient; use this one.
+///
+/// # Errors
+/// If the input is not a batch of images, empty, or smaller than a window.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::ops::{Pool2dOptions, max_pool2d};
+/// use candle_course::prelude::*;
+///
+/// let x = Var::new(&[[[[1f32, 3.], [2., 0.]]]], &Device::Cpu)?;
+/// let y = max_pool2d(&x, &Pool2dOptions::new(2))?;
+/// let gradients = y.sum_all()?.backward()?;
+/// assert_eq!(gradients.get(&x).unwrap().flatten_all()?.to_vec1::<f32>()?, [0., 1., 0., 0.]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn max_pool2d(xs: &Tensor, options: &Pool2dOptions) -> Result<Tensor> {
+    check_input("xs", xs)?;
+    let geometry = geometry(xs, options)?;
+    if on_cpu(xs) { Ok(xs.contiguous()?.apply_op1(MaxPool2d(geometry))?) } else { composed_max(xs, &geometry) }
+}
+
+struct AveragePool2d<W> {
+    windows: W,
+    name: &'static str,
+}
+
+impl<W: Windows> CustomOp1 for AveragePool2d<W> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let shape = output_shape(layout, self.windows.sizes().1)?;
+        with_element!(dtype_of(x), T => output(pool::average_forward::<T>(&self.windows, slice(x, layout)?), shape))
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let dy = incoming(dy, self.name)?;
+        let dy = Reading::of(&dy);
+        let dx =
+            with_element!(xs.dtype(), T => tensor(pool::average_backward::<T>(&self.windows, dy.get()?), xs.shape()))?;
+        Ok(Some(dx))
+    }
+}
+
+/// The mean of every window, as `torch.nn.functional.avg_pool2d`.
+///
+/// `xs`: `[N, C, H, W]` → `[N, C, H′, W′]`, sizes as for [`max_pool2d`].
+///
+/// # Errors
+/// As for [`max_pool2d`].
+pub fn avg_pool2d(xs: &Tensor, options: &Pool2dOptions) -> Result<Tensor> {
+    check_input("xs", xs)?;
+    let windows = Sliding { geometry: geometry(xs, options)?, count_include_pad: options.count_include_pad };
+    if on_cpu(xs) {
+        return Ok(xs.contiguous()?.apply_op1(AveragePool2d { windows, name: "avg_pool2d" })?);
+    }
+    composed_average(xs, &windows)
+}
+
+/// The means of windows that divide the image into `output_size` (rows, columns), as
+/// `torch.nn.functional.adaptive_avg_pool2d`. With (1, 1): global average pooling.
+///
+/// `xs`: `[N, C, H, W]` → `[N, C, rows, columns]`.
+///
+/// # Errors
+/// If the input is not a batch of images or empty, or a size is 0.
+pub fn adaptive_avg_pool2d(xs: &Tensor, output_size: (usize, usize)) -> Result<Tensor> {
+    check_input("xs", xs)?;
+    let (_, _, height, width) = image_sizes("xs", xs)?;
+    if output_size.0 == 0 || output_size.1 == 0 {
+        return Err(Error::argument("output_size", "at least (1, 1)", format!("{output_size:?}")));
+    }
+    let windows = Adaptive { input: (height, width), output: output_size };
+    if on_cpu(xs) {
+        return Ok(xs.contiguous()?.apply_op1(AveragePool2d { windows, name: "adaptive_avg_pool2d" })?);
+    }
+    composed_average(xs, &windows)
+}
+
+/// Maximum pooling of candle's operations, for a GPU: windows gathered in a dimension of their
+/// own, the largest picked by index, so that candle's gradients of `gather` and `index_select`
+/// apply instead of its wrong one of `max_pool2d`.
+fn composed_max(xs: &Tensor, g: &Geometry) -> Result<Tensor> {
+    let (batch, channels, height, width) = xs.dims4()?;
+    let ((kernel_h, kernel_w), (out_h, out_w)) = (g.kernel, g.output);
+    // Room for the padding and for last windows that reach over the edge.
+    let below = ((out_h - 1) * g.stride.0 + kernel_h).saturating_sub(height + g.padding.0);
+    let right = ((out_w - 1) * g.stride.1 + kernel_w).saturating_sub(width + g.padding.1);
+    let widen = |xs: &Tensor, dim: usize, before: usize, after: usize| -> Result<Tensor> {
+        let border = |len: usize| -> Result<Tensor> {
+            let mut shape = xs.dims().to_vec();
+            shape[dim] = len;
+            Ok(Tensor::full(f32::NEG_INFINITY, shape, xs.device())?.to_dtype(xs.dtype())?)
+        };
+        Ok(match (before, after) {
+            (0, 0) => xs.clone(),
+            (0, after) => Tensor::cat(&[xs, &border(after)?], dim)?,
+            (before, 0) => Tensor::cat(&[&border(before)?, xs], dim)?,
+            (before, after) => Tensor::cat(&[&border(before)?, xs, &border(after)?], dim)?,
+        })
+    };
+    let places = |count: usize, kernel: usize, stride: usize| -> Result<Tensor> {
+        let places: Vec<u32> = (0..count * kernel).map(|i| (i / kernel * stride + i % kernel) as u32).collect();
+        Ok(Tensor::from_vec(places, count * kernel, xs.device())?)
+    };
+    let padded = widen(&widen(xs, 2, g.padding.0, below)?, 3, g.padding.1, right)?;
+    let windows = padded
+        .index_select(&places(out_h, kernel_h, g.stride.0)?, 2)?
+        .index_select(&places(out_w, kernel_w, g.stride.1)?, 3)?
+        .reshape(&[batch, channels, out_h, kernel_h, out_w, kernel_w])?
+        .permute([0, 1, 2, 4, 3, 5])?
+        .reshape((batch, channels, out_h, out_w, kernel_h * kernel_w))?
+        .contiguous()?;
+    let largest = windows.detach().argmax_keepdim(D::Minus1)?;
+    Ok(windows.gather(&largest, D::Minus1)?.squeeze(D::Minus1)?)
+}
+
+/// Average pooling as two matrix products, for a GPU.
+fn composed_average(xs: &Tensor, windows: &impl Windows) -> Result<Tensor> {
+    let ((height, width), (out_h, out_w)) = windows.sizes();
+    // [pixels out, pixels in], each row one window.
+    let mut weights = vec![0f32; out_h * out_w * height * width];
+    for (pixel, row) in weights.chunks_exact_mut(height * width).enumerate() {
+        let (rows, columns, divisor) = windows.window(pixel / out_w, pixel % out_w);
+        for y in rows {
+            row[y * width..][columns.clone()].fill((1.0 / divisor) as f32);
+        }
+    }
+    let weights = Tensor::from_vec(weights, (out_h * out_w, height * width), xs.device())?.to_dtype(xs.dtype())?;
+    let (batch, channels, _, _) = xs.dims4()?;
+    let ys = xs.reshape((batch * channels, height * width))?.matmul(&weights.t()?)?;
+    Ok(ys.reshape((batch, channels, out_h, out_w))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Var};
+
+    #[test]
+    fn the_gpu_road_agrees_with_the_kernels() {
+        for (size, kernel, stride, padding, ceil_mode) in [
+            ((6, 8), (2, 2), (2, 2), (0, 0), false),
+            ((7, 5), (2, 2), (2, 2), (0, 0), true),
+            ((9, 7), (3, 2), (2, 1), (1, 1), false),
+            ((5, 6), (3, 3), (2, 3), (1, 0), true),
+        ] {
+            let values: Vec<f64> = (0..2 * 3 * size.0 * size.1).map(|i| (i as f64 * 1.7).sin()).collect();
+            let x = Var::from_vec(values, (2, 3, size.0, size.1), &Device::Cpu).unwrap();
+            for count_include_pad in [true, false] {
+                let options = Pool2dOptions { kernel_size: kernel, stride, padding, ceil_mode, count_include_pad };
+                let g = geometry(&x, &options).unwrap();
+                let sliding = Sliding { geometry: g, count_include_pad };
+                for (ours, composed) in [
+                    (max_pool2d(&x, &options).unwrap(), composed_max(&x, &g).unwrap()),
+                    (avg_pool2d(&x, &options).unwrap(), composed_average(&x, &sliding).unwrap()),
+                ] {
+                    let seeds = Tensor::arange(0f64, ours.elem_count() as f64, &Device::Cpu).unwrap();
+                    let gradient = |ys: &Tensor| {
+                        let loss = (ys.flatten_all().unwrap() * &seeds).unwrap().sum_all().unwrap();
+                        loss.backward().unwrap().get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+                    };
+                    let close = |a: Vec<f64>, b: Vec<f64>| {
+                        a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * b.abs().max(1.0))
+                    };
+                    assert_eq!(ours.dims(), composed.dims());
+                    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                    assert!(close(flat(&ours), flat(&composed)));
+                    assert!(close(gradient(&ours), gradient(&composed)), "{options:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bad_windows_are_explained() {
+        let x = Tensor::zeros((1, 1, 3, 3), DType::F32, &Device::Cpu).unwrap();
+        let text = max_pool2d(&x, &Pool2dOptions::new(4)).unwrap_err().to_string();
+        assert!(text.contains("too many poolings?"), "{text}");
+        let text = max_pool2d(&x, &Pool2dOptions { padding: (2, 2), ..Pool2dOptions::new(2) }).unwrap_err().to_string();
+        assert!(text.contains("at most half the window of 2, got 2"), "{text}");
+        let empty = Tensor::zeros((0, 1, 3, 3), DType::F32, &Device::Cpu).unwrap();
+        assert!(avg_pool2d(&empty, &Pool2dOptions::new(2)).unwrap_err().to_string().contains("an empty batch"));
+        assert!(adaptive_avg_pool2d(&x, (0, 1)).is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! What every operation needs: checks, slices of tensors, tensors of vectors.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
+
+use super::kernels::simd::{Element, simd_level};
+use crate::error::{Error, Result};
+
+/// Runs the block with `$t` being the element type of `$dtype`, which was checked to be a float
+/// that kernels know.
+macro_rules! with_element {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            _ => {
+                type $t = f32;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_element;
+
+/// Whether our kernels do the work.
+pub(super) fn on_cpu(xs: &Tensor) -> bool {
+    matches!(xs.device(), Device::Cpu)
+}
+
+/// Checks the argument `name`: a dtype we have kernels for, not empty.
+pub(super) fn check_input(name: &str, xs: &Tensor) -> Result<()> {
+    if on_cpu(xs) {
+        simd_level()?;
+        if !matches!(xs.dtype(), DType::F32 | DType::F64) {
+            return Err(Error::argument(name, "dtype f32 or f64", format!("{:?}", xs.dtype()))
+                .hint("half precision and integers have no kernels on the CPU: use `to_dtype(DType::F32)`"));
+        }
+    }
+    if xs.elem_count() == 0 {
+        return Err(Error::argument(name, "at least one number", format!("shape {:?}", xs.dims()))
+            .hint("an empty batch has no values and no gradient: was everything filtered out?"));
+    }
+    Ok(())
+}
+
+/// Checks that `other` can be computed with together with `xs`.
+pub(super) fn check_same_kind(name: &str, other: &Tensor, xs: &Tensor) -> Result<()> {
+    if other.dtype() != xs.dtype() {
+        return Err(Error::argument(
+            name,
+            format!("the input's dtype {:?}", xs.dtype()),
+            format!("{:?}", other.dtype()),
+        ));
+    }
+    if !other.device().same_device(xs.device()) {
+        return Err(Error::argument(
+            name,
+            format!("the input's device {:?}", xs.device().location()),
+            format!("{:?}", other.device().location()),
+        )
+        .hint("move the batch with `to_device`"));
+    }
+    Ok(())
+}
+
+/// Checks the shape of the argument `name`.
+pub(super) fn check_shape(name: &str, xs: &Tensor, shape: &[usize]) -> Result<()> {
+    if xs.dims() == shape {
+        return Ok(());
+    }
+    Err(Error::argument(name, format!("shape {shape:?}"), format!("{:?}", xs.dims())))
+}
+
+/// The four sizes of an image batch.
+pub(super) fn image_sizes(name: &str, xs: &Tensor) -> Result<(usize, usize, usize, usize)> {
+    xs.dims4().map_err(|_| {
+        Error::argument(name, "shape [N, C, H, W]", format!("{:?}", xs.dims()))
+            .hint("a single image wants `unsqueeze(0)`, a grey one `unsqueeze(1)`")
+    })
+}
+
+/// A storage's dtype.
+pub(super) fn dtype_of(storage: &CpuStorage) -> DType {
+    BackendStorage::dtype(storage)
+}
+
+/// A contiguous tensor's numbers in a storage.
+pub(super) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+    let values = storage.as_slice::<T>()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => candle_core::bail!("internal error: a kernel was given a strided tensor"),
+    }
+}
+
+/// A tensor held open for reading.
+pub(super) struct Reading<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn of(xs: &'a Tensor) -> Self {
+        let (storage, layout) = xs.storage_and_layout();
+        Self { storage, layout }
+    }
+
+    /// The numbers; the tensor must be contiguous and on the CPU.
+    pub(super) fn get<T: Element>(&self) -> candle_core::Result<&[T]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => slice(storage, self.layout),
+            _ => candle_core::bail!("internal error: a CPU kernel was given a GPU tensor"),
+        }
+    }
+}
+
+/// A CPU tensor of these numbers.
+pub(super) fn tensor<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// The result of an operation's forward pass.
+pub(super) fn output<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> candle_core::Result<(CpuStorage, Shape)> {
+    let shape = shape.into();
+    debug_assert_eq!(values.len(), shape.elem_count());
+    Ok((T::to_cpu_storage_owned(values), shape))
+}
+
+/// The gradient that comes into a backward pass, contiguous (it may be broadcast).
+///
+/// # Errors
+/// If candle is asked to track gradients through backward passes: what our kernels compute there
+/// would silently be missing from second derivatives.
+pub(super) fn incoming(gradient: &Tensor, op: &'static str) -> candle_core::Result<Tensor> {
+    let keeps_graph = std::env::var("CANDLE_GRAD_DO_NOT_DETACH").is_ok_and(|value| !value.is_empty() && value != "0");
+    if keeps_graph || gradient.track_op() {
+        return Err(Error::new(
+            crate::error::ErrorKind::Tensor,
+            format!("`{op}` has no gradient of its gradient: second derivatives through it cannot be computed"),
+        )
+        .hint("unset CANDLE_GRAD_DO_NOT_DETACH, or build the function from candle's own operations")
+        .into());
+    }
+    gradient.contiguous()
+}

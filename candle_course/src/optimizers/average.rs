@@ -1,0 +1,300 @@
+//! Averages of the weights along the way.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::nn::Parameters;
+use crate::optimizers::groups::fraction;
+use crate::optimizers::kernels::{self, Kernel, Real, Slots};
+
+/// A running average of a model's parameters, which often generalises better than the last ones;
+/// as `torch.optim.swa_utils.AveragedModel`.
+///
+/// *Exponential* (EMA): a ← δa + (1 − δ)θ after every step. *Stochastic weight averaging* (SWA):
+/// the plain mean of θ at the end of several epochs, after most of the training, at a constant or
+/// cyclic learning rate. Buffers (running statistics) are copied as they are; with batch norm, go
+/// once through the training data in training mode after [`swap`](WeightAverage::swap) so that
+/// they fit the averaged weights. Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima
+/// and Better Generalization".
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let w = parameters.root().parameter("w", 1, Init::ZEROS)?;
+/// let mut average = WeightAverage::exponential(&parameters).decay(0.5).build()?;
+/// for value in [1f32, 3.0] {
+///     w.set(&Tensor::new(&[value], &Device::Cpu)?)?;
+///     average.update()?;
+/// }
+/// average.swap()?; // evaluate with the average …
+/// assert_eq!(w.to_vec1::<f32>()?, [2.0]);
+/// average.swap()?; // … and train on
+/// assert_eq!(w.to_vec1::<f32>()?, [3.0]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub struct WeightAverage {
+    parameters: Parameters,
+    rule: Rule,
+    averages: BTreeMap<String, Var>,
+    updates: u64,
+    swapped: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Rule {
+    Exponential { decay: f64, warm_up: bool },
+    Uniform,
+}
+
+/// Configures an exponential [`WeightAverage`].
+#[derive(Clone)]
+pub struct WeightAverageBuilder {
+    parameters: Parameters,
+    decay: f64,
+    warm_up: bool,
+}
+
+impl WeightAverage {
+    /// An exponential moving average with δ = 0.999, unless told otherwise. Update it after every
+    /// optimizer step.
+    pub fn exponential(parameters: &Parameters) -> WeightAverageBuilder {
+        WeightAverageBuilder { parameters: parameters.clone(), decay: 0.999, warm_up: false }
+    }
+
+    /// Stochastic weight averaging: the mean of all updates. Update it once an epoch.
+    ///
+    /// # Errors
+    /// If there are no parameters.
+    pub fn stochastic(parameters: &Parameters) -> Result<Self> {
+        Self::new(parameters, Rule::Uniform)
+    }
+
+    fn new(parameters: &Parameters, rule: Rule) -> Result<Self> {
+        let all = parameters.all();
+        if all.is_empty() {
+            return Err(Error::argument("parameters", "at least one", 0).hint("build the model before its average"));
+        }
+        let averages =
+            all.into_iter().map(|(name, var)| Ok((name, copy(&var)?))).collect::<Result<BTreeMap<_, _>>>()?;
+        Ok(Self { parameters: parameters.clone(), rule, averages, updates: 0, swapped: false })
+    }
+
+    /// Takes in the parameters as they are. The first update is a copy.
+    ///
+    /// # Errors
+    /// If the average stands in the model (after an odd number of swaps), or parameters were added
+    /// since.
+    pub fn update(&mut self) -> Result<()> {
+        if self.swapped {
+            return Err(Error::training("the model holds the average now, it cannot be averaged again")
+                .hint("call `swap` once more before training on"));
+        }
+        let share = match self.rule {
+            _ if self.updates == 0 => 1.0,
+            Rule::Uniform => 1.0 / (self.updates + 1) as f64,
+            Rule::Exponential { decay, warm_up: false } => 1.0 - decay,
+            Rule::Exponential { decay, warm_up: true } => {
+                let updates = self.updates as f64;
+                1.0 - decay.min((1.0 + updates) / (10.0 + updates))
+            }
+        };
+        let buffers: Vec<String> = self.parameters.buffers().into_iter().map(|(name, _)| name).collect();
+        for (name, var) in self.pairs()? {
+            let average = &self.averages[&name];
+            if share == 1.0 || buffers.contains(&name) {
+                average.set(&var)?;
+            } else {
+                kernels::apply(&MoveTowards(share), average, &var, &mut Slots::new(average, &[], false)?)?;
+            }
+        }
+        self.updates += 1;
+        Ok(())
+    }
+
+    /// Exchanges the model's values and the averages.
+    ///
+    /// # Errors
+    /// If there was no update yet, or parameters were added since.
+    pub fn swap(&mut self) -> Result<()> {
+        if self.updates == 0 {
+            return Err(Error::training("there is no average yet").hint("call `update` after training steps"));
+        }
+        for (name, var) in self.pairs()? {
+            let average = &self.averages[&name];
+            let current = var.as_tensor().copy()?;
+            var.set(average)?;
+            average.set(&current)?;
+        }
+        self.swapped = !self.swapped;
+        Ok(())
+    }
+
+    /// How many updates there were.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    fn pairs(&self) -> Result<Vec<(String, Var)>> {
+        let all = self.parameters.all();
+        match all.iter().find(|(name, _)| !self.averages.contains_key(name)) {
+            None => Ok(all),
+            Some((name, _)) => Err(Error::training(format!("`{name}` was added after the average was made"))),
+        }
+    }
+}
+
+impl WeightAverageBuilder {
+    /// δ, the share of the average that stays (default 0.999: a memory of about 1000 steps).
+    #[must_use]
+    pub fn decay(mut self, decay: f64) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    /// Forgets faster at first: δ at update n is at most (1 + n) / (10 + n) (default off).
+    #[must_use]
+    pub fn warm_up(mut self, warm_up: bool) -> Self {
+        self.warm_up = warm_up;
+        self
+    }
+
+    /// The average.
+    ///
+    /// # Errors
+    /// If δ is not in `[0, 1)`, or there are no parameters.
+    pub fn build(self) -> Result<WeightAverage> {
+        fraction("decay", self.decay)?;
+        WeightAverage::new(&self.parameters, Rule::Exponential { decay: self.decay, warm_up: self.warm_up })
+    }
+}
+
+fn copy(var: &Var) -> Result<Var> {
+    // `from_tensor` would return a variable itself, not a copy.
+    Ok(Var::from_tensor(&var.as_tensor().copy()?.detach())?)
+}
+
+/// average ← average + share · (parameter − average).
+struct MoveTowards(f64);
+
+impl Kernel for MoveTowards {
+    fn chunk<A: Real>(&self, average: &mut [A], parameter: &[A], _slots: &mut [&mut [A]]) {
+        let share = A::real(self.0);
+        average.iter_mut().zip(parameter).for_each(|(average, &p)| *average = *average + share * (p - *average));
+    }
+
+    fn tensors(&self, average: &Tensor, parameter: &Tensor, _slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
+        average + ((parameter - average)? * self.0)?
+    }
+}
+
+impl Checkpoint for WeightAverage {
+    /// `average.{name}` for every parameter and buffer, and `updates`.
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        if self.swapped {
+            return Err(Error::training("the model holds the average now").hint("call `swap` once more before saving"));
+        }
+        let mut tensors = BTreeMap::from([("updates".to_owned(), Tensor::new(self.updates as i64, &Device::Cpu)?)]);
+        for (name, var) in &self.averages {
+            tensors.insert(format!("average.{name}"), var.as_tensor().copy()?.detach());
+        }
+        Ok(tensors)
+    }
+
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let mut differences = Vec::new();
+        for (name, var) in &self.averages {
+            match tensors.get(&format!("average.{name}")) {
+                None => differences.push(format!("`average.{name}` is missing")),
+                Some(tensor) if tensor.dims() != var.dims() => differences.push(format!(
+                    "`average.{name}` has shape {:?}, the model's is {:?}",
+                    tensor.dims(),
+                    var.dims()
+                )),
+                Some(_) => {}
+            }
+        }
+        for key in tensors.keys().filter(|key| *key != "updates") {
+            if !key.strip_prefix("average.").is_some_and(|name| self.averages.contains_key(name)) {
+                differences.push(format!("`{key}` is not in the model"));
+            }
+        }
+        let updates = tensors.get("updates");
+        if updates.is_none() {
+            differences.push("`updates` is missing".to_owned());
+        }
+        let (Some(updates), true) = (updates, differences.is_empty()) else {
+            return Err(Error::checkpoint(format!("the average is of another model: {}", differences.join("; "))));
+        };
+        self.updates = updates.to_scalar::<i64>()? as u64;
+        for (name, var) in &self.averages {
+            let tensor = &tensors[&format!("average.{name}")];
+            var.set(&tensor.to_dtype(var.dtype())?.to_device(var.device())?.contiguous()?)?;
+        }
+        self.swapped = false;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Init;
+
+    fn setup() -> (Parameters, Var) {
+        let parameters = Parameters::new(0, &Device::Cpu);
+        let w = parameters.root().parameter("w", 2, Init::ZEROS).unwrap();
+        parameters.root().buffer("seen", &Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
+        (parameters, w)
+    }
+
+    fn feed(average: &mut WeightAverage, parameters: &Parameters, w: &Var, values: &[f32]) {
+        for &value in values {
+            w.set(&Tensor::new(&[value, -value], &Device::Cpu).unwrap()).unwrap();
+            parameters.get("seen").unwrap().set(&Tensor::new(&[value], &Device::Cpu).unwrap()).unwrap();
+            average.update().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_mean_and_the_exponential_mean() {
+        let (parameters, w) = setup();
+        let mut average = WeightAverage::stochastic(&parameters).unwrap();
+        feed(&mut average, &parameters, &w, &[1.0, 2.0, 6.0]);
+        average.swap().unwrap();
+        assert_eq!(w.to_vec1::<f32>().unwrap(), [3.0, -3.0]);
+        assert_eq!(parameters.get("seen").unwrap().to_vec1::<f32>().unwrap(), [6.0]);
+        assert!(average.update().unwrap_err().to_string().contains("call `swap` once more"));
+
+        let (parameters, w) = setup();
+        let mut average = WeightAverage::exponential(&parameters).decay(0.75).build().unwrap();
+        assert!(average.swap().unwrap_err().to_string().contains("no average yet"));
+        feed(&mut average, &parameters, &w, &[4.0, 8.0, 0.0]);
+        average.swap().unwrap();
+        // 4; 4 + (8 − 4) / 4 = 5; 5 + (0 − 5) / 4 = 3.75
+        assert_eq!(w.to_vec1::<f32>().unwrap(), [3.75, -3.75]);
+    }
+
+    #[test]
+    fn a_restored_average_goes_on_alike() {
+        let (parameters, w) = setup();
+        let build = || WeightAverage::exponential(&parameters).decay(0.9).warm_up(true).build().unwrap();
+        let (mut whole, mut resumed) = (build(), build());
+        feed(&mut whole, &parameters, &w, &[1.0, 5.0]);
+        resumed.load_tensors(&whole.tensors().unwrap()).unwrap();
+        for average in [&mut whole, &mut resumed] {
+            feed(average, &parameters, &w, &[2.0, 3.0]);
+        }
+        let values = |average: &WeightAverage| average.tensors().unwrap()["average.w"].to_vec1::<f32>().unwrap();
+        assert_eq!(values(&whole), values(&resumed));
+        let mut tensors = whole.tensors().unwrap();
+        tensors.remove("average.w");
+        let text = resumed.load_tensors(&tensors).unwrap_err().to_string();
+        assert!(text.contains("`average.w` is missing"), "{text}");
+    }
+}

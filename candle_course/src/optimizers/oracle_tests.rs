@@ -1,0 +1,288 @@
+//! 200 steps on three problems against PyTorch (`scripts/reference_optim.py`).
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+use crate::nn::{Init, Parameters};
+
+type Tensors = BTreeMap<String, Tensor>;
+
+fn reference() -> Tensors {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/optimizers/reference.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+}
+
+fn below(tensors: &Tensors, prefix: &str, dtype: DType) -> Tensors {
+    let cut = |(name, tensor): (&String, &Tensor)| {
+        Some((name.strip_prefix(prefix)?.to_owned(), tensor.to_dtype(dtype).unwrap()))
+    };
+    tensors.iter().filter_map(cut).collect()
+}
+
+fn affine(p: &Parameters, layer: &str, x: &Tensor) -> Tensor {
+    let (weight, bias) = (p.get(&format!("{layer}.weight")).unwrap(), p.get(&format!("{layer}.bias")).unwrap());
+    x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap()
+}
+
+fn loss(problem: &str, p: &Parameters, c: &Tensors) -> candle_core::Result<Tensor> {
+    match problem {
+        "quadratic" => (&c["a"] * (p.get("w").unwrap().as_tensor() - &c["center"])?.sqr()?)?.sum_all()? * 0.5,
+        "logistic" => ((&c["sign"] * affine(p, "fc", &c["x"]))?.neg()?.exp()? + 1.0)?.log()?.mean_all(),
+        _ => (affine(p, "fc2", &affine(p, "fc1", &c["x"]).tanh()?) - &c["y"])?.sqr()?.mean_all(),
+    }
+}
+
+fn parameters(initial: &Tensors, dtype: DType) -> Parameters {
+    let mut parameters = Parameters::with_dtype(0, dtype, &Device::Cpu);
+    for (name, tensor) in initial {
+        parameters.root().parameter(name, tensor.shape(), Init::ZEROS).unwrap();
+    }
+    parameters.load_tensors(initial).unwrap();
+    parameters
+}
+
+type Build = fn(&Parameters, bool) -> Box<dyn Optimizer>;
+
+/// Builds; with `true`, on tensor operations instead of the CPU kernels.
+macro_rules! build {
+    ($builder:expr) => {
+        |parameters, composed| {
+            #[allow(clippy::redundant_closure_call)]
+            let mut optimizer = $builder(parameters).build().unwrap();
+            if composed {
+                optimizer.engine.use_tensor_operations();
+            }
+            Box::new(optimizer)
+        }
+    };
+}
+
+fn configurations() -> Vec<(&'static str, f64, Build)> {
+    vec![
+        ("sgd", 0.05, build!(|p| Sgd::new(p))),
+        ("sgd_decay", 0.05, build!(|p| Sgd::new(p).weight_decay(0.1))),
+        ("sgd_momentum", 0.02, build!(|p| Sgd::new(p).momentum(0.9))),
+        ("sgd_dampening", 0.02, build!(|p| Sgd::new(p).momentum(0.8).dampening(0.3).weight_decay(0.01))),
+        ("sgd_nesterov", 0.02, build!(|p| Sgd::new(p).momentum(0.9).nesterov(true).weight_decay(0.01))),
+        ("adam", 0.01, build!(|p| Adam::new(p))),
+        ("adam_decay", 0.01, build!(|p| Adam::new(p).weight_decay(0.05).beta1(0.8).beta2(0.95).epsilon(1e-6))),
+        ("adam_amsgrad", 0.01, build!(|p| Adam::new(p).amsgrad(true))),
+        ("adamw", 0.01, build!(|p| AdamW::new(p))),
+        ("adamw_amsgrad", 0.01, build!(|p| AdamW::new(p).amsgrad(true).weight_decay(0.1))),
+        (
+            "adamw_groups",
+            0.01,
+            build!(|p: &Parameters| {
+                let builder = AdamW::new(p).weight_decay(0.1).no_decay_for_biases_and_norms();
+                match p.get("fc1.weight") {
+                    Some(_) => builder.group(ParameterGroup::prefix("fc1").learning_rate_factor(0.1)),
+                    None => builder,
+                }
+            }),
+        ),
+        ("rms_prop", 0.005, build!(|p| RmsProp::new(p))),
+        (
+            "rms_prop_momentum",
+            0.001,
+            build!(|p| RmsProp::new(p).momentum(0.7).alpha(0.95).weight_decay(0.01).epsilon(0.03)),
+        ),
+        ("rms_prop_centered", 0.005, build!(|p| RmsProp::new(p).centered(true).epsilon(1e-3))),
+        ("rms_prop_all", 0.001, build!(|p| RmsProp::new(p).centered(true).momentum(0.5).epsilon(1e-3))),
+        ("adagrad", 0.1, build!(|p| Adagrad::new(p))),
+        (
+            "adagrad_decay",
+            0.1,
+            build!(|p| Adagrad::new(p).learning_rate_decay(0.01).weight_decay(0.01).initial_accumulator(0.2)),
+        ),
+        ("lion", 0.001, build!(|p| Lion::new(p).weight_decay(0.1))),
+    ]
+}
+
+/// Largest difference of parameters and state from `expected`, relative to max(1, |x|).
+fn difference(expected: &Tensors, parameters: &Parameters, optimizer: &dyn Optimizer, what: &str) -> f64 {
+    let mut got = parameters.tensors().unwrap();
+    let state = optimizer.tensors().unwrap();
+    for name in got.keys() {
+        assert_eq!(state[&format!("{name}.step")].to_scalar::<i64>().unwrap(), 200);
+    }
+    got.extend(state.into_iter().filter(|(name, _)| !name.ends_with(".step")));
+    assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
+    let mut largest = 0f64;
+    for (name, expected) in expected {
+        let numbers =
+            |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        for (got, expected) in numbers(&got[name]).into_iter().zip(numbers(expected)) {
+            let difference = (got - expected).abs() / expected.abs().max(1.0);
+            assert!(!difference.is_nan(), "{what}, {name}");
+            largest = largest.max(difference);
+        }
+    }
+    largest
+}
+
+fn check(dtype: DType, composed: bool, tolerance: f64) {
+    let reference = reference();
+    let mut worst = Vec::new();
+    for problem in ["quadratic", "logistic", "mlp"] {
+        let constants = below(&reference, &format!("{problem}/constant/"), dtype);
+        let initial = below(&reference, &format!("{problem}/initial/"), dtype);
+        for (config, learning_rate, build) in configurations() {
+            let parameters = parameters(&initial, dtype);
+            let mut optimizer = build(&parameters, composed);
+            for step in 0..200 {
+                let gradients = loss(problem, &parameters, &constants).unwrap().backward().unwrap();
+                optimizer.step(&gradients, learning_rate * 0.995f64.powi(step)).unwrap();
+            }
+            let expected = below(&reference, &format!("{problem}/{config}/{}/", dtype.as_str()), dtype);
+            let what = format!("{problem}, {config}");
+            worst.push((difference(&expected, &parameters, &*optimizer, &what), what));
+        }
+    }
+    worst.sort_by(|a, b| b.0.total_cmp(&a.0));
+    assert!(worst[0].0 <= tolerance, "{:#?}", &worst[..5]);
+    assert_eq!(worst.len(), 3 * 18);
+}
+
+#[test]
+fn two_hundred_steps_agree_with_pytorch_in_f32() {
+    check(DType::F32, false, 1e-5);
+}
+
+#[test]
+fn two_hundred_steps_agree_with_pytorch_in_f64() {
+    check(DType::F64, false, 1e-12);
+}
+
+#[test]
+fn the_update_by_tensor_operations_agrees_with_pytorch() {
+    check(DType::F64, true, 1e-12);
+    check(DType::F32, true, 1e-5);
+}
+
+#[test]
+fn a_resumed_optimizer_continues_bit_for_bit() {
+    let reference = reference();
+    let constants = below(&reference, "mlp/constant/", DType::F32);
+    let initial = below(&reference, "mlp/initial/", DType::F32);
+    for (config, learning_rate, build) in configurations() {
+        let step = |parameters: &Parameters, optimizer: &mut dyn Optimizer| {
+            let gradients = loss("mlp", parameters, &constants).unwrap().backward().unwrap();
+            optimizer.step(&gradients, learning_rate).unwrap();
+        };
+        let whole = parameters(&initial, DType::F32);
+        let mut optimizer = build(&whole, false);
+        (0..5).for_each(|_| step(&whole, &mut *optimizer));
+        let (weights, state) = (whole.tensors().unwrap(), optimizer.tensors().unwrap());
+        let resumed = parameters(&weights, DType::F32);
+        let mut second = build(&resumed, false);
+        second.load_tensors(&state).unwrap();
+        for _ in 0..5 {
+            step(&whole, &mut *optimizer);
+            step(&resumed, &mut *second);
+        }
+        let bits = |parameters: &Parameters| -> Vec<Vec<u32>> {
+            let tensors = parameters.tensors().unwrap();
+            let bits = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            tensors.values().map(|tensor| bits(tensor).into_iter().map(f32::to_bits).collect()).collect()
+        };
+        assert_eq!(bits(&whole), bits(&resumed), "{config}");
+        // Without momentum there is no state; Lion's directions are the same from a cold start.
+        if !["sgd", "sgd_decay", "lion"].contains(&config) {
+            // Without its state it would not continue: the comparison can fail.
+            let bare = parameters(&weights, DType::F32);
+            let mut fresh = build(&bare, false);
+            (0..5).for_each(|_| step(&bare, &mut *fresh));
+            assert_ne!(bits(&whole), bits(&bare), "{config}");
+        }
+    }
+}
+
+#[test]
+fn state_of_another_optimizer_is_refused_by_name() {
+    let initial = below(&reference(), "mlp/initial/", DType::F32);
+    let parameters = parameters(&initial, DType::F32);
+    let mut adam = Adam::new(&parameters).build().unwrap();
+    let gradients = (parameters.get("fc1.bias").unwrap().sum_all().unwrap()).backward().unwrap();
+    let text = adam.step(&gradients, 0.1).unwrap_err().to_string();
+    assert!(text.contains("`fc1.weight`, `fc2.bias`, `fc2.weight` received no gradient"), "{text}");
+    let constants = below(&reference(), "mlp/constant/", DType::F32);
+    adam.step(&loss("mlp", &parameters, &constants).unwrap().backward().unwrap(), 0.1).unwrap();
+    let mut sgd = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+    let text = sgd.load_tensors(&adam.tensors().unwrap()).unwrap_err().to_string();
+    assert!(text.contains("`fc1.bias.momentum_buffer` is missing"), "{text}");
+    assert!(text.contains("`fc1.bias.exp_avg` is not of this optimizer"), "{text}");
+    let mut state = adam.tensors().unwrap();
+    state.insert("fc1.bias.exp_avg".into(), Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
+    let text = adam.load_tensors(&state).unwrap_err().to_string();
+    assert!(text.contains("`fc1.bias.exp_avg` has shape [2], the parameter's is [5]"), "{text}");
+}
+
+#[test]
+fn non_finite_gradients_are_reported_skipped_or_ignored() {
+    let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+    let steps = |policy: NonFinite| {
+        let parameters = parameters(&initial, DType::F32);
+        let mut optimizer = Sgd::new(&parameters).non_finite(policy).build().unwrap();
+        let bad = (parameters.get("w").unwrap().as_tensor() * f64::INFINITY).unwrap().sum_all().unwrap();
+        let result = optimizer.step(&bad.backward().unwrap(), 0.1);
+        let weights = parameters.get("w").unwrap().to_vec1::<f32>().unwrap();
+        (result, weights, optimizer.skipped_steps())
+    };
+    let (result, weights, _) = steps(NonFinite::Error);
+    let text = result.unwrap_err().to_string();
+    assert!(text.contains("the gradient of `w` holds NaN or infinity"), "{text}");
+    assert_eq!(weights, [1.0, 2.0]);
+    let (result, weights, skipped) = steps(NonFinite::Skip);
+    assert!(result.is_ok());
+    assert_eq!((weights, skipped), (vec![1.0, 2.0], 1));
+    let (result, weights, _) = steps(NonFinite::Ignore);
+    assert!(result.is_ok());
+    assert_eq!(weights, [f32::NEG_INFINITY; 2]);
+}
+
+#[test]
+fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
+    let count = 100_003;
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
+            let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap())]);
+            let parameters = parameters(&initial, DType::F32);
+            let mut optimizer = AdamW::new(&parameters).build().unwrap();
+            for _ in 0..3 {
+                let w = parameters.get("w").unwrap();
+                optimizer.step(&w.sqr().unwrap().sum_all().unwrap().backward().unwrap(), 0.01).unwrap();
+            }
+            parameters.get("w").unwrap().to_vec1::<f32>().unwrap()
+        })
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn half_precision_parameters_keep_their_state_in_f32() {
+    for dtype in [DType::F16, DType::BF16] {
+        let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, -2.0, 3.0], &Device::Cpu).unwrap())]);
+        let half = parameters(&initial, dtype);
+        let mut optimizer = AdamW::new(&half).build().unwrap();
+        for _ in 0..20 {
+            let loss = half.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
+            optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();
+        }
+        assert_eq!(optimizer.tensors().unwrap()["w.exp_avg"].dtype(), DType::F32);
+        let full = parameters(&initial, DType::F32);
+        let mut optimizer = AdamW::new(&full).build().unwrap();
+        for _ in 0..20 {
+            let loss = full.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
+            optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();
+        }
+        let full = full.get("w").unwrap().to_vec1::<f32>().unwrap();
+        let half = half.get("w").unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
+        for (full, half) in full.into_iter().zip(half) {
+            assert!((full - half).abs() < 0.06, "{full} {half}");
+        }
+    }
+}

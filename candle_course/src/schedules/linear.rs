@@ -1,0 +1,129 @@
+//! A factor that is constant, or moves on a straight line, for a while.
+
+use crate::error::{Error, Result};
+use crate::schedules::{Schedule, at_least_one, rate};
+
+/// η · factor for the first steps, then η, as `torch.optim.lr_scheduler.ConstantLR`.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let schedule = ConstantLR::new(0.1, 2).factor(0.5).build()?;
+/// assert_eq!(schedule.learning_rates(3), [0.05, 0.05, 0.1]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConstantLR {
+    base: f64,
+    total: usize,
+    factor: f64,
+}
+
+/// Configures [`ConstantLR`].
+#[derive(Debug, Clone)]
+pub struct ConstantLRBuilder(ConstantLR);
+
+impl ConstantLR {
+    /// A part of `learning_rate` for `total_steps` (a third unless told otherwise).
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(learning_rate: f64, total_steps: usize) -> ConstantLRBuilder {
+        ConstantLRBuilder(Self { base: learning_rate, total: total_steps, factor: 1.0 / 3.0 })
+    }
+}
+
+impl ConstantLRBuilder {
+    /// The factor at first.
+    #[must_use]
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.0.factor = factor;
+        self
+    }
+
+    /// The schedule.
+    ///
+    /// # Errors
+    /// If the rate is negative or the factor not in `[0, 1]`.
+    pub fn build(self) -> Result<ConstantLR> {
+        rate("learning_rate", self.0.base)?;
+        share("factor", self.0.factor)?;
+        Ok(self.0)
+    }
+}
+
+impl Schedule for ConstantLR {
+    fn learning_rate(&self, step: usize) -> f64 {
+        if step < self.total { self.base * self.factor } else { self.base }
+    }
+}
+
+/// From η · start to η · end on a straight line, as `torch.optim.lr_scheduler.LinearLR`.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let schedule = LinearLR::new(0.1, 2).start_factor(0.5).build()?;
+/// assert_eq!(schedule.learning_rates(4), [0.05, 0.1 * 0.75, 0.1, 0.1]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinearLR {
+    base: f64,
+    total: usize,
+    start: f64,
+    end: f64,
+}
+
+/// Configures [`LinearLR`].
+#[derive(Debug, Clone)]
+pub struct LinearLRBuilder(LinearLR);
+
+impl LinearLR {
+    /// From a third of `learning_rate` to the whole in `total_steps`, unless told otherwise.
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(learning_rate: f64, total_steps: usize) -> LinearLRBuilder {
+        LinearLRBuilder(Self { base: learning_rate, total: total_steps, start: 1.0 / 3.0, end: 1.0 })
+    }
+}
+
+impl LinearLRBuilder {
+    /// The factor at step 0.
+    #[must_use]
+    pub fn start_factor(mut self, factor: f64) -> Self {
+        self.0.start = factor;
+        self
+    }
+
+    /// The factor from the last step on.
+    #[must_use]
+    pub fn end_factor(mut self, factor: f64) -> Self {
+        self.0.end = factor;
+        self
+    }
+
+    /// The schedule.
+    ///
+    /// # Errors
+    /// If the rate is negative, there are no steps, or a factor is not in `[0, 1]`.
+    pub fn build(self) -> Result<LinearLR> {
+        rate("learning_rate", self.0.base)?;
+        at_least_one("total_steps", self.0.total)?;
+        share("start_factor", self.0.start)?;
+        share("end_factor", self.0.end)?;
+        Ok(self.0)
+    }
+}
+
+impl Schedule for LinearLR {
+    fn learning_rate(&self, step: usize) -> f64 {
+        let progress = step.min(self.total) as f64 / self.total as f64;
+        self.base * (self.start + (self.end - self.start) * progress)
+    }
+}
+
+fn share(name: &str, value: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(Error::argument(name, "a number in [0, 1]", value)) }
+}

@@ -1,0 +1,481 @@
+//! A training that runs while other cells are used.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use candle_core::backprop::GradStore;
+
+use crate::data::DataLoader;
+use crate::error::{Context, Error, Result};
+use crate::plot::{Figure, LineChart, Panels, compact};
+use crate::training::callbacks::duration;
+use crate::training::live;
+use crate::training::{Callback, Flow, History, Trainer};
+
+/// How often the running epoch is looked at: often enough to watch, too seldom to cost anything.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A training on a thread of its own, to be watched, stopped and joined from other cells.
+///
+/// Interrupting a notebook kernel ends its process, with all variables, and so this training: what
+/// is left is the last checkpoint. Stop it by [`BackgroundTraining::stop`] instead. A handle that
+/// is dropped stops its training after the running batch.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let model = Linear::new(1, 2, &parameters.at("fc"))?;
+/// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
+/// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
+/// let train = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
+/// let trainer = Trainer::new(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters).build()?)
+///     .epochs(20)
+///     .learning_rate(0.1)
+///     .build()?;
+/// let training = trainer.fit_in_background(&train, Some(&train))?;
+/// println!("{}", training.status());     // and in other cells: training.watch()?, training.stop()
+/// let (trainer, history) = training.join()?;
+/// assert_eq!(history.epochs().len(), 20);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub struct BackgroundTraining {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<(Trainer, Result<()>)>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Clone, Default)]
+struct Seen {
+    history: History,
+    epochs: usize,
+    batches: usize,
+    epoch: usize,
+    batch: usize,
+    step: usize,
+    learning_rate: f64,
+    loss: f64,
+    examples_per_second: f64,
+    seconds: f64,
+    /// `(step, loss)` of the running epoch.
+    running: Vec<(f64, f64)>,
+    finished: bool,
+    error: Option<String>,
+    live: Option<PathBuf>,
+}
+
+impl Shared {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A background training at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackgroundStatus {
+    /// Whether the thread has ended.
+    pub finished: bool,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+    /// Whole epochs done.
+    pub epoch: usize,
+    /// Epochs in all.
+    pub epochs: usize,
+    /// Batches done in the running epoch.
+    pub batch: usize,
+    /// Batches of an epoch.
+    pub batches: usize,
+    /// Optimizer steps done.
+    pub step: usize,
+    /// The mean training loss of the running epoch so far.
+    pub loss: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Training speed in the running epoch.
+    pub examples_per_second: f64,
+    /// Seconds since the start.
+    pub seconds: f64,
+    /// Why it stopped early, if it did.
+    pub stopped: Option<String>,
+}
+
+impl fmt::Display for BackgroundStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = &self.error {
+            return write!(f, "failed after {} steps: {error}", self.step);
+        }
+        if self.finished {
+            write!(
+                f,
+                "finished: {} of {} epochs, {} steps in {}",
+                self.epoch,
+                self.epochs,
+                self.step,
+                duration(self.seconds)
+            )?;
+            return self.stopped.iter().try_for_each(|reason| write!(f, "; stopped: {reason}"));
+        }
+        write!(
+            f,
+            "running for {}: epoch {}/{}",
+            duration(self.seconds),
+            (self.epoch + 1).min(self.epochs),
+            self.epochs
+        )?;
+        write!(f, " · batch {}/{} · loss {}", self.batch, self.batches, compact(self.loss))?;
+        write!(f, " · learning rate {} · {:.0} examples/s", compact(self.learning_rate), self.examples_per_second)
+    }
+}
+
+impl Trainer {
+    /// [`Trainer::fit`] on a thread of its own, without progress lines. The trainer comes back from
+    /// [`BackgroundTraining::join`]. Clones of the model share its variables: evaluating one
+    /// meanwhile sees weights in motion.
+    ///
+    /// # Errors
+    /// As [`Trainer::fit`], as far as can be told before the first step.
+    pub fn fit_in_background(
+        mut self,
+        train: &DataLoader,
+        validation: Option<&DataLoader>,
+    ) -> Result<BackgroundTraining> {
+        self.check(train, validation)?;
+        let shared = Arc::new(Shared::default());
+        shared.seen().epochs = self.epochs();
+        let now = Instant::now();
+        let mut watcher = Watcher { shared: shared.clone(), started: now, epoch_started: now, looked: now };
+        let (train, validation) = (train.clone(), validation.cloned());
+        let thread = std::thread::Builder::new().name("training".to_owned()).spawn(move || {
+            let mut callbacks = std::mem::take(&mut self.callbacks);
+            let result = {
+                let listeners = callbacks.iter_mut().filter(|callback| callback.name() != "progress");
+                let mut listeners: Vec<&mut dyn Callback> =
+                    listeners.map(|callback| &mut **callback as &mut dyn Callback).collect();
+                listeners.push(&mut watcher);
+                self.run(&train, validation.as_ref(), &mut listeners)
+            };
+            self.callbacks = callbacks;
+            watcher.look(&self, result.as_ref().err().map(ToString::to_string), true);
+            (self, result)
+        })?;
+        Ok(BackgroundTraining { shared, thread: Some(thread) })
+    }
+}
+
+impl BackgroundTraining {
+    /// Where the training stands.
+    pub fn status(&self) -> BackgroundStatus {
+        let seen = self.shared.seen().clone();
+        let finished = self.is_finished();
+        BackgroundStatus {
+            finished,
+            error: seen.error,
+            epoch: seen.epoch,
+            epochs: seen.epochs,
+            batch: seen.batch,
+            batches: seen.batches,
+            step: seen.step,
+            loss: seen.loss,
+            learning_rate: seen.learning_rate,
+            examples_per_second: seen.examples_per_second,
+            seconds: seen.seconds,
+            stopped: seen.history.stopped().map(str::to_owned),
+        }
+    }
+
+    /// The epochs done so far.
+    pub fn history(&self) -> History {
+        self.shared.seen().history.clone()
+    }
+
+    /// Prints the status and the table of epochs so far, and gives the curves so far: end a cell
+    /// with it, and run that cell again whenever you like.
+    ///
+    /// # Errors
+    /// If nothing has been trained yet.
+    pub fn watch(&self) -> Result<Figure> {
+        println!("{}", self.status());
+        let seen = self.shared.seen().clone();
+        if !seen.history.epochs().is_empty() {
+            print!("{}", seen.history);
+        }
+        seen.figure()
+    }
+
+    /// Shows curves that refresh by themselves in JupyterLab while the training runs.
+    ///
+    /// A kernel like this one cannot change what a cell has shown, so the training writes a small
+    /// file into `folder` beside the notebook (`live`, say) every half second, and a script in the cell's
+    /// output fetches it from Jupyter's own server. It needs no server of ours; it needs a browser
+    /// that is shown this notebook by a Jupyter server, and a trusted notebook (one that was run in
+    /// this session is). Elsewhere (VS Code, Colab, a printed notebook) the picture stands still:
+    /// use [`BackgroundTraining::watch`] there.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, is hidden (Jupyter does not serve it), or is not below the
+    /// notebook's.
+    pub fn live(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        let served = |part: std::path::Component<'_>| match part {
+            std::path::Component::Normal(name) => !name.to_string_lossy().starts_with('.'),
+            _ => false,
+        };
+        if folder.components().any(|part| !served(part)) {
+            return Err(Error::argument("folder", "a folder below the notebook's, not hidden", folder.display())
+                .hint("Jupyter serves only what lies below its own folder; give a plain name such as `live`"));
+        }
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let path = folder.join(format!("training-{}.json", live::unique()));
+        let mut seen = self.shared.seen();
+        live::write(&path, &seen.status_line(self.is_finished()), seen.figure().ok().as_ref(), seen.finished)?;
+        println!("{}", live::cell_output(&path, &seen.status_line(self.is_finished()), seen.figure().ok().as_ref()));
+        seen.live = Some(path);
+        Ok(())
+    }
+
+    /// Asks for the end of the training: it finishes the running batch, validates, calls its
+    /// callbacks, and ends in good order. Returns at once.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end, at most this long; says whether it has come.
+    pub fn wait(&self, seconds: f64) -> bool {
+        let started = Instant::now();
+        while !self.is_finished() && started.elapsed().as_secs_f64() < seconds {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.is_finished()
+    }
+
+    /// Waits for the end and gives the trainer back, with its history.
+    ///
+    /// # Errors
+    /// If the training failed.
+    pub fn join(mut self) -> Result<(Trainer, History)> {
+        let thread = self.thread.take().ok_or_else(|| Error::training("this training was joined already"))?;
+        match thread.join() {
+            Ok((trainer, result)) => {
+                result.context("the background training failed")?;
+                let history = trainer.history().clone();
+                Ok((trainer, history))
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                Err(Error::training(format!("the background training panicked: {text}")))
+            }
+        }
+    }
+
+    /// What evcxr calls for a cell that ends with a handle: the curves so far.
+    pub fn evcxr_display(&self) {
+        match self.watch() {
+            Ok(figure) => figure.evcxr_display(),
+            Err(error) => println!("no curves yet: {error}"),
+        }
+    }
+}
+
+impl Drop for BackgroundTraining {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Seen {
+    fn status_line(&self, finished: bool) -> String {
+        let state = match (&self.error, finished || self.finished) {
+            (Some(error), _) => format!("failed: {error}"),
+            (None, true) => "finished".to_owned(),
+            (None, false) => format!(
+                "epoch {}/{} · batch {}/{}",
+                (self.epoch + 1).min(self.epochs),
+                self.epochs,
+                self.batch,
+                self.batches
+            ),
+        };
+        format!("{state} · step {} · loss {} · {}", self.step, compact(self.loss), duration(self.seconds))
+    }
+
+    /// The loss of every step and of the validations, and the metrics, so far.
+    fn figure(&self) -> Result<Figure> {
+        let ended = self.history.epochs().last().map_or(0, |record| record.step);
+        let done = self.history.steps().iter().filter(|step| step.step <= ended || self.running.is_empty());
+        let mut steps: Vec<(f64, f64)> = done.map(|step| (step.step as f64, step.loss)).collect();
+        steps.extend(&self.running);
+        if steps.is_empty() {
+            return Err(Error::undefined("curves before the first steps"));
+        }
+        let ends = |name: &str| -> Vec<(f64, f64)> {
+            let epochs = self.history.epochs().iter();
+            epochs.filter_map(|record| Some((record.step as f64, record.metric(name).ok()?))).collect()
+        };
+        let mut loss = LineChart::new("Loss").x_label("step").y_label("loss").points("train, every step", &steps);
+        let validation = ends("validation_loss");
+        if !validation.is_empty() {
+            loss = loss.points("validation", &validation);
+        }
+        let Some(last) = self.history.epochs().last() else { return loss.build() };
+        let mut panels = Panels::new(2).add(loss.build()?);
+        for (name, _) in &last.metrics {
+            panels = panels
+                .add(LineChart::new(name).x_label("step").y_label(name).points("validation", &ends(name)).build()?);
+        }
+        panels.build()
+    }
+}
+
+/// Copies what can be watched, and asks to stop.
+struct Watcher {
+    shared: Arc<Shared>,
+    started: Instant,
+    epoch_started: Instant,
+    looked: Instant,
+}
+
+impl Watcher {
+    fn look(&mut self, trainer: &Trainer, error: Option<String>, finished: bool) {
+        let (losses, loss) = (trainer.running_losses().unwrap_or_default(), trainer.running_loss().unwrap_or(f64::NAN));
+        let state = trainer.state();
+        let recorded = trainer.history().epochs().last().map_or(0, |record| record.step);
+        let per_step = (losses.len() as f64 / (state.step - recorded).max(1) as f64).max(1.0);
+        let between_epochs = state.batch == 0;
+        let mut seen = self.shared.seen();
+        seen.history = trainer.history().clone();
+        (seen.epochs, seen.batches) = (trainer.epochs(), trainer.batches_per_epoch());
+        (seen.epoch, seen.batch, seen.step) = (state.epoch, state.batch, state.step);
+        (seen.learning_rate, seen.loss) = (state.learning_rate, loss);
+        seen.examples_per_second = trainer.running_examples() as f64 / self.epoch_started.elapsed().as_secs_f64();
+        seen.seconds = self.started.elapsed().as_secs_f64();
+        seen.running.clear();
+        if !between_epochs {
+            let step = |i: usize| recorded as f64 + (i + 1) as f64 / per_step;
+            seen.running = losses.iter().enumerate().map(|(i, &loss)| (step(i), loss)).collect();
+        }
+        (seen.error, seen.finished) = (error, finished);
+        if let Some(path) = &seen.live {
+            // The view is a convenience: a full disk must not end the training.
+            let _ = live::write(path, &seen.status_line(finished), seen.figure().ok().as_ref(), finished);
+        }
+        self.looked = Instant::now();
+    }
+
+    fn flow(&self) -> Flow {
+        match self.shared.stop.load(Ordering::Relaxed) {
+            true => Flow::Stop("asked to stop".to_owned()),
+            false => Flow::Continue,
+        }
+    }
+}
+
+impl Callback for Watcher {
+    fn name(&self) -> &str {
+        "background watcher"
+    }
+
+    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        self.started = Instant::now();
+        self.look(trainer, None, false);
+        Ok(self.flow())
+    }
+
+    fn epoch_start(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
+        self.epoch_started = Instant::now();
+        Ok(self.flow())
+    }
+
+    fn backward_end(&mut self, _trainer: &mut Trainer, _gradients: &mut GradStore) -> Result<Flow> {
+        Ok(self.flow())
+    }
+
+    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        if self.looked.elapsed() >= LOOK {
+            self.look(trainer, None, false);
+        }
+        Ok(self.flow())
+    }
+
+    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        self.look(trainer, None, false);
+        Ok(self.flow())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::trainer::tests::{loaders, trainer};
+
+    #[test]
+    fn the_background_changes_nothing_but_the_thread() {
+        let (train, validation) = loaders();
+        let build = || trainer(3).0.epochs(3).learning_rate(0.1).quiet().build().unwrap();
+        let here = build().fit(&train, Some(&validation)).unwrap();
+        let (mut trainer, there) = build().fit_in_background(&train, Some(&validation)).unwrap().join().unwrap();
+        assert_eq!(here.step_losses(), there.step_losses());
+        assert_eq!(here.values("accuracy").unwrap(), there.values("accuracy").unwrap());
+        trainer.set_epochs(4);
+        assert_eq!(trainer.fit(&train, Some(&validation)).unwrap().epochs().len(), 4);
+    }
+
+    #[test]
+    fn it_is_watched_stopped_and_goes_on() {
+        let (train, validation) = loaders();
+        let many = trainer(3).0.epochs(1_000_000).learning_rate(0.01).build().unwrap();
+        let training = many.fit_in_background(&train, Some(&validation)).unwrap();
+        while training.history().epochs().len() < 3 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = training.status();
+        assert!(!status.finished && status.to_string().starts_with("running for"), "{status}");
+        assert!(training.watch().unwrap().svg().contains("validation"));
+        let error = training.live(".live").unwrap_err().to_string();
+        assert!(error.contains("not hidden"), "{error}");
+        let folder = format!("live-test-{}", std::process::id());
+        training.live(&folder).unwrap();
+        training.stop();
+        assert!(training.wait(60.0));
+        assert!(training.status().to_string().contains("stopped: asked to stop"), "{}", training.status());
+        let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(written["finished"], true);
+        assert!(written["svg"].as_str().unwrap().starts_with("<svg"));
+        let (mut trainer, history) = training.join().unwrap();
+        assert_eq!(history.stopped(), Some("asked to stop"));
+        let done = trainer.state().epoch;
+        trainer.set_epochs(done + 1);
+        assert_eq!(trainer.fit(&train, Some(&validation)).unwrap().stopped(), None);
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_status_and_by_join() {
+        let (train, validation) = loaders();
+        let diverging = trainer(3).0.epochs(50).learning_rate(1e30).build().unwrap();
+        let training = diverging.fit_in_background(&train, Some(&validation)).unwrap();
+        assert!(training.wait(60.0));
+        assert!(training.status().to_string().starts_with("failed after"), "{}", training.status());
+        let error = training.join().map(|_| ()).unwrap_err().to_string();
+        assert!(error.starts_with("the background training failed\n  caused by: "), "{error}");
+        let wrong = trainer(3).0.learning_rate(0.1).build().unwrap().fit_in_background(&train, None);
+        assert!(wrong.map(|_| ()).unwrap_err().to_string().contains("`validation`"));
+    }
+}

@@ -1,0 +1,144 @@
+//! When a training is saved.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{CheckpointFolder, Retention};
+use crate::error::{Error, Result};
+use crate::training::Trainer;
+use crate::training::callbacks::monitor::Monitor;
+
+/// Saves the whole state of a training, so that [`Trainer::resume`] goes on to the last bit: after
+/// every epoch, unless told otherwise, and always after the last.
+///
+/// Kept are the newest ones and, if a value is monitored, the best. Give it to
+/// [`TrainerBuilder::checkpoints`](crate::training::TrainerBuilder::checkpoints); it comes after
+/// all callbacks, whose state is saved too.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let checkpoints = Checkpoints::new("checkpoints/cnn").every_steps(500).keep_last(2).keep_best(1, "accuracy").build()?;
+/// assert!(Checkpoints::new("checkpoints/cnn").every_steps(0).build().is_err());
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    every_epochs: Option<usize>,
+    every_steps: Option<usize>,
+    keep_last: usize,
+    keep_best: usize,
+    monitor: Option<Monitor>,
+    open: Option<CheckpointFolder>,
+    saved_step: Option<usize>,
+}
+
+/// Configures [`Checkpoints`].
+#[derive(Debug, Clone)]
+pub struct CheckpointsBuilder(Checkpoints);
+
+impl Checkpoints {
+    /// Checkpoints in `folder`, which is made if need be.
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(folder: impl AsRef<Path>) -> CheckpointsBuilder {
+        CheckpointsBuilder(Self {
+            folder: folder.as_ref().to_owned(),
+            every_epochs: Some(1),
+            every_steps: None,
+            keep_last: 2,
+            keep_best: 0,
+            monitor: None,
+            open: None,
+            saved_step: None,
+        })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn start(&mut self, trainer: &Trainer) -> Result<()> {
+        let mut retention = Retention::new().last(self.keep_last);
+        if let Some(monitor) = &mut self.monitor {
+            monitor.check(trainer)?;
+            retention = retention.best(self.keep_best, monitor.direction());
+        }
+        self.open = Some(CheckpointFolder::open(&self.folder, retention)?);
+        Ok(())
+    }
+
+    /// Whether the state after this batch, or after this epoch, is to be saved.
+    pub(crate) fn is_due(&self, trainer: &Trainer, epoch_ended: bool) -> bool {
+        let state = trainer.state();
+        if self.saved_step == Some(state.step) && !epoch_ended {
+            return false;
+        }
+        if epoch_ended {
+            let last = state.epoch == trainer.epochs();
+            return last || self.every_epochs.is_some_and(|epochs| state.epoch.is_multiple_of(epochs));
+        }
+        // A step at the end of an epoch is saved with the epoch's record, or not at all.
+        state.batches_in_step == 0
+            && state.batch < state.batches_per_epoch
+            && self.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps))
+    }
+
+    pub(crate) fn save(&mut self, trainer: &Trainer, snapshot: &crate::checkpoint::Snapshot) -> Result<()> {
+        let folder = self.open.as_ref().ok_or_else(|| Error::training("the checkpoint folder is not open"))?;
+        let metric = match &self.monitor {
+            // In the middle of an epoch there is no value yet.
+            Some(monitor) if trainer.state().batch == 0 => Some(monitor.value(&trainer.history().last()?)?),
+            _ => None,
+        };
+        folder.save(trainer.state().step as u64, metric, snapshot)?;
+        self.saved_step = Some(trainer.state().step);
+        Ok(())
+    }
+}
+
+impl CheckpointsBuilder {
+    /// After every `epochs` epochs (1).
+    pub fn every_epochs(mut self, epochs: usize) -> Self {
+        self.0.every_epochs = Some(epochs);
+        self
+    }
+
+    /// After every `steps` optimizer steps, in the middle of epochs too.
+    pub fn every_steps(mut self, steps: usize) -> Self {
+        self.0.every_steps = Some(steps);
+        self
+    }
+
+    /// How many of the newest are kept (2).
+    pub fn keep_last(mut self, count: usize) -> Self {
+        self.0.keep_last = count;
+        self
+    }
+
+    /// How many of the best by `monitor` are kept besides: `validation_loss` or a metric's name.
+    pub fn keep_best(mut self, count: usize, monitor: impl Into<String>) -> Self {
+        self.0.keep_best = count;
+        self.0.monitor = Some(Monitor::new(monitor));
+        self
+    }
+
+    /// The checkpoints.
+    ///
+    /// # Errors
+    /// If an interval or a number to keep is 0.
+    pub fn build(self) -> Result<Checkpoints> {
+        let numbers = [
+            ("every_epochs", self.0.every_epochs),
+            ("every_steps", self.0.every_steps),
+            ("keep_last", Some(self.0.keep_last)),
+            ("keep_best", self.0.monitor.as_ref().map(|_| self.0.keep_best)),
+        ];
+        match numbers.into_iter().find(|(_, number)| *number == Some(0)) {
+            Some((name, _)) => Err(Error::argument(name, "at least 1", 0)),
+            None => Ok(self.0),
+        }
+    }
+}

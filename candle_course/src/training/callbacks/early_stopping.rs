@@ -1,0 +1,251 @@
+//! Stopping when the validation no longer improves.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::metrics::Direction;
+use crate::training::callbacks::monitor::Monitor;
+use crate::training::callbacks::number;
+use crate::training::{Callback, Flow, Trainer};
+
+/// Stops when a monitored value has not improved for some epochs, and brings the best weights back
+/// (Prechelt 1998).
+///
+/// An epoch is an improvement if it is better than the best so far by more than `min_delta`. When
+/// `patience` epochs in a row are none, training stops. At the end of the training, stopped or
+/// not, parameters and buffers become those of the best epoch, unless
+/// [`restore_best`](EarlyStoppingBuilder::restore_best) is off.
+///
+/// Monitor the validation data, never the test data: whoever stops on the test set has trained on it.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let stopping = EarlyStopping::new("validation_loss").patience(3).min_delta(1e-3).build()?;
+/// assert!(EarlyStopping::new("accuracy").min_delta(-1.0).build().is_err());
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct EarlyStopping {
+    monitor: Monitor,
+    patience: usize,
+    min_delta: f64,
+    restore_best: bool,
+    best: Option<f64>,
+    best_epoch: usize,
+    waited: usize,
+    best_tensors: BTreeMap<String, Tensor>,
+}
+
+/// Configures [`EarlyStopping`].
+#[derive(Debug, Clone)]
+pub struct EarlyStoppingBuilder {
+    monitor: Monitor,
+    patience: usize,
+    min_delta: f64,
+    restore_best: bool,
+}
+
+impl EarlyStopping {
+    /// Watches `monitor`: `validation_loss`, `train_loss` or a metric's name.
+    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+    pub fn new(monitor: impl Into<String>) -> EarlyStoppingBuilder {
+        EarlyStoppingBuilder { monitor: Monitor::new(monitor), patience: 5, min_delta: 0.0, restore_best: true }
+    }
+}
+
+impl EarlyStoppingBuilder {
+    /// How many epochs in a row may bring no improvement before training stops (5).
+    pub fn patience(mut self, patience: usize) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// What an epoch must improve by, at least, to count (0).
+    pub fn min_delta(mut self, min_delta: f64) -> Self {
+        self.min_delta = min_delta;
+        self
+    }
+
+    /// Which way is better. Losses and metrics know; say it for a value that does not.
+    pub fn mode(mut self, mode: Direction) -> Self {
+        self.monitor.set_mode(mode);
+        self
+    }
+
+    /// Whether the best weights come back at the end (yes).
+    pub fn restore_best(mut self, restore_best: bool) -> Self {
+        self.restore_best = restore_best;
+        self
+    }
+
+    /// The callback.
+    ///
+    /// # Errors
+    /// If the patience is 0, or `min_delta` is negative or not finite.
+    pub fn build(self) -> Result<EarlyStopping> {
+        if self.patience == 0 {
+            return Err(Error::argument("patience", "at least 1 epoch", 0));
+        }
+        if !(self.min_delta.is_finite() && self.min_delta >= 0.0) {
+            return Err(Error::argument("min_delta", "a finite number of at least 0", self.min_delta)
+                .hint("it is the least improvement, in whichever direction is better; its sign never changes"));
+        }
+        Ok(EarlyStopping {
+            monitor: self.monitor,
+            patience: self.patience,
+            min_delta: self.min_delta,
+            restore_best: self.restore_best,
+            best: None,
+            best_epoch: 0,
+            waited: 0,
+            best_tensors: BTreeMap::new(),
+        })
+    }
+}
+
+impl EarlyStopping {
+    /// Takes in the value of an epoch; says whether it is an improvement.
+    fn improves(&mut self, epoch: usize, value: f64) -> bool {
+        let improves = self.monitor.gain(value, self.best.unwrap_or_else(|| self.monitor.worst())) > self.min_delta;
+        if improves {
+            (self.best, self.best_epoch, self.waited) = (Some(value), epoch, 0);
+        } else {
+            self.waited += 1;
+        }
+        improves
+    }
+}
+
+impl Callback for EarlyStopping {
+    fn name(&self) -> &str {
+        "early stopping"
+    }
+
+    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        self.monitor.check(trainer)?;
+        Ok(Flow::Continue)
+    }
+
+    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let record = trainer.history().last()?;
+        let value = self.monitor.value(&record)?;
+        if self.improves(record.epoch, value) && self.restore_best {
+            self.best_tensors = trainer.evaluated_weights()?;
+        }
+        if self.waited < self.patience {
+            return Ok(Flow::Continue);
+        }
+        Ok(Flow::Stop(match self.best {
+            Some(best) => format!(
+                "{} has not improved on {} of epoch {} for {} epochs",
+                self.monitor.name,
+                number(best),
+                self.best_epoch,
+                self.waited
+            ),
+            None => format!("{} has been {value} for {} epochs", self.monitor.name, self.waited),
+        }))
+    }
+
+    fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        if !self.best_tensors.is_empty() {
+            trainer.parameters().clone().load_tensors(&self.best_tensors)?;
+            let epoch = self.best_epoch;
+            trainer.note(format!("the weights are those of epoch {epoch}, the best by {}", self.monitor.name));
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let numbers = [self.best.unwrap_or(f64::NAN), self.best_epoch as f64, self.waited as f64];
+        let mut tensors: BTreeMap<String, Tensor> =
+            self.best_tensors.iter().map(|(name, tensor)| (format!("best.{name}"), tensor.clone())).collect();
+        tensors.insert("numbers".to_owned(), Tensor::new(&numbers, &Device::Cpu)?);
+        Ok(tensors)
+    }
+
+    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let numbers = tensors.get("numbers").ok_or_else(|| Error::checkpoint("early stopping has no `numbers`"))?;
+        let numbers = numbers.to_vec1::<f64>()?;
+        let &[best, best_epoch, waited] = numbers.as_slice() else {
+            return Err(Error::checkpoint(format!("early stopping has 3 numbers, got {}", numbers.len())));
+        };
+        self.best = (!best.is_nan()).then_some(best);
+        self.best_epoch = best_epoch as usize;
+        self.waited = waited as usize;
+        self.best_tensors = tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("best.")?.to_owned(), tensor.clone())))
+            .collect();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataLoader;
+    use crate::training::trainer::tests::{loaders, points, trainer};
+
+    /// After how many epochs of these values training would stop.
+    fn stops_after(values: &[f64], mut stopping: EarlyStopping, mode: Direction) -> Option<usize> {
+        stopping.monitor.set_mode(mode);
+        for (epoch, &value) in values.iter().enumerate() {
+            stopping.improves(epoch + 1, value);
+            if stopping.waited >= stopping.patience {
+                return Some(epoch + 1);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn patience_and_min_delta_count_as_documented() {
+        let stopping = |patience, delta| EarlyStopping::new("x").patience(patience).min_delta(delta).build().unwrap();
+        let losses = [1.0, 0.5, 0.49, 0.48, 0.6, 0.47];
+        assert_eq!(stops_after(&losses, stopping(2, 0.0), Direction::Minimize), None);
+        assert_eq!(stops_after(&losses, stopping(2, 0.05), Direction::Minimize), Some(4));
+        assert_eq!(stops_after(&losses, stopping(1, 0.0), Direction::Minimize), Some(5));
+        assert_eq!(stops_after(&losses, stopping(2, 0.0), Direction::Maximize), Some(3));
+        assert_eq!(stops_after(&[f64::NAN; 3], stopping(2, 0.0), Direction::Minimize), Some(2));
+    }
+
+    #[test]
+    fn the_best_weights_come_back() {
+        let (train, validation) = loaders();
+        // A rate this high overshoots after some epochs; the best epoch is not the last.
+        let stopping = EarlyStopping::new("validation_loss").patience(2).build().unwrap();
+        let (builder, _) = trainer(3);
+        let mut trainer = builder.epochs(40).learning_rate(0.8).callback(stopping).quiet().build().unwrap();
+        let history = trainer.fit(&train, Some(&validation)).unwrap();
+        let best = history.best("validation_loss").unwrap();
+        assert!(history.stopped().unwrap().contains("validation_loss has not improved"), "{history}");
+        assert_eq!(history.epochs().len(), best.epoch + 2);
+        assert_eq!(trainer.evaluate(&validation).unwrap().loss, best.validation_loss.unwrap());
+        assert!(history.to_string().contains(&format!("the weights are those of epoch {}", best.epoch)));
+    }
+
+    #[test]
+    fn an_unknown_monitor_is_an_error_before_the_first_step() {
+        let (train, validation) = loaders();
+        let monitored = |name: &str| {
+            let stopping = EarlyStopping::new(name).build().unwrap();
+            trainer(3).0.learning_rate(0.1).callback(stopping).quiet().build().unwrap()
+        };
+        let mut misspelt = monitored("val_loss");
+        let error = misspelt.fit(&train, Some(&validation)).unwrap_err().to_string();
+        assert!(
+            error.contains("one of [train_loss, validation_loss, accuracy, learning_rate], got `val_loss`"),
+            "{error}"
+        );
+        assert_eq!(misspelt.state().step, 0);
+        let alone = DataLoader::new(points(1)).batch_size(16).build().unwrap();
+        assert!(monitored("accuracy").fit(&alone, Some(&validation)).is_ok());
+    }
+}

@@ -1,0 +1,214 @@
+//! Over- and underfitting, told from a history.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::plot::compact;
+use crate::training::History;
+
+/// How a model fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fit {
+    /// Training and validation loss are low and close, and have settled.
+    Good,
+    /// Both losses are still falling: it is too early to tell.
+    StillLearning,
+    /// The training loss has settled close to where it began.
+    Underfitting,
+    /// The validation loss rises, or stays behind, while the training loss falls.
+    Overfitting,
+    /// The training loss has risen.
+    Diverging,
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Good => "good fit",
+            Self::StillLearning => "still learning",
+            Self::Underfitting => "underfitting",
+            Self::Overfitting => "overfitting",
+            Self::Diverging => "diverging",
+        })
+    }
+}
+
+/// What a [`History`] tells, with the evidence and what to try.
+///
+/// The rules, in this order; T is the training loss, V the validation loss, T₀ the loss of the
+/// first step, before anything was learnt, *end* the last epoch:
+///
+/// 1. *diverging*: T at the end exceeds T₀, or 1.5 times its own minimum;
+/// 2. *overfitting*: V has risen by more than 5 % of T₀ above its minimum while T fell since, or V
+///    exceeds T by more than a quarter of T₀ at the end;
+/// 3. *still learning*: T and V both fell by more than 3 % of T₀ over the last quarter of the epochs
+///    (at least one);
+/// 4. *underfitting*: T at the end exceeds 60 % of T₀;
+/// 5. *good fit* otherwise.
+///
+/// Rules of thumb: a loss that noise keeps high (60 % of T₀ may be the best there is) looks like
+/// underfitting to them, and T is that of training mode, which dropout raises. They ask the
+/// questions; the answer is yours.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    fit: Fit,
+    evidence: Vec<String>,
+    advice: &'static str,
+}
+
+impl Verdict {
+    /// How the model fits.
+    pub fn fit(&self) -> Fit {
+        self.fit
+    }
+
+    /// What it was told by.
+    pub fn evidence(&self) -> &[String] {
+        &self.evidence
+    }
+
+    /// What to try.
+    pub fn advice(&self) -> &str {
+        self.advice
+    }
+
+    /// What evcxr calls for a cell that ends with a verdict.
+    pub fn evcxr_display(&self) {
+        println!("{self}");
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "verdict: {}", self.fit)?;
+        self.evidence.iter().try_for_each(|evidence| writeln!(f, "- {evidence}"))?;
+        write!(f, "try: {}", self.advice)
+    }
+}
+
+impl History {
+    /// Over- or underfitting, in words with the evidence; see [`Verdict`] for the rules.
+    ///
+    /// # Errors
+    /// If there are fewer than three epochs, or no validation loss.
+    pub fn verdict(&self) -> Result<Verdict> {
+        let train = self.values("train_loss")?;
+        let validation = self.values("validation_loss")?;
+        let epochs = train.len();
+        if epochs < 3 {
+            return Err(Error::undefined(format!("a verdict after {epochs} epochs; three are the least")));
+        }
+        let start = self.step_losses().first().copied().unwrap_or(train[0]);
+        let best = self.best("validation_loss")?.epoch - self.epochs()[0].epoch;
+        let (train_end, validation_end) = (train[epochs - 1], validation[epochs - 1]);
+        let lowest = train.iter().copied().fold(f64::INFINITY, f64::min);
+        let recent = (epochs / 4).max(1);
+        let fell = |values: &[f64]| values[epochs - 1 - recent] - values[epochs - 1];
+
+        let begun = format!("the first step's loss was {}", compact(start));
+        let ended = format!(
+            "in the last epoch the training loss is {}, the validation loss {}",
+            compact(train_end),
+            compact(validation_end)
+        );
+        let risen = validation_end - validation[best];
+        let (fit, evidence, advice) = if train_end > start || train_end > 1.5 * lowest {
+            let from = format!("the training loss rose to {} from its lowest, {}", compact(train_end), compact(lowest));
+            (Fit::Diverging, vec![begun, from], "a lower learning rate, a warm-up, gradient clipping")
+        } else if (risen > 0.05 * start && train_end < train[best]) || validation_end - train_end > 0.25 * start {
+            let mut evidence = vec![ended];
+            if risen > 0.0 {
+                evidence.push(format!(
+                    "the validation loss was lowest in epoch {} ({}) and has risen by {} since, while the training loss went from {} to {}",
+                    self.epochs()[best].epoch,
+                    compact(validation[best]),
+                    compact(risen),
+                    compact(train[best]),
+                    compact(train_end)
+                ));
+            }
+            evidence.push(format!("the gap is {} of the first loss", percent((validation_end - train_end) / start)));
+            (
+                Fit::Overfitting,
+                evidence,
+                "more data or augmentation, dropout, weight decay, label smoothing, a smaller model, early stopping",
+            )
+        } else if fell(&train) > 0.03 * start && fell(&validation) > 0.03 * start {
+            let over = format!(
+                "over the last {recent} epochs the training loss fell by {}, the validation loss by {}",
+                compact(fell(&train)),
+                compact(fell(&validation))
+            );
+            (Fit::StillLearning, vec![ended, over], "more epochs, or a higher learning rate")
+        } else if train_end > 0.6 * start {
+            let left = format!("{} of the first loss is left, and it no longer falls", percent(train_end / start));
+            (
+                Fit::Underfitting,
+                vec![begun, ended, left],
+                "a larger model, a better learning rate, less regularisation, better inputs",
+            )
+        } else {
+            let left = format!("{} of the first loss is left", percent(train_end / start));
+            let gap = format!("the gap is {} of the first loss", percent((validation_end - train_end) / start));
+            (Fit::Good, vec![begun, ended, left, gap], "what there is: evaluate it on the test set, once")
+        };
+        Ok(Verdict { fit, evidence, advice })
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::training::EpochRecord;
+
+    fn history(train: &[f64], validation: &[f64]) -> History {
+        let mut history = History::default();
+        for (epoch, (&train_loss, &validation_loss)) in train.iter().zip(validation).enumerate() {
+            history.note_step(epoch + 1, 0.1, 1);
+            let record = EpochRecord {
+                epoch: epoch + 1,
+                step: epoch + 1,
+                train_loss,
+                validation_loss: Some(validation_loss),
+                metrics: vec![],
+                train_metrics: vec![],
+                learning_rate: 0.1,
+                seconds: 0.0,
+                train_seconds: 0.0,
+                examples: 1,
+            };
+            history.record_steps(&[if epoch == 0 { 2.3 } else { train_loss }], &[1]);
+            history.push(record);
+        }
+        history
+    }
+
+    #[test]
+    fn the_regimes_are_told_apart() {
+        for (fit, train, validation) in [
+            (Fit::Good, vec![1.0, 0.5, 0.35, 0.3, 0.28], vec![0.9, 0.5, 0.4, 0.37, 0.36]),
+            (Fit::StillLearning, vec![2.0, 1.6, 1.3, 1.1], vec![1.9, 1.5, 1.25, 1.05]),
+            (Fit::Underfitting, vec![2.1, 2.0, 1.98, 1.97, 1.97], vec![2.1, 2.01, 1.99, 1.98, 1.98]),
+            (Fit::Overfitting, vec![1.5, 0.8, 0.3, 0.1, 0.02], vec![1.4, 1.0, 0.9, 1.1, 1.4]),
+            (Fit::Overfitting, vec![1.5, 0.8, 0.3, 0.1, 0.02], vec![1.6, 1.3, 1.1, 1.05, 1.0]),
+            (Fit::Diverging, vec![1.5, 0.8, 1.4, 1.6, 2.0], vec![1.4, 1.0, 1.5, 1.7, 2.1]),
+            (Fit::Diverging, vec![2.4, 2.6, 3.1], vec![2.4, 2.6, 3.1]),
+        ] {
+            let verdict = history(&train, &validation).verdict().unwrap();
+            assert_eq!(verdict.fit(), fit, "{verdict}");
+            assert!(!verdict.evidence().is_empty() && !verdict.advice().is_empty());
+        }
+        let told = history(&[1.5, 0.8, 0.3, 0.1], &[1.4, 0.9, 1.1, 1.4]).verdict().unwrap().to_string();
+        assert!(told.contains("lowest in epoch 2 (0.9) and has risen by 0.5 since"), "{told}");
+    }
+
+    #[test]
+    fn too_little_is_no_verdict() {
+        assert!(history(&[1.0, 0.9], &[1.0, 0.9]).verdict().unwrap_err().to_string().contains("three are the least"));
+    }
+}

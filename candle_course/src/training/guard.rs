@@ -1,0 +1,226 @@
+//! What happens when the loss is no number.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+
+use crate::checkpoint::Checkpoint;
+use crate::data::Batch;
+use crate::error::{Context, Error, Result};
+use crate::nn::Parameters;
+use crate::training::TrainState;
+
+/// Steps between two copies of the parameters.
+const INTERVAL: usize = 200;
+
+/// Watches for inputs and losses that are not finite, and remembers weights that were.
+///
+/// On the CPU every batch and every loss is looked at, which costs next to nothing; on a GPU that
+/// would be a synchronisation per step, so losses are looked at together, every [`INTERVAL`] steps.
+/// Inputs are looked at because the loss does not always tell: candle's `relu` turns NaN into 0.
+#[derive(Default)]
+pub(crate) struct Guard {
+    folder: Option<PathBuf>,
+    finite: BTreeMap<String, Tensor>,
+    finite_step: usize,
+    unread: Vec<(usize, Tensor, Vec<usize>)>,
+}
+
+fn all_finite(tensor: &Tensor) -> Result<bool> {
+    // The sum of absolute values is finite if all values are (and do not overflow, which is as bad).
+    Ok(tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite())
+}
+
+/// The examples of the batch whose inputs are not finite; empty if that cannot be told cheaply.
+fn bad_examples(batch: &Batch) -> Result<Vec<usize>> {
+    let inputs = &batch.inputs;
+    if !inputs.device().is_cpu() || inputs.dtype() != DType::F32 || !inputs.is_contiguous() || batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (storage, layout) = inputs.storage_and_layout();
+    let candle_core::Storage::Cpu(storage) = &*storage else { return Ok(Vec::new()) };
+    let values = &storage.as_slice::<f32>()?[layout.start_offset()..][..inputs.elem_count()];
+    // x·0 is 0 for every finite x and NaN otherwise; the sum vectorises.
+    let finite = |row: &[f32]| row.iter().map(|x| x * 0.0).sum::<f32>() == 0.0;
+    if finite(values) {
+        return Ok(Vec::new());
+    }
+    let rows = values.chunks((values.len() / batch.len()).max(1));
+    Ok(rows.zip(&batch.indices).filter(|(row, _)| !finite(row)).map(|(_, &index)| index).collect())
+}
+
+impl Guard {
+    /// Where the last finite weights are saved when the loss is lost.
+    pub(crate) fn set_folder(&mut self, folder: &Path) {
+        self.folder = Some(folder.to_owned());
+    }
+
+    /// Before a step: refuses inputs that are not finite, and takes a copy of the parameters now
+    /// and then, if they are finite.
+    pub(crate) fn before_step(&mut self, batch: &Batch, parameters: &Parameters, state: &TrainState) -> Result<()> {
+        let bad = bad_examples(batch)?;
+        if !bad.is_empty() {
+            return Err(Error::training(format!(
+                "the inputs of step {} (epoch {}) contain NaN or infinity, in examples {bad:?}; the weights are those after step {}",
+                state.step + 1,
+                state.epoch + 1,
+                state.step
+            ))
+            .hint("look at these examples of the training set"));
+        }
+        if !self.finite.is_empty() && state.step < self.finite_step + INTERVAL {
+            return Ok(());
+        }
+        let tensors = parameters.tensors()?;
+        for (name, tensor) in &tensors {
+            if tensor.dtype().is_float() && !all_finite(tensor)? {
+                return Err(Error::training(format!("`{name}` is no longer finite at step {}", state.step + 1))
+                    .hint("is the learning rate too high?"));
+            }
+        }
+        (self.finite, self.finite_step) = (tensors, state.step);
+        Ok(())
+    }
+
+    /// After the forward pass: an error if the loss is NaN or infinite.
+    pub(crate) fn after_forward(
+        &mut self,
+        loss: &Tensor,
+        batch: &Batch,
+        state: &TrainState,
+        parameters: &Parameters,
+    ) -> Result<()> {
+        self.unread.push((state.step + 1, loss.clone(), batch.indices.clone()));
+        if loss.device().is_cpu() || self.unread.len() >= INTERVAL {
+            return self.read(state, parameters);
+        }
+        Ok(())
+    }
+
+    /// Looks at all losses not yet looked at.
+    pub(crate) fn read(&mut self, state: &TrainState, parameters: &Parameters) -> Result<()> {
+        for (step, loss, indices) in std::mem::take(&mut self.unread) {
+            let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+            if !value.is_finite() {
+                return Err(self.report(value, step, &indices, state, parameters)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        value: f32,
+        step: usize,
+        indices: &[usize],
+        state: &TrainState,
+        parameters: &Parameters,
+    ) -> Result<Error> {
+        let mut message = format!(
+            "the loss is {value} at step {step} (epoch {}, learning rate {}); the batch's examples are {indices:?}",
+            state.epoch + 1,
+            state.learning_rate
+        );
+        let mut lost = Vec::new();
+        for (name, var) in parameters.trainable() {
+            if !all_finite(var.as_tensor())? {
+                lost.push(name);
+            }
+        }
+        if !lost.is_empty() {
+            message.push_str(&format!("; not finite before the step: {}", lost.join(", ")));
+        }
+        parameters.clone().load_tensors(&self.finite)?;
+        message.push_str(&format!("; the weights were set back to those after step {}", self.finite_step));
+        if let Some(folder) = &self.folder {
+            let path = folder.join("last-finite.safetensors");
+            std::fs::create_dir_all(folder)
+                .map_err(Error::from)
+                .and_then(|()| Ok(candle_core::safetensors::save(&self.finite.clone().into_iter().collect(), &path)?))
+                .with_context(|| format!("cannot save {}", path.display()))?;
+            message.push_str(&format!(" and saved in {}", path.display()));
+        }
+        Ok(Error::training(message).hint(if lost.is_empty() {
+            "the weights before the step are finite: look for a logarithm or a division in the loss, at the targets, or lower the learning rate"
+        } else {
+            "the weights grew without bound: lower the learning rate, warm up, or clip gradients"
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use crate::checkpoint::Checkpoint as _;
+    use crate::data::{DataLoader, TensorDataset};
+    use crate::error::{ErrorKind, Result};
+    use crate::losses::Loss;
+    use crate::optimizers::Sgd;
+    use crate::training::Trainer;
+    use crate::training::trainer::tests::{loaders, mlp, points, trainer};
+
+    fn poisoned(inputs: &[(usize, f32)]) -> DataLoader {
+        let clean = points(1);
+        let mut values = clean.inputs().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        inputs.iter().for_each(|&(example, value)| values[2 * example + 1] = value);
+        let inputs = Tensor::from_vec(values, (60, 2), &Device::Cpu).unwrap();
+        let data = TensorDataset::new(inputs, clean.targets().clone()).unwrap();
+        DataLoader::new(data).batch_size(20).build().unwrap()
+    }
+
+    #[test]
+    fn inputs_that_are_not_finite_are_named_though_relu_hides_them() {
+        let train = poisoned(&[(37, f32::NAN), (39, f32::NEG_INFINITY)]);
+        let mut trainer = trainer(3).0.learning_rate(0.1).quiet().build().unwrap();
+        let error = trainer.fit(&train, Some(&train)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Training);
+        let text = error.to_string();
+        assert!(text.contains("step 2 (epoch 1) contain NaN or infinity, in examples [37, 39]"), "{text}");
+        let nan = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap().relu().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(nan, [0.0], "relu no longer hides NaN: the loss alone would tell");
+    }
+
+    #[test]
+    fn a_lost_loss_names_step_and_examples_and_the_weights_are_finite_again() {
+        struct LogOfZero;
+        impl Loss for LogOfZero {
+            fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
+                let first = targets.to_dtype(candle_core::DType::F32)?.sum_all()?;
+                Ok(((predictions.mean_all()? * 0.0)? + first.affine(0.0, -1.0)?.log()?)?)
+            }
+        }
+        let (model, parameters) = mlp(3);
+        let train = poisoned(&[]);
+        let folder = tempfile::tempdir().unwrap();
+        let before = parameters.tensors().unwrap();
+        let mut trainer = Trainer::new(model, &parameters, LogOfZero, Sgd::new(&parameters).build().unwrap())
+            .learning_rate(0.1)
+            .last_finite_folder(folder.path())
+            .quiet()
+            .build()
+            .unwrap();
+        let text = trainer.fit(&train, None).unwrap_err().to_string();
+        for part in
+            ["the loss is NaN at step 1 (epoch 1", "[0, 1, 2, 3", "after step 0 and saved in", "look for a logarithm"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let saved =
+            candle_core::safetensors::load(folder.path().join("last-finite.safetensors"), &Device::Cpu).unwrap();
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (name, tensor) in parameters.tensors().unwrap() {
+            assert_eq!(values(&tensor), values(&saved[&name]), "{name}");
+            assert_eq!(values(&tensor), values(&before[&name]), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_diverging_training_blames_the_rate() {
+        let (train, validation) = loaders();
+        let mut trainer = trainer(3).0.epochs(50).learning_rate(1e30).quiet().build().unwrap();
+        let text = trainer.fit(&train, Some(&validation)).unwrap_err().to_string();
+        assert!(text.contains("lower the learning rate"), "{text}");
+    }
+}
