@@ -1,7 +1,7 @@
 //! Training processes that are stopped, killed and starved of disk, and resumed.
 //!
-//! This program runs itself as a child: a small training with dropout, gradient accumulation,
-//! clipping and ReduceLROnPlateau, which saves a checkpoint every few steps and resumes from the
+//! This program runs itself as a child: a small training with dropout, augmentation, two workers,
+//! gradient accumulation, clipping, a weight average and ReduceLROnPlateau, which saves a checkpoint every few steps and resumes from the
 //! newest that is whole. The parent kills it at random moments, and compares what comes out with
 //! an undisturbed run, to the bit.
 
@@ -45,6 +45,7 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
     let folder = CheckpointFolder::open(folder, Retention::new().last(2).every(1000))?;
     let mut parameters = Parameters::new(7, &Device::Cpu);
     let model = Sequential::new()
+        .add(Flatten)
         .add(Linear::new(4, 16, &parameters.at("fc1"))?)
         .add(Activation::Relu)
         .add(Dropout::new(0.3, &parameters.at("dropout"))?)
@@ -76,7 +77,7 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
         }
     }
     while step < until {
-        for data in loader.epoch(epoch)?.skip(batch) {
+        for data in loader.epoch_from(epoch, batch)? {
             let data = data?;
             let loss = cross_entropy(&model.forward_t(&data.inputs, true)?, &data.targets)?;
             batch += 1;
@@ -121,14 +122,16 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
     Ok(crc32c::crc32c(&std::fs::read(resume.path)?))
 }
 
-/// 50 examples in batches of 8: the last of an epoch is short, and so is the last group.
+/// 50 images of 2 × 2 in batches of 8: the last of an epoch is short, and so is the last group.
 fn loader() -> Result<DataLoader> {
     let mut generator = Generator::new(1);
     let xs: Vec<f32> = (0..50 * 4).map(|_| generator.normal() as f32).collect();
     let ys: Vec<u32> = xs.chunks(4).map(|x| u32::from(x[0] > 0.3) + u32::from(x[1] > 0.0)).collect();
-    let dataset =
-        TensorDataset::new(Tensor::from_vec(xs, (50, 4), &Device::Cpu)?, Tensor::from_vec(ys, 50, &Device::Cpu)?)?;
-    DataLoader::new(dataset).batch_size(8).shuffle(3).build()
+    let dataset = TensorDataset::new(
+        Tensor::from_vec(xs, (50, 1, 2, 2), &Device::Cpu)?,
+        Tensor::from_vec(ys, 50, &Device::Cpu)?,
+    )?;
+    DataLoader::new(dataset).batch_size(8).shuffle(3).transform(RandomHorizontalFlip::new(5)).workers(2).build()
 }
 
 fn child(folder: &Path, until: u64) -> Command {
