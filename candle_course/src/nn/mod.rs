@@ -12,11 +12,8 @@ mod layer_norm;
 mod linear;
 mod pair;
 mod parameters;
-<<<<<<< HEAD
-mod rnn;
-=======
 mod pool;
->>>>>>> main
+mod rnn;
 mod sequential;
 mod shape;
 
@@ -24,21 +21,14 @@ pub use activation::Activation;
 pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
 pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};
 pub use dropout::Dropout;
-<<<<<<< HEAD
 pub use group_norm::GroupNorm;
 pub use init::{Fan, Init, Nonlinearity};
-=======
-pub use init::Init;
 pub use layer_norm::{LayerNorm, LayerNormBuilder};
->>>>>>> main
 pub use linear::Linear;
 pub use pair::Pair;
 pub use parameters::{Parameters, Scope};
-<<<<<<< HEAD
-pub use rnn::{Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, Rnn, RnnBuilder};
-=======
 pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
->>>>>>> main
+pub use rnn::{Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, Rnn, RnnBuilder};
 pub use sequential::Sequential;
 pub use shape::{Flatten, Upsample, UpsampleMode};
 
