@@ -64,16 +64,31 @@ fn mistakes_are_named() {
         (message(CrossEntropy::new().class_weights(vec![1.0, -1.0]).build()), "not negative"),
         (message(CrossEntropy::new().class_weights(vec![0.0, 0.0]).build()), "at least one positive"),
         (message(CrossEntropy::new().class_weights(vec![1.0, f64::NAN]).build()), "finite"),
-        (message(CrossEntropy::new().label_smoothing(1.5).build()), "`label_smoothing`: expected a number in [0, 1], got 1.5"),
+        (
+            message(CrossEntropy::new().label_smoothing(1.5).build()),
+            "`label_smoothing`: expected a number in [0, 1], got 1.5",
+        ),
         (message(CrossEntropy::new().label_smoothing(-0.1).forward(&logits, &labels(&[0, 1]))), "label_smoothing"),
-        (message(CrossEntropy::new().class_weights(vec![1.0; 2]).forward(&logits, &labels(&[0, 1]))), "one per class, 3"),
+        (
+            message(CrossEntropy::new().class_weights(vec![1.0; 2]).forward(&logits, &labels(&[0, 1]))),
+            "one per class, 3",
+        ),
         (message(CrossEntropy::new().ignore_index(0).forward(&logits, &logits)), "no index with soft targets"),
         (message(BinaryCrossEntropy::new().pos_weight(vec![-2.0]).build()), "pos_weight"),
-        (message(BinaryCrossEntropy::new().pos_weight(vec![1.0; 3]).forward(&two, &numbers(&[0., 1.]))), "one per label"),
+        (
+            message(BinaryCrossEntropy::new().pos_weight(vec![1.0; 3]).forward(&two, &numbers(&[0., 1.]))),
+            "one per label",
+        ),
         (message(BinaryCrossEntropy::new().weights(&numbers(&[-1.])).build()), "not negative"),
-        (message(BinaryCrossEntropy::new().weights(&numbers(&[1., 1., 1.])).forward(&two, &numbers(&[0., 1.]))), "broadcasts"),
+        (
+            message(BinaryCrossEntropy::new().weights(&numbers(&[1., 1., 1.])).forward(&two, &numbers(&[0., 1.]))),
+            "broadcasts",
+        ),
         (message(Focal::new().gamma(-1.0).build()), "`gamma`"),
-        (message(Focal::new().alpha(vec![1.0; 2]).forward(&logits, &labels(&[0, 1]))), "`alpha`: expected one per class"),
+        (
+            message(Focal::new().alpha(vec![1.0; 2]).forward(&logits, &labels(&[0, 1]))),
+            "`alpha`: expected one per class",
+        ),
         (message(BinaryFocal::new().alpha(1.5).build()), "`alpha`: expected a number in [0, 1], got 1.5"),
         (message(Huber::new().delta(0.0).build()), "`delta`: expected a positive number, got 0"),
         (message(SmoothL1::new().beta(-1.0).build()), "`beta`"),
@@ -108,7 +123,8 @@ fn a_diverged_model_is_not_hidden() {
         assert!(loss.forward(&nan, &targets).unwrap().to_scalar::<f32>().unwrap().is_nan());
     }
     let (x, y) = (numbers(&[f32::NAN]), numbers(&[1.]));
-    for value in [mse(&x, &y), mae(&x, &y), huber(&x, &y), log_cosh(&x, &y), binary_cross_entropy(&x, &y), hinge(&x, &y)]
+    for value in
+        [mse(&x, &y), mae(&x, &y), huber(&x, &y), log_cosh(&x, &y), binary_cross_entropy(&x, &y), hinge(&x, &y)]
     {
         assert!(value.unwrap().to_scalar::<f32>().unwrap().is_nan());
     }
@@ -133,7 +149,8 @@ fn gradients_are_finite_where_naive_forms_fail() {
         let sizes = [0.0, 1.0, 30.0, 200.0, 1e4, 1e30];
         let logits: Vec<f32> =
             (0..12).map(|_| sizes[generator.below(6)] as f32 * if generator.chance(0.5) { 1. } else { -1. }).collect();
-        let targets: Vec<u32> = (0..4).map(|_| [0, 1, 2, 255][generator.below(if round % 5 == 0 { 1 } else { 4 })]).collect();
+        let targets: Vec<u32> =
+            (0..4).map(|_| [0, 1, 2, 255][generator.below(if round % 5 == 0 { 1 } else { 4 })]).collect();
         let x = Var::from_tensor(&Tensor::from_vec(logits.clone(), shape, &Device::Cpu).unwrap()).unwrap();
         let y = Tensor::from_vec(targets.clone(), (1, 2, 2), &Device::Cpu).unwrap();
         for (name, loss) in &losses {
@@ -174,7 +191,8 @@ fn learned_weights_begin_as_given_and_follow_the_formula() {
     for ((_, weight), expected) in loss.weights().unwrap().into_iter().zip([0.2, 3.0]) {
         assert!((weight - expected).abs() < 1e-12);
     }
-    let (height, metres) = (Tensor::new(&[1f64, 4.], &Device::Cpu).unwrap(), Tensor::new(&[0f64, 1.], &Device::Cpu).unwrap());
+    let (height, metres) =
+        (Tensor::new(&[1f64, 4.], &Device::Cpu).unwrap(), Tensor::new(&[0f64, 1.], &Device::Cpu).unwrap());
     let (cover, classes) = (Tensor::new(&[[1f64, 0.]], &Device::Cpu).unwrap(), labels(&[1]));
     let value = loss.forward(&[(&height, &metres), (&cover, &classes)]).unwrap();
     let parts: Vec<f64> = value.parts.iter().map(|(_, part)| part.to_scalar().unwrap()).collect();
