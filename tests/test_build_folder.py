@@ -77,7 +77,7 @@ def test_folders_of_deleted_clones_are_removed(tmp_path):
 
 
 def kernel_cargo(folder, cargo):
-    environment = dict(os.environ, CANDLE_COURSE_CARGO=cargo, CANDLE_COURSE_PATH=os.environ["PATH"])
+    environment = dict(os.environ, CANDLE_COURSE_CARGO=cargo, CANDLE_COURSE_PATH=os.environ["PATH"], CANDLE_COURSE_CARGO_HOME="")
     return subprocess.run([KERNEL_BIN / "cargo", "build"], cwd=folder, env=environment).returncode
 
 
@@ -96,7 +96,7 @@ def test_evcxr_finds_the_kernels_cargo(tmp_path):
     fake = tmp_path / "rustup"
     fake.write_text('#!/bin/sh\necho "real rustup: $*"\n')
     fake.chmod(0o755)
-    environment = dict(os.environ, CANDLE_COURSE_PATH=f"{tmp_path}:{os.environ['PATH']}")
+    environment = dict(os.environ, CANDLE_COURSE_PATH=f"{tmp_path}:{os.environ['PATH']}", CANDLE_COURSE_CARGO_HOME="")
 
     def ask(*arguments):
         return subprocess.run([KERNEL_BIN / "rustup", *arguments], env=environment, capture_output=True, text=True).stdout.strip()

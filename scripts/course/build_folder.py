@@ -90,7 +90,12 @@ def run_environment() -> dict:
     environment[name] = os.pathsep.join(filter(None, [environment.get(name), libraries]))
     environment["CANDLE_COURSE_PATH"] = environment["PATH"]
     environment["CANDLE_COURSE_CARGO"] = cargo()
-    environment["PATH"] = f"{Path(__file__).resolve().parent / 'kernel-bin'}{os.pathsep}{environment['PATH']}"
+    environment["CANDLE_COURSE_CARGO_HOME"] = environment.get("CARGO_HOME") or str(Path.home() / ".cargo")
+    environment["CANDLE_COURSE_PYTHON"] = sys.executable
+    here = Path(__file__).resolve().parent
+    # evcxr asks rustup or the PATH for cargo; rust-analyzer inside it looks in CARGO_HOME first.
+    environment["PATH"] = f"{here / 'kernel-bin'}{os.pathsep}{environment['PATH']}"
+    environment["CARGO_HOME"] = str(here / "analysis")
     return environment
 
 

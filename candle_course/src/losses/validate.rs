@@ -223,3 +223,14 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
     }
     .map_err(bad)
 }
+
+/// Log-probabilities are never positive; logits and probabilities nearly always are somewhere.
+pub(crate) fn log_probabilities_only(name: &str, tensor: &Tensor) -> Result<()> {
+    let (_, high) = range(tensor)?;
+    if high <= 1e-5 || high.is_nan() {
+        return Ok(());
+    }
+    Err(Error::argument(name, "log-probabilities, never above 0", format!("a largest value of {high}")).hint(
+        "are these logits or probabilities? apply `candle_nn::ops::log_softmax` to logits, or use `cross_entropy`",
+    ))
+}

@@ -148,7 +148,8 @@ impl Trainer {
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.check(train, validation)?;
         let mut callbacks = std::mem::take(&mut self.callbacks);
-        let mut listeners: Vec<&mut dyn Callback> = callbacks.iter_mut().map(|callback| &mut **callback as _).collect();
+        let mut listeners: Vec<&mut dyn Callback> =
+            callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
         let result = self.run(train, validation, &mut listeners);
         self.callbacks = callbacks;
         result?;
