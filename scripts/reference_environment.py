@@ -1,7 +1,7 @@
 """Runs the calling script in a Python that has PyTorch.
 
 `CANDLE_COURSE_REFERENCE_PYTHON` names a ready interpreter; without it a throwaway environment is
-made from the pins below and deleted afterwards.
+made from `reference-requirements.txt` and deleted afterwards.
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import venv
 
-PINS = ["torch==2.15.0", "numpy", "safetensors"]
+REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reference-requirements.txt")
 MARK = "CANDLE_COURSE_IN_REFERENCE_ENVIRONMENT"
 
 
@@ -24,8 +24,8 @@ def enter() -> None:
     if python:
         sys.exit(subprocess.run([python, *arguments], env=environment).returncode)
     with tempfile.TemporaryDirectory() as folder:
-        print(f"making a throwaway environment with {', '.join(PINS)}", flush=True)
+        print("making a throwaway environment with PyTorch", flush=True)
         venv.create(folder, with_pip=True)
         python = os.path.join(folder, "bin", "python")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PINS], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
         sys.exit(subprocess.run([python, *arguments], env=environment).returncode)

@@ -259,7 +259,48 @@ def nn():
     print(f"{path}: {len(out)} tensors, {path.stat().st_size} bytes")
 
 
-PARTS = {"optimizers": optimizers, "schedules": schedules, "nn": nn}
+# --- whole networks: weights and logits ----------------------------------------------------------
+
+
+def networks():
+    N = torch.nn
+    torch.manual_seed(43)
+
+    class Named(N.Sequential):
+        def __init__(self, **layers):
+            super().__init__()
+            for name, layer in layers.items():
+                self.add_module(name, layer)
+
+    mlp = Named(fc1=N.Linear(784, 16), relu=N.ReLU(), fc2=N.Linear(16, 10))
+    cnn = Named(
+        conv1=N.Conv2d(3, 4, 3, padding=1, bias=False),
+        norm1=N.BatchNorm2d(4),
+        relu1=N.ReLU(),
+        pool1=N.MaxPool2d(2),
+        conv2=N.Conv2d(4, 6, 3, padding=1, bias=False),
+        norm2=N.BatchNorm2d(6),
+        relu2=N.ReLU(),
+        pool2=N.MaxPool2d(2),
+        flatten=N.Flatten(),
+        fc=N.Linear(24, 10),
+    )
+    for name, module, shape in [("mlp", mlp, (2, 784)), ("cnn", cnn, (4, 3, 8, 8))]:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+        # A few steps, so that running statistics, scales and shifts are not those of the start.
+        for _ in range(5):
+            optimizer.zero_grad()
+            N.functional.cross_entropy(module(torch.randn(16, *shape[1:])), torch.randint(10, (16,))).backward()
+            optimizer.step()
+        module.eval()
+        xs = torch.randn(shape)
+        out = {f"state.{key}": value for key, value in module.state_dict().items()}
+        path = DATA / "nn" / f"pytorch_{name}.safetensors"
+        save_file({**out, "xs": xs, "logits": module(xs).detach()}, path)
+        print(f"{path}: {path.stat().st_size} bytes")
+
+
+PARTS = {"optimizers": optimizers, "schedules": schedules, "nn": nn, "networks": networks}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

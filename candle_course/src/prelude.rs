@@ -11,8 +11,9 @@ pub use crate::random::Generator;
 
 // nn
 pub use crate::nn::{
-    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Flatten,
-    Init, LayerNorm, Linear, MaxPool2d, Model, Parameters, Scope, Sequential, Upsample, UpsampleMode,
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Fan, Flatten,
+    GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, RecurrentOutput, Rnn,
+    Scope, Sequential, Upsample, UpsampleMode,
 };
 pub use crate::ops;
 
@@ -67,7 +68,7 @@ pub use crate::checkpoint::{
 };
 
 // training
-pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
+pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
     BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,

@@ -48,10 +48,11 @@ fn cifar(parameters: &Parameters) -> Result<Sequential> {
         }
         from = to;
     }
-    Ok(model
-        .add(Flatten)
-        .add(Linear::new(2048, 256, &parameters.at("fc1"))?.with_relu())
-        .add(Linear::new(256, 10, &parameters.at("fc2"))?))
+    Ok(model.add(Flatten).add(Linear::new(2048, 256, &parameters.at("fc1"))?.with_relu()).add(Linear::new(
+        256,
+        10,
+        &parameters.at("fc2"),
+    )?))
 }
 
 /// Two levels down, two up, 16 channels at the top.

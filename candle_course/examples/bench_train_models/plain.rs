@@ -104,8 +104,10 @@ pub fn build(model: &str) -> Result<Step> {
     };
     // Running statistics are variables here; they have no gradient and are passed over.
     let variables = variables.all_vars();
-    let mut velocities: Vec<Var> =
-        variables.iter().map(|var| Var::zeros(var.shape(), DType::F32, &Device::Cpu)).collect::<candle_core::Result<_>>()?;
+    let mut velocities: Vec<Var> = variables
+        .iter()
+        .map(|var| Var::zeros(var.shape(), DType::F32, &Device::Cpu))
+        .collect::<candle_core::Result<_>>()?;
     let mut adam = AdamW::new_lr(variables.clone(), 1e-3)?;
     let with_adam = model != "cifar";
     Ok(Box::new(move |xs, targets| {

@@ -55,3 +55,6 @@ impl<C: Checkpoint + ?Sized> Checkpoint for Box<C> {
         (**self).load_tensors(tensors)
     }
 }
+
+#[cfg(test)]
+mod pytorch_tests;

@@ -47,6 +47,10 @@ impl Subset {
 }
 
 impl Dataset for Subset {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        self.dataset.origin(self.inner(index).ok()?)
+    }
+
     fn len(&self) -> usize {
         self.indices.len()
     }

@@ -75,6 +75,13 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
+    /// Where example `index` is stored, as an address of the storage and a place in it: equal for
+    /// one and the same example seen through different data sets (a subset and the whole, say).
+    /// `None` if this cannot be told.
+    fn origin(&self, _index: usize) -> Option<(usize, usize)> {
+        None
+    }
+
     /// The example at `index`, on the CPU.
     ///
     /// # Errors
@@ -132,6 +139,10 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 impl<D: Dataset + ?Sized> Dataset for Arc<D> {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        (**self).origin(index)
+    }
+
     fn len(&self) -> usize {
         (**self).len()
     }
@@ -146,6 +157,10 @@ impl<D: Dataset + ?Sized> Dataset for Arc<D> {
 }
 
 impl<D: Dataset + ?Sized> Dataset for Box<D> {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        (**self).origin(index)
+    }
+
     fn len(&self) -> usize {
         (**self).len()
     }
@@ -194,6 +209,11 @@ impl TensorDataset {
 }
 
 impl Dataset for TensorDataset {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        let (storage, _) = self.inputs.storage_and_layout();
+        Some((std::ptr::from_ref(&*storage) as usize, index))
+    }
+
     fn len(&self) -> usize {
         self.inputs.dims()[0]
     }

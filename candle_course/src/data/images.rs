@@ -245,6 +245,10 @@ impl ImageDataset {
 }
 
 impl Dataset for ImageDataset {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        Some((Arc::as_ptr(&self.pixels) as usize, index))
+    }
+
     fn len(&self) -> usize {
         self.labels.len()
     }

@@ -176,6 +176,17 @@ impl DataLoader {
         Ok(batches)
     }
 
+    /// Where the examples of an epoch are stored, in order; see [`Dataset::origin`].
+    ///
+    /// # Errors
+    /// If the sampler fails.
+    pub fn origins(&self, epoch: usize) -> Result<Vec<(usize, usize)>> {
+        let dataset = self.dataset();
+        let unknown = Arc::as_ptr(dataset).cast::<()>() as usize;
+        let indices = self.sampler.indices(epoch)?;
+        Ok(indices.into_iter().map(|index| dataset.origin(index).unwrap_or((unknown, index))).collect())
+    }
+
     /// What the epoch that was iterated last spent its time on.
     pub fn statistics(&self) -> LoaderStatistics {
         self.statistics.lock().unwrap_or_else(PoisonError::into_inner).clone()

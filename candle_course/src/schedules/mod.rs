@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::plot::{Figure, LineChart, Panels};
 
 mod compose;
 mod cosine;
@@ -113,6 +114,25 @@ pub trait Schedule: Send + Sync {
     /// The learning rates of steps `0..steps`.
     fn learning_rates(&self, steps: usize) -> Vec<f64> {
         (0..steps).map(|step| self.learning_rate(step)).collect()
+    }
+
+    /// A figure of steps `0..steps`; the momentum beneath, if the schedule cycles it.
+    ///
+    /// # Errors
+    /// If there are no steps.
+    fn plot(&self, steps: usize) -> Result<Figure> {
+        if steps == 0 {
+            return Err(Error::argument("steps", "at least 1", 0));
+        }
+        let chart = |what: &str, values: &[f64]| {
+            LineChart::new(what).x_label("step").y_label(what).first_x(0.0).line(what, values).build()
+        };
+        let rates = chart("learning rate", &self.learning_rates(steps))?;
+        let momenta: Option<Vec<f64>> = (0..steps).map(|step| self.momentum(step)).collect();
+        match momenta {
+            None => Ok(rates),
+            Some(momenta) => Panels::new(1).add(rates).add(chart("momentum", &momenta)?).build(),
+        }
     }
 }
 

@@ -194,3 +194,25 @@ impl Schedule for OneCycleLR {
         self.momenta.map(|(base, max)| self.at(step, max, base, max))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figure_shows_rate_and_momentum() {
+        let with = OneCycleLR::new(0.1, 50).build().unwrap().plot(50).unwrap();
+        assert!(with.svg().contains("momentum"));
+        let without = OneCycleLR::new(0.1, 50).constant_momentum().build().unwrap().plot(50).unwrap();
+        assert!(!without.svg().contains("momentum"));
+    }
+
+    #[test]
+    fn the_last_rate_stays_and_bad_phases_are_refused() {
+        let schedule = OneCycleLR::new(0.1, 10).build().unwrap();
+        assert_eq!(schedule.learning_rate(9), schedule.learning_rate(1000));
+        let text = OneCycleLR::new(0.1, 10).three_phase(true).pct_start(0.6).build().unwrap_err().to_string();
+        assert!(text.contains("at most 0.5 with three phases"), "{text}");
+        assert!(OneCycleLR::new(0.1, 1).build().unwrap_err().to_string().contains("epochs × batches per epoch"));
+    }
+}

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
+use crate::plot::{Figure, LineChart};
 use crate::schedules::{Schedule, positive};
 
 /// Trains for a few steps while the rate rises exponentially, and records the loss: where it falls
@@ -231,6 +232,28 @@ impl RangeTestCurve {
     pub fn suggestion(&self) -> f64 {
         self.steepest().min(self.lowest() / 10.0)
     }
+
+    /// The curve with the suggestion marked.
+    ///
+    /// # Errors
+    /// If the figure cannot be made.
+    pub fn plot(&self) -> Result<Figure> {
+        let pairs = |values: &[f64]| -> Vec<(f64, f64)> {
+            self.learning_rates.iter().copied().zip(values.iter().copied()).collect()
+        };
+        // The explosion at the end would flatten everything before it.
+        let (first, low) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
+        let margin = 0.5 * (first - low).abs().max(1e-12);
+        LineChart::new("learning-rate range test")
+            .x_label("learning rate")
+            .y_label("loss")
+            .log_x()
+            .y_range(low - margin, first + margin)
+            .dots("batch", &pairs(&self.losses))
+            .points("smoothed", &pairs(&self.smoothed))
+            .vertical("suggestion", self.suggestion())
+            .build()
+    }
 }
 
 #[cfg(test)]
@@ -267,6 +290,7 @@ mod tests {
         assert!((1e-4..0.5).contains(&curve.suggestion()), "{}", curve.suggestion());
         assert!(curve.suggestion() < curve.lowest());
         assert_eq!(parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap(), before);
+        assert!(curve.plot().unwrap().svg().contains("suggestion"));
         assert_eq!(*parameters.generators()[0].1.lock(), generator_before);
         assert_eq!(optimizer.tensors().unwrap()["0.weight.step"].to_scalar::<i64>().unwrap(), 0);
     }

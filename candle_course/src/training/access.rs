@@ -1,11 +1,12 @@
 //! What can be asked of a trainer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use crate::checkpoint::Checkpoint;
+use crate::data::DataLoader;
 use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
@@ -146,5 +147,25 @@ impl Trainer {
         let tensors = self.parameters.tensors();
         self.swap_average()?;
         tensors
+    }
+
+    /// Notes validation examples that are training examples too.
+    pub(super) fn note_overlap(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        let Some(validation) = validation else { return Ok(()) };
+        let seen: HashSet<(usize, usize)> = train.origins(self.state.epoch)?.into_iter().collect();
+        let validated: HashSet<(usize, usize)> = validation.origins(0)?.into_iter().collect();
+        let mut both: Vec<usize> = validated.intersection(&seen).map(|&(_, index)| index).collect();
+        if !both.is_empty() {
+            both.sort_unstable();
+            let first: Vec<String> = both.iter().take(5).map(usize::to_string).collect();
+            self.note(format!(
+                "warning: {} of {} validation examples are training examples too (index {}{}); the validation flatters",
+                both.len(),
+                validated.len(),
+                first.join(", "),
+                if both.len() > 5 { ", …" } else { "" }
+            ));
+        }
+        Ok(())
     }
 }

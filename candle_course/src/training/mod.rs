@@ -29,3 +29,6 @@ pub use state::TrainState;
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
 pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
+
+#[cfg(test)]
+mod resume_tests;

@@ -148,7 +148,8 @@ impl Trainer {
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.check(train, validation)?;
         let mut callbacks = std::mem::take(&mut self.callbacks);
-        let mut listeners: Vec<&mut dyn Callback> = callbacks.iter_mut().map(|callback| &mut **callback as _).collect();
+        let mut listeners: Vec<&mut dyn Callback> =
+            callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
         let result = self.run(train, validation, &mut listeners);
         self.callbacks = callbacks;
         result?;
@@ -170,7 +171,7 @@ impl Trainer {
             }
             let (started, before) = (Instant::now(), self.state.seconds);
             stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
-            for batch in train.epoch(self.state.epoch)?.skip(self.state.batch) {
+            for batch in train.epoch_from(self.state.epoch, self.state.batch)? {
                 if stop.is_some() {
                     break;
                 }
@@ -341,7 +342,8 @@ impl Trainer {
         let mut checkpoints = self.checkpoints.take();
         let result = checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.start(self));
         self.checkpoints = checkpoints;
-        result
+        result?;
+        self.note_overlap(train, validation)
     }
 
     pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
@@ -556,10 +558,12 @@ pub(crate) mod tests {
 
     #[test]
     fn events_come_in_the_printed_order_and_a_callback_can_stop() {
-        let (train, validation) = loaders();
+        let (_, validation) = loaders();
+        let train = DataLoader::new(points(1)).batch_size(60).build().unwrap();
         let log = Log::default();
         let events = log.0.clone();
         let mut trainer = trainer(1).0.epochs(5).learning_rate(0.1).callback(log).quiet().build().unwrap();
+        assert!(trainer.order_of_events().to_string().contains("callbacks, in order: log"));
         let history = trainer.fit(&train, Some(&validation)).unwrap();
         assert_eq!(*events.lock().unwrap(), crate::training::callbacks::EVENTS.map(|(name, _)| name.to_owned()));
         assert_eq!(history.stopped(), Some("enough"));
@@ -597,5 +601,30 @@ pub(crate) mod tests {
             Trainer::new(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
         let error = trainer.fit(&train, None).unwrap_err().to_string();
         assert!(error.contains("`loss`: expected a scalar") && error.contains("reduction"), "{error}");
+    }
+
+    #[test]
+    fn validation_examples_that_are_trained_on_are_noted() {
+        use crate::data::{Subset, SubsetSampler};
+        let (train, validation) = loaders();
+        let history = |train: &DataLoader, validation: &DataLoader| {
+            let mut trainer = trainer(1).0.learning_rate(0.1).quiet().build().unwrap();
+            trainer.fit(train, Some(validation)).unwrap()
+        };
+        assert!(history(&train, &validation).notes().is_empty());
+        let data = points(1);
+        let loader = |indices: &[usize]| {
+            let sampler = SubsetSampler::new(indices, 1).unwrap();
+            DataLoader::new(data.clone()).sampler(sampler).batch_size(10).build().unwrap()
+        };
+        let (first, rest): (Vec<usize>, Vec<usize>) = ((0..40).collect(), (38..60).collect());
+        let note = history(&loader(&first), &loader(&rest)).notes()[0].clone();
+        assert!(
+            note.starts_with("warning: 2 of 22 validation examples are training examples too (index 38, 39)"),
+            "{note}"
+        );
+        assert!(history(&loader(&first), &loader(&rest[2..])).notes().is_empty());
+        let part = DataLoader::new(Subset::new(data.clone(), &[5, 50]).unwrap()).build().unwrap();
+        assert!(history(&loader(&first), &part).notes()[0].contains("1 of 2 validation examples"));
     }
 }

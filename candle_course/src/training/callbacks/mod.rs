@@ -13,11 +13,13 @@ mod checkpoints;
 mod early_stopping;
 pub(crate) mod monitor;
 mod progress;
+mod tensorboard;
 
 pub use checkpoints::{Checkpoints, CheckpointsBuilder};
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
 pub(crate) use progress::{duration, number};
+pub use tensorboard::TensorBoard;
 
 /// Whether training goes on after an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,7 +27,8 @@ pub enum Flow {
     /// Go on.
     #[default]
     Continue,
-    /// Finish in good order, for this reason; it is written into the history.
+    /// Finish in good order, for this reason; it is written into the history. In the middle of an
+    /// epoch the epoch stays unfinished, and the next call of [`Trainer::fit`] goes on there.
     Stop(String),
 }
 

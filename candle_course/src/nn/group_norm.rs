@@ -1,0 +1,79 @@
+//! Group normalisation.
+
+use candle_core::{Module, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::nn::init::Init;
+use crate::nn::parameters::Scope;
+
+/// y = γ (x − μ) / √(σ² + ε) + β, with mean and (biased) variance over each group of channels of
+/// each example, as `torch.nn.GroupNorm`.
+///
+/// The same in training and evaluation, and independent of the batch: the choice when batches are
+/// too small for batch norm. Parameters: `weight` (γ): `[C]`, 1 at first; `bias` (β): `[C]`, 0 at
+/// first. Wu & He 2018, "Group Normalization".
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let parameters = Parameters::new(0, &Device::Cpu);
+/// let norm = GroupNorm::new(4, 8, &parameters.at("norm"))?;
+/// let y = norm.forward(&Tensor::arange(0f32, 2. * 8. * 9., &Device::Cpu)?.reshape((2, 8, 3, 3))?)?;
+/// assert!(y.mean_all()?.to_scalar::<f32>()?.abs() < 1e-5);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    groups: usize,
+    weight: Var,
+    bias: Var,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// `groups` groups of `channels` channels; ε = 10⁻⁵.
+    ///
+    /// # Errors
+    /// If the channels cannot be divided by the groups, or the scope has a `weight` or `bias`.
+    pub fn new(groups: usize, channels: usize, scope: &Scope) -> Result<Self> {
+        if groups == 0 || channels == 0 || channels % groups != 0 {
+            return Err(Error::argument("groups", format!("a divisor of the {channels} channels"), groups));
+        }
+        Ok(Self {
+            groups,
+            weight: scope.parameter("weight", channels, Init::ONES)?,
+            bias: scope.parameter("bias", channels, Init::ZEROS)?,
+            epsilon: 1e-5,
+        })
+    }
+
+    /// Another ε.
+    #[must_use]
+    pub fn epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+}
+
+impl Module for GroupNorm {
+    /// `xs`: `[N, C, …]` → the same shape.
+    fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
+        let channels = self.weight.elem_count();
+        let dims = xs.dims();
+        if dims.len() < 2 || dims[1] != channels {
+            return Err(Error::argument("xs", format!("shape [N, {channels}, …]"), format!("{dims:?}")).into());
+        }
+        let grouped = xs.reshape((dims[0], self.groups, xs.elem_count() / (dims[0] * self.groups)))?;
+        let centered = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
+        let deviation = (centered.sqr()?.mean_keepdim(2)? + self.epsilon)?.sqrt()?;
+        let mut affine = vec![1; dims.len()];
+        affine[1] = channels;
+        centered
+            .broadcast_div(&deviation)?
+            .reshape(dims)?
+            .broadcast_mul(&self.weight.reshape(affine.clone())?)?
+            .broadcast_add(&self.bias.reshape(affine)?)
+    }
+}

@@ -1,0 +1,482 @@
+//! Recurrent layers.
+
+use candle_core::{D, ModuleT, Tensor, Var};
+
+use crate::error::{Error, Result};
+use crate::nn::dropout::Dropout;
+use crate::nn::init::Init;
+use crate::nn::parameters::Scope;
+
+/// What one step of a recurrent layer computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Tanh,
+    Relu,
+    Lstm,
+    Gru,
+}
+
+impl Cell {
+    /// How many vectors of the hidden size the weights of a step give.
+    fn gates(self) -> usize {
+        match self {
+            Self::Tanh | Self::Relu => 1,
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
+}
+
+/// One layer in one direction.
+#[derive(Debug, Clone)]
+struct Weights {
+    input: Var,
+    hidden: Var,
+    input_bias: Var,
+    hidden_bias: Var,
+}
+
+impl Weights {
+    fn new(cell: Cell, input: usize, hidden: usize, suffix: &str, scope: &Scope) -> Result<Self> {
+        let rows = cell.gates() * hidden;
+        let init = Init::symmetric(1.0 / (hidden as f64).sqrt());
+        let parameter = |name: &str, shape: &[usize]| scope.parameter(&format!("{name}_{suffix}"), shape, init);
+        Ok(Self {
+            input: parameter("weight_ih", &[rows, input])?,
+            hidden: parameter("weight_hh", &[rows, hidden])?,
+            input_bias: parameter("bias_ih", &[rows])?,
+            hidden_bias: parameter("bias_hh", &[rows])?,
+        })
+    }
+
+    /// The new hidden state, and the new cell state of an LSTM.
+    fn step(&self, cell: Cell, x: &Tensor, h: &Tensor, c: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+        let from_input = x.matmul(&self.input.t()?)?.broadcast_add(&self.input_bias)?;
+        let from_hidden = h.matmul(&self.hidden.t()?)?.broadcast_add(&self.hidden_bias)?;
+        match cell {
+            Cell::Tanh => Ok(((from_input + from_hidden)?.tanh()?, c.clone())),
+            Cell::Relu => Ok(((from_input + from_hidden)?.relu()?, c.clone())),
+            Cell::Lstm => {
+                let gates = (from_input + from_hidden)?.chunk(4, D::Minus1)?;
+                let [input, forget, output] = [0, 1, 3].map(|gate| sigmoid(&gates[gate]));
+                let c = ((forget? * c)? + (input? * gates[2].tanh()?)?)?;
+                Ok(((output? * c.tanh()?)?, c))
+            }
+            Cell::Gru => {
+                let (i, h_parts) = (from_input.chunk(3, D::Minus1)?, from_hidden.chunk(3, D::Minus1)?);
+                let reset = sigmoid(&(&i[0] + &h_parts[0])?)?;
+                let update = sigmoid(&(&i[1] + &h_parts[1])?)?;
+                let new = (&i[2] + (reset * &h_parts[2])?)?.tanh()?;
+                // (1 − z) n + z h
+                Ok(((&new + (update * (h - &new)?)?)?, c.clone()))
+            }
+        }
+    }
+}
+
+fn sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
+    // Through tanh: finite for every x, in the gradient too.
+    ((x * 0.5)?.tanh()? + 1.0)? * 0.5
+}
+
+#[derive(Debug, Clone)]
+struct Stack {
+    cell: Cell,
+    input: usize,
+    hidden: usize,
+    /// By layer: forwards, and backwards if bidirectional.
+    layers: Vec<Vec<Weights>>,
+    dropout: Option<Vec<Dropout>>,
+}
+
+/// What a recurrent layer gives.
+#[derive(Debug, Clone)]
+pub struct RecurrentOutput {
+    /// The hidden state of the last layer at every step: `[N, T, H]`, `[N, T, 2H]` if bidirectional.
+    pub output: Tensor,
+    /// Every layer's hidden state after its last step: `[layers, N, H]`, or `[2 · layers, N, H]`.
+    pub hidden: Tensor,
+    /// An LSTM's cell state, shaped as `hidden`; of the others, the same as `hidden`.
+    pub cell: Tensor,
+}
+
+impl Stack {
+    fn run(&self, xs: &Tensor, state: Option<&RecurrentOutput>, train: bool) -> candle_core::Result<RecurrentOutput> {
+        let &[examples, steps, features] = xs.dims() else {
+            return Err(Error::argument("xs", "shape [N, T, features]", format!("{:?}", xs.dims())).into());
+        };
+        if features != self.input || steps == 0 {
+            return Err(Error::argument("xs", format!("shape [N, T ≥ 1, {}]", self.input), format!("{:?}", xs.dims()))
+                .hint("the batch comes first, then time, then features")
+                .into());
+        }
+        let directions = self.layers[0].len();
+        let zeros = Tensor::zeros((examples, self.hidden), xs.dtype(), xs.device())?;
+        let mut xs: Vec<Tensor> = (0..steps)
+            .map(|step| xs.narrow(1, step, 1)?.squeeze(1)?.contiguous())
+            .collect::<candle_core::Result<_>>()?;
+        let (mut hiddens, mut cells) = (Vec::new(), Vec::new());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut outputs = Vec::with_capacity(directions);
+            for (direction, weights) in layer.iter().enumerate() {
+                let (mut h, mut c) = match state {
+                    None => (zeros.clone(), zeros.clone()),
+                    Some(state) => {
+                        let at = index * directions + direction;
+                        (state.hidden.get(at)?.contiguous()?, state.cell.get(at)?.contiguous()?)
+                    }
+                };
+                let mut output = Vec::with_capacity(steps);
+                for step in 0..steps {
+                    let step = if direction == 0 { step } else { steps - 1 - step };
+                    (h, c) = weights.step(self.cell, &xs[step], &h, &c)?;
+                    output.push(h.clone());
+                }
+                if direction == 1 {
+                    output.reverse();
+                }
+                outputs.push(output);
+                hiddens.push(h);
+                cells.push(c);
+            }
+            xs = match &outputs[..] {
+                [forwards] => forwards.clone(),
+                [forwards, backwards, ..] => forwards
+                    .iter()
+                    .zip(backwards)
+                    .map(|(forwards, backwards)| Tensor::cat(&[forwards, backwards], 1))
+                    .collect::<candle_core::Result<_>>()?,
+                [] => xs,
+            };
+            if let Some(dropout) = self.dropout.as_ref().and_then(|layers| layers.get(index)) {
+                // One call for all steps: the masks are independent in time, as PyTorch's.
+                let all = dropout.forward_t(&Tensor::stack(&xs, 1)?, train)?;
+                xs = (0..steps)
+                    .map(|step| all.narrow(1, step, 1)?.squeeze(1)?.contiguous())
+                    .collect::<candle_core::Result<_>>()?;
+            }
+        }
+        let cell = match self.cell {
+            Cell::Lstm => Tensor::stack(&cells, 0)?,
+            _ => Tensor::stack(&hiddens, 0)?,
+        };
+        Ok(RecurrentOutput { output: Tensor::stack(&xs, 1)?, hidden: Tensor::stack(&hiddens, 0)?, cell })
+    }
+}
+
+/// Configures a recurrent layer.
+#[derive(Debug, Clone)]
+struct Settings {
+    input: usize,
+    hidden: usize,
+    layers: usize,
+    bidirectional: bool,
+    dropout: f64,
+    scope: Scope,
+}
+
+impl Settings {
+    fn build(self, cell: Cell) -> Result<Stack> {
+        for (name, size) in [("input_size", self.input), ("hidden_size", self.hidden), ("layers", self.layers)] {
+            if size == 0 {
+                return Err(Error::argument(name, "at least 1", 0));
+            }
+        }
+        if self.dropout > 0.0 && self.layers == 1 {
+            return Err(Error::argument("dropout", "0 for a single layer: it stands between layers", self.dropout));
+        }
+        let directions: &[&str] = if self.bidirectional { &["", "_reverse"] } else { &[""] };
+        let layers = (0..self.layers)
+            .map(|layer| {
+                let input = if layer == 0 { self.input } else { self.hidden * directions.len() };
+                directions
+                    .iter()
+                    .map(|direction| {
+                        Weights::new(cell, input, self.hidden, &format!("l{layer}{direction}"), &self.scope)
+                    })
+                    .collect()
+            })
+            .collect::<Result<_>>()?;
+        let dropout = (self.dropout > 0.0)
+            .then(|| {
+                (1..self.layers)
+                    .map(|layer| Dropout::new(self.dropout, &self.scope.at(format!("dropout_l{}", layer - 1))))
+                    .collect()
+            })
+            .transpose()?;
+        Ok(Stack { cell, input: self.input, hidden: self.hidden, layers, dropout })
+    }
+}
+
+macro_rules! recurrent {
+    ($(#[$docs:meta])* $layer:ident, $builder:ident, $cell:expr) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone)]
+        pub struct $layer(Stack);
+
+        #[doc = concat!("Configures [`", stringify!($layer), "`].")]
+        #[derive(Debug, Clone)]
+        pub struct $builder {
+            settings: Settings,
+            cell: Cell,
+        }
+
+        impl $layer {
+            /// One layer, forwards, unless told otherwise.
+            #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
+            pub fn new(input_size: usize, hidden_size: usize, scope: &Scope) -> $builder {
+                $builder {
+                    settings: Settings {
+                        input: input_size,
+                        hidden: hidden_size,
+                        layers: 1,
+                        bidirectional: false,
+                        dropout: 0.0,
+                        scope: scope.clone(),
+                    },
+                    cell: $cell,
+                }
+            }
+
+            /// `xs`: `[N, T, input]`. Begins with `state`, the output of a call before, or with
+            /// zeros.
+            ///
+            /// # Errors
+            /// If shapes do not fit.
+            pub fn run(&self, xs: &Tensor, state: Option<&RecurrentOutput>, train: bool) -> Result<RecurrentOutput> {
+                Ok(self.0.run(xs, state, train)?)
+            }
+        }
+
+        impl $builder {
+            /// How many layers, one on the other (default 1).
+            #[must_use]
+            pub fn layers(mut self, layers: usize) -> Self {
+                self.settings.layers = layers;
+                self
+            }
+
+            /// A second set of layers that goes backwards in time (default off).
+            #[must_use]
+            pub fn bidirectional(mut self, bidirectional: bool) -> Self {
+                self.settings.bidirectional = bidirectional;
+                self
+            }
+
+            /// Dropout between layers (default 0).
+            #[must_use]
+            pub fn dropout(mut self, p: f64) -> Self {
+                self.settings.dropout = p;
+                self
+            }
+
+            /// The layer.
+            ///
+            /// # Errors
+            /// If a size is 0, there is dropout but one layer, or a parameter's name is taken.
+            pub fn build(self) -> Result<$layer> {
+                Ok($layer(self.settings.build(self.cell)?))
+            }
+        }
+
+        impl ModuleT for $layer {
+            /// `xs`: `[N, T, input]` → the hidden state of the last layer at every step.
+            fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+                Ok(self.0.run(xs, None, train)?.output)
+            }
+        }
+    };
+}
+
+recurrent! {
+    /// The plain recurrent layer, h' = tanh(W_ih x + b_ih + W_hh h + b_hh), as `torch.nn.RNN` with
+    /// `batch_first=True`. Elman 1990, "Finding Structure in Time".
+    ///
+    /// Parameters, for layer k: `weight_ih_lk`: `[H, in]`; `weight_hh_lk`: `[H, H]`; `bias_ih_lk`,
+    /// `bias_hh_lk`: `[H]`; backwards with `_reverse` at the end; all uniform in ±1/√H at first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let parameters = Parameters::new(0, &Device::Cpu);
+    /// let layer = Rnn::new(3, 8, &parameters.at("rnn")).build()?;
+    /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(layer.run(&xs, None, true)?.hidden.dims(), [1, 2, 8]);
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    Rnn, RnnBuilder, Cell::Tanh
+}
+
+recurrent! {
+    /// Long short-term memory, as `torch.nn.LSTM` with `batch_first=True`. Hochreiter &
+    /// Schmidhuber 1997, "Long Short-Term Memory"; forget gate: Gers et al. 2000.
+    ///
+    /// i, f, o = σ(…), g = tanh(…) of W_ih x + b_ih + W_hh h + b_hh; c' = f c + i g;
+    /// h' = o tanh(c'). Parameters as [`Rnn`]'s, with the rows of i, f, g, o in turn: `[4H, …]`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let parameters = Parameters::new(0, &Device::Cpu);
+    /// let layer = Lstm::new(3, 8, &parameters.at("lstm")).layers(2).dropout(0.2).build()?;
+    /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(layer.run(&xs, None, true)?.output.dims(), [2, 5, 8]);
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    Lstm, LstmBuilder, Cell::Lstm
+}
+
+recurrent! {
+    /// Gated recurrent unit, as `torch.nn.GRU` with `batch_first=True`. Cho et al. 2014, "Learning
+    /// Phrase Representations using RNN Encoder-Decoder".
+    ///
+    /// r, z = σ(W_ih x + b_ih + W_hh h + b_hh); n = tanh(W_in x + b_in + r (W_hn h + b_hn));
+    /// h' = (1 − z) n + z h. Parameters as [`Rnn`]'s, with the rows of r, z, n in turn: `[3H, …]`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let parameters = Parameters::new(0, &Device::Cpu);
+    /// let layer = Gru::new(3, 8, &parameters.at("gru")).bidirectional(true).build()?;
+    /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(layer.run(&xs, None, true)?.output.dims(), [2, 5, 16]);
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    Gru, GruBuilder, Cell::Gru
+}
+
+impl RnnBuilder {
+    /// max(x, 0) instead of tanh.
+    #[must_use]
+    pub fn relu(mut self) -> Self {
+        self.cell = Cell::Relu;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::nn::{GroupNorm, Parameters};
+    use candle_core::{DType, Device, Module};
+    use std::collections::BTreeMap;
+
+    fn reference(case: &str) -> BTreeMap<String, Tensor> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/nn/recurrent.safetensors");
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let prefix = format!("{case}/");
+        tensors
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), tensor)))
+            .collect()
+    }
+
+    fn state_dict(reference: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+        let own = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix("state.")?.to_owned(), tensor.clone()));
+        reference.iter().filter_map(own).collect()
+    }
+
+    fn assert_close(got: &Tensor, expected: &Tensor, what: &str) {
+        assert_eq!(got.dims(), expected.dims(), "{what}");
+        let difference = (got - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+        assert!(difference < 1e-10, "{what}: {difference}");
+    }
+
+    /// Parameter gradients and the input's.
+    fn check_gradients(
+        loss: &Tensor,
+        parameters: &Parameters,
+        xs: &Var,
+        reference: &BTreeMap<String, Tensor>,
+        what: &str,
+    ) {
+        let gradients = loss.backward().unwrap();
+        for (name, var) in parameters.trainable() {
+            let expected = &reference[&format!("gradient.{name}")];
+            assert_close(gradients.get(&var).unwrap(), expected, &format!("{what}, gradient of {name}"));
+        }
+        assert_close(gradients.get(xs).unwrap(), &reference["gradient.xs"], &format!("{what}, gradient of xs"));
+    }
+
+    #[test]
+    fn values_and_gradients_agree_with_pytorch() {
+        for case in ["rnn", "rnn_relu", "lstm", "gru", "lstm_deep", "gru_deep"] {
+            let reference = reference(case);
+            let mut parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+            let (scope, deep) = (parameters.root(), case.ends_with("deep"));
+            let (layers, both) = if deep { (2, true) } else { (1, false) };
+            let run: Box<dyn Fn(&Tensor) -> Result<RecurrentOutput>> = match case.split('_').next() {
+                Some("lstm") => {
+                    let layer = Lstm::new(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
+                    Box::new(move |xs| layer.run(xs, None, true))
+                }
+                Some("gru") => {
+                    let layer = Gru::new(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
+                    Box::new(move |xs| layer.run(xs, None, true))
+                }
+                _ => {
+                    let builder = Rnn::new(3, 4, &scope);
+                    let layer = if case == "rnn_relu" { builder.relu() } else { builder }.build().unwrap();
+                    Box::new(move |xs| layer.run(xs, None, true))
+                }
+            };
+            parameters.load_tensors(&state_dict(&reference)).unwrap();
+            let xs = Var::from_tensor(&reference["xs"]).unwrap();
+            let got = run(&xs).unwrap();
+            assert_close(&got.output, &reference["output"], case);
+            assert_close(&got.hidden, &reference["hidden"], case);
+            if let Some(cell) = reference.get("cell") {
+                assert_close(&got.cell, cell, case);
+            }
+            let loss = (got.output * &reference["weights"]).unwrap().sum_all().unwrap();
+            check_gradients(&loss, &parameters, &xs, &reference, case);
+        }
+    }
+
+    #[test]
+    fn group_norm_agrees_with_pytorch() {
+        let reference = reference("group_norm");
+        let mut parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+        let norm = GroupNorm::new(2, 4, &parameters.root()).unwrap();
+        parameters.load_tensors(&state_dict(&reference)).unwrap();
+        let xs = Var::from_tensor(&reference["xs"]).unwrap();
+        let ys = norm.forward(&xs).unwrap();
+        assert_close(&ys, &reference["output"], "group norm");
+        let loss = (ys * &reference["weights"]).unwrap().sum_all().unwrap();
+        check_gradients(&loss, &parameters, &xs, &reference, "group norm");
+        assert!(GroupNorm::new(3, 4, &parameters.at("other")).unwrap_err().to_string().contains("a divisor of the 4"));
+    }
+
+    #[test]
+    fn a_sequence_can_be_run_in_two_parts() {
+        let parameters = Parameters::with_dtype(5, DType::F64, &Device::Cpu);
+        let layer = Lstm::new(3, 4, &parameters.root()).layers(2).build().unwrap();
+        let xs = reference("lstm")["xs"].clone();
+        let whole = layer.run(&xs, None, false).unwrap();
+        let first = layer.run(&xs.narrow(1, 0, 2).unwrap(), None, false).unwrap();
+        let second = layer.run(&xs.narrow(1, 2, 3).unwrap(), Some(&first), false).unwrap();
+        assert_close(&second.hidden, &whole.hidden, "hidden");
+        assert_close(&Tensor::cat(&[&first.output, &second.output], 1).unwrap(), &whole.output, "output");
+    }
+
+    #[test]
+    fn dropout_stands_between_layers_and_only_in_training() {
+        let parameters = Parameters::new(5, &Device::Cpu);
+        let layer = Gru::new(3, 4, &parameters.root()).layers(3).dropout(0.5).build().unwrap();
+        assert_eq!(parameters.generators().len(), 2);
+        let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu).unwrap();
+        let run = |train| layer.forward_t(&xs, train).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(run(false), run(false));
+        assert_ne!(run(true), run(true));
+        assert!(Gru::new(3, 4, &parameters.at("one")).dropout(0.5).build().is_err());
+        let text = layer.forward_t(&xs.narrow(2, 0, 2).unwrap(), true).unwrap_err().to_string();
+        assert!(text.contains("shape [N, T ≥ 1, 3]"), "{text}");
+    }
+}

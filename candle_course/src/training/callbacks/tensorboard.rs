@@ -1,0 +1,237 @@
+//! A training written down for TensorBoard.
+
+use std::path::Path;
+
+use candle_core::DType;
+use candle_core::backprop::GradStore;
+
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::tensorboard::{HyperParameters, SummaryWriter};
+use crate::training::diagnosis::Probe;
+use crate::training::{Callback, Flow, Trainer};
+
+/// Writes a training as a TensorBoard run: after every epoch the losses and metrics of training
+/// and validation, on one chart each (page *Custom scalars*), and histograms of weights and
+/// gradients; every few steps loss and learning rate.
+///
+/// | tag | what |
+/// | --- | --- |
+/// | `loss/train`, `loss/validation` | an epoch's mean, at the epoch's last step |
+/// | `accuracy/train`, `accuracy/validation` | so for every metric |
+/// | `step/loss`, `step/learning_rate`, `step/gradient_norm` | every few steps |
+/// | `weights/fc1.weight`, `gradients/fc1.weight` | histograms, an epoch's last step |
+/// | `activations/…`, `activation_gradients/…` | histograms, with [`TensorBoard::probe`] |
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let folder = tempfile::tempdir()?;
+/// let tensorboard = TensorBoard::new(folder.path().join("cnn-1"))?.every_steps(50)?;
+/// let writer = tensorboard.writer(); // for images and figures of your own
+/// writer.text("notes", "the first try", 0)?;
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub struct TensorBoard {
+    writer: SummaryWriter,
+    every_steps: usize,
+    histograms_every: usize,
+    hyper_parameters: Option<HyperParameters>,
+    probe: Option<(Probe, Batch)>,
+}
+
+impl TensorBoard {
+    /// A run in `folder`; its name is the folder's. TensorBoard is pointed at the parent.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn new(folder: impl AsRef<Path>) -> Result<Self> {
+        let writer = SummaryWriter::new(folder)?;
+        Ok(Self { writer, every_steps: 20, histograms_every: 1, hyper_parameters: None, probe: None })
+    }
+
+    /// Writes loss and learning rate every so many steps (20).
+    ///
+    /// # Errors
+    /// If `steps` is 0.
+    pub fn every_steps(mut self, steps: usize) -> Result<Self> {
+        if steps == 0 {
+            return Err(Error::argument("steps", "at least 1", 0));
+        }
+        self.every_steps = steps;
+        Ok(self)
+    }
+
+    /// Writes histograms of weights and gradients every so many epochs (1); 0 for none.
+    pub fn histograms_every(mut self, epochs: usize) -> Self {
+        self.histograms_every = epochs;
+        self
+    }
+
+    /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
+    /// of the validation are its results, unless it names others.
+    pub fn hyper_parameters(mut self, hyper_parameters: HyperParameters) -> Self {
+        self.hyper_parameters = Some(hyper_parameters);
+        self
+    }
+
+    /// After every epoch, histograms of what the layers that `probe` watches do with `batch`. The
+    /// trainer's model must be the watched one.
+    pub fn probe(mut self, probe: &Probe, batch: Batch) -> Self {
+        self.probe = Some((probe.clone(), batch));
+        self
+    }
+
+    /// The writer, to add images, figures and text to the run.
+    pub fn writer(&self) -> SummaryWriter {
+        self.writer.clone()
+    }
+}
+
+impl Callback for TensorBoard {
+    fn name(&self) -> &str {
+        "tensorboard"
+    }
+
+    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let step = trainer.state().step;
+        if step > 0 {
+            self.writer.resume_from(step + 1)?;
+        }
+        let monitors = trainer.monitors();
+        let metrics: Vec<&String> = monitors
+            .iter()
+            .filter(|name| !["train_loss", "validation_loss", "learning_rate"].contains(&name.as_str()))
+            .filter(|name| !name.starts_with("train_"))
+            .collect();
+        let names: Vec<String> = std::iter::once("loss".to_owned()).chain(metrics.into_iter().cloned()).collect();
+        let pairs: Vec<[String; 2]> =
+            names.iter().map(|name| [format!("{name}/train"), format!("{name}/validation")]).collect();
+        let tags: Vec<[&str; 2]> =
+            pairs.iter().map(|[train, validation]| [train.as_str(), validation.as_str()]).collect();
+        let charts: Vec<(&str, &[&str])> =
+            names.iter().map(String::as_str).zip(tags.iter().map(|tags| &tags[..])).collect();
+        self.writer.custom_scalars("Training and validation", &charts)?;
+        if let Some(hyper_parameters) = self.hyper_parameters.take() {
+            let given = !hyper_parameters.metrics().is_empty();
+            let hyper_parameters = match given {
+                true => hyper_parameters,
+                false => pairs.iter().fold(hyper_parameters, |all, [_, validation]| all.metric(validation)),
+            };
+            self.writer.hyper_parameters(&hyper_parameters)?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn backward_end(&mut self, trainer: &mut Trainer, gradients: &mut GradStore) -> Result<Flow> {
+        let state = trainer.state();
+        let last = state.batch == state.batches_per_epoch;
+        if last && self.histograms_every > 0 && (state.epoch + 1).is_multiple_of(self.histograms_every) {
+            self.writer.parameters(trainer.parameters(), Some(gradients), state.step + 1)?;
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let state = trainer.state();
+        if state.step.is_multiple_of(self.every_steps) {
+            if let Some(loss) = trainer.last_loss() {
+                let loss = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+                self.writer.scalar("step/loss", f64::from(loss), state.step)?;
+            }
+            self.writer.scalar("step/learning_rate", state.learning_rate, state.step)?;
+            if let Some(norm) = trainer.gradient_norm() {
+                self.writer.scalar("step/gradient_norm", norm, state.step)?;
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        let record = trainer.history().last()?;
+        let step = record.step;
+        self.writer.scalar("loss/train", record.train_loss, step)?;
+        if let Some(loss) = record.validation_loss {
+            self.writer.scalar("loss/validation", loss, step)?;
+        }
+        for (part, metrics) in [("train", &record.train_metrics), ("validation", &record.metrics)] {
+            for (name, value) in metrics {
+                self.writer.scalar(&format!("{name}/{part}"), *value, step)?;
+            }
+        }
+        self.writer.scalar("step/examples_per_second", record.examples as f64 / record.train_seconds, step)?;
+        if let Some((probe, batch)) = &self.probe {
+            let report = probe.inspect(&**trainer.model(), trainer.parameters(), &**trainer.loss(), batch)?;
+            for layer in report.layers() {
+                self.writer.histogram(&format!("activations/{}", layer.name), &layer.activation, step)?;
+                if let Some(gradient) = &layer.gradient {
+                    self.writer.histogram(&format!("activation_gradients/{}", layer.name), gradient, step)?;
+                }
+            }
+        }
+        self.writer.flush()?;
+        Ok(Flow::Continue)
+    }
+
+    fn fit_end(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
+        self.writer.close()?;
+        Ok(Flow::Continue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Dataset as _;
+    use crate::losses::CrossEntropy;
+    use crate::metrics::Accuracy;
+    use crate::optimizers::Sgd;
+    use crate::tensorboard::Scalars;
+    use crate::training::trainer::tests::{loaders, mlp, points, trainer};
+
+    #[test]
+    fn the_run_holds_what_the_history_holds_and_changes_nothing() {
+        let (train, validation) = loaders();
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("run");
+        let (model, parameters) = mlp(3);
+        let probe = Probe::new();
+        let tensorboard = TensorBoard::new(&folder)
+            .unwrap()
+            .every_steps(2)
+            .unwrap()
+            .hyper_parameters(HyperParameters::new().number("learning_rate", 0.1))
+            .probe(&probe, points(1).batch(&[0, 1, 2]).unwrap());
+        let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+        let mut with = Trainer::new(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
+            .epochs(3)
+            .learning_rate(0.1)
+            .metric(Accuracy::default())
+            .callback(tensorboard)
+            .quiet()
+            .build()
+            .unwrap();
+        let history = with.fit(&train, Some(&validation)).unwrap();
+        let plain = trainer(3).0.epochs(3).learning_rate(0.1).quiet().build().unwrap().fit(&train, Some(&validation));
+        assert_eq!(history.step_losses(), plain.unwrap().step_losses());
+
+        let scalars = Scalars::read(&folder).unwrap();
+        for (tag, name) in
+            [("loss/train", "train_loss"), ("loss/validation", "validation_loss"), ("accuracy/validation", "accuracy")]
+        {
+            let expected: Vec<f32> = history.values(name).unwrap().into_iter().map(|value| value as f32).collect();
+            let points = scalars.points(tag).unwrap();
+            assert_eq!(points.iter().map(|&(_, value)| value as f32).collect::<Vec<_>>(), expected, "{tag}");
+            assert_eq!(points.iter().map(|&(step, _)| step).collect::<Vec<_>>(), [4.0, 8.0, 12.0]);
+        }
+        assert_eq!(scalars.points("step/loss").unwrap().len(), 6);
+        let bytes = std::fs::read(std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path()).unwrap();
+        for tag in ["weights/0.weight", "gradients/3.bias", "activations/1 Activation", "activation_gradients/0 Linear"]
+        {
+            assert!(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
+        }
+        assert!(TensorBoard::new(folder).unwrap().every_steps(0).is_err());
+    }
+}
