@@ -1,6 +1,8 @@
 """`scripts/build-notebooks [lesson …] [--check] [--prose]`: lesson sources to notebooks."""
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from . import build_folder, environment, paths, say
 
@@ -54,8 +56,7 @@ def build(path, prose_only: bool) -> None:
             cells = [(cell.text, cell.tags) for cell in lesson.code]
             report = execute.run(lesson.name, cells, folder, progress=execute.show_progress(lesson.name))
         execute.failing([report])
-        replacements = [(str(build_folder.BuildFolder().home), "…"), (str(paths.PROJECT), "…")]
-        outputs = [render.tidy_outputs(cell, replacements) for cell in report.outputs]
+        outputs = [render.tidy_outputs(cell, machine_paths()) for cell in report.outputs]
     texts = {language: render.text_of(render.notebook(lesson, language, outputs)) for language in paths.LANGUAGES}
     for language, text in texts.items():
         problems += check.contents(f"{language}/{lesson.name}.ipynb", text)
@@ -65,3 +66,13 @@ def build(path, prose_only: bool) -> None:
         target = paths.NOTEBOOKS / language / f"{lesson.name}.ipynb"
         say.write_if_changed(target, text)
         say.note(f"  {target.relative_to(paths.PROJECT)}: {len(text.encode()) // 1000} KB")
+
+
+def machine_paths() -> list:
+    """Folders of this machine and what stands for them in a stored output."""
+    return [
+        (str(build_folder.BuildFolder().home), "…"),
+        (str(paths.PROJECT), "…"),
+        (tempfile.gettempdir(), "…"),
+        (str(Path.home()), "~"),
+    ]

@@ -18,17 +18,16 @@ from pathlib import Path
 
 from . import paths, say
 
-# The build folder is a workspace of two: `cell`, which evcxr rewrites as it likes, and `pin`, which
-# keeps the crate in the workspace's Cargo.lock. Without it evcxr, which starts from a package
-# without dependencies, would throw the pinned versions away and take the newest ones instead.
-#
-# Cargo takes profiles from the workspace alone. This one is what evcxr asks for its cells (but for
-# `incremental`, which turns off the optimisation between the parts of a crate) and release speed for
-# the dependencies: with evcxr's own profile they carry debug assertions and train at half the speed.
-WORKSPACE = """\
-[workspace]
-resolver = "3"
-members = ["cell", "pin"]
+# The profile that evcxr writes for its cells.
+CARGO_TOML = """\
+[package]
+name = "ctx"
+version = "1.0.0"
+edition = "2024"
+
+[lib]
+crate-type = ["cdylib"]
+path = "src/lib.rs"
 
 [profile.dev]
 opt-level = 2
@@ -37,28 +36,22 @@ strip = "debuginfo"
 rpath = true
 lto = false
 debug-assertions = true
-overflow-checks = true
 codegen-units = 16
-incremental = false
+panic = 'unwind'
+incremental = true
+overflow-checks = true
 
+[dependencies]
+candle_course = {dependency}
+"""
+
+# Cargo reads this from the parent of every build folder. With evcxr's profile alone the
+# dependencies carry debug assertions and train at half the speed.
+CARGO_CONFIG = """\
 [profile.dev.package."*"]
 opt-level = 3
 debug-assertions = false
 overflow-checks = false
-"""
-
-PACKAGE = """\
-[package]
-name = "{name}"
-version = "1.0.0"
-edition = "2024"
-
-[lib]
-crate-type = ["{kind}"]
-path = "src/lib.rs"
-
-[dependencies]
-candle_course = {dependency}
 """
 
 
@@ -71,6 +64,7 @@ def features() -> list:
 def kernel_environment() -> dict:
     """What both the template's build and the kernel need in their environment."""
     environment = dict(os.environ)
+    # Incremental compilation turns off the optimisation between the parts of a crate.
     environment["CARGO_INCREMENTAL"] = "0"
     environment.setdefault("CARGO_TERM_COLOR", "never")
     if sys.platform.startswith("linux"):
@@ -94,7 +88,26 @@ def run_environment() -> dict:
     libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
     name = "DYLD_FALLBACK_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
     environment[name] = os.pathsep.join(filter(None, [environment.get(name), libraries]))
+    environment["CANDLE_COURSE_PATH"] = environment["PATH"]
+    environment["CANDLE_COURSE_CARGO"] = cargo()
+    environment["CANDLE_COURSE_CARGO_HOME"] = environment.get("CARGO_HOME") or str(Path.home() / ".cargo")
+    environment["CANDLE_COURSE_PYTHON"] = sys.executable
+    here = Path(__file__).resolve().parent
+    # evcxr asks rustup or the PATH for cargo; rust-analyzer inside it looks in CARGO_HOME first.
+    environment["PATH"] = f"{here / 'kernel-bin'}{os.pathsep}{environment['PATH']}"
+    environment["CARGO_HOME"] = str(here / "analysis")
     return environment
+
+
+def cargo() -> str:
+    """The toolchain's own cargo; rustup's stand-in for it costs a tenth of a second a cell."""
+    try:
+        found = subprocess.run(["rustup", "which", "cargo"], capture_output=True, text=True)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    except FileNotFoundError:
+        pass
+    return shutil.which("cargo")
 
 
 def host_target() -> str:
@@ -139,47 +152,58 @@ class BuildFolder:
         """
         with say.lock(self.home / "lock", "building the notebook's dependencies"):
             self._prepare(quiet=False)
-            self._remove_stale()
             self.copies.mkdir(parents=True, exist_ok=True)
             name = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.copies))
             descriptor = os.open(f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.set_inheritable(descriptor, True)
             copy_tree(self.template, name)
-        return name / "cell"
+        return name
 
     def clean(self) -> None:
-        """Removes the copies whose kernels have ended."""
-        if self.home.exists():
+        """Removes the copies whose kernels have ended, and the folders of deleted clones."""
+        trash = self.home / "trash"
+        if self.copies.exists():
             with say.lock(self.home / "lock", "building the notebook's dependencies"):
-                self._remove_stale()
+                trash.mkdir(exist_ok=True)
+                self._discard(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+        remove_orphans(self.home.parent)
+
+    def clean_in_background(self) -> None:
+        """Deleting takes seconds; a kernel that starts need not wait for it."""
+        code = "import sys; sys.path.insert(0, sys.argv[1]); from course.build_folder import BuildFolder; BuildFolder().clean()"
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(Path(__file__).resolve().parents[1])],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )
 
     def _prepare(self, quiet: bool) -> None:
         dependency = f'{{ path = {json.dumps(str(self.project / "candle_course"))}'
         if features():
             dependency += f", features = {json.dumps(features())}"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
-        dependency += " }"
-        say.write_if_changed(self.template / "Cargo.toml", WORKSPACE)
-        for name, package, kind in (("cell", "ctx", "cdylib"), ("pin", "pin", "lib")):
-            manifest = PACKAGE.format(name=package, kind=kind, dependency=dependency)
-            say.write_if_changed(self.template / name / "Cargo.toml", manifest)
-            say.write_if_changed(self.template / name / "src" / "lib.rs", "pub use candle_course;\n")
+        say.write_if_changed(self.home / ".cargo" / "config.toml", CARGO_CONFIG)
+        say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))
+        say.write_if_changed(self.template / "src" / "lib.rs", "pub use candle_course;\n")
         self._lock_dependencies()
         done = self.home / "built"
         if done.exists():
             self._build(quiet)
         else:
+            self._seed()
             with say.step("Building the notebook's dependencies, optimised", "5 to 8 minutes on 2 cores, once"):
                 self._build(quiet)
             say.write_if_changed(done, "built\n")
+        # What cargo made of the workspace's versions, for `kernel-bin/cargo` to put back.
+        shutil.copy2(self.template / "Cargo.lock", self.template / "pinned.lock")
 
     def _build(self, quiet: bool) -> None:
         """Runs cargo in the template; shows which crates it compiles, and all it says if it fails."""
         command, environment = build_command()
         said = []
         with subprocess.Popen(
-            command, cwd=self.template / "cell", env=environment, stdin=subprocess.DEVNULL,
+            command, cwd=self.template, env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
         ) as child:
             for line in child.stderr:
@@ -189,26 +213,40 @@ class BuildFolder:
         if child.returncode != 0:
             raise say.Failure("the crate could not be built for the notebook:\n" + "".join(said).rstrip())
 
+    def _seed(self) -> None:
+        """Takes the third-party libraries that another clone of the project has compiled."""
+        if (self.template / "target").exists():
+            return
+        for other in sorted(self.home.parent.glob("*/built"), key=lambda path: -path.stat().st_mtime):
+            home = other.parent
+            if home == self.home or not (home / "template" / "target").exists():
+                continue
+            with say.lock(home / "lock", "building in another clone"):
+                say.note(f"• Taking over what is compiled for {(home / 'project').read_text(encoding='utf-8').strip()} …")
+                unfinished = self.template / "target.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                copy_tree(home / "template" / "target", unfinished, own=False)
+                os.replace(unfinished, self.template / "target")
+            return
+
     def _lock_dependencies(self) -> None:
         """The notebook gets the versions of the workspace's `Cargo.lock`, not the newest ones."""
-        pinned = (self.project / "Cargo.lock").read_text(encoding="utf-8")
-        if say.write_if_changed(self.home / "pinned.lock", pinned) or not (self.template / "Cargo.lock").exists():
-            say.write_if_changed(self.template / "Cargo.lock", pinned)
+        wanted = (self.project / "Cargo.lock").read_text(encoding="utf-8")
+        if say.write_if_changed(self.home / "workspace.lock", wanted) or not (self.template / "Cargo.lock").exists():
+            say.write_if_changed(self.template / "Cargo.lock", wanted)
 
-    def _remove_stale(self) -> None:
-        if self.copies.exists():
-            for holder in self.copies.glob("*.lock"):
-                with open(holder, "r+") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
-                    shutil.rmtree(holder.with_suffix(""), ignore_errors=True)
-                    holder.unlink(missing_ok=True)
-            for folder in self.copies.iterdir():
-                if folder.is_dir() and not Path(f"{folder}.lock").exists():
-                    shutil.rmtree(folder, ignore_errors=True)
-        remove_orphans(self.home.parent)
+    def _discard(self, trash: Path) -> None:
+        """Moves away what no kernel holds; a rename is quick enough to be done under the lock."""
+        for holder in self.copies.glob("*.lock"):
+            with open(holder, "r+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                holder.unlink()
+        for folder in self.copies.iterdir():
+            if folder.is_dir() and not Path(f"{folder}.lock").exists():
+                os.replace(folder, trash / folder.name)
 
 
 def remove_orphans(kernels: Path) -> None:
@@ -219,21 +257,29 @@ def remove_orphans(kernels: Path) -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def copy_tree(source: Path, destination: Path) -> None:
+OWN = ("candle_course", "libcandle_course", "ctx", "libctx")
+
+
+def copy_tree(source: Path, destination: Path, own: bool = True) -> None:
     """Copies a build folder with its modification times, which cargo compares.
 
     Libraries of third-party crates are hard-linked: they never change under their name. What a
-    kernel may rewrite in place (our own crate, the cell, cargo's records) is copied; files that
-    were one file under two names stay so.
+    kernel may rewrite in place (our own crate, the cell, cargo's records) is copied, or left out
+    where `own` is false; files that were one file under two names stay so.
     """
     seen = {}
-    for folder, _, names in os.walk(source):
+    for folder, folders, names in os.walk(source):
+        if not own:
+            folders[:] = [name for name in folders if not name.startswith(OWN)]
         target = destination / Path(folder).relative_to(source)
         target.mkdir(parents=True, exist_ok=True)
-        shared = Path(folder).name == "deps"
+        libraries = Path(folder).name == "deps"
         for name in names:
+            mine = name.startswith(OWN)
+            if mine and not own:
+                continue
             old, new = os.path.join(folder, name), os.path.join(target, name)
-            if shared and name.endswith((".rlib", ".rmeta", ".so", ".dylib")) and "candle_course" not in name and not name.startswith(("libctx", "ctx")):
+            if libraries and not mine and name.endswith((".rlib", ".rmeta", ".so", ".dylib")):
                 try:
                     os.link(old, new)
                     continue

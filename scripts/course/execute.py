@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -91,8 +92,16 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                     break
     except (RuntimeError, DeadKernelError) as error:
         report.failure = f"{name}: the kernel did not start ({error})"
+    finally:
+        stop(client.km)
     report.total_seconds = time.monotonic() - start
     return report
+
+
+def stop(kernel: AsyncKernelManager) -> None:
+    """Ends the kernel at once; nbclient leaves alone a kernel that it did not choose itself."""
+    if kernel.has_kernel:
+        run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def silent_failure(cell) -> str:

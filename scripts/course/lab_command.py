@@ -26,6 +26,8 @@ def main(arguments: list) -> int:
         return prove_kernel()
 
     build_folder.BuildFolder().clean()
+    for language in paths.LANGUAGES:
+        (paths.NOTEBOOKS / language).mkdir(parents=True, exist_ok=True)
     trust()
     overrides = paths.VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     say.write_if_changed(overrides, json.dumps(SETTINGS, indent=1) + "\n")

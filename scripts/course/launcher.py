@@ -17,7 +17,9 @@ def main(arguments: list) -> None:
         binary = evcxr.find()
         if binary is None:
             raise say.Failure("the notebook kernel is not installed; run `scripts/lab` once")
-        folder = build_folder.BuildFolder().copy()
+        builds = build_folder.BuildFolder()
+        folder = builds.copy()
+        builds.clean_in_background()
     except say.Failure as failure:
         say.note(f"The Rust kernel could not start: {failure}")
         sys.exit(1)

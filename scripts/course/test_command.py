@@ -15,8 +15,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(prog="scripts/test", description="Runs every check; the first run builds everything and takes about half an hour on 2 cores.")
-    parser.add_argument("checks", nargs="*", choices=[*CHECKS, []], help=f"only these: {', '.join(CHECKS)}")
+    parser.add_argument("checks", nargs="*", help=f"only these: {', '.join(CHECKS)}")
     chosen = parser.parse_args(arguments).checks or list(CHECKS)
+    unknown = sorted(set(chosen) - set(CHECKS))
+    if unknown:
+        parser.error(f"no check is called {', '.join(unknown)}; there are: {', '.join(CHECKS)}")
     environment.check_rust()
     if {"notebooks", "scripts", "lessons"} & set(chosen):
         environment.ensure(build=bool({"scripts", "lessons"} & set(chosen)))

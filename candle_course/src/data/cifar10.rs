@@ -63,3 +63,43 @@ image_set! {
         ],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::data::ImageDataset;
+
+    /// The second official test image: a motor yacht in dark water under a white sky, seen from its
+    /// left. Means of a border of four pixels, from the official binary file.
+    fn assert_upright(images: &ImageDataset, index: usize) {
+        let batch = images.images(&[index]).unwrap();
+        let mean = |dimension: usize, start: usize| -> Vec<f64> {
+            let border = batch.narrow(dimension, start, 4).unwrap();
+            let means = border.mean((0, 2, 3)).unwrap().to_vec1::<f32>().unwrap();
+            means.iter().map(|&x| (f64::from(x) * 2550.0).round() / 10.0).collect()
+        };
+        assert_eq!(images.labels()[index], 8);
+        assert_eq!(mean(2, 0), [233.1, 233.3, 233.4], "top: red, green, blue");
+        assert_eq!(mean(2, 28), [83.0, 82.6, 72.7], "bottom");
+        assert_eq!(mean(3, 0), [121.1, 128.5, 134.1], "left");
+        assert_eq!(mean(3, 28), [186.5, 194.5, 196.6], "right");
+    }
+
+    #[test]
+    fn a_known_image_is_upright_from_the_sample_and_from_files() {
+        let sample = Cifar10::builder().sample().quiet().load().unwrap().test();
+        assert_upright(&sample, 1);
+        // Images from the hub are compared with the sample's where the hub is tested.
+        let folder = tempfile::tempdir().unwrap();
+        let records: Vec<u8> =
+            (0..3).flat_map(|i| [&[sample.labels()[i] as u8][..], sample.bytes(i).unwrap()].concat()).collect();
+        for file in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+            fs::write(folder.path().join(format!("{file}.bin")), &records).unwrap();
+        }
+        let files = Cifar10::builder().folder(folder.path()).verify(false).quiet().load().unwrap();
+        assert_upright(&files.test(), 1);
+        assert_upright(&files.train(), 13);
+    }
+}

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::losses::cross_entropy::HardTargets;
+use crate::losses::class_rule::HardTargets;
 use crate::losses::validate::{class_targets, float, number, weights};
 use crate::losses::{Loss, Reduction};
 

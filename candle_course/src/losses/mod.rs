@@ -28,36 +28,42 @@ use candle_core::Tensor;
 use crate::error::Result;
 
 mod binary;
+mod binary_focal;
+mod class_rule;
 mod compose;
 mod cross_entropy;
+mod dice;
 #[cfg(test)]
 mod error_tests;
 mod focal;
 mod kernels;
+mod kl;
 mod lovasz;
+mod nll;
 #[cfg(test)]
 mod oracle_tests;
 mod reduction;
 mod region;
 mod regression;
+mod tversky;
 mod validate;
 mod weights;
 
-pub use binary::{
-    BinaryCrossEntropy, BinaryFocal, Hinge, KlDivergence, binary_cross_entropy, binary_focal, hinge, kl_divergence,
-};
+pub use binary::{BinaryCrossEntropy, Hinge, binary_cross_entropy, hinge};
+pub use binary_focal::{BinaryFocal, binary_focal};
 pub use compose::{MultiTask, MultiTaskLoss, Task, WeightedSum};
-pub use cross_entropy::{CrossEntropy, Nll, cross_entropy, nll};
+pub use cross_entropy::{CrossEntropy, cross_entropy};
+pub use dice::{Dice, GeneralisedDice, Iou, dice, generalised_dice, iou};
 pub use focal::{Focal, focal};
+pub use kl::{KlDivergence, kl_divergence};
 pub use lovasz::{LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz_softmax};
+pub use nll::{Nll, nll};
 pub use reduction::Reduction;
-pub use region::{
-    Classes, Dice, FocalTversky, GeneralisedDice, Iou, Over, Tversky, dice, focal_tversky, generalised_dice, iou,
-    tversky,
-};
+pub use region::{Classes, Over};
 pub use regression::{
     Huber, LogCosh, Mae, Mse, Quantile, Rmse, SmoothL1, huber, log_cosh, mae, mse, quantile, rmse, smooth_l1,
 };
+pub use tversky::{FocalTversky, Tversky, focal_tversky, tversky};
 pub use weights::{class_balanced_weights, inverse_frequency_weights};
 
 /// An objective.

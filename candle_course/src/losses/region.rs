@@ -1,11 +1,10 @@
-//! Overlap losses for segmentation: Dice, generalised Dice, IoU (Jaccard), Tversky, focal Tversky.
+//! What overlap losses share: soft counts per class, their mean, and the options.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::losses::Loss;
 use crate::losses::kernels::{Dims, Pointwise, Truth, degrees, pointwise, region_sums, softmax};
 use crate::losses::validate::{class_targets, float, not_empty, number, probabilities, same_device};
 
@@ -32,11 +31,11 @@ pub enum Classes {
 /// What every overlap loss is set by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Region {
-    smooth: f64,
-    over: Over,
-    classes: Classes,
-    ignore_index: Option<i64>,
-    squared: bool,
+    pub smooth: f64,
+    pub over: Over,
+    pub classes: Classes,
+    pub ignore_index: Option<i64>,
+    pub squared: bool,
 }
 
 impl Default for Region {
@@ -46,11 +45,11 @@ impl Default for Region {
 }
 
 /// Overlap per group (image or batch) and class, `[3, G, C]`, and Σ t per group and class.
-struct Overlap {
-    sums: Tensor,
-    totals: Vec<f64>,
-    groups: usize,
-    classes: usize,
+pub(crate) struct Overlap {
+    pub sums: Tensor,
+    pub totals: Vec<f64>,
+    pub groups: usize,
+    pub classes: usize,
 }
 
 /// Logits as probabilities `[N, C, M]`, and the truth they are compared with.
@@ -99,11 +98,11 @@ pub(crate) fn segmentation(
 }
 
 impl Region {
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         number("smooth", "a number that is not negative", self.smooth, self.smooth >= 0.0)
     }
 
-    fn overlap(&self, logits: &Tensor, targets: &Tensor) -> Result<Overlap> {
+    pub fn overlap(&self, logits: &Tensor, targets: &Tensor) -> Result<Overlap> {
         self.check()?;
         let (probabilities, truth, dims) = segmentation(logits, targets, self.ignore_index)?;
         let sums = region_sums(&probabilities, &truth, self.squared)?;
@@ -119,7 +118,7 @@ impl Region {
 
     /// 1 − (both + s) / (both + a only_p + b only_t + s), written as a fraction whose numerator is
     /// what is wrong, so that a nearly perfect prediction does not cancel to 0. 0/0 is 0.
-    fn tversky(&self, overlap: &Overlap, false_positives: f64, false_negatives: f64) -> Result<Tensor> {
+    pub fn tversky(&self, overlap: &Overlap, false_positives: f64, false_negatives: f64) -> Result<Tensor> {
         let [both, only_p, only_t] = overlap.parts()?;
         let wrong = ((only_p * false_positives)? + (only_t * false_negatives)?)?;
         let denominator = ((both + &wrong)? + self.smooth)?;
@@ -129,7 +128,7 @@ impl Region {
     }
 
     /// The mean of losses `[G, C]` over the classes that count, then over groups that have any.
-    fn mean(&self, losses: &Tensor, overlap: &Overlap, dtype: DType) -> Result<Tensor> {
+    pub fn mean(&self, losses: &Tensor, overlap: &Overlap, dtype: DType) -> Result<Tensor> {
         let (groups, classes) = (overlap.groups, overlap.classes);
         let counts = |g: usize, c: usize| match self.classes {
             Classes::All => true,
@@ -149,12 +148,12 @@ impl Region {
 }
 
 impl Overlap {
-    fn parts(&self) -> Result<[Tensor; 3]> {
+    pub fn parts(&self) -> Result<[Tensor; 3]> {
         Ok([self.sums.get(0)?, self.sums.get(1)?, self.sums.get(2)?])
     }
 }
 
-fn loss_dtype(logits: &Tensor) -> DType {
+pub(crate) fn loss_dtype(logits: &Tensor) -> DType {
     if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
@@ -194,384 +193,4 @@ macro_rules! region_options {
         }
     };
 }
-
-/// Dice loss, the mean over classes of 1 − (2 Σ p t + s) / (Σ p + Σ t + s), with s smoothing 1.
-///
-/// `logits`: `[N, C, …]` with class indices `[N, …]` (softmax), or `[N, 1, …]`, `[N, H, W]` with a
-/// mask of 0 and 1 (sigmoid), or `[N, L, H, W]` with masks of the same shape (sigmoid per label).
-/// The measure is F1 of soft counts: true negatives, the large background, do not enter.
-/// (Milletari et al., "V-Net", 2016.)
-///
-/// # Errors
-/// If shapes, dtypes or devices do not fit, or a target is out of range.
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let logits = Tensor::new(&[[[1e4f32, -1e4, -1e4]]], &Device::Cpu)?; // one image, one channel, 3 pixels
-/// let targets = Tensor::new(&[[[1f32, 1., 0.]]], &Device::Cpu)?;
-/// let loss = dice(&logits, &targets)?.to_scalar::<f32>()?;
-/// assert_eq!(loss, 1.0 - (2.0 + 1.0) / (1.0 + 2.0 + 1.0));
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-pub fn dice(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    Dice::default().forward(logits, targets)
-}
-
-/// [`dice`] with options.
-///
-/// Everything ignored gives 0 with a gradient of 0.
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let loss = Dice::new().smooth(0.0).over(Over::Image).classes(Classes::Present).ignore_index(255);
-/// let logits = Tensor::zeros((2, 3, 4, 4), DType::F32, &Device::Cpu)?;
-/// let targets = Tensor::zeros((2, 4, 4), DType::U32, &Device::Cpu)?;
-/// let value = loss.forward(&logits, &targets)?.to_scalar::<f32>()?;
-/// assert!((value - 0.5).abs() < 1e-6); // 1 − 2 · 16/3 / (16/3 + 16)
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Dice {
-    region: Region,
-}
-
-region_options!(Dice, "all.");
-
-impl Dice {
-    /// Squares in the denominator, Σ p² + Σ t², as V-Net has it; default off.
-    pub fn squared(mut self, squared: bool) -> Self {
-        self.region.squared = squared;
-        self
-    }
-}
-
-impl Loss for Dice {
-    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let overlap = self.region.overlap(logits, targets)?;
-        // 2 both + only_p + only_t = 2 (both + only_p/2 + only_t/2), so the smoothing halves too.
-        let halved = Region { smooth: 0.5 * self.region.smooth, ..self.region };
-        let losses = halved.tversky(&overlap, 0.5, 0.5)?;
-        self.region.mean(&losses, &overlap, loss_dtype(logits))
-    }
-}
-
-/// IoU (Jaccard) loss, the mean over classes of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
-///
-/// Inputs as [`dice`]. Always between Dice and twice Dice, it presses harder on large errors.
-/// (Rahman and Wang, "Optimizing intersection-over-union in deep neural networks", 2016.)
-///
-/// # Errors
-/// As [`dice`].
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let logits = Tensor::new(&[[[1e4f32, -1e4, -1e4]]], &Device::Cpu)?;
-/// let targets = Tensor::new(&[[[1f32, 1., 0.]]], &Device::Cpu)?;
-/// assert_eq!(iou(&logits, &targets)?.to_scalar::<f32>()?, 1.0 - (1.0 + 1.0) / (2.0 + 1.0));
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-pub fn iou(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    Iou::default().forward(logits, targets)
-}
-
-/// [`iou`] with options. Everything ignored gives 0 with a gradient of 0.
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let loss = Iou::new().over(Over::Image);
-/// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
-/// let mask = Tensor::ones((2, 4, 4), DType::U8, &Device::Cpu)?;
-/// assert_eq!(loss.forward(&logits, &mask)?.to_scalar::<f32>()?, 1.0 - 9.0 / 17.0);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Iou {
-    region: Region,
-}
-
-region_options!(Iou, "all.");
-
-impl Loss for Iou {
-    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let overlap = self.region.overlap(logits, targets)?;
-        let losses = self.region.tversky(&overlap, 1.0, 1.0)?;
-        self.region.mean(&losses, &overlap, loss_dtype(logits))
-    }
-}
-
-/// Tversky loss with α = 0.3 and β = 0.7; see [`Tversky`].
-///
-/// # Errors
-/// As [`dice`].
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let logits = Tensor::new(&[[[1e4f64, -1e4, -1e4]]], &Device::Cpu)?;
-/// let targets = Tensor::new(&[[[1f64, 1., 0.]]], &Device::Cpu)?;
-/// let loss = tversky(&logits, &targets)?.to_scalar::<f64>()?;
-/// assert!((loss - (1.0 - 2.0 / 2.7)).abs() < 1e-15);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-pub fn tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    Tversky::default().forward(logits, targets)
-}
-
-/// Tversky loss, the mean over classes of 1 − (TP + s) / (TP + α FP + β FN + s) of soft counts.
-///
-/// α and β set what a false positive and a false negative cost: β > α seeks recall (flood
-/// mapping, where a missed house matters most); α = β = ½ is Dice, 1 is IoU. Inputs as [`dice`].
-/// (Salehi et al., "Tversky loss function for image segmentation", 2017.)
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let loss = Tversky::new().alpha(0.2).beta(0.8).build()?;
-/// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
-/// let mask = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
-/// println!("{}", loss.forward(&logits, &mask)?.to_scalar::<f32>()?);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tversky {
-    region: Region,
-    alpha: f64,
-    beta: f64,
-}
-
-impl Default for Tversky {
-    fn default() -> Self {
-        Self { region: Region::default(), alpha: 0.3, beta: 0.7 }
-    }
-}
-
-region_options!(Tversky, "all.");
-
-fn check_costs(alpha: f64, beta: f64) -> Result<()> {
-    number("alpha", "a number that is not negative", alpha, alpha >= 0.0)?;
-    number("beta", "a number that is not negative", beta, beta >= 0.0)?;
-    number("alpha + beta", "more than 0", alpha + beta, alpha + beta > 0.0)
-}
-
-impl Tversky {
-    /// What a false positive costs; default 0.3.
-    pub fn alpha(mut self, alpha: f64) -> Self {
-        self.alpha = alpha;
-        self
-    }
-
-    /// What a false negative costs; default 0.7.
-    pub fn beta(mut self, beta: f64) -> Self {
-        self.beta = beta;
-        self
-    }
-
-    /// The loss, its parameters checked.
-    ///
-    /// # Errors
-    /// If a cost or the smoothing is negative, or both costs are 0.
-    pub fn build(self) -> Result<Self> {
-        self.region.check()?;
-        check_costs(self.alpha, self.beta)?;
-        Ok(self)
-    }
-}
-
-impl Loss for Tversky {
-    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { region, alpha, beta } = self.build()?;
-        let overlap = region.overlap(logits, targets)?;
-        region.mean(&region.tversky(&overlap, alpha, beta)?, &overlap, loss_dtype(logits))
-    }
-}
-
-/// Focal Tversky loss with α = 0.3, β = 0.7 and γ = 0.75; see [`FocalTversky`].
-///
-/// # Errors
-/// As [`dice`].
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let logits = Tensor::new(&[[[1e4f64, -1e4, -1e4]]], &Device::Cpu)?;
-/// let targets = Tensor::new(&[[[1f64, 1., 0.]]], &Device::Cpu)?;
-/// let loss = focal_tversky(&logits, &targets)?.to_scalar::<f64>()?;
-/// assert!((loss - (0.7f64 / 2.7).powf(0.75)).abs() < 1e-15);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-pub fn focal_tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    FocalTversky::default().forward(logits, targets)
-}
-
-/// Focal Tversky loss, the mean over classes of (1 − Tversky index)^γ.
-///
-/// With γ < 1 (the paper writes 1/γ with γ = 4/3, so ¾ here) the gradient grows as a class gets
-/// nearly right: hard, small regions keep being worked on. A class that is exactly right has a
-/// gradient of 0. Inputs as [`dice`], costs as [`Tversky`]. (Abraham and Khan, "A novel focal
-/// Tversky loss function", 2019.)
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let loss = FocalTversky::new().gamma(0.5).smooth(0.0).build()?;
-/// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
-/// let mask = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
-/// println!("{}", loss.forward(&logits, &mask)?.to_scalar::<f32>()?);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FocalTversky {
-    region: Region,
-    alpha: f64,
-    beta: f64,
-    gamma: f64,
-}
-
-impl Default for FocalTversky {
-    fn default() -> Self {
-        Self { region: Region::default(), alpha: 0.3, beta: 0.7, gamma: 0.75 }
-    }
-}
-
-region_options!(FocalTversky, "all.");
-
-impl FocalTversky {
-    /// What a false positive costs; default 0.3.
-    pub fn alpha(mut self, alpha: f64) -> Self {
-        self.alpha = alpha;
-        self
-    }
-
-    /// What a false negative costs; default 0.7.
-    pub fn beta(mut self, beta: f64) -> Self {
-        self.beta = beta;
-        self
-    }
-
-    /// The exponent; default 0.75.
-    pub fn gamma(mut self, gamma: f64) -> Self {
-        self.gamma = gamma;
-        self
-    }
-
-    /// The loss, its parameters checked.
-    ///
-    /// # Errors
-    /// If a cost or the smoothing is negative, both costs are 0, or γ is not positive.
-    pub fn build(self) -> Result<Self> {
-        self.region.check()?;
-        check_costs(self.alpha, self.beta)?;
-        number("gamma", "a positive number", self.gamma, self.gamma > 0.0)?;
-        Ok(self)
-    }
-}
-
-impl Loss for FocalTversky {
-    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { region, alpha, beta, gamma } = self.build()?;
-        let overlap = region.overlap(logits, targets)?;
-        let losses = pointwise(&region.tversky(&overlap, alpha, beta)?, Pointwise::Power { exponent: gamma })?;
-        region.mean(&losses, &overlap, loss_dtype(logits))
-    }
-}
-
-/// Generalised Dice loss, 1 − 2 Σ_c w_c Σ p t / Σ_c w_c (Σ p + Σ t), with w_c = 1 / (Σ t)².
-///
-/// Small classes weigh more, and all classes share one ratio. Absent classes weigh 0 (their
-/// weight would be infinite). Inputs as [`dice`]; no smoothing. (Sudre et al., "Generalised Dice
-/// overlap as a deep learning loss function", 2017.)
-///
-/// # Errors
-/// As [`dice`].
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let logits = Tensor::zeros((1, 2, 4), DType::F64, &Device::Cpu)?;
-/// let targets = Tensor::new(&[[0u32, 0, 0, 1]], &Device::Cpu)?;
-/// let loss = generalised_dice(&logits, &targets)?.to_scalar::<f64>()?;
-/// // w = [1/9, 1]: 1 − 2 (1.5/9 + 0.5) / ((2 + 3)/9 + (2 + 1))
-/// assert!((loss - (1.0 - 2.0 * (1.5 / 9.0 + 0.5) / (5.0 / 9.0 + 3.0))).abs() < 1e-15);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-pub fn generalised_dice(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    GeneralisedDice::default().forward(logits, targets)
-}
-
-/// [`generalised_dice`] with options. Everything ignored gives 0 with a gradient of 0.
-///
-/// # Examples
-///
-/// ```
-/// use candle_course::prelude::*;
-///
-/// let loss = GeneralisedDice::new().over(Over::Image).ignore_index(255);
-/// let logits = Tensor::zeros((1, 2, 4), DType::F64, &Device::Cpu)?;
-/// let targets = Tensor::new(&[[255u32, 255, 255, 255]], &Device::Cpu)?;
-/// assert_eq!(loss.forward(&logits, &targets)?.to_scalar::<f64>()?, 0.0);
-/// # Ok::<(), candle_course::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GeneralisedDice {
-    over: Over,
-    ignore_index: Option<i64>,
-}
-
-impl GeneralisedDice {
-    /// Over the batch, nothing ignored, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Whether overlap is counted over the batch or image by image.
-    pub fn over(mut self, over: Over) -> Self {
-        self.over = over;
-        self
-    }
-
-    /// The label of pixels that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
-}
-
-impl Loss for GeneralisedDice {
-    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let region = Region { over: self.over, ignore_index: self.ignore_index, ..Region::default() };
-        let overlap = region.overlap(logits, targets)?;
-        let weights: Vec<f64> = overlap.totals.iter().map(|&t| if t > 0.0 { 1.0 / (t * t) } else { 0.0 }).collect();
-        let [both, only_p, only_t] = overlap.parts()?;
-        let shape = (overlap.groups, overlap.classes);
-        let weights = Tensor::from_vec(weights, shape, both.device())?.to_dtype(both.dtype())?;
-        let wrong = ((only_p + only_t)? * &weights)?.sum(1)?;
-        let right = ((both * 2.0)? * &weights)?.sum(1)?;
-        let denominator = (&wrong + right)?;
-        let empty = denominator.eq(0.0)?.to_dtype(denominator.dtype())?;
-        let losses = (wrong / (denominator + &empty)?)?;
-        let counted = overlap.groups as f64 - empty.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        Ok((losses.sum_all()? / counted.max(1.0))?.to_dtype(loss_dtype(logits))?)
-    }
-}
+pub(crate) use region_options;

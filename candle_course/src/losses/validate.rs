@@ -106,7 +106,7 @@ pub(crate) fn range(tensor: &Tensor) -> Result<(f64, f64)> {
         let pieces: Vec<_> = values.par_chunks(PIECE).map(piece).collect();
         pieces.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), join)
     }
-    for_float!(tensor.dtype(), T => with_elements::<T, _>(tensor, |values| of(values)))
+    for_float!(tensor.dtype(), T => with_elements::<T, _>(tensor, of))
 }
 
 /// Targets that are probabilities, or hard 0 and 1 only.
@@ -222,4 +222,15 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
         }
     }
     .map_err(bad)
+}
+
+/// Log-probabilities are never positive; logits and probabilities nearly always are somewhere.
+pub(crate) fn log_probabilities_only(name: &str, tensor: &Tensor) -> Result<()> {
+    let (_, high) = range(tensor)?;
+    if high <= 1e-5 || high.is_nan() {
+        return Ok(());
+    }
+    Err(Error::argument(name, "log-probabilities, never above 0", format!("a largest value of {high}")).hint(
+        "are these logits or probabilities? apply `candle_nn::ops::log_softmax` to logits, or use `cross_entropy`",
+    ))
 }

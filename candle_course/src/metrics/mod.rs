@@ -32,6 +32,7 @@ mod boxes;
 mod calibration;
 mod confusion;
 mod curves;
+mod display;
 mod input;
 mod mean_average_precision;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod oracle_tests;
 mod regression;
 mod report;
 mod scores;
+mod steps;
 
 pub use accuracy::{Accuracy, TopK, accuracy, top_k_accuracy};
 pub use averaged::{

@@ -272,33 +272,35 @@ fn check(op: &str) {
     assert!(count >= 20, "{op}: {count} cases");
 }
 
-macro_rules! checks {
+mod stored {
+    macro_rules! checks {
     ($($op:ident),+) => {$(
         #[test]
         fn $op() {
-            check(stringify!($op));
+            super::check(stringify!($op));
         }
     )+};
 }
 
-checks!(
-    conv2d,
-    conv_transpose2d,
-    max_pool2d,
-    avg_pool2d,
-    adaptive_avg_pool2d,
-    batch_norm,
-    batch_norm_inference,
-    layer_norm,
-    linear,
-    relu,
-    gelu,
-    silu,
-    log_softmax,
-    softmax_cross_entropy,
-    upsample_nearest2d,
-    upsample_bilinear2d
-);
+    checks!(
+        conv2d,
+        conv_transpose2d,
+        max_pool2d,
+        avg_pool2d,
+        adaptive_avg_pool2d,
+        batch_norm,
+        batch_norm_inference,
+        layer_norm,
+        linear,
+        relu,
+        gelu,
+        silu,
+        log_softmax,
+        softmax_cross_entropy,
+        upsample_nearest2d,
+        upsample_bilinear2d
+    );
+}
 
 /// All of this again in processes that use narrower instructions, and one that has one thread.
 #[test]

@@ -244,8 +244,8 @@ impl BackgroundTraining {
         Ok(())
     }
 
-    /// Asks for the end of the training: it finishes the running batch, validates, calls its
-    /// callbacks, and ends in good order. Returns at once.
+    /// Asks for the end of the training: it finishes the running batch and ends in good order.
+    /// [`Trainer::fit`] goes on from there, in the middle of the epoch. Returns at once.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
     }

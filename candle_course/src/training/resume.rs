@@ -33,7 +33,8 @@ impl Trainer {
     /// If a state cannot be had.
     pub fn snapshot(&mut self) -> Result<Snapshot> {
         let callbacks = std::mem::take(&mut self.callbacks);
-        let result = self.snapshot_with(&callbacks.iter().map(|callback| &**callback as _).collect::<Vec<_>>());
+        let listeners: Vec<&dyn Callback> = callbacks.iter().map(|callback| &**callback as &dyn Callback).collect();
+        let result = self.snapshot_with(&listeners);
         self.callbacks = callbacks;
         result
     }

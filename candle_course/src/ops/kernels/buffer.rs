@@ -22,17 +22,48 @@ pub fn written<T: Element>(len: usize, fill: impl FnOnce(&mut [T])) -> Vec<T> {
     values
 }
 
-/// Calls `work` with `len` numbers of unspecified value, reused within the thread: fresh large
-/// buffers would cost page faults in every operation.
-pub fn with_scratch<T: Element, R>(len: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut buffer = T::scratch().with_borrow_mut(|free| free.pop()).unwrap_or_default();
-    if buffer.len() < len {
-        buffer.clear();
-        buffer.resize(len, T::NAN);
+/// `len` numbers of unspecified value, reused within the thread: fresh large buffers would cost
+/// page faults in every operation.
+///
+/// A guard, not a callback: a callback's code would be compiled without the instructions of the
+/// kernel that it belongs to.
+pub struct Scratch<T: Element> {
+    buffer: Vec<T>,
+    len: usize,
+}
+
+impl<T: Element> Scratch<T> {
+    pub fn new(len: usize) -> Self {
+        let mut buffer = T::scratch().with_borrow_mut(|free| free.pop()).unwrap_or_default();
+        if buffer.len() < len {
+            buffer.clear();
+            buffer.resize(len, T::NAN);
+        }
+        Self { buffer, len }
     }
-    let result = work(&mut buffer[..len]);
-    T::scratch().with_borrow_mut(|free| free.push(buffer));
-    result
+}
+
+impl<T: Element> std::ops::Deref for Scratch<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl<T: Element> std::ops::DerefMut for Scratch<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.buffer[..self.len]
+    }
+}
+
+impl<T: Element> Drop for Scratch<T> {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        T::scratch().with_borrow_mut(|free| free.push(buffer));
+    }
 }
 
 #[cfg(test)]
@@ -41,14 +72,16 @@ mod tests {
 
     #[test]
     fn scratch_is_reused_and_nests() {
-        let first = with_scratch(10, |outer: &mut [f32]| {
+        let address = {
+            let mut outer = Scratch::<f32>::new(10);
             outer.fill(1.0);
-            with_scratch(10, |inner: &mut [f32]| inner.fill(2.0));
+            Scratch::<f32>::new(10).fill(2.0);
             assert!(outer.iter().all(|&x| x == 1.0));
-            outer.as_ptr() as usize
-        });
-        let addresses = [5, 7].map(|len| with_scratch(len, |again: &mut [f32]| again.as_ptr() as usize));
-        assert!(addresses.contains(&first));
+            outer.as_ptr()
+        };
+        let (first, second) = (Scratch::<f32>::new(5), Scratch::<f32>::new(7));
+        assert!([first.as_ptr(), second.as_ptr()].contains(&address));
+        assert_eq!((first.len(), second.len()), (5, 7));
         assert_eq!(written(3, |x: &mut [f64]| x.fill(4.0)), [4.0; 3]);
     }
 }

@@ -7,7 +7,7 @@
 //! the padded input, walked in place, with the transposed output gradient; output channels are
 //! the lanes.
 
-use super::buffer::{with_scratch, written};
+use super::buffer::{Scratch, written};
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Epilogue, Target, packed_tile, panel_columns};
@@ -150,65 +150,58 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
         let group_panels = g.group_out().div_ceil(S::TILE_ROWS);
         let blocks = pixels.div_ceil(columns);
         let mut block_runs = Vec::new();
+        let offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
         // A run is copied in whole vectors: some slack behind both buffers.
-        with_scratch(g.padded_image() + S::LANES, |padded: &mut [T]| {
-            with_scratch(depth * columns + S::LANES, |packed: &mut [T]| {
-                let mut padded_image = usize::MAX;
-                for unit in self.units {
-                    let (image, piece) = (unit / self.pieces, unit % self.pieces);
-                    if image != padded_image {
-                        pad(g, &self.x[image * g.image()..][..g.image()], padded);
-                        padded_image = image;
+        let mut padded = Scratch::<T>::new(g.padded_image() + S::LANES);
+        let padded = &mut *padded;
+        let mut packed = Scratch::<T>::new(depth * columns + S::LANES);
+        let packed = &mut *packed;
+        let mut padded_image = usize::MAX;
+        for unit in self.units {
+            let (image, piece) = (unit / self.pieces, unit % self.pieces);
+            if image != padded_image {
+                pad(g, &self.x[image * g.image()..][..g.image()], padded);
+                padded_image = image;
+            }
+            for block in blocks * piece / self.pieces..blocks * (piece + 1) / self.pieces {
+                let (start, end) = (block * columns, pixels.min((block + 1) * columns));
+                runs(g, start, end, &mut block_runs);
+                for group in 0..g.groups {
+                    for (k, &offset) in offsets[group * depth..][..depth].iter().enumerate() {
+                        // SAFETY: offsets and runs stay inside the padded image, a row of
+                        // the panel holds `columns` numbers, and both have LANES of slack.
+                        unsafe {
+                            let source = padded.as_ptr().add(offset);
+                            pack_runs(simd, &block_runs, g.stride.1, source, packed.as_mut_ptr().add(k * columns));
+                        }
                     }
-                    for block in blocks * piece / self.pieces..blocks * (piece + 1) / self.pieces {
-                        let (start, end) = (block * columns, pixels.min((block + 1) * columns));
-                        runs(g, start, end, &mut block_runs);
-                        for group in 0..g.groups {
-                            for k in 0..depth {
-                                // SAFETY: offsets and runs stay inside the padded image, a row of
-                                // the panel holds `columns` numbers, and both have LANES of slack.
-                                unsafe {
-                                    let source = padded.as_ptr().add(g.offset(group, k));
-                                    pack_runs(
-                                        simd,
-                                        &block_runs,
-                                        g.stride.1,
-                                        source,
-                                        packed.as_mut_ptr().add(k * columns),
-                                    );
-                                }
-                            }
-                            for panel in 0..group_panels {
-                                let channel = group * g.group_out() + panel * S::TILE_ROWS;
-                                let rows = S::TILE_ROWS.min(g.group_out() - panel * S::TILE_ROWS);
-                                let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
-                                let first = (image * g.out_channels + channel) * pixels + start;
-                                // SAFETY: units and blocks are disjoint sets of output pixels; the
-                                // packed operands have `depth` steps; the last row of the tile ends
-                                // at pixel `end` of a channel of this image.
-                                unsafe {
-                                    let y = self.y.get(first..first + (rows - 1) * pixels + (end - start));
-                                    packed_tile(
-                                        simd,
-                                        depth,
-                                        a.as_ptr(),
-                                        packed.as_ptr(),
-                                        Target { start: y.as_mut_ptr(), stride: pixels, rows, columns: end - start },
-                                        Epilogue {
-                                            bias: self
-                                                .bias
-                                                .map_or(std::ptr::null(), |bias| bias[channel..][..rows].as_ptr()),
-                                            relu: self.relu,
-                                            accumulate: false,
-                                        },
-                                    );
-                                }
-                            }
+                    for panel in 0..group_panels {
+                        let channel = group * g.group_out() + panel * S::TILE_ROWS;
+                        let rows = S::TILE_ROWS.min(g.group_out() - panel * S::TILE_ROWS);
+                        let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
+                        let first = (image * g.out_channels + channel) * pixels + start;
+                        // SAFETY: units and blocks are disjoint sets of output pixels, and the
+                        // tile writes no others between them; the packed operands have `depth`
+                        // steps.
+                        unsafe {
+                            let y = self.y.range(first..first + (rows - 1) * pixels + (end - start));
+                            packed_tile(
+                                simd,
+                                depth,
+                                a.as_ptr(),
+                                packed.as_ptr(),
+                                Target { start: y, stride: pixels, rows, columns: end - start },
+                                Epilogue {
+                                    bias: self.bias.map_or(std::ptr::null(), |bias| bias[channel..][..rows].as_ptr()),
+                                    relu: self.relu,
+                                    accumulate: false,
+                                },
+                            );
                         }
                     }
                 }
-            });
-        });
+            }
+        }
     }
 }
 

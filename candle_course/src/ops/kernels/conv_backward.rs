@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::buffer::{with_scratch, written};
+use super::buffer::{Scratch, written};
 use super::conv::{Geometry, Run, pad, runs};
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
@@ -27,47 +27,48 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
         let panel_len = inner * S::TILE_ROWS;
         let group_panels = depth.div_ceil(S::TILE_ROWS);
         let mut block_runs = Vec::new();
-        with_scratch(g.padded_image(), |padded: &mut [T]| {
-            with_scratch((inner + S::TILE_ROWS) * columns, |buffer: &mut [T]| {
-                let (packed, product) = buffer.split_at_mut(inner * columns);
-                for image in self.images {
-                    padded.fill(T::ZERO);
-                    for start in (0..pixels).step_by(columns) {
-                        let count = columns.min(pixels - start);
-                        runs(g, start, start + count, &mut block_runs);
-                        for group in 0..g.groups {
-                            for k in 0..inner {
-                                let row = (image * g.out_channels + group * inner + k) * pixels + start;
-                                packed[k * columns..][..count].copy_from_slice(&self.dy[row..][..count]);
-                                packed[k * columns + count..(k + 1) * columns].fill(T::ZERO);
-                            }
-                            for panel in 0..group_panels {
-                                let rows = S::TILE_ROWS.min(depth - panel * S::TILE_ROWS);
-                                let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
-                                // SAFETY: the packed operands have `inner` steps and `product` holds a tile.
-                                unsafe {
-                                    packed_tile(
-                                        simd,
-                                        inner,
-                                        a.as_ptr(),
-                                        packed.as_ptr(),
-                                        Target { start: product.as_mut_ptr(), stride: columns, rows, columns: count },
-                                        Epilogue { bias: std::ptr::null(), relu: false, accumulate: false },
-                                    );
-                                }
-                                for row in 0..rows {
-                                    let offset = g.offset(group, panel * S::TILE_ROWS + row);
-                                    scatter(&block_runs, g.stride.1, &product[row * columns..], &mut padded[offset..]);
-                                }
-                            }
+        let offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
+        let mut padded = Scratch::<T>::new(g.padded_image());
+        let padded = &mut *padded;
+        let mut buffer = Scratch::<T>::new((inner + S::TILE_ROWS) * columns);
+        let buffer = &mut *buffer;
+        let (packed, product) = buffer.split_at_mut(inner * columns);
+        for image in self.images {
+            padded.fill(T::ZERO);
+            for start in (0..pixels).step_by(columns) {
+                let count = columns.min(pixels - start);
+                runs(g, start, start + count, &mut block_runs);
+                for group in 0..g.groups {
+                    for k in 0..inner {
+                        let row = (image * g.out_channels + group * inner + k) * pixels + start;
+                        packed[k * columns..][..count].copy_from_slice(&self.dy[row..][..count]);
+                        packed[k * columns + count..(k + 1) * columns].fill(T::ZERO);
+                    }
+                    for panel in 0..group_panels {
+                        let rows = S::TILE_ROWS.min(depth - panel * S::TILE_ROWS);
+                        let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
+                        // SAFETY: the packed operands have `inner` steps and `product` holds a tile.
+                        unsafe {
+                            packed_tile(
+                                simd,
+                                inner,
+                                a.as_ptr(),
+                                packed.as_ptr(),
+                                Target { start: product.as_mut_ptr(), stride: columns, rows, columns: count },
+                                Epilogue { bias: std::ptr::null(), relu: false, accumulate: false },
+                            );
+                        }
+                        for row in 0..rows {
+                            let offset = offsets[group * depth + panel * S::TILE_ROWS + row];
+                            scatter(&block_runs, g.stride.1, &product[row * columns..], &mut padded[offset..]);
                         }
                     }
-                    // SAFETY: every image comes once.
-                    let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
-                    crop(g, padded, self.bias, dx);
                 }
-            });
-        });
+            }
+            // SAFETY: every image comes once.
+            let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
+            crop(g, padded, self.bias, dx);
+        }
     }
 }
 
@@ -130,50 +131,51 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
     fn run<S: Simd<T>>(self, simd: S) {
         let g = self.geometry;
         let (depth, pixels, lanes) = (g.depth(), g.pixels(), padded_channels::<S, T>(g));
+        let all_offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
         let walk = Walk {
             rows: g.output.0,
             columns: g.output.1,
             row_step: g.stride.0 * g.padded().1,
             column_step: g.stride.1,
         };
-        with_scratch(g.padded_image(), |padded: &mut [T]| {
-            with_scratch(pixels * lanes, |transposed: &mut [T]| {
-                for image in self.images {
-                    pad(g, &self.x[image * g.image()..][..g.image()], padded);
-                    for group in 0..g.groups {
-                        let first = (image * g.out_channels + group * g.group_out()) * pixels;
-                        let dy = &self.dy[first..][..g.group_out() * pixels];
-                        transpose(simd, dy, g.group_out(), pixels, transposed, lanes);
-                        let sums = &mut self.sums[group * depth * lanes..][..depth * lanes];
-                        for channel in (0..lanes).step_by(2 * S::LANES) {
-                            for k in (0..depth).step_by(STRIDED_ROWS) {
-                                let offsets = std::array::from_fn(|i| g.offset(group, (k + i).min(depth - 1)));
-                                // SAFETY: offset plus the last step of the walk is the last number
-                                // of the padded image that the convolution reads; the transposed
-                                // gradient has `pixels` rows of `lanes` numbers; the target lies in
-                                // rows k.. of `sums`.
-                                unsafe {
-                                    strided_tile(
-                                        simd,
-                                        walk,
-                                        padded.as_ptr(),
-                                        &offsets,
-                                        transposed.as_ptr().add(channel),
-                                        lanes,
-                                        Target {
-                                            start: sums.as_mut_ptr().add(k * lanes + channel),
-                                            stride: lanes,
-                                            rows: STRIDED_ROWS.min(depth - k),
-                                            columns: (2 * S::LANES).min(lanes - channel),
-                                        },
-                                    );
-                                }
-                            }
+        let mut padded = Scratch::<T>::new(g.padded_image());
+        let padded = &mut *padded;
+        let mut transposed = Scratch::<T>::new(pixels * lanes);
+        let transposed = &mut *transposed;
+        for image in self.images {
+            pad(g, &self.x[image * g.image()..][..g.image()], padded);
+            for group in 0..g.groups {
+                let first = (image * g.out_channels + group * g.group_out()) * pixels;
+                let dy = &self.dy[first..][..g.group_out() * pixels];
+                transpose(simd, dy, g.group_out(), pixels, transposed, lanes);
+                let sums = &mut self.sums[group * depth * lanes..][..depth * lanes];
+                for channel in (0..lanes).step_by(2 * S::LANES) {
+                    for k in (0..depth).step_by(STRIDED_ROWS) {
+                        let offsets = std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
+                        // SAFETY: offset plus the last step of the walk is the last number
+                        // of the padded image that the convolution reads; the transposed
+                        // gradient has `pixels` rows of `lanes` numbers; the target lies in
+                        // rows k.. of `sums`.
+                        unsafe {
+                            strided_tile(
+                                simd,
+                                walk,
+                                padded.as_ptr(),
+                                &offsets,
+                                transposed.as_ptr().add(channel),
+                                lanes,
+                                Target {
+                                    start: sums.as_mut_ptr().add(k * lanes + channel),
+                                    stride: lanes,
+                                    rows: STRIDED_ROWS.min(depth - k),
+                                    columns: (2 * S::LANES).min(lanes - channel),
+                                },
+                            );
                         }
                     }
                 }
-            });
-        });
+            }
+        }
     }
 }
 

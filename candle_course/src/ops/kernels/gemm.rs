@@ -64,7 +64,7 @@ pub fn gemm<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accum
                     rows,
                     columns,
                     k,
-                    out_parts.start().add(first_row * n + first_column),
+                    out_parts.range(first_row * n + first_column..m * n),
                     1,
                     n as isize,
                     accumulate,

@@ -42,9 +42,14 @@ impl<'a, T> Parts<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// Where the slice begins, for parts that are not ranges.
-    pub fn start(&self) -> *mut T {
-        self.start
+    /// The beginning of a range, for a part that leaves gaps: matrix rows, say.
+    ///
+    /// # Panics
+    /// If the range is outside the slice.
+    pub fn range(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: inside the slice.
+        unsafe { self.start.add(range.start) }
     }
 
     /// The part `range`.

@@ -27,7 +27,8 @@ pub enum Flow {
     /// Go on.
     #[default]
     Continue,
-    /// Finish in good order, for this reason; it is written into the history.
+    /// Finish in good order, for this reason; it is written into the history. In the middle of an
+    /// epoch the epoch stays unfinished, and the next call of [`Trainer::fit`] goes on there.
     Stop(String),
 }
 

@@ -1,0 +1,193 @@
+//! Tversky and focal Tversky: overlap losses that price each kind of mistake.
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::losses::Loss;
+use crate::losses::kernels::{Pointwise, pointwise};
+use crate::losses::region::{Classes, Over, Region, loss_dtype, region_options};
+use crate::losses::validate::number;
+
+/// Tversky loss with α = 0.3 and β = 0.7; see [`Tversky`].
+///
+/// # Errors
+/// As [`dice`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let logits = Tensor::new(&[[[1e4f64, -1e4, -1e4]]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[[[1f64, 1., 0.]]], &Device::Cpu)?;
+/// let loss = tversky(&logits, &targets)?.to_scalar::<f64>()?;
+/// assert!((loss - (1.0 - 2.0 / 2.7)).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Tversky::default().forward(logits, targets)
+}
+
+/// Tversky loss, the mean over classes of 1 − (TP + s) / (TP + α FP + β FN + s) of soft counts.
+///
+/// α and β set what a false positive and a false negative cost: β > α seeks recall (flood
+/// mapping, where a missed house matters most); α = β = ½ is Dice, 1 is IoU. Inputs as [`dice`].
+/// (Salehi et al., "Tversky loss function for image segmentation", 2017.)
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let loss = Tversky::new().alpha(0.2).beta(0.8).build()?;
+/// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
+/// let mask = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
+/// println!("{}", loss.forward(&logits, &mask)?.to_scalar::<f32>()?);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tversky {
+    region: Region,
+    alpha: f64,
+    beta: f64,
+}
+
+impl Default for Tversky {
+    fn default() -> Self {
+        Self { region: Region::default(), alpha: 0.3, beta: 0.7 }
+    }
+}
+
+region_options!(Tversky, "all.");
+
+fn check_costs(alpha: f64, beta: f64) -> Result<()> {
+    number("alpha", "a number that is not negative", alpha, alpha >= 0.0)?;
+    number("beta", "a number that is not negative", beta, beta >= 0.0)?;
+    number("alpha + beta", "more than 0", alpha + beta, alpha + beta > 0.0)
+}
+
+impl Tversky {
+    /// What a false positive costs; default 0.3.
+    pub fn alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// What a false negative costs; default 0.7.
+    pub fn beta(mut self, beta: f64) -> Self {
+        self.beta = beta;
+        self
+    }
+
+    /// The loss, its parameters checked.
+    ///
+    /// # Errors
+    /// If a cost or the smoothing is negative, or both costs are 0.
+    pub fn build(self) -> Result<Self> {
+        self.region.check()?;
+        check_costs(self.alpha, self.beta)?;
+        Ok(self)
+    }
+}
+
+impl Loss for Tversky {
+    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let Self { region, alpha, beta } = self.build()?;
+        let overlap = region.overlap(logits, targets)?;
+        region.mean(&region.tversky(&overlap, alpha, beta)?, &overlap, loss_dtype(logits))
+    }
+}
+
+/// Focal Tversky loss with α = 0.3, β = 0.7 and γ = 0.75; see [`FocalTversky`].
+///
+/// # Errors
+/// As [`dice`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let logits = Tensor::new(&[[[1e4f64, -1e4, -1e4]]], &Device::Cpu)?;
+/// let targets = Tensor::new(&[[[1f64, 1., 0.]]], &Device::Cpu)?;
+/// let loss = focal_tversky(&logits, &targets)?.to_scalar::<f64>()?;
+/// assert!((loss - (0.7f64 / 2.7).powf(0.75)).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn focal_tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    FocalTversky::default().forward(logits, targets)
+}
+
+/// Focal Tversky loss, the mean over classes of (1 − Tversky index)^γ.
+///
+/// With γ < 1 (the paper writes 1/γ with γ = 4/3, so ¾ here) the gradient grows as a class gets
+/// nearly right: hard, small regions keep being worked on. A class that is exactly right has a
+/// gradient of 0. Inputs as [`dice`], costs as [`Tversky`]. (Abraham and Khan, "A novel focal
+/// Tversky loss function", 2019.)
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let loss = FocalTversky::new().gamma(0.5).smooth(0.0).build()?;
+/// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
+/// let mask = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
+/// println!("{}", loss.forward(&logits, &mask)?.to_scalar::<f32>()?);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FocalTversky {
+    region: Region,
+    alpha: f64,
+    beta: f64,
+    gamma: f64,
+}
+
+impl Default for FocalTversky {
+    fn default() -> Self {
+        Self { region: Region::default(), alpha: 0.3, beta: 0.7, gamma: 0.75 }
+    }
+}
+
+region_options!(FocalTversky, "all.");
+
+impl FocalTversky {
+    /// What a false positive costs; default 0.3.
+    pub fn alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// What a false negative costs; default 0.7.
+    pub fn beta(mut self, beta: f64) -> Self {
+        self.beta = beta;
+        self
+    }
+
+    /// The exponent; default 0.75.
+    pub fn gamma(mut self, gamma: f64) -> Self {
+        self.gamma = gamma;
+        self
+    }
+
+    /// The loss, its parameters checked.
+    ///
+    /// # Errors
+    /// If a cost or the smoothing is negative, both costs are 0, or γ is not positive.
+    pub fn build(self) -> Result<Self> {
+        self.region.check()?;
+        check_costs(self.alpha, self.beta)?;
+        number("gamma", "a positive number", self.gamma, self.gamma > 0.0)?;
+        Ok(self)
+    }
+}
+
+impl Loss for FocalTversky {
+    fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let Self { region, alpha, beta, gamma } = self.build()?;
+        let overlap = region.overlap(logits, targets)?;
+        let losses = pointwise(&region.tversky(&overlap, alpha, beta)?, Pointwise::Power { exponent: gamma })?;
+        region.mean(&losses, &overlap, loss_dtype(logits))
+    }
+}

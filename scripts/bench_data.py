@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""The loader, with --compare side by side with PyTorch's DataLoader on the same images.
+
+Every measurement runs in its own process, one after the other, ours and theirs in turns; memory is
+the peak of the whole process tree (proportional set size, so that shared pages count once).
+Reported are examples per second (median of the rounds), peak memory, and the ratios that matter.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PINS = ["torch==2.15.0", "torchvision==0.29.2", "numpy", "pillow"]
+WORKERS = [1, 2, 4, 8]
+
+
+def torch_child(case, workers, folder):
+    """The counterpart of examples/bench_data.rs."""
+    import numpy
+    import torch
+    import torchvision
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset, TensorDataset
+    from torchvision import transforms
+
+    class Cifar(Dataset):
+        """As torchvision.datasets.CIFAR10, which insists on the complete set."""
+
+        def __init__(self, transform):
+            self.data = numpy.fromfile(f"{folder}/cifar10-images.bin", numpy.uint8).reshape(-1, 32, 32, 3)
+            self.targets = numpy.fromfile(f"{folder}/cifar10-labels.bin", numpy.uint8).tolist()
+            self.transform = transform
+
+        def __len__(self):
+            return len(self.targets)
+
+        def __getitem__(self, index):
+            return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+    class SlowFiles(Dataset):
+        def __init__(self, length):
+            self.length = length
+
+        def __len__(self):
+            return self.length
+
+        def __getitem__(self, index):
+            time.sleep(0.002)
+            return torch.zeros(3, 8, 8), index
+
+    normalise = transforms.Normalize((0.1307,), (0.3081,))
+    batch, shuffle, seconds = 64, True, 3.0
+    if case == "mnist":
+        data = torchvision.datasets.MNIST(folder, transform=transforms.Compose([transforms.ToTensor(), normalise]))
+    elif case == "mnist-tensors":
+        data = torchvision.datasets.MNIST(folder)
+        data = TensorDataset(normalise(data.data.unsqueeze(1).float() / 255), data.targets)
+    elif case == "cifar10":
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        steps.append(transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+        data = Cifar(transforms.Compose(steps))
+    else:
+        data, batch, shuffle, seconds = SlowFiles(16 * 40 * max(workers, 1)), 16, False, 0.0
+    loader = DataLoader(
+        data, batch_size=batch, shuffle=shuffle, num_workers=workers, persistent_workers=workers > 0
+    )
+    for _ in loader:  # starts the workers
+        pass
+    examples, start = 0, time.perf_counter()
+    while True:
+        for inputs, _ in loader:
+            examples += len(inputs)
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            break
+    print(json.dumps({"examples_per_second": examples / elapsed}))
+
+
+def tree(root):
+    """The process and everything below it."""
+    parents = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                pass
+    found = {root}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def memory(root):
+    """MB that a process tree holds now; 0 where /proc does not tell."""
+    total = 0
+    for process in tree(root):
+        try:
+            text = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text()
+            total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        except (OSError, StopIteration):
+            pass
+    return total / 1024
+
+
+def measure(command, environment=None):
+    """Examples per second and peak MB of one run."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    peak = [0.0]
+
+    def watch():
+        while process.poll() is None:
+            peak[0] = max(peak[0], memory(process.pid))
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"failed: {' '.join(map(str, command))}")
+    return json.loads(output.splitlines()[-1])["examples_per_second"], peak[0]
+
+
+class Sides:
+    """Runs a case by this crate and, if asked for, by PyTorch, and remembers the numbers."""
+
+    def __init__(self, binary, python, folder, rounds):
+        self.binary, self.python, self.folder, self.rounds = binary, python, folder, rounds
+
+    def run(self, title, case, workers, against=()):
+        commands = {"this crate": [self.binary, case, str(workers)]}
+        if self.python:
+            for name, other in against:
+                commands[name] = [self.python, __file__, "--child", other, str(workers), str(self.folder)]
+        runs = {name: [] for name in commands}
+        for _ in range(self.rounds):
+            for name, command in commands.items():
+                runs[name].append(measure(command))
+        result = {}
+        for name, values in runs.items():
+            rate = statistics.median(rate for rate, _ in values)
+            peak = max(peak for _, peak in values)
+            result[name] = (rate, peak)
+            print(f"{title:<34} {workers} workers  {name:<34} {rate:>12,.0f} examples/s  {peak:>6.0f} MB", flush=True)
+        return result
+
+
+def compare(sides):
+    ratios = []
+
+    def ratio(what, ours, theirs, target):
+        ratios.append((what, ours[0] / theirs[0], f"{target} or more"))
+        ratios.append((f"{what}: peak memory", ours[1] / theirs[1], "0.5 or less"))
+
+    dataset, tensors = ("torchvision MNIST + transforms", "mnist"), ("TensorDataset of ready tensors", "mnist-tensors")
+    mnist = sides.run("MNIST, normalised", "mnist", 2, [dataset, tensors])
+    cifar = sides.run("CIFAR-10, crop, flip, normalise", "cifar10", 2, [("torchvision transforms", "cifar10")])
+    slow = {n: sides.run("2 ms of I/O per example", "io", n, [("PyTorch", "io")] if n == 2 else []) for n in WORKERS}
+    if sides.python:
+        ratio("MNIST against torchvision's data set", mnist["this crate"], mnist[dataset[0]], 20)
+        ratio("MNIST against ready tensors", mnist["this crate"], mnist[tensors[0]], 5)
+        ratio("CIFAR-10 with augmentation", cifar["this crate"], cifar["torchvision transforms"], 10)
+        ratios.append(("2 ms of I/O: peak memory", slow[2]["this crate"][1] / slow[2]["PyTorch"][1], "0.5 or less"))
+    one = slow[1]["this crate"][0]
+    for workers in WORKERS[1:]:
+        ratios.append((f"2 ms of I/O: {workers} workers over linear", slow[workers]["this crate"][0] / (workers * one), "0.9 or more"))
+    print(f"\n{'ratio':<46} {'measured':>9}  target")
+    for what, value, target in ratios:
+        print(f"{what:<46} {value:>9.2f}  {target}")
+
+
+def bench(rounds, python):
+    build = ["cargo", "build", "--release", "--quiet", "--example", "bench_data"]
+    print("building (minutes, the first time)", flush=True)
+    subprocess.run(build, cwd=ROOT, check=True)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    binary = target / "release" / "examples" / "bench_data"
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([binary, "export", folder], check=True)
+        compare(Sides(binary, python, folder, rounds))
+
+
+def main():
+    if sys.argv[1:2] == ["--child"]:
+        torch_child(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compare", action="store_true", help="measure PyTorch's DataLoader as well")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of every measurement, 2 by default")
+    options = parser.parse_args()
+    python = os.environ.get("CANDLE_COURSE_REFERENCE_PYTHON")
+    if not options.compare:
+        bench(options.rounds, None)
+    elif python:
+        bench(options.rounds, python)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"making a throwaway environment with {', '.join(PINS)} (minutes)", flush=True)
+            venv.create(folder, with_pip=True)
+            python = os.path.join(folder, "bin", "python")
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *PINS], check=True)
+            bench(options.rounds, python)
+
+
+if __name__ == "__main__":
+    main()
