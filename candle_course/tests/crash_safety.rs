@@ -199,7 +199,7 @@ fn kills_do_no_harm() {
         let mut seen = Vec::new();
         if !any_moment {
             let mut saves = 0;
-            while let Some(line) = output.next() {
+            for line in output.by_ref() {
                 let line = line.expect("the child prints text");
                 saves += usize::from(line.starts_with("saving "));
                 seen.push(line);
