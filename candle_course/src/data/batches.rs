@@ -114,7 +114,7 @@ impl Batches {
         self.epoch
     }
 
-    /// The number of the next batch: where [`DataLoader::epoch_from`] goes on.
+    /// The number of the next batch: where [`DataLoader::epoch_from`](crate::data::DataLoader::epoch_from) goes on.
     pub fn position(&self) -> usize {
         self.next
     }
