@@ -114,7 +114,7 @@ impl Batches {
         self.epoch
     }
 
-    /// The number of the next batch: where [`DataLoader::epoch_from`] goes on.
+    /// The number of the next batch: where [`DataLoader::epoch_from`](crate::data::DataLoader::epoch_from) goes on.
     pub fn position(&self) -> usize {
         self.next
     }
@@ -359,7 +359,7 @@ mod tests {
                 );
                 let (_, error) = run(Odd { length: 20, panics_in_batch: true, ..Odd::default() });
                 assert!(error.starts_with("batch 0 of epoch 2, examples 0, 1, 2, 3, cannot be made"), "{error}");
-                assert!(error.contains("panicked: called `Option::unwrap()`"), "{error}");
+                assert!(error.contains("panicked: nobody gathers"), "{error}");
                 let (_, error) = run(Odd { length: 20, wrong_size: true, ..Odd::default() });
                 assert!(error.contains("gave inputs of shape [1] for 4 examples"), "{error}");
             }

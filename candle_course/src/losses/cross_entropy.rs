@@ -8,11 +8,11 @@ use crate::losses::kernels::{Dims, for_float, with_elements};
 use crate::losses::validate::{self, class_targets, float, not_empty, number, probabilities};
 use crate::losses::{Loss, Reduction};
 
-/// Mean cross-entropy, −1/N Σ log softmax(logits)[target], as `torch.nn.functional.cross_entropy`.
+/// Mean cross-entropy, −1/N Σ log softmax(logits)\[target\], as `torch.nn.functional.cross_entropy`.
 ///
 /// `logits`: `[N, C]`, `[N, C, L]` or `[N, C, H, W]`, floats, unnormalised; `targets`: `[N]`,
 /// `[N, L]` or `[N, H, W]`, class indices in `0..C` (u8, u32 or i64). For weights, label
-/// smoothing, ignored pixels, soft targets and other reductions see [`CrossEntropy`].
+/// smoothing, ignored pixels, soft targets and other reductions see [`struct@CrossEntropy`].
 ///
 /// Probabilities given in place of logits cannot be told apart: the loss then never falls below
 /// ln(1 + (C − 1)/e), and training hardly moves.

@@ -8,7 +8,7 @@ use crate::losses::kernels::{Dims, for_float};
 use crate::losses::validate::{self, IGNORED, class_targets, float, log_probabilities_only};
 use crate::losses::{Loss, Reduction};
 
-/// Mean negative log-likelihood, −1/N Σ log p[target]; see [`Nll`].
+/// Mean negative log-likelihood, −1/N Σ log p\[target\]; see [`Nll`].
 ///
 /// # Errors
 /// As [`Nll`]'s forward.

@@ -11,7 +11,7 @@ use crate::losses::validate::number;
 /// Tversky loss with α = 0.3 and β = 0.7; see [`Tversky`].
 ///
 /// # Errors
-/// As [`dice`].
+/// As [`dice`](crate::losses::dice()).
 ///
 /// # Examples
 ///
@@ -31,7 +31,7 @@ pub fn tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// Tversky loss, the mean over classes of 1 − (TP + s) / (TP + α FP + β FN + s) of soft counts.
 ///
 /// α and β set what a false positive and a false negative cost: β > α seeks recall (flood
-/// mapping, where a missed house matters most); α = β = ½ is Dice, 1 is IoU. Inputs as [`dice`].
+/// mapping, where a missed house matters most); α = β = ½ is Dice, 1 is IoU. Inputs as [`dice`](crate::losses::dice()).
 /// (Salehi et al., "Tversky loss function for image segmentation", 2017.)
 ///
 /// # Examples
@@ -101,7 +101,7 @@ impl Loss for Tversky {
 /// Focal Tversky loss with α = 0.3, β = 0.7 and γ = 0.75; see [`FocalTversky`].
 ///
 /// # Errors
-/// As [`dice`].
+/// As [`dice`](crate::losses::dice()).
 ///
 /// # Examples
 ///
@@ -122,7 +122,7 @@ pub fn focal_tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 ///
 /// With γ < 1 (the paper writes 1/γ with γ = 4/3, so ¾ here) the gradient grows as a class gets
 /// nearly right: hard, small regions keep being worked on. A class that is exactly right has a
-/// gradient of 0. Inputs as [`dice`], costs as [`Tversky`]. (Abraham and Khan, "A novel focal
+/// gradient of 0. Inputs as [`dice`](crate::losses::dice()), costs as [`Tversky`]. (Abraham and Khan, "A novel focal
 /// Tversky loss function", 2019.)
 ///
 /// # Examples

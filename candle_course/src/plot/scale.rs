@@ -60,7 +60,7 @@ pub(super) fn ticks(low: f64, high: f64, log: bool, target: usize, integers: boo
         .into_iter()
         .map(|m| m * magnitude)
         .filter(|step| !integers || (*step >= 1.0 && step.fract() == 0.0))
-        .find(|step| (high / step).floor() - (low / step).ceil() <= target as f64 + 1.0)
+        .find(|step| (((high / step).floor() - (low / step).ceil()) as usize) < target + 2)
         .unwrap_or(if integers { magnitude.max(1.0) * 10.0 } else { 20.0 * magnitude });
     let (first, last) = ((low / step - 1e-6).ceil() as i64, (high / step + 1e-6).floor() as i64);
     let values: Vec<f64> = (first..=last).map(|index| index as f64 * step).collect();
