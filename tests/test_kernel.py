@@ -49,7 +49,7 @@ def test_two_notebooks_run_at_the_same_time(notebook_folder):
     [
         ("let x: i32 = no_such_name;", "cannot find value `no_such_name`"),
         ('panic!("the cause");', "the cause"),
-        ('Tensor::new(&[1f32, 2.], &Device::Cpu)?.reshape((3, 1))?;', "shape mismatch"),
+        ('Tensor::new(&[1f32, 2.], &Device::Cpu)?.reshape((3, 1))?;', "Shape mismatch"),
     ],
     ids=["compile error", "panic", "question mark"],
 )

@@ -1,5 +1,6 @@
 """Runs a lesson's code headless in the project's kernel and reports on every cell."""
 
+import queue
 import re
 import statistics
 import sys
@@ -19,6 +20,8 @@ from . import paths, say
 # A kernel may have to rebuild the crate before it answers.
 STARTUP_SECONDS = 1800
 CELL_SECONDS = 900
+# How long to wait for lines that were printed before a cell ended.
+LATE_SECONDS = 0.15
 
 
 @dataclass
@@ -81,10 +84,12 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                 began = time.monotonic()
                 try:
                     client.execute_cell(cell, index)
+                    report.cell_seconds.append(time.monotonic() - began)
+                    take_late_output(client, cell, index)
                     problem = silent_failure(cell)
                 except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+                    report.cell_seconds.append(time.monotonic() - began)
                     problem = error_text(cell) or str(error)
-                report.cell_seconds.append(time.monotonic() - began)
                 report.outputs.append(cell.outputs)
                 if index == 1:
                     report.first_result_seconds = time.monotonic() - start
@@ -97,6 +102,18 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
         stop(client.km)
     report.total_seconds = time.monotonic() - start
     return report
+
+
+def take_late_output(client: NotebookClient, cell, index: int) -> None:
+    """evcxr forwards printed lines from a thread of its own, so that some arrive after the cell's
+    end, where nbclient no longer listens."""
+    while True:
+        try:
+            message = run_sync(client.kc.get_iopub_msg)(timeout=LATE_SECONDS)
+        except queue.Empty:
+            return
+        if message["msg_type"] in ("stream", "display_data", "execute_result"):
+            client.process_message(message, cell, index)
 
 
 def stop(kernel: AsyncKernelManager) -> None:
