@@ -18,6 +18,7 @@ sys.path.insert(0, str(PROJECT / "scripts"))
 ROWS = [
     # what is shown, ours, PyTorch's
     ("AdamW step, 10 million parameters (PyTorch: fused)", "step", "step"),
+    ("the same, gradients checked for NaN first", "step_checked", "step"),
     ("checkpoint, 500 MB: save, flushed, with checksum", "save", "save_flushed"),
     ("weights, 500 MB: save, flushed", "save_weights", "save_flushed"),
     ("weights, 500 MB: save (PyTorch: not flushed)", "save_weights", "save"),

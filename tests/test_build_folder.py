@@ -44,6 +44,18 @@ def test_a_copy_shares_only_what_never_changes(tmp_path):
     assert (deps / "other-1.d").read_text() == "other-1.d"
 
 
+def test_a_new_clone_takes_over_the_third_party_libraries(tmp_path):
+    deps = template(tmp_path / "kernels" / "first" / "template")
+    for name, text in (("built", ""), ("project", str(tmp_path))):
+        (tmp_path / "kernels" / "first" / name).write_text(text)
+    folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "second")
+    folder.template.mkdir(parents=True)
+    folder._seed()
+    taken = sorted(path.name for path in (folder.template / "target").rglob("*") if path.is_file())
+    assert taken == ["libother-1.rlib", "other-1.d"]
+    assert os.path.samefile(folder.template / "target" / "debug" / "deps" / "libother-1.rlib", deps / "libother-1.rlib")
+
+
 def test_a_copy_lives_as_long_as_its_kernel(tmp_path):
     home = tmp_path / "kernels" / "one"
     template(home / "template")

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use candle_course::data::ImageDataset;
 use candle_course::prelude::*;
 
 /// 2 ms of waiting per example, as for a small file on a disk or a network.

@@ -20,7 +20,7 @@ fn median(rounds: usize, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(seconds[seconds.len() / 2])
 }
 
-fn step() -> Result<f64> {
+fn step(policy: NonFinite) -> Result<f64> {
     let parameters = Parameters::new(0, &Device::Cpu);
     let mut gradients = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
     for layer in 0..10 {
@@ -28,14 +28,15 @@ fn step() -> Result<f64> {
         let var = parameters.root().parameter(&format!("layer{layer}.weight"), (1000, 1000), init)?;
         gradients.insert(&var, (var.as_tensor() * 0.3)?);
     }
-    let mut optimizer = AdamW::new(&parameters).build()?;
+    let mut optimizer = AdamW::new(&parameters).non_finite(policy).build()?;
     median(31, || optimizer.step(&gradients, 1e-3))
 }
 
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).ok_or_else(|| Error::argument("folder", "where to save 500 MB", "nothing"))?;
     let path = Path::new(&folder).join("candle_course.safetensors");
-    println!("step {:.6}", step()?);
+    println!("step {:.6}", step(NonFinite::Ignore)?);
+    println!("step_checked {:.6}", step(NonFinite::Error)?);
     let tensors = (0..10)
         .map(|index| Ok((format!("layer{index}.weight"), Tensor::full(index as f32, (12_500, 1000), &Device::Cpu)?)))
         .collect::<Result<std::collections::BTreeMap<_, _>>>()?;

@@ -30,13 +30,30 @@ fn main() {
         return;
     }
     let tests: [(&str, fn()); 3] = [
-        ("a stopped training resumes in a new process, to the bit", resume_is_exact),
-        ("a training killed 200 times ends as an undisturbed one", kills_do_no_harm),
-        ("a full disk leaves the older checkpoint", full_disk),
+        ("a_stopped_training_resumes_in_a_new_process_to_the_bit", resume_is_exact),
+        ("a_training_killed_200_times_ends_as_an_undisturbed_one", kills_do_no_harm),
+        ("a_full_disk_leaves_the_older_checkpoint", full_disk),
     ];
+    // What cargo test and nextest ask of a test binary: a list, or the tests of some names.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    let mut passed = 0;
     for (name, test) in tests {
-        test();
-        println!("test {name} ... ok");
+        let wanted = !asked("--ignored") && (names.is_empty() || names.iter().any(|part| name.contains(*part)));
+        if wanted && asked("--list") {
+            println!("{name}: test");
+        } else if wanted {
+            test();
+            println!("test {name} ... ok");
+            passed += 1;
+        }
+    }
+    if !asked("--list") {
+        println!(
+            "\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {} filtered out",
+            tests.len() - passed
+        );
     }
 }
 
@@ -182,7 +199,7 @@ fn kills_do_no_harm() {
         let mut seen = Vec::new();
         if !any_moment {
             let mut saves = 0;
-            while let Some(line) = output.next() {
+            for line in output.by_ref() {
                 let line = line.expect("the child prints text");
                 saves += usize::from(line.starts_with("saving "));
                 seen.push(line);

@@ -191,6 +191,7 @@ class BuildFolder:
         if done.exists():
             self._build(quiet)
         else:
+            self._seed()
             with say.step("Building the notebook's dependencies, optimised", "5 to 8 minutes on 2 cores, once"):
                 self._build(quiet)
             say.write_if_changed(done, "built\n")
@@ -211,6 +212,22 @@ class BuildFolder:
                     say.note(f"  {line.strip()}")
         if child.returncode != 0:
             raise say.Failure("the crate could not be built for the notebook:\n" + "".join(said).rstrip())
+
+    def _seed(self) -> None:
+        """Takes the third-party libraries that another clone of the project has compiled."""
+        if (self.template / "target").exists():
+            return
+        for other in sorted(self.home.parent.glob("*/built"), key=lambda path: -path.stat().st_mtime):
+            home = other.parent
+            if home == self.home or not (home / "template" / "target").exists():
+                continue
+            with say.lock(home / "lock", "building in another clone"):
+                say.note(f"• Taking over what is compiled for {(home / 'project').read_text(encoding='utf-8').strip()} …")
+                unfinished = self.template / "target.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                copy_tree(home / "template" / "target", unfinished, own=False)
+                os.replace(unfinished, self.template / "target")
+            return
 
     def _lock_dependencies(self) -> None:
         """The notebook gets the versions of the workspace's `Cargo.lock`, not the newest ones."""
@@ -240,21 +257,29 @@ def remove_orphans(kernels: Path) -> None:
             shutil.rmtree(home, ignore_errors=True)
 
 
-def copy_tree(source: Path, destination: Path) -> None:
+OWN = ("candle_course", "libcandle_course", "ctx", "libctx")
+
+
+def copy_tree(source: Path, destination: Path, own: bool = True) -> None:
     """Copies a build folder with its modification times, which cargo compares.
 
     Libraries of third-party crates are hard-linked: they never change under their name. What a
-    kernel may rewrite in place (our own crate, the cell, cargo's records) is copied; files that
-    were one file under two names stay so.
+    kernel may rewrite in place (our own crate, the cell, cargo's records) is copied, or left out
+    where `own` is false; files that were one file under two names stay so.
     """
     seen = {}
-    for folder, _, names in os.walk(source):
+    for folder, folders, names in os.walk(source):
+        if not own:
+            folders[:] = [name for name in folders if not name.startswith(OWN)]
         target = destination / Path(folder).relative_to(source)
         target.mkdir(parents=True, exist_ok=True)
-        shared = Path(folder).name == "deps"
+        libraries = Path(folder).name == "deps"
         for name in names:
+            mine = name.startswith(OWN)
+            if mine and not own:
+                continue
             old, new = os.path.join(folder, name), os.path.join(target, name)
-            if shared and name.endswith((".rlib", ".rmeta", ".so", ".dylib")) and "candle_course" not in name and not name.startswith(("libctx", "ctx")):
+            if libraries and not mine and name.endswith((".rlib", ".rmeta", ".so", ".dylib")):
                 try:
                     os.link(old, new)
                     continue

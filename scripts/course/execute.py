@@ -2,6 +2,7 @@
 
 import re
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,14 +153,17 @@ def table(reports: list) -> str:
 
 
 def show_progress(name: str):
-    """Prints the current cell on a terminal; stays silent in a log."""
-    import sys
-
-    if not sys.stderr.isatty():
-        return None
+    """Shows the current cell: on one line of a terminal, or every half minute in a log."""
+    terminal = sys.stderr.isatty()
+    last = time.monotonic()
 
     def progress(number: int, total: int) -> None:
-        print(f"\r  {name}: cell {number} of {total} ", end="" if number < total else "\n", file=sys.stderr, flush=True)
+        nonlocal last
+        if terminal:
+            print(f"\r  {name}: cell {number} of {total} ", end="" if number < total else "\n", file=sys.stderr, flush=True)
+        elif time.monotonic() - last > 30:
+            last = time.monotonic()
+            say.note(f"  {name}: cell {number} of {total}")
 
     return progress
 

@@ -342,6 +342,14 @@ mod tests {
         assert!(text.contains("no value `epoch`, only [history, infinite, step]"), "{text}");
     }
 
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_folder_that_cannot_be_written_is_named() {
+        // Nobody can create files there, root neither.
+        let text = example().save("/proc/checkpoint.safetensors").unwrap_err().to_string();
+        assert!(text.contains("cannot write `/proc/checkpoint.safetensors`"), "{text}");
+    }
+
     proptest! {
         #[test]
         fn numbers_come_back_to_the_last_bit(bits in any::<u64>()) {

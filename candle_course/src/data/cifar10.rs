@@ -94,7 +94,7 @@ mod tests {
         // Images from the hub are compared with the sample's where the hub is tested.
         let folder = tempfile::tempdir().unwrap();
         let records: Vec<u8> =
-            (0..3).flat_map(|i| [&[sample.labels()[i] as u8], sample.bytes(i).unwrap()].concat()).collect();
+            (0..3).flat_map(|i| [&[sample.labels()[i] as u8][..], sample.bytes(i).unwrap()].concat()).collect();
         for file in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
             fs::write(folder.path().join(format!("{file}.bin")), &records).unwrap();
         }

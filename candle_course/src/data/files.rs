@@ -149,7 +149,7 @@ const RECORD: usize = 1 + 3072;
 
 /// Adds the images of a file in CIFAR-10's binary format.
 pub(crate) fn cifar_binary(path: &Path, content: &[u8], into: &mut RawImages) -> Result<()> {
-    if content.is_empty() || content.len() % RECORD != 0 {
+    if content.is_empty() || !content.len().is_multiple_of(RECORD) {
         let whole = content.len().div_ceil(RECORD).max(1);
         return Err(wrong_size(path, whole * RECORD, &format!("{whole} records of {RECORD}"), content.len()));
     }

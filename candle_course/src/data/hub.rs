@@ -452,10 +452,10 @@ mod tests {
                 }
             }
             let length = body.len();
-            if end > start {
-                if let Some(cut) = self.cuts.lock().unwrap().pop() {
-                    body.truncate(cut);
-                }
+            if end > start
+                && let Some(cut) = self.cuts.lock().unwrap().pop()
+            {
+                body.truncate(cut);
             }
             send(
                 format!(

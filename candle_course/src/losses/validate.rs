@@ -106,7 +106,7 @@ pub(crate) fn range(tensor: &Tensor) -> Result<(f64, f64)> {
         let pieces: Vec<_> = parallel::map(values.chunks(PIECE).collect(), piece);
         pieces.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), join)
     }
-    for_float!(tensor.dtype(), T => with_elements::<T, _>(tensor, |values| of(values)))
+    for_float!(tensor.dtype(), T => with_elements::<T, _>(tensor, of))
 }
 
 /// Targets that are probabilities, or hard 0 and 1 only.

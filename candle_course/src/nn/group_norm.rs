@@ -38,7 +38,7 @@ impl GroupNorm {
     /// # Errors
     /// If the channels cannot be divided by the groups, or the scope has a `weight` or `bias`.
     pub fn new(groups: usize, channels: usize, scope: &Scope) -> Result<Self> {
-        if groups == 0 || channels == 0 || channels % groups != 0 {
+        if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
             return Err(Error::argument("groups", format!("a divisor of the {channels} channels"), groups));
         }
         Ok(Self {

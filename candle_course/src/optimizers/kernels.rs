@@ -252,6 +252,7 @@ pub(crate) fn all_finite(tensor: &Tensor) -> Result<bool> {
         }
     }
     // x − x is 0 for finite numbers and NaN otherwise; one number crosses to the host.
+    #[allow(clippy::eq_op)]
     let zero = (tensor - tensor)?.abs()?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
     Ok(zero == 0.0)
 }

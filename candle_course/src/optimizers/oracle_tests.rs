@@ -61,15 +61,15 @@ macro_rules! build {
 
 fn configurations() -> Vec<(&'static str, f64, Build)> {
     vec![
-        ("sgd", 0.05, build!(|p| Sgd::new(p))),
+        ("sgd", 0.05, build!(Sgd::new)),
         ("sgd_decay", 0.05, build!(|p| Sgd::new(p).weight_decay(0.1))),
         ("sgd_momentum", 0.02, build!(|p| Sgd::new(p).momentum(0.9))),
         ("sgd_dampening", 0.02, build!(|p| Sgd::new(p).momentum(0.8).dampening(0.3).weight_decay(0.01))),
         ("sgd_nesterov", 0.02, build!(|p| Sgd::new(p).momentum(0.9).nesterov(true).weight_decay(0.01))),
-        ("adam", 0.01, build!(|p| Adam::new(p))),
+        ("adam", 0.01, build!(Adam::new)),
         ("adam_decay", 0.01, build!(|p| Adam::new(p).weight_decay(0.05).beta1(0.8).beta2(0.95).epsilon(1e-6))),
         ("adam_amsgrad", 0.01, build!(|p| Adam::new(p).amsgrad(true))),
-        ("adamw", 0.01, build!(|p| AdamW::new(p))),
+        ("adamw", 0.01, build!(AdamW::new)),
         ("adamw_amsgrad", 0.01, build!(|p| AdamW::new(p).amsgrad(true).weight_decay(0.1))),
         (
             "adamw_groups",
@@ -82,7 +82,7 @@ fn configurations() -> Vec<(&'static str, f64, Build)> {
                 }
             }),
         ),
-        ("rms_prop", 0.005, build!(|p| RmsProp::new(p))),
+        ("rms_prop", 0.005, build!(RmsProp::new)),
         (
             "rms_prop_momentum",
             0.001,
@@ -90,7 +90,7 @@ fn configurations() -> Vec<(&'static str, f64, Build)> {
         ),
         ("rms_prop_centered", 0.005, build!(|p| RmsProp::new(p).centered(true).epsilon(1e-3))),
         ("rms_prop_all", 0.001, build!(|p| RmsProp::new(p).centered(true).momentum(0.5).epsilon(1e-3))),
-        ("adagrad", 0.1, build!(|p| Adagrad::new(p))),
+        ("adagrad", 0.1, build!(Adagrad::new)),
         (
             "adagrad_decay",
             0.1,

@@ -54,19 +54,14 @@ pub(super) fn ticks(low: f64, high: f64, log: bool, target: usize, integers: boo
     if log && let Some(ticks) = log_ticks(low, high, target) {
         return ticks;
     }
-    let raw = (high - low) / target as f64;
-    let magnitude = 10f64.powf(raw.log10().floor());
-    let mut step = [1.0, 2.0, 2.5, 5.0, 10.0]
+    let magnitude = 10f64.powf(((high - low) / target as f64).log10().floor());
+    // The finest round step that gives hardly more ticks than asked for.
+    let step = [0.5, 1.0, 2.0, 2.5, 5.0, 10.0, 20.0]
         .into_iter()
         .map(|m| m * magnitude)
-        .find(|&step| step >= raw * 0.999)
-        .unwrap_or(10.0 * magnitude);
-    if integers {
-        step = if step < 1.0 { 1.0 } else { step };
-        if step == 2.5 {
-            step = 5.0;
-        }
-    }
+        .filter(|step| !integers || (*step >= 1.0 && step.fract() == 0.0))
+        .find(|step| ((high / step).floor() - (low / step).ceil()) as usize + 1 <= target + 2)
+        .unwrap_or(if integers { magnitude.max(1.0) * 10.0 } else { 20.0 * magnitude });
     let (first, last) = ((low / step - 1e-6).ceil() as i64, (high / step + 1e-6).floor() as i64);
     let values: Vec<f64> = (first..=last).map(|index| index as f64 * step).collect();
     let labels = linear_labels(&values, step);

@@ -127,10 +127,10 @@ impl CyclicLRBuilder {
         if let CyclicMode::ExpRange { gamma } = it.mode {
             positive("gamma", gamma)?;
         }
-        if let Some((base, max)) = it.momenta {
-            if !(0.0..1.0).contains(&base) || !(0.0..1.0).contains(&max) || base > max {
-                return Err(Error::argument("momentum_between", "0 ≤ base ≤ max < 1", format!("{base} and {max}")));
-            }
+        if let Some((base, max)) = it.momenta
+            && (!(0.0..1.0).contains(&base) || !(0.0..1.0).contains(&max) || base > max)
+        {
+            return Err(Error::argument("momentum_between", "0 ≤ base ≤ max < 1", format!("{base} and {max}")));
         }
         Ok(it)
     }

@@ -175,10 +175,10 @@ impl OneCycleLRBuilder {
         }
         positive("div_factor", it.div_factor)?;
         positive("final_div_factor", it.final_div_factor)?;
-        if let Some((base, max)) = it.momenta {
-            if !(0.0..1.0).contains(&base) || !(0.0..1.0).contains(&max) || base > max {
-                return Err(Error::argument("momentum_between", "0 ≤ base ≤ max < 1", format!("{base} and {max}")));
-            }
+        if let Some((base, max)) = it.momenta
+            && (!(0.0..1.0).contains(&base) || !(0.0..1.0).contains(&max) || base > max)
+        {
+            return Err(Error::argument("momentum_between", "0 ≤ base ≤ max < 1", format!("{base} and {max}")));
         }
         Ok(it)
     }

@@ -69,10 +69,10 @@ impl WarmUpBuilder {
         if !(0.0..=1.0).contains(&self.0.start) {
             return Err(Error::argument("start_factor", "a number in [0, 1]", self.0.start));
         }
-        if let Some(stairs) = self.0.stairs {
-            if stairs == 0 || stairs > self.0.steps {
-                return Err(Error::argument("stairs", format!("1 to {} (one a step)", self.0.steps), stairs));
-            }
+        if let Some(stairs) = self.0.stairs
+            && (stairs == 0 || stairs > self.0.steps)
+        {
+            return Err(Error::argument("stairs", format!("1 to {} (one a step)", self.0.steps), stairs));
         }
         Ok(self.0)
     }

@@ -126,6 +126,9 @@ impl fmt::Display for BackgroundStatus {
             )?;
             return self.stopped.iter().try_for_each(|reason| write!(f, "; stopped: {reason}"));
         }
+        if self.batches == 0 {
+            return f.write_str("starting");
+        }
         write!(
             f,
             "running for {}: epoch {}/{}",

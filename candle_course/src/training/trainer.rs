@@ -96,9 +96,8 @@ impl Trainer {
         if let Some(progress) = builder.progress {
             callbacks.push(Box::new(progress));
         }
-        let maximized = |metric: &&Box<dyn Metric>| metric.direction() == Direction::Maximize;
-        let history =
-            History::new(builder.metrics.iter().filter(maximized).map(|metric| metric.name().to_owned()).collect());
+        let maximized = builder.metrics.iter().filter(|metric| metric.direction() == Direction::Maximize);
+        let history = History::new(maximized.map(|metric| metric.name().to_owned()).collect());
         let accumulator = match builder.accumulate {
             1 => None,
             batches => Some(GradientAccumulator::new(&builder.parameters, batches)?),

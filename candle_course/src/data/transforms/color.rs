@@ -103,7 +103,7 @@ impl Transform for ColorJitter {
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
         edit_images(batch, "colour jitter", |row, image, shape| {
             let [c, h, w] = shape;
-            if self.saturation > 0.0 && c != 3 || c != 3 && c != 1 {
+            if c != 3 && (self.saturation > 0.0 || c != 1) {
                 return Err(Error::argument("inputs", "3 channels (or 1, without saturation) for colour jitter", c));
             }
             if let Some(bad) = image.iter().find(|&&x| !(-1e-3..=1.001).contains(&x)) {

@@ -1,5 +1,7 @@
 //! Pooling of planes.
 
+#![allow(clippy::eq_op)] // x != x: `is_nan`, without a float trait
+
 use super::buffer::written;
 use super::parallel::for_parts;
 use super::simd::{Element, Kernel, Simd};

@@ -154,8 +154,6 @@ pub trait Element: WithDType + Default + std::iter::Sum + std::ops::Neg<Output =
     fn exp(self) -> Self;
     /// ln x.
     fn ln(self) -> Self;
-    /// √x.
-    fn sqrt(self) -> Self;
     /// The larger number.
     fn maximum(self, other: Self) -> Self;
     /// Hands out this thread's reusable buffers of this type.
@@ -191,11 +189,6 @@ macro_rules! element {
             #[inline(always)]
             fn ln(self) -> Self {
                 $t::ln(self)
-            }
-
-            #[inline(always)]
-            fn sqrt(self) -> Self {
-                $t::sqrt(self)
             }
 
             #[inline(always)]

@@ -109,7 +109,7 @@ impl Callback for UpdateRatios {
     }
 
     fn backward_end(&mut self, trainer: &mut Trainer, _gradients: &mut GradStore) -> Result<Flow> {
-        if trainer.state().step % self.every == 0 {
+        if trainer.state().step.is_multiple_of(self.every) {
             for (name, var) in trainer.parameters().trainable() {
                 if var.rank() >= 2 {
                     self.before.insert(name, var.as_tensor().copy()?.detach());
