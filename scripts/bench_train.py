@@ -19,8 +19,8 @@ import reference_environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BATCH = 64
-MODELS = ["mlp", "mnist", "cifar", "unet"]
-STEPS = {"mlp": 300, "mnist": 15, "cifar": 4, "unet": 2}
+MODELS = ["mlp", "mnist", "cifar", "unet", "gru"]
+STEPS = {"mlp": 300, "mnist": 15, "cifar": 4, "unet": 2, "gru": 20}
 
 
 def torch_model(name):
@@ -54,6 +54,16 @@ def torch_model(name):
             low = self.up[1](torch.cat([first, self.enlarge[1](low)], 1))
             return self.head(low)
 
+    class LastState(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.head = nn.GRU(32, 64, batch_first=True), nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.head(self.gru(x)[0][:, -1])
+
+    if name == "gru":
+        return LastState()
     if name == "mlp":
         return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     if name == "mnist":
@@ -78,7 +88,7 @@ def torch_child(name):
 
     torch.set_num_threads(int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
     torch.manual_seed(0)
-    shape = {"mlp": (784,), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "unet": (4, 64, 64)}[name]
+    shape = {"mlp": (784,), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "unet": (4, 64, 64), "gru": (50, 32)}[name]
     targets = (64, 64, 64) if name == "unet" else (64,)
     x, y = torch.randn(BATCH, *shape), torch.randint(0, 5 if name == "unet" else 10, targets)
     model = torch_model(name)

@@ -96,6 +96,21 @@ impl ModuleT for UNet {
     }
 }
 
+/// A GRU over 50 steps; its last state is classified.
+struct LastState(Gru, Linear);
+
+impl ModuleT for LastState {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        let states = self.0.forward_t(xs, train)?;
+        self.1.forward(&states.narrow(1, states.dim(1)? - 1, 1)?.squeeze(1)?)
+    }
+}
+
+fn gru(parameters: &Parameters) -> Result<LastState> {
+    let layer = Gru::new(32, 64, &parameters.at("gru")).build()?;
+    Ok(LastState(layer, Linear::new(64, 10, &parameters.at("head"))?))
+}
+
 /// The training step of `model`.
 pub fn build(model: &str) -> Result<Step> {
     let parameters = Parameters::new(0, &Device::Cpu);
@@ -103,6 +118,7 @@ pub fn build(model: &str) -> Result<Step> {
         "mlp" => (Box::new(mlp(&parameters)?), true),
         "mnist" => (Box::new(mnist(&parameters)?), true),
         "cifar" => (Box::new(cifar(&parameters)?), false),
+        "gru" => (Box::new(gru(&parameters)?), true),
         _ => (Box::new(UNet::new(&parameters)?), true),
     };
     let mut optimizer: Box<dyn Optimizer> = if adam {

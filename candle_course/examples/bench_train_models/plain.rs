@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, ModuleT, Tensor, Var};
 use candle_course::candle_nn::{self, Module, Optimizer, VarBuilder, VarMap};
 use candle_course::{Result, candle_core};
+use candle_nn::rnn::RNN;
 use candle_nn::{AdamW, BatchNorm, Conv2d, ConvTranspose2d, Linear};
 
 use super::Step;
@@ -92,6 +93,16 @@ fn unet(vb: &VarBuilder<'_>) -> candle_core::Result<Forward> {
     }))
 }
 
+fn gru(vb: &VarBuilder<'_>) -> candle_core::Result<Forward> {
+    let layer = candle_nn::gru(32, 64, Default::default(), vb.pp("gru"))?;
+    let head = candle_nn::linear(64, 10, vb.pp("head"))?;
+    Ok(Box::new(move |xs| {
+        let states = layer.seq(xs)?;
+        let last = layer.states_to_tensor(&states[states.len() - 1..])?;
+        head.forward(&last.squeeze(1)?)
+    }))
+}
+
 /// The training step of `model`.
 pub fn build(model: &str) -> Result<Step> {
     let variables = VarMap::new();
@@ -100,6 +111,7 @@ pub fn build(model: &str) -> Result<Step> {
         "mlp" => mlp(&vb)?,
         "mnist" => mnist(&vb)?,
         "cifar" => cifar(&vb)?,
+        "gru" => gru(&vb)?,
         _ => unet(&vb)?,
     };
     // Running statistics are variables here; they have no gradient and are passed over.

@@ -1,10 +1,10 @@
 //! Checks of what is given to a loss, with messages that name the likely mistake.
 
 use candle_core::{DType, Tensor, WithDType};
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::losses::kernels::{PIECE, for_float, with_elements};
+use crate::ops::parallel;
 
 /// `predictions` as f32 or f64: other floats are computed in f32.
 pub(crate) fn float(name: &str, tensor: &Tensor) -> Result<Tensor> {
@@ -103,7 +103,7 @@ pub(crate) fn range(tensor: &Tensor) -> Result<(f64, f64)> {
         if values.len() <= PIECE {
             return piece(values);
         }
-        let pieces: Vec<_> = values.par_chunks(PIECE).map(piece).collect();
+        let pieces: Vec<_> = parallel::map(values.chunks(PIECE).collect(), piece);
         pieces.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), join)
     }
     for_float!(tensor.dtype(), T => with_elements::<T, _>(tensor, of))
@@ -201,7 +201,7 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
             return labels.iter().map(convert).collect();
         }
         let pieces: Vec<std::result::Result<Vec<u32>, i64>> =
-            labels.par_chunks(PIECE).map(|piece| piece.iter().map(convert).collect()).collect();
+            parallel::map(labels.chunks(PIECE).collect(), |piece: &[_]| piece.iter().map(convert).collect());
         let mut all = Vec::with_capacity(labels.len());
         for piece in pieces {
             all.extend(piece?);

@@ -36,6 +36,7 @@ pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use cross_entropy::{CrossEntropyOptions, softmax_cross_entropy};
 pub use dropout::dropout;
+pub(crate) use kernels::parallel;
 pub use kernels::simd::{SimdLevel, simd_level};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -5,9 +5,9 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::ops::parallel;
 
 /// Numbers a task works on: small enough for the second-level cache together with two moments.
 /// Element-wise updates give the same bits however they are split.
@@ -214,11 +214,8 @@ fn chunks<P: Send + Sync, A: Real>(
             pieces.push(piece);
         }
     }
-    parameter
-        .par_chunks_mut(CHUNK)
-        .zip(gradient.par_chunks(CHUNK))
-        .zip(slot_pieces)
-        .for_each(|((parameter, gradient), mut slots)| work(parameter, gradient, &mut slots));
+    let pieces = parameter.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK)).zip(slot_pieces).collect();
+    parallel::map(pieces, |((parameter, gradient), mut slots)| work(parameter, gradient, &mut slots));
 }
 
 fn same<A: Real, K: Kernel>(kernel: &K, parameter: &mut [A], gradient: &[A], slots: &mut [Vec<A>]) {
@@ -263,7 +260,11 @@ pub(crate) fn all_finite(tensor: &Tensor) -> Result<bool> {
 fn finite<A: Real>(values: &[A]) -> bool {
     // Without an early exit inside a chunk, the loop vectorises.
     let chunk = |chunk: &[A]| chunk.iter().fold(true, |all, &value| all & value.finite());
-    if values.len() <= SERIAL { chunk(values) } else { values.par_chunks(CHUNK).all(chunk) }
+    if values.len() <= SERIAL {
+        chunk(values)
+    } else {
+        parallel::map(values.chunks(CHUNK).collect(), chunk).into_iter().all(|finite| finite)
+    }
 }
 
 /// Changes every number, in parallel.
@@ -271,7 +272,7 @@ pub(super) fn map_chunks<A: Real>(values: &mut [A], change: impl Fn(&mut A) + Sy
     if values.len() <= SERIAL {
         values.iter_mut().for_each(change);
     } else {
-        values.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(&change));
+        parallel::map(values.chunks_mut(CHUNK).collect(), |chunk: &mut [_]| chunk.iter_mut().for_each(&change));
     }
 }
 
@@ -290,6 +291,6 @@ pub(super) fn sum_chunks<A: Real>(values: &[A], term: impl Fn(A) -> f64 + Sync) 
     if values.len() <= SERIAL {
         return values.chunks(CHUNK).map(chunk).sum();
     }
-    let sums: Vec<f64> = values.par_chunks(CHUNK).map(chunk).collect();
+    let sums: Vec<f64> = parallel::map(values.chunks(CHUNK).collect(), chunk);
     sums.iter().sum()
 }

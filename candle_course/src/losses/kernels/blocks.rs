@@ -1,8 +1,7 @@
 //! Walks `[N, C, M]` class scores in blocks of positions that fit the cache, in parallel.
 
-use rayon::prelude::*;
-
 use super::Real;
+use crate::ops::parallel;
 
 /// Scores of `classes` at `positions` of each of `examples`: a row-major `[N, C, M]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +156,7 @@ pub(crate) fn for_blocks<T: Real, R: Send>(
                 .collect()
         }
     };
-    tasks.into_par_iter().map(|(first, len, destination)| one(first, len, destination)).collect()
+    parallel::map(tasks, |(first, len, destination)| one(first, len, destination))
 }
 
 #[cfg(test)]

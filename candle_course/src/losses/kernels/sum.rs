@@ -1,10 +1,10 @@
 //! Sums with f64 accumulators: a mean over a million f32 losses is right to the last digit.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
-use rayon::prelude::*;
 
 use super::{PIECE, contiguous, for_float};
 use crate::error::Result;
+use crate::ops::parallel;
 
 /// Σ of a slice, in f64, over fixed pieces added in order.
 pub(crate) fn sum_slice<T: WithDType>(values: &[T]) -> f64 {
@@ -23,7 +23,7 @@ pub(crate) fn sum_slice<T: WithDType>(values: &[T]) -> f64 {
     if values.len() <= PIECE {
         return piece(values);
     }
-    values.par_chunks(PIECE).map(piece).collect::<Vec<_>>().into_iter().sum()
+    parallel::map(values.chunks(PIECE).collect(), piece).into_iter().sum()
 }
 
 struct SumTrailing {

@@ -79,6 +79,13 @@ pub struct Run {
     pub len: usize,
 }
 
+impl Run {
+    /// One behind the last number that the run reads.
+    pub fn end(&self, stride: usize) -> usize {
+        self.source + (self.len - 1) * stride + 1
+    }
+}
+
 /// The runs that make up output pixels `start..end`.
 pub fn runs(geometry: &Geometry, start: usize, end: usize, runs: &mut Vec<Run>) {
     runs.clear();
@@ -168,6 +175,7 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
                 runs(g, start, end, &mut block_runs);
                 for group in 0..g.groups {
                     for (k, &offset) in offsets[group * depth..][..depth].iter().enumerate() {
+                        debug_assert!(block_runs.iter().all(|run| offset + run.end(g.stride.1) <= g.padded_image()));
                         // SAFETY: offsets and runs stay inside the padded image, a row of
                         // the panel holds `columns` numbers, and both have LANES of slack.
                         unsafe {

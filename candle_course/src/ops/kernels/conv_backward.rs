@@ -151,7 +151,9 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                 let sums = &mut self.sums[group * depth * lanes..][..depth * lanes];
                 for channel in (0..lanes).step_by(2 * S::LANES) {
                     for k in (0..depth).step_by(STRIDED_ROWS) {
-                        let offsets = std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
+                        let offsets: [usize; STRIDED_ROWS] =
+                            std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
+                        debug_assert!(offsets.iter().all(|offset| offset + walk.last() < g.padded_image()));
                         // SAFETY: offset plus the last step of the walk is the last number
                         // of the padded image that the convolution reads; the transposed
                         // gradient has `pixels` rows of `lanes` numbers; the target lies in

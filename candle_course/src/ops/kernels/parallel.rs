@@ -83,12 +83,38 @@ pub fn for_parts<T: Send>(data: &mut [T], part_len: usize, work: impl Fn(usize, 
     if len < SMALL { run(0..count) } else { for_ranges(count, run) }
 }
 
+/// `f` of every item, in order, computed on several threads.
+pub fn map<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -> Vec<R> {
+    if items.len() <= 1 {
+        return items.into_iter().map(f).collect();
+    }
+    let mut cells: Vec<(Option<I>, Option<R>)> = items.into_iter().map(|item| (Some(item), None)).collect();
+    let len = cells.len();
+    let parts = Parts::new(&mut cells);
+    for_ranges(len, |range| {
+        // SAFETY: ranges do not overlap.
+        for (item, result) in unsafe { parts.get(range) } {
+            *result = item.take().map(&f);
+        }
+    });
+    cells.into_iter().filter_map(|(_, result)| result).collect()
+}
+
 /// Fewer numbers than this are not worth waking a thread for.
 pub const SMALL: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mapping_keeps_the_order() {
+        for len in [0, 1, 2, 100] {
+            let items: Vec<String> = (0..len).map(|i| i.to_string()).collect();
+            let lengths = map(items.clone(), |item| item.len());
+            assert_eq!(lengths, items.iter().map(String::len).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn every_part_comes_once() {

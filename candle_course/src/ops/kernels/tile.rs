@@ -150,6 +150,13 @@ pub struct Walk {
     pub column_step: usize,
 }
 
+impl Walk {
+    /// The distance of the last step from the first.
+    pub fn last(&self) -> usize {
+        (self.rows - 1) * self.row_step + (self.columns - 1) * self.column_step
+    }
+}
+
 /// `sums += a · b` where row `i` of `a` begins at `a + offsets[i]` and is walked with strides,
 /// and `b` is `[walk.rows · walk.columns][b_stride]`.
 ///
