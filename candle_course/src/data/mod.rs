@@ -1,4 +1,41 @@
-//! Data sets, samplers and the loader.
+//! From files to batches.
+//!
+//! A [`Dataset`] knows how many examples it has and fetches any of them by index. A [`Sampler`]
+//! says in which order. A [`DataLoader`] makes batches, ahead of use and by as many threads as you
+//! like; [`Transform`]s change them on their way. All of it is pure in seed and epoch: the number
+//! of threads changes nothing, and an interrupted epoch goes on bit for bit.
+//!
+//! | for | there is |
+//! | --- | --- |
+//! | public image sets | [`Mnist`], [`FashionMnist`], [`Cifar10`]: see [`Source`] for where they come from |
+//! | your own data | [`TensorDataset`], [`ImageFolder`], or your type that implements [`Dataset`] |
+//! | synthetic satellite tiles | [`Satellite`], [`ndvi`], [`true_color`], [`false_color`] |
+//! | parts and sums | [`Split`], [`Subset`], [`ConcatDataset`], [`MappedDataset`] |
+//! | an order | [`SequentialSampler`], [`RandomSampler`], [`SubsetSampler`], [`WeightedRandomSampler`], [`StratifiedBatchSampler`] |
+//! | imbalance | [`class_counts`], [`class_weights`], [`example_weights`], [`oversample`], [`undersample`], [`Smote`], [`imbalance()`], [`long_tail`] |
+//! | augmentation | [`RandomCrop`], [`RandomHorizontalFlip`], [`RandomVerticalFlip`], [`RandomQuarterTurn`], [`RandomAffine`], [`RandomErasing`], [`ColorJitter`], [`MixUp`], [`Normalize`] |
+//!
+//! # Examples
+//!
+//! ```
+//! use candle_course::prelude::*;
+//!
+//! let cifar = Cifar10::builder().sample().load()?;
+//! let split = Split::stratified(cifar.train().labels()).validation(0.1).seed(1).build()?;
+//! let train = cifar.train().select(split.train())?;
+//! let sampler = WeightedRandomSampler::new(&example_weights(train.labels())).seed(2).build()?;
+//! let loader = DataLoader::new(train)
+//!     .batch_size(64)
+//!     .sampler(sampler)
+//!     .transform(RandomCrop::new(4, 3))
+//!     .transform(RandomHorizontalFlip::new(4))
+//!     .workers(2)
+//!     .build()?;
+//! for batch in loader.epoch(0)?.take(2) {
+//!     assert_eq!(batch?.inputs.dims(), [64, 3, 32, 32]);
+//! }
+//! # Ok::<(), Error>(())
+//! ```
 
 mod batches;
 mod cifar10;

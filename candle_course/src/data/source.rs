@@ -20,7 +20,15 @@ use crate::data::packed;
 use crate::error::{Context, Error, Result};
 use crate::random::Generator;
 
-/// Where a data set was found.
+/// Where a data set was found: the first of these that has it.
+///
+/// 1. A folder: [`ImageSetBuilder::folder`], or the environment variable `CANDLE_COURSE_DATA`,
+///    whose folder has the files themselves or a sub-folder per set (`mnist`, `fashion-mnist`,
+///    `cifar10`). IDX files for the first two, the binary version for CIFAR-10, gzipped or not.
+/// 2. The local cache of the Hugging Face hub (`HF_HUB_CACHE`, `HF_HOME`).
+/// 3. The hub (`HF_ENDPOINT`), unless `CANDLE_COURSE_OFFLINE=1` or `HF_HUB_OFFLINE=1`, or it
+///    cannot be reached within 1.5 seconds.
+/// 4. The sample embedded in this crate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
