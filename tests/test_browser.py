@@ -1,4 +1,7 @@
-"""A real browser opens lesson 3.1 in JupyterLab, runs all cells and sees the figures."""
+"""A real browser opens lessons in JupyterLab, runs all cells, sees the figures and follows the links.
+
+Two lessons, one in each language; CANDLE_COURSE_WALK=all walks through all of them in both.
+"""
 
 import json
 import os
@@ -17,8 +20,12 @@ from conftest import PROJECT
 from course.test_command import BROWSERS
 from playwright.sync_api import sync_playwright
 
-LESSON = "3.1-training-loop"
 LESSON_SECONDS = 600
+
+# The second trains in the background and watches, stops and resumes that from other cells.
+LESSONS = [("en", "3.1-training-loop"), ("pt-BR", "3.6-evaluation")]
+if os.environ.get("CANDLE_COURSE_WALK") == "all":
+    LESSONS = [(path.parent.name, path.stem) for path in sorted(PROJECT.glob("notebooks/*/3.*.ipynb"))]
 
 FLAGS = [
     "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -40,6 +47,19 @@ STATE = """() => {
       figures: cell.outputs.filter(output => output.data && (output.data['image/svg+xml'] || output.data['image/png'])).length,
     })),
   };
+}"""
+
+
+# Where the links to notebooks lead, as addresses of the server's files.
+LINKS = """async () => {
+  const panel = window.jupyterapp.shell.currentWidget;
+  const contents = window.jupyterapp.serviceManager.contents;
+  const text = panel.content.model.toJSON().cells.filter(cell => cell.cell_type === 'markdown')
+    .map(cell => [].concat(cell.source).join('')).join('\\n');
+  const targets = new Set([...text.matchAll(/\\]\\(([^)#\\s]+\\.ipynb)/g)].map(match => match[1]));
+  const base = panel.context.path;
+  return Promise.all([...targets].map(async target =>
+    contents.getDownloadUrl(new URL(target, 'http://x/' + base).pathname.slice(1))));
 }"""
 
 
@@ -95,14 +115,16 @@ def page(tmp_path):
         browser.close()
 
 
-def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_path):
+@pytest.mark.parametrize(("language", "lesson"), LESSONS)
+def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_path, language, lesson):
     screenshots = Path(os.environ.get("CANDLE_COURSE_SCREENSHOTS") or tmp_path)
     screenshots.mkdir(parents=True, exist_ok=True)
-    page.goto(jupyterlab(f"en/{LESSON}.ipynb"))
+    page.goto(jupyterlab(f"{language}/{lesson}.ipynb"))
     page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=180_000)
     page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=180_000)
     stored = page.evaluate(STATE)["cells"]
-    assert any(cell["figures"] for cell in stored), "the notebook came without stored figures"
+    figures_stored = sum(1 for cell in stored if cell["figures"])
+    assert figures_stored or lesson.startswith("3.0"), "the notebook came without stored figures"
 
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_role("menuitem", name="Clear Outputs of All Cells").click()
@@ -123,7 +145,7 @@ def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_p
         page.wait_for_timeout(1000)
 
     figures = [number for number, cell in enumerate(state["cells"]) if cell["figures"]]
-    assert len(figures) == sum(1 for cell in stored if cell["figures"]) and figures
+    assert len(figures) == figures_stored
     for shown, number in enumerate(figures):
         page.evaluate(
             """(number) => {
@@ -139,4 +161,11 @@ def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_p
         page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle(), timeout=20_000)
         box = image.bounding_box()
         assert box["width"] > 200 and box["height"] > 100, f"the figure of code cell {number + 1} is {box}"
-        page.screenshot(path=screenshots / f"{LESSON}-figure-{shown + 1}.png")
+        page.screenshot(path=screenshots / f"{language}-{lesson}-figure-{shown + 1}.png")
+
+    # The last cell links to the other language and to the neighbours: every one of them opens.
+    links = page.evaluate(LINKS)
+    assert len(links) >= 2, links
+    for link in links:
+        answer = page.request.get(link)
+        assert answer.ok, f"{link} answers {answer.status}"

@@ -12,6 +12,10 @@ from .say import Failure
 # Home folders and temporary folders of whoever ran the notebook.
 MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/)[\w./-]+")
 
+# evcxr shows a value by its `Debug` alone when the cell's last expression moves a variable that the
+# cell keeps, and the unit value when a cell ends with a loop.
+LOST = re.compile(r"Figure: |Table \{|\(\)$")
+
 
 def lesson(path: Path) -> list:
     """Every reason why the notebooks of one lesson are not what its source says."""
@@ -75,6 +79,9 @@ def contents(label: str, text: str) -> list:
             stderr = output["output_type"] == "stream" and output["name"] == "stderr"
             if (output["output_type"] == "error" or stderr) and not allowed:
                 problems.append(f"{label}: cell {number} ended with an error")
+            data = output.get("data", {})
+            if LOST.match("".join(data.get("text/plain", ""))) and len(data) == 1:
+                problems.append(f"{label}: the output of cell {number} is only {''.join(data['text/plain'])[:40]!r}: give the value a name first, and end the cell with that name alone")
             written = json.dumps({key: value for key, value in output.items() if key != "data"})
             written += "".join(str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
             found = MACHINE_PATH.search(written)

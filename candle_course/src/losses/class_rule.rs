@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::losses::Reduction;
 use crate::losses::kernels::{Block, Dims, Real, for_blocks, for_float, precomputed, sum_slice, with_elements};
 use crate::losses::validate::IGNORED;
+use crate::ops::buffer::written;
 
 /// Cross-entropy of class indices, or, with a positive `gamma`, its focal form.
 pub(crate) struct HardTargets<'a> {
@@ -27,11 +28,14 @@ impl HardTargets<'_> {
 
     /// What the mean divides by: the weights of the positions that count.
     pub fn total_weight(&self) -> f64 {
-        let mut counts = vec![0u64; self.weights.map_or(1, <[f64]>::len)];
+        let Some(weights) = self.weights else {
+            return self.labels.iter().filter(|&&label| label != IGNORED).count() as f64;
+        };
+        let mut counts = vec![0u64; weights.len()];
         for &label in self.labels.iter().filter(|&&label| label != IGNORED) {
-            counts[if self.weights.is_some() { label as usize } else { 0 }] += 1;
+            counts[label as usize] += 1;
         }
-        counts.iter().enumerate().map(|(class, &n)| n as f64 * self.weights.map_or(1.0, |w| w[class])).sum()
+        counts.iter().zip(weights).map(|(&n, &weight)| n as f64 * weight).sum()
     }
 
     pub fn loss(&self, logits: &Tensor, reduction: Reduction) -> Result<Tensor> {
@@ -56,14 +60,20 @@ pub(crate) fn finish<T: Real>(
 ) -> Result<Tensor> {
     let tracked = logits.track_op();
     let (losses, gradient) = with_elements::<T, _>(logits, |scores| {
-        let mut gradient = if tracked { vec![T::zero(); scores.len()] } else { Vec::new() };
-        let out = tracked.then_some(gradient.as_mut_slice());
         let reduce = reduction != Reduction::None;
-        let blocks = for_blocks(dims, scores, out, |block| {
-            let losses = rule(block);
-            if reduce { vec![sum_slice(&losses)] } else { losses }
-        });
-        (blocks.concat(), gradient)
+        let run = |out: Option<&mut [T]>| {
+            let blocks = for_blocks(dims, scores, out, |block| {
+                let losses = rule(block);
+                if reduce { vec![sum_slice(&losses)] } else { losses }
+            });
+            blocks.concat()
+        };
+        if !tracked {
+            return (run(None), Vec::new());
+        }
+        let mut losses = Vec::new();
+        let gradient = written(scores.len(), |out| losses = run(Some(out)));
+        (losses, gradient)
     })?;
     let gradient = match tracked {
         true => Some(Tensor::from_vec(gradient, logits.shape(), &Device::Cpu)?),
@@ -89,6 +99,9 @@ pub(crate) fn finish<T: Real>(
 impl<T: Real> Block<T> {
     /// Losses of the positions; the block's scores become gradients, divided by `denominator`.
     fn hard(&mut self, rule: &HardTargets<'_>, classes: usize, denominator: f64) -> Vec<f64> {
+        if rule.gamma == 0.0 && rule.smoothing == 0.0 {
+            return self.plain(rule, denominator);
+        }
         let len = self.len;
         let labels = &rule.labels[self.first..self.first + len];
         let at = |i: usize| labels[i] as usize * len + i;
@@ -156,6 +169,29 @@ impl<T: Real> Block<T> {
         }
         for i in (0..len).filter(|&i| labels[i] != IGNORED) {
             self.values[at(i)] = T::from_f64(target_gradients[i]);
+        }
+        losses
+    }
+
+    /// As `hard`, without smoothing and without focus: all in the scores' own type, in loops that
+    /// vectorise.
+    fn plain(&mut self, rule: &HardTargets<'_>, denominator: f64) -> Vec<f64> {
+        let len = self.len;
+        let labels = &rule.labels[self.first..self.first + len];
+        let inverse = if denominator > 0.0 { 1.0 / denominator } else { 0.0 };
+        let weights: Vec<T> = labels.iter().map(|&label| T::from_f64(rule.weight(label))).collect();
+        let at = |i: usize| if labels[i] == IGNORED { i } else { labels[i] as usize * len + i };
+        let target_scores: Vec<T> = (0..len).map(|i| self.values[at(i)]).collect();
+        let (largest, rest) = self.exponentiate();
+        let target_exps: Vec<T> = (0..len).map(|i| self.values[at(i)]).collect();
+        let losses = self.scale(&weights, &target_scores, &largest, &rest, T::from_f64(inverse));
+        for (i, &exp) in target_exps.iter().enumerate() {
+            // 1 − p of the target without cancellation: exact when the target leads.
+            let total = T::one() + rest[i];
+            let others = if target_scores[i] == largest[i] { rest[i] } else { total - exp };
+            if labels[i] != IGNORED {
+                self.values[at(i)] = T::zero() - weights[i] * T::from_f64(inverse) * others / total;
+            }
         }
         losses
     }

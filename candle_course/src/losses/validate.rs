@@ -187,26 +187,25 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
         classes: u32,
         ignore_index: Option<i64>,
     ) -> std::result::Result<Vec<u32>, i64> {
-        let convert = |&label: &L| {
-            let label: i64 = label.into();
-            if Some(label) == ignore_index {
-                Ok(IGNORED)
-            } else if (0..i64::from(classes)).contains(&label) {
-                Ok(label as u32)
-            } else {
-                Err(label)
+        let valid = |label: i64| (0..i64::from(classes)).contains(&label);
+        let mut out = vec![0; labels.len()];
+        let pieces = labels.chunks(PIECE).zip(out.chunks_mut(PIECE)).collect();
+        let bad = parallel::map(pieces, |(labels, out): (&[L], &mut [u32])| {
+            // Without an exit in the loop, it vectorises; a label that is wrong is looked for after it.
+            let mut right = true;
+            for (to, &label) in out.iter_mut().zip(labels) {
+                let label: i64 = label.into();
+                let ignored = Some(label) == ignore_index;
+                right &= ignored | valid(label);
+                *to = if ignored { IGNORED } else { label as u32 };
             }
-        };
-        if labels.len() <= PIECE {
-            return labels.iter().map(convert).collect();
+            let wrong = |&&label: &&L| Some(label.into()) != ignore_index && !valid(label.into());
+            if right { None } else { labels.iter().find(wrong).map(|&label| label.into()) }
+        });
+        match bad.into_iter().flatten().next() {
+            Some(label) => Err(label),
+            None => Ok(out),
         }
-        let pieces: Vec<std::result::Result<Vec<u32>, i64>> =
-            parallel::map(labels.chunks(PIECE).collect(), |piece: &[_]| piece.iter().map(convert).collect());
-        let mut all = Vec::with_capacity(labels.len());
-        for piece in pieces {
-            all.extend(piece?);
-        }
-        Ok(all)
     }
     match targets.dtype() {
         DType::U8 => with_elements::<u8, _>(targets, |labels| convert(labels, classes, ignore_index))?,

@@ -6,26 +6,7 @@ use crate::error::{Error, Result};
 use crate::nn::dropout::Dropout;
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
-
-/// What one step of a recurrent layer computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cell {
-    Tanh,
-    Relu,
-    Lstm,
-    Gru,
-}
-
-impl Cell {
-    /// How many vectors of the hidden size the weights of a step give.
-    fn gates(self) -> usize {
-        match self {
-            Self::Tanh | Self::Relu => 1,
-            Self::Lstm => 4,
-            Self::Gru => 3,
-        }
-    }
-}
+use crate::ops::{self, Cell};
 
 /// One layer in one direction.
 #[derive(Debug, Clone)]
@@ -49,9 +30,42 @@ impl Weights {
         })
     }
 
+    /// Over a sequence `[N, T, in]` from `state`: `[N, H]`, with an LSTM's cell behind it `[N, 2 H]`.
+    /// Returns `[N, T, H]` and the last state.
+    fn run(&self, cell: Cell, xs: &Tensor, state: &Tensor, reverse: bool) -> Result<(Tensor, Tensor)> {
+        let from_input = ops::linear(xs, &self.input, Some(&self.input_bias), false)?;
+        if xs.device().is_cpu() {
+            return ops::recurrence(cell, &from_input, (&self.hidden, &self.hidden_bias), state, reverse);
+        }
+        Ok(self.composed(cell, &from_input, state, reverse)?)
+    }
+
+    /// The same step by step of candle's operations, for a GPU.
+    fn composed(
+        &self,
+        cell: Cell,
+        from_input: &Tensor,
+        state: &Tensor,
+        reverse: bool,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let steps = from_input.dim(1)?;
+        let states = state.chunk(cell.states(), 1)?;
+        let (mut h, mut c) = (states[0].contiguous()?, states[states.len() - 1].contiguous()?);
+        let mut outputs = Vec::with_capacity(steps);
+        for step in 0..steps {
+            let step = if reverse { steps - 1 - step } else { step };
+            (h, c) = self.step(cell, &from_input.narrow(1, step, 1)?.squeeze(1)?.contiguous()?, &h, &c)?;
+            outputs.push(h.clone());
+        }
+        if reverse {
+            outputs.reverse();
+        }
+        let last = if cell == Cell::Lstm { Tensor::cat(&[&h, &c], 1)? } else { h };
+        Ok((Tensor::stack(&outputs, 1)?, last))
+    }
+
     /// The new hidden state, and the new cell state of an LSTM.
-    fn step(&self, cell: Cell, x: &Tensor, h: &Tensor, c: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let from_input = x.matmul(&self.input.t()?)?.broadcast_add(&self.input_bias)?;
+    fn step(&self, cell: Cell, from_input: &Tensor, h: &Tensor, c: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let from_hidden = h.matmul(&self.hidden.t()?)?.broadcast_add(&self.hidden_bias)?;
         match cell {
             Cell::Tanh => Ok(((from_input + from_hidden)?.tanh()?, c.clone())),
@@ -101,66 +115,46 @@ pub struct RecurrentOutput {
 }
 
 impl Stack {
-    fn run(&self, xs: &Tensor, state: Option<&RecurrentOutput>, train: bool) -> candle_core::Result<RecurrentOutput> {
+    fn run(&self, xs: &Tensor, state: Option<&RecurrentOutput>, train: bool) -> Result<RecurrentOutput> {
         let &[examples, steps, features] = xs.dims() else {
-            return Err(Error::argument("xs", "shape [N, T, features]", format!("{:?}", xs.dims())).into());
+            return Err(Error::argument("xs", "shape [N, T, features]", format!("{:?}", xs.dims())));
         };
         if features != self.input || steps == 0 {
             return Err(Error::argument("xs", format!("shape [N, T ≥ 1, {}]", self.input), format!("{:?}", xs.dims()))
-                .hint("the batch comes first, then time, then features")
-                .into());
+                .hint("the batch comes first, then time, then features"));
         }
         let directions = self.layers[0].len();
-        let zeros = Tensor::zeros((examples, self.hidden), xs.dtype(), xs.device())?;
-        let mut xs: Vec<Tensor> = (0..steps)
-            .map(|step| xs.narrow(1, step, 1)?.squeeze(1)?.contiguous())
-            .collect::<candle_core::Result<_>>()?;
+        let expected = [self.layers.len() * directions, examples, self.hidden];
+        if let Some(state) = state.filter(|state| state.hidden.dims() != expected || state.cell.dims() != expected) {
+            return Err(Error::argument("state", format!("shape {expected:?}"), format!("{:?}", state.hidden.dims()))
+                .hint("a state belongs to a layer and to the batch it was computed from"));
+        }
+        let zeros = Tensor::zeros((examples, self.cell.states() * self.hidden), xs.dtype(), xs.device())?;
+        let mut xs = xs.clone();
         let (mut hiddens, mut cells) = (Vec::new(), Vec::new());
         for (index, layer) in self.layers.iter().enumerate() {
             let mut outputs = Vec::with_capacity(directions);
             for (direction, weights) in layer.iter().enumerate() {
-                let (mut h, mut c) = match state {
-                    None => (zeros.clone(), zeros.clone()),
-                    Some(state) => {
-                        let at = index * directions + direction;
-                        (state.hidden.get(at)?.contiguous()?, state.cell.get(at)?.contiguous()?)
+                let at = index * directions + direction;
+                let first = match state {
+                    None => zeros.clone(),
+                    Some(state) if self.cell == Cell::Lstm => {
+                        Tensor::cat(&[state.hidden.get(at)?, state.cell.get(at)?], 1)?
                     }
+                    Some(state) => state.hidden.get(at)?,
                 };
-                let mut output = Vec::with_capacity(steps);
-                for step in 0..steps {
-                    let step = if direction == 0 { step } else { steps - 1 - step };
-                    (h, c) = weights.step(self.cell, &xs[step], &h, &c)?;
-                    output.push(h.clone());
-                }
-                if direction == 1 {
-                    output.reverse();
-                }
+                let (output, last) = weights.run(self.cell, &xs, &first, direction == 1)?;
+                let parts = last.chunk(self.cell.states(), 1)?;
                 outputs.push(output);
-                hiddens.push(h);
-                cells.push(c);
+                hiddens.push(parts[0].clone());
+                cells.push(parts[parts.len() - 1].clone());
             }
-            xs = match &outputs[..] {
-                [forwards] => forwards.clone(),
-                [forwards, backwards, ..] => forwards
-                    .iter()
-                    .zip(backwards)
-                    .map(|(forwards, backwards)| Tensor::cat(&[forwards, backwards], 1))
-                    .collect::<candle_core::Result<_>>()?,
-                [] => xs,
-            };
+            xs = Tensor::cat(&outputs, 2)?;
             if let Some(dropout) = self.dropout.as_ref().and_then(|layers| layers.get(index)) {
-                // One call for all steps: the masks are independent in time, as PyTorch's.
-                let all = dropout.forward_t(&Tensor::stack(&xs, 1)?, train)?;
-                xs = (0..steps)
-                    .map(|step| all.narrow(1, step, 1)?.squeeze(1)?.contiguous())
-                    .collect::<candle_core::Result<_>>()?;
+                xs = dropout.forward_t(&xs, train)?;
             }
         }
-        let cell = match self.cell {
-            Cell::Lstm => Tensor::stack(&cells, 0)?,
-            _ => Tensor::stack(&hiddens, 0)?,
-        };
-        Ok(RecurrentOutput { output: Tensor::stack(&xs, 1)?, hidden: Tensor::stack(&hiddens, 0)?, cell })
+        Ok(RecurrentOutput { output: xs, hidden: Tensor::stack(&hiddens, 0)?, cell: Tensor::stack(&cells, 0)? })
     }
 }
 
@@ -244,7 +238,7 @@ macro_rules! recurrent {
             /// # Errors
             /// If shapes do not fit.
             pub fn run(&self, xs: &Tensor, state: Option<&RecurrentOutput>, train: bool) -> Result<RecurrentOutput> {
-                Ok(self.0.run(xs, state, train)?)
+                self.0.run(xs, state, train)
             }
         }
 
@@ -437,6 +431,45 @@ mod tests {
             }
             let loss = (got.output * &reference["weights"]).unwrap().sum_all().unwrap();
             check_gradients(&loss, &parameters, &xs, &reference, case);
+        }
+    }
+
+    #[test]
+    fn the_gpu_road_agrees_with_the_kernel() {
+        for cell in [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru] {
+            for (reverse, examples, steps) in [(false, 3, 5), (true, 3, 5), (true, 1, 1)] {
+                let parameters = Parameters::with_dtype(3, DType::F64, &Device::Cpu);
+                let weights = Weights::new(cell, 2, 4, "l0", &parameters.root()).unwrap();
+                let random = |seed: usize, shape: (usize, usize, usize)| {
+                    let count = shape.0 * shape.1 * shape.2;
+                    let values: Vec<f64> = (0..count).map(|i| 2.0 * ((i * 7 + seed * 13) as f64).sin()).collect();
+                    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+                };
+                let state = random(2, (1, examples, cell.states() * 4)).squeeze(0).unwrap();
+                let (xs, state) =
+                    (Var::from_tensor(&random(1, (examples, steps, 2))).unwrap(), Var::from_tensor(&state).unwrap());
+                let (of_output, of_state) =
+                    (random(3, (examples, steps, 4)), random(4, (1, examples, cell.states() * 4)));
+                let check = |(output, last): (Tensor, Tensor)| {
+                    let loss = (&output * &of_output).unwrap().sum_all().unwrap();
+                    let loss = (loss + (&last * of_state.squeeze(0).unwrap()).unwrap().sum_all().unwrap()).unwrap();
+                    let gradients = loss.backward().unwrap();
+                    let mut all = vec![output, last];
+                    all.extend(parameters.trainable().iter().map(|(_, var)| gradients.get(var).unwrap().clone()));
+                    all.extend([&xs, &state].map(|var| gradients.get(var).unwrap().clone()));
+                    all
+                };
+                let kernel = check(weights.run(cell, &xs, &state, reverse).unwrap());
+                let from_input = ops::linear(&xs, &weights.input, Some(&weights.input_bias), false).unwrap();
+                let composed = check(weights.composed(cell, &from_input, &state, reverse).unwrap());
+                for (i, (got, expected)) in kernel.iter().zip(&composed).enumerate() {
+                    assert_close(
+                        got,
+                        expected,
+                        &format!("{cell:?}, reverse {reverse}, {examples}×{steps}, tensor {i}"),
+                    );
+                }
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod layer_norm;
 mod linear;
 mod log_softmax;
 mod pool;
+mod recurrence;
 mod upsample;
 
 #[cfg(test)]
@@ -36,10 +37,11 @@ pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use cross_entropy::{CrossEntropyOptions, softmax_cross_entropy};
 pub use dropout::dropout;
-pub(crate) use kernels::parallel;
 pub use kernels::simd::{SimdLevel, simd_level};
+pub(crate) use kernels::{buffer, parallel, real};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use log_softmax::log_softmax;
 pub use pool::{Pool2dOptions, adaptive_avg_pool2d, avg_pool2d, max_pool2d};
+pub(crate) use recurrence::{Cell, recurrence};
 pub use upsample::{upsample_bilinear2d, upsample_nearest2d};

@@ -31,6 +31,7 @@ pub(super) fn pixels(svg: &str, scale: f64) -> Result<(Vec<[u8; 3]>, usize, usiz
     let (width, height) =
         ((f64::from(size.width()) * scale).round() as u32, (f64::from(size.height()) * scale).round() as u32);
     let mut pixmap = Pixmap::new(width, height).ok_or_else(|| failed(format!("{width}×{height} pixels")))?;
+    pixmap.fill(resvg::tiny_skia::Color::WHITE); // the last row and column may be covered in part only
     resvg::render(&tree, Transform::from_scale(scale as f32, scale as f32), &mut pixmap.as_mut());
     let pixels = pixmap.pixels().iter().map(|p| [p.red(), p.green(), p.blue()]).collect();
     Ok((pixels, width as usize, height as usize))

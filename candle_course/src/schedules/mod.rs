@@ -124,14 +124,14 @@ pub trait Schedule: Send + Sync {
         if steps == 0 {
             return Err(Error::argument("steps", "at least 1", 0));
         }
-        let chart = |what: &str, values: &[f64]| {
-            LineChart::new(what).x_label("step").y_label(what).first_x(0.0).line(what, values).build()
+        let chart = |title: &str, what: &str, values: &[f64]| {
+            LineChart::new(title).x_label("step").y_label(what).first_x(0.0).line(what, values).build()
         };
-        let rates = chart("learning rate", &self.learning_rates(steps))?;
+        let rates = chart("Learning rate", "learning rate", &self.learning_rates(steps))?;
         let momenta: Option<Vec<f64>> = (0..steps).map(|step| self.momentum(step)).collect();
         match momenta {
             None => Ok(rates),
-            Some(momenta) => Panels::new(1).add(rates).add(chart("momentum", &momenta)?).build(),
+            Some(momenta) => Panels::new(1).add(rates).add(chart("Momentum", "momentum", &momenta)?).build(),
         }
     }
 }

@@ -213,18 +213,34 @@ impl RangeTestCurve {
         &self.smoothed
     }
 
-    /// The rate at which the smoothed loss falls fastest, per factor of the rate.
+    /// The rate at which the smoothed loss falls fastest, per factor of the rate, on its way to
+    /// the lowest.
     pub fn steepest(&self) -> f64 {
         // Central differences; the rates are equidistant on the logarithmic axis.
         let slope = |i: usize| self.smoothed[i + 1] - self.smoothed[i - 1];
-        let steepest = (1..self.smoothed.len() - 1).min_by(|&a, &b| slope(a).total_cmp(&slope(b)));
+        let last = self.valley().clamp(1, self.smoothed.len() - 2);
+        let steepest = (1..=last).min_by(|&a, &b| slope(a).total_cmp(&slope(b)));
         self.learning_rates[steepest.unwrap_or(0)]
     }
 
-    /// The rate of the lowest smoothed loss: already too high to train with.
+    /// The rate of the lowest smoothed loss before it climbs above its start: already too high to
+    /// train with. What the loss does after an explosion does not count.
     pub fn lowest(&self) -> f64 {
-        let lowest = (0..self.smoothed.len()).min_by(|&a, &b| self.smoothed[a].total_cmp(&self.smoothed[b]));
-        self.learning_rates[lowest.unwrap_or(0)]
+        self.learning_rates[self.valley()]
+    }
+
+    fn valley(&self) -> usize {
+        let (mut lowest, mut learned) = (0, false);
+        for (i, &loss) in self.smoothed.iter().enumerate() {
+            learned |= loss < 0.9 * self.smoothed[0];
+            if learned && loss > self.smoothed[0] {
+                break;
+            }
+            if loss < self.smoothed[lowest] {
+                lowest = i;
+            }
+        }
+        lowest
     }
 
     /// The suggested (maximal) learning rate: the steepest, or a tenth of the lowest if that is
@@ -244,7 +260,7 @@ impl RangeTestCurve {
         // The explosion at the end would flatten everything before it.
         let (first, low) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
         let margin = 0.5 * (first - low).abs().max(1e-12);
-        LineChart::new("learning-rate range test")
+        LineChart::new("Learning-rate range test")
             .x_label("learning rate")
             .y_label("loss")
             .log_x()
@@ -308,6 +324,13 @@ mod tests {
         let curve = test.curve(&losses).unwrap();
         assert!((curve.steepest().log10() + 3.0).abs() < 0.11, "{}", curve.steepest());
         assert!((-2.0..-1.0).contains(&curve.lowest().log10()), "{}", curve.lowest());
+        // A second, deeper fall after an explosion is not what one looks for.
+        let mut exploded = losses.clone();
+        exploded.extend([5.0, 4.0, 1.0, 0.0]);
+        let longer = LearningRateRangeTest::new(1e-6, 10f64.powf(0.4)).steps(65).smoothing(0.0).build().unwrap();
+        let found = longer.curve(&exploded).unwrap();
+        assert!((found.steepest() / curve.steepest() - 1.0).abs() < 1e-9, "{}", found.steepest());
+        assert!((found.lowest() / curve.lowest() - 1.0).abs() < 1e-9, "{}", found.lowest());
         let text = test.curve(&[1.0, f64::NAN]).unwrap_err().to_string();
         assert!(text.contains("1 finite losses"), "{text}");
     }

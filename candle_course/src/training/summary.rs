@@ -86,6 +86,7 @@ impl ModelSummary {
         let names: HashMap<TensorId, (String, usize)> =
             parameters.all().into_iter().map(|(name, var)| (var.id(), (name, var.elem_count()))).collect();
         let trainable: Vec<String> = parameters.trainable().into_iter().map(|(name, _)| name).collect();
+        let buffers: Vec<String> = parameters.buffers().into_iter().map(|(name, _)| name).collect();
         let mut layers = Vec::new();
         Self::measure(Vec::new(), parameters, &input.into(), |xs| {
             let mut ys = xs.clone();
@@ -102,7 +103,15 @@ impl ModelSummary {
                     .into_iter()
                     .filter_map(|node| names.get(&node.id()).map(|(name, _)| name))
                     .collect();
+                // Running statistics stand outside the graph, beside the layer's parameters.
+                let places: Vec<&str> = used.iter().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+                used.extend(
+                    buffers
+                        .iter()
+                        .filter(|name| name.rsplit_once('.').is_some_and(|(place, _)| places.contains(&place))),
+                );
                 used.sort();
+                used.dedup();
                 for name in used {
                     let Some(var) = parameters.get(name) else { continue };
                     let (place, short) = name.rsplit_once('.').unwrap_or(("", name));

@@ -38,39 +38,84 @@ impl<T: Real> Block<T> {
     /// The 1 of the largest score is left out of the sum: ln(1 + rest) and rest / (1 + rest) then
     /// keep full relative accuracy when one class has nearly all the probability.
     pub fn exponentiate(&mut self) -> (Vec<T>, Vec<T>) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2")]
-            fn with_avx2<T: Real>(len: usize, values: &mut [T]) -> (Vec<T>, Vec<T>) {
-                exponentiate(len, values)
-            }
-            if std::arch::is_x86_feature_detected!("avx2") {
-                // SAFETY: the processor has AVX2. Only wider registers are used, never fused
-                // operations, so the bits are those of the portable version.
-                return unsafe { with_avx2(self.len, &mut self.values) };
-            }
-        }
         exponentiate(self.len, &mut self.values)
+    }
+
+    /// Turns e^(x − max) into weight · inverse · softmax, and returns weight · −ln p of the target
+    /// per position; what it takes is what [`exponentiate`](Self::exponentiate) gave.
+    pub fn scale(&mut self, weights: &[T], targets: &[T], largest: &[T], rest: &[T], inverse: T) -> Vec<f64> {
+        scale(self.len, &mut self.values, weights, targets, largest, rest, inverse)
     }
 }
 
-#[inline(always)]
-fn exponentiate<T: Real>(len: usize, values: &mut [T]) -> (Vec<T>, Vec<T>) {
-    let mut largest = values[..len].to_vec();
-    for row in values.chunks_exact(len).skip(1) {
-        for (largest, &x) in largest.iter_mut().zip(row) {
-            *largest = if x > *largest { x } else { *largest };
+/// Compiles a function for AVX2 as well, and calls that where the processor has it. Only wider
+/// registers are used, never fused operations, so the bits are those of the portable version.
+macro_rules! wide {
+    ($(fn $name:ident<$T:ident: Real>($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
+        #[allow(clippy::too_many_arguments)]
+        pub(super) fn $name<$T: Real>($($argument: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn portable<$T: Real>($($argument: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn with_avx2<$T: Real>($($argument: $type),*) $(-> $out)? {
+                    portable($($argument),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the processor has AVX2.
+                    return unsafe { with_avx2($($argument),*) };
+                }
+            }
+            portable($($argument),*)
         }
-    }
-    let mut rest = vec![T::zero() - T::one(); len];
-    for row in values.chunks_exact_mut(len) {
-        for ((x, &largest), rest) in row.iter_mut().zip(&largest).zip(&mut rest) {
-            let e = (*x - largest).exp_nonpositive();
-            *x = e;
-            *rest += e;
+    )*};
+}
+pub(super) use wide;
+
+wide! {
+    fn exponentiate<T: Real>(len: usize, values: &mut [T]) -> (Vec<T>, Vec<T>) {
+        let mut largest = values[..len].to_vec();
+        for row in values.chunks_exact(len).skip(1) {
+            for (largest, &x) in largest.iter_mut().zip(row) {
+                *largest = if x > *largest { x } else { *largest };
+            }
         }
+        let mut rest = vec![T::zero() - T::one(); len];
+        for row in values.chunks_exact_mut(len) {
+            for ((x, &largest), rest) in row.iter_mut().zip(&largest).zip(&mut rest) {
+                let e = (*x - largest).exp_nonpositive();
+                *x = e;
+                *rest += e;
+            }
+        }
+        (largest, rest)
     }
-    (largest, rest)
+
+    fn scale<T: Real>(
+        len: usize,
+        values: &mut [T],
+        weights: &[T],
+        targets: &[T],
+        largest: &[T],
+        rest: &[T],
+        inverse: T,
+    ) -> Vec<f64> {
+        let mut losses = vec![0f64; len];
+        let mut scales = vec![T::zero(); len];
+        let inputs = weights.iter().zip(targets).zip(largest.iter().zip(rest));
+        for ((loss, scale), ((&weight, &target), (&largest, &rest))) in losses.iter_mut().zip(&mut scales).zip(inputs) {
+            let surprise = (largest - target) + rest.ln_1p();
+            *loss = if weight == T::zero() { 0.0 } else { (weight * surprise).to_f64() };
+            *scale = weight * inverse / (T::one() + rest);
+        }
+        for row in values.chunks_exact_mut(len) {
+            for (e, &scale) in row.iter_mut().zip(&scales) {
+                *e *= scale;
+            }
+        }
+        losses
+    }
 }
 
 enum Destination<'a, T> {
@@ -79,6 +124,27 @@ enum Destination<'a, T> {
     Rows(Vec<&'a mut [T]>),
     /// Whole examples of one position each.
     Examples(&'a mut [T]),
+}
+
+/// The values of `len` positions from `first`, class by class, as a [`Block`] holds them.
+pub(super) fn gather<T: Real>(dims: Dims, scores: &[T], first: usize, len: usize) -> Vec<T> {
+    let Dims { classes, positions, .. } = dims;
+    if positions == 1 {
+        let mut values = vec![T::zero(); classes * len];
+        for (i, example) in scores[first * classes..(first + len) * classes].chunks_exact(classes).enumerate() {
+            for (c, &x) in example.iter().enumerate() {
+                values[c * len + i] = x;
+            }
+        }
+        return values;
+    }
+    let mut values = Vec::with_capacity(classes * len);
+    let (example, position) = (first / positions, first % positions);
+    for c in 0..classes {
+        let start = (example * classes + c) * positions + position;
+        values.extend_from_slice(&scores[start..start + len]);
+    }
+    values
 }
 
 /// Calls `f` on every block of `scores`; what it leaves in the block's values goes to `out`.
@@ -95,20 +161,7 @@ pub(crate) fn for_blocks<T: Real, R: Send>(
     }
     let size = (8192 / classes).clamp(16, 1024);
     let one = |first: usize, len: usize, destination: Destination<'_, T>| -> R {
-        let mut block = Block { first, len, values: vec![T::zero(); classes * len] };
-        if positions == 1 {
-            for (i, example) in scores[first * classes..(first + len) * classes].chunks_exact(classes).enumerate() {
-                for (c, &x) in example.iter().enumerate() {
-                    block.values[c * len + i] = x;
-                }
-            }
-        } else {
-            let (example, position) = (first / positions, first % positions);
-            for (c, row) in block.values.chunks_exact_mut(len).enumerate() {
-                let start = (example * classes + c) * positions + position;
-                row.copy_from_slice(&scores[start..start + len]);
-            }
-        }
+        let mut block = Block { first, len, values: gather(dims, scores, first, len) };
         let result = f(&mut block);
         match destination {
             Destination::Nowhere => {}

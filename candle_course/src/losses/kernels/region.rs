@@ -2,46 +2,69 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Shape, Tensor, WithDType};
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Shape, Tensor};
 
-use super::{Dims, contiguous, for_float, with_elements};
+use super::blocks::wide;
+use super::{Dims, Real, contiguous, for_float, with_elements};
 use crate::error::Result;
+use crate::losses::validate::IGNORED;
+use crate::ops::parallel;
 
 /// What the probabilities are compared with.
 #[derive(Clone)]
 pub(crate) enum Truth {
-    /// A class per position, `[N, M]`; [`IGNORED`](crate::losses::validate::IGNORED) does not count.
+    /// A class per position, `[N, M]`; [`IGNORED`] does not count.
     Classes(Arc<Vec<u32>>),
     /// A degree per position and label, `[N, C, M]`; NaN does not count.
     Degrees(Arc<Vec<f64>>),
 }
 
+/// The degree and whether it counts, as 0 or 1, of one row of a truth.
+#[derive(Clone, Copy)]
+pub(super) enum Row<'a> {
+    Class(&'a [u32], u32),
+    Degrees(&'a [f64]),
+}
+
 impl Truth {
-    /// The degree to which `class` is true at `index = (n C + c) M + m`, or nothing where ignored.
-    #[inline(always)]
-    fn at(&self, dims: Dims, example: usize, class: usize, position: usize) -> Option<f64> {
+    /// Row `n C + c` of the truth, aligned with the probabilities' positions.
+    fn row(&self, dims: Dims, row: usize) -> Row<'_> {
+        let positions = dims.positions;
         match self {
-            Self::Classes(labels) => match labels[example * dims.positions + position] {
-                crate::losses::validate::IGNORED => None,
-                label => Some(f64::from(u8::from(label as usize == class))),
-            },
-            Self::Degrees(degrees) => {
-                let degree = degrees[(example * dims.classes + class) * dims.positions + position];
-                (!degree.is_nan()).then_some(degree)
+            Self::Classes(labels) => {
+                let (example, class) = (row / dims.classes, row % dims.classes);
+                Row::Class(&labels[example * positions..][..positions], class as u32)
             }
+            Self::Degrees(degrees) => Row::Degrees(&degrees[row * positions..][..positions]),
         }
     }
 
     /// Σ t per example and class: `[N, C]`, row-major.
     pub fn totals(&self, dims: Dims) -> Vec<f64> {
-        (0..dims.examples * dims.classes)
-            .into_par_iter()
-            .map(|row| {
-                let (n, c) = (row / dims.classes, row % dims.classes);
-                (0..dims.positions).filter_map(|m| self.at(dims, n, c, m)).sum()
-            })
-            .collect()
+        let total = |row| match self.row(dims, row) {
+            Row::Class(labels, class) => labels.iter().filter(|&&label| label == class).count() as f64,
+            Row::Degrees(degrees) => degrees.iter().filter(|degree| !degree.is_nan()).sum(),
+        };
+        parallel::map((0..dims.examples * dims.classes).collect(), total)
+    }
+}
+
+/// Calls `f` with the index of every position and its pair (degree, counted) of 0 ≤ degree ≤ 1;
+/// ignored positions have (0, 0).
+#[inline(always)]
+fn for_row(row: Row<'_>, mut f: impl FnMut(usize, f64, f64)) {
+    match row {
+        Row::Class(labels, class) => {
+            for (i, &label) in labels.iter().enumerate() {
+                let (hit, counted) = (label == class, label != IGNORED);
+                f(i, f64::from(u8::from(hit)), f64::from(u8::from(counted)));
+            }
+        }
+        Row::Degrees(degrees) => {
+            for (i, &degree) in degrees.iter().enumerate() {
+                if degree.is_nan() { f(i, 0.0, 0.0) } else { f(i, degree, 1.0) }
+            }
+        }
     }
 }
 
@@ -56,6 +79,30 @@ struct RegionSumsBackward {
     squared: bool,
 }
 
+wide! {
+    fn row_sums<T: Real>(p: &[T], row: Row<'_>, squared: bool) -> [f64; 3] {
+        // Chains that do not wait for each other; their order is fixed.
+        const CHAINS: usize = 8;
+        let mut sums = [[0f64; CHAINS]; 3];
+        for_row(row, |i, t, counted| {
+            let (p, chain) = (p[i].to_f64() * counted, i % CHAINS);
+            let both = p * t;
+            sums[0][chain] += both;
+            sums[1][chain] += if squared { p * p - both } else { p - both };
+            sums[2][chain] += if squared { t * t - both } else { t - both };
+        });
+        sums.map(|chains| chains.iter().sum())
+    }
+
+    fn row_gradient<T: Real>(p: &[T], row: Row<'_>, squared: bool, outer: (f64, f64, f64), gradient: &mut [T]) {
+        let (both, only_p, only_t) = outer;
+        for_row(row, |i, t, counted| {
+            let by_only_p = if squared { 2.0 * p[i].to_f64() - t } else { 1.0 - t };
+            gradient[i] = T::from_f64(counted * (both * t + only_p * by_only_p - only_t * t));
+        });
+    }
+}
+
 fn dtype(storage: &CpuStorage) -> DType {
     candle_core::backend::BackendStorage::dtype(storage)
 }
@@ -66,25 +113,12 @@ impl CustomOp1 for RegionSums {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        fn run<T: WithDType>(op: &RegionSums, probabilities: &[T], dims: Dims) -> Vec<f64> {
-            let rows = dims.examples * dims.classes;
-            let sums: Vec<[f64; 3]> = (0..rows)
-                .into_par_iter()
-                .map(|row| {
-                    let (n, c) = (row / dims.classes, row % dims.classes);
-                    let mut sums = [0f64; 3];
-                    let slice = &probabilities[row * dims.positions..(row + 1) * dims.positions];
-                    for (m, p) in slice.iter().enumerate() {
-                        if let Some(t) = op.truth.at(dims, n, c, m) {
-                            let p = p.to_f64();
-                            sums[0] += p * t;
-                            sums[1] += if op.squared { p * p - p * t } else { p * (1.0 - t) };
-                            sums[2] += if op.squared { t * t - p * t } else { (1.0 - p) * t };
-                        }
-                    }
-                    sums
-                })
-                .collect();
+        fn run<T: Real>(op: &RegionSums, probabilities: &[T], dims: Dims) -> Vec<f64> {
+            let one = |row: usize| {
+                let p = &probabilities[row * dims.positions..][..dims.positions];
+                row_sums(p, op.truth.row(dims, row), op.squared)
+            };
+            let sums: Vec<[f64; 3]> = parallel::map((0..dims.examples * dims.classes).collect(), one);
             (0..3).flat_map(|k| sums.iter().map(move |row| row[k])).collect()
         }
         let dims = Dims::of(layout.dims());
@@ -110,19 +144,14 @@ impl CustomOp2 for RegionSumsBackward {
         outer: &CpuStorage,
         outer_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        fn run<T: WithDType>(op: &RegionSumsBackward, p: &[T], outer: &[f64], dims: Dims) -> CpuStorage {
+        fn run<T: Real>(op: &RegionSumsBackward, p: &[T], outer: &[f64], dims: Dims) -> CpuStorage {
             let rows = dims.examples * dims.classes;
             let mut gradient = vec![T::zero(); p.len()];
-            gradient.par_chunks_mut(dims.positions.max(1)).enumerate().for_each(|(row, gradient)| {
-                let (n, c) = (row / dims.classes, row % dims.classes);
+            let tasks = gradient.chunks_mut(dims.positions.max(1)).enumerate().collect();
+            parallel::map(tasks, |(row, gradient): (usize, &mut [T])| {
                 let (both, only_p, only_t) = (outer[row], outer[rows + row], outer[2 * rows + row]);
-                for (m, g) in gradient.iter_mut().enumerate() {
-                    if let Some(t) = op.truth.at(dims, n, c, m) {
-                        let p = p[row * dims.positions + m].to_f64();
-                        let by_only_p = if op.squared { 2.0 * p - t } else { 1.0 - t };
-                        *g = T::from_f64(both * t + only_p * by_only_p - only_t * t);
-                    }
-                }
+                let p = &p[row * dims.positions..][..dims.positions];
+                row_gradient(p, op.truth.row(dims, row), op.squared, (both, only_p, only_t), gradient);
             });
             T::to_cpu_storage_owned(gradient)
         }
@@ -143,14 +172,11 @@ pub(crate) fn region_sums(probabilities: &Tensor, truth: &Truth, squared: bool) 
     }
     let shape = (dims.examples, dims.classes, dims.positions);
     let (mut degrees, mut counted) = (Vec::new(), Vec::new());
-    for n in 0..dims.examples {
-        for c in 0..dims.classes {
-            for m in 0..dims.positions {
-                let degree = truth.at(dims, n, c, m);
-                degrees.push(degree.unwrap_or(0.0) as f32);
-                counted.push(f32::from(u8::from(degree.is_some())));
-            }
-        }
+    for row in 0..dims.examples * dims.classes {
+        for_row(truth.row(dims, row), |_, degree, counts| {
+            degrees.push(degree as f32);
+            counted.push(counts as f32);
+        });
     }
     let device = probabilities.device();
     let t = Tensor::from_vec(degrees, shape, &Device::Cpu)?.to_device(device)?;

@@ -2,8 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
 
+use super::blocks::{gather, wide};
 use super::{Dims, Real, contiguous, for_blocks, for_float};
 use crate::error::Result;
+use crate::ops::buffer::written;
 
 struct Softmax;
 struct SoftmaxBackward;
@@ -19,16 +21,16 @@ impl CustomOp1 for Softmax {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         fn run<T: Real>(scores: &[T], dims: Dims) -> CpuStorage {
-            let mut out = vec![T::zero(); scores.len()];
-            for_blocks(dims, scores, Some(&mut out), |block| {
-                let (_, rest) = block.exponentiate();
-                for row in block.values.chunks_exact_mut(block.len) {
-                    for (x, &rest) in row.iter_mut().zip(&rest) {
-                        *x /= T::one() + rest;
+            T::to_cpu_storage_owned(written(scores.len(), |out| {
+                for_blocks(dims, scores, Some(out), |block| {
+                    let (_, rest) = block.exponentiate();
+                    for row in block.values.chunks_exact_mut(block.len) {
+                        for (x, &rest) in row.iter_mut().zip(&rest) {
+                            *x /= T::one() + rest;
+                        }
                     }
-                }
-            });
-            T::to_cpu_storage_owned(out)
+                });
+            }))
         }
         let dims = Dims::of(layout.dims());
         let storage = for_float!(dtype(storage), T => run(contiguous::<T>(storage, layout)?, dims));
@@ -37,6 +39,30 @@ impl CustomOp1 for Softmax {
 
     fn bwd(&self, _: &Tensor, probabilities: &Tensor, outer: &Tensor) -> candle_core::Result<Option<Tensor>> {
         probabilities.contiguous()?.apply_op2_no_bwd(&outer.contiguous()?, &SoftmaxBackward).map(Some)
+    }
+}
+
+wide! {
+    fn softmax_gradient<T: Real>(len: usize, p: &[T], g: &mut [T]) {
+        let (mut best, mut reference) = (p[..len].to_vec(), g[..len].to_vec());
+        for (p, g) in p.chunks_exact(len).zip(g.chunks_exact(len)).skip(1) {
+            for i in 0..len {
+                reference[i] = if p[i] > best[i] { g[i] } else { reference[i] };
+                best[i] = if p[i] > best[i] { p[i] } else { best[i] };
+            }
+        }
+        let mut dot = vec![T::zero(); len];
+        for (p, g) in p.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
+            for i in 0..len {
+                g[i] -= reference[i];
+                dot[i] += g[i] * p[i];
+            }
+        }
+        for (p, g) in p.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
+            for i in 0..len {
+                g[i] = (g[i] - dot[i]) * p[i];
+            }
+        }
     }
 }
 
@@ -55,29 +81,12 @@ impl CustomOp2 for SoftmaxBackward {
         outer_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         fn run<T: Real>(probabilities: &[T], outer: &[T], dims: Dims) -> CpuStorage {
-            let mut out = vec![T::zero(); outer.len()];
-            for_blocks(dims, outer, Some(&mut out), |block| {
-                let len = block.len;
-                let Dims { classes, positions, .. } = dims;
-                for i in 0..len {
-                    let pixel = block.first + i;
-                    let (start, stride) = (pixel / positions * classes * positions + pixel % positions, positions);
-                    let p = |c: usize| probabilities[start + c * stride];
-                    let likeliest = (1..classes).fold(0, |best, c| if p(c) > p(best) { c } else { best });
-                    let reference = block.values[likeliest * len + i];
-                    let mut dot = T::zero();
-                    for c in 0..classes {
-                        let relative = block.values[c * len + i] - reference;
-                        block.values[c * len + i] = relative;
-                        dot += relative * p(c);
-                    }
-                    for c in 0..classes {
-                        let g = &mut block.values[c * len + i];
-                        *g = (*g - dot) * p(c);
-                    }
-                }
-            });
-            T::to_cpu_storage_owned(out)
+            T::to_cpu_storage_owned(written(outer.len(), |out| {
+                for_blocks(dims, outer, Some(out), |block| {
+                    let p = gather(dims, probabilities, block.first, block.len);
+                    softmax_gradient(block.len, &p, &mut block.values);
+                });
+            }))
         }
         let dims = Dims::of(layout.dims());
         let storage = for_float!(dtype(probabilities), T => {

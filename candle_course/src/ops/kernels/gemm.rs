@@ -56,34 +56,52 @@ pub fn gemm<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accum
             if from == to {
                 continue;
             }
-            // SAFETY: the operands were checked to be m×k and k×n; this call reads rows
-            // `first_row..` of `a` and columns `first_column..` of `b`, and writes their product
-            // to its own block of `out`, which no other part touches.
-            unsafe {
-                gemm::gemm(
-                    rows,
-                    columns,
-                    k,
-                    out_parts.range(first_row * n + first_column..m * n),
-                    1,
-                    n as isize,
-                    accumulate,
-                    a.values.as_ptr().add(first_row * a.row_stride),
-                    a.column_stride as isize,
-                    a.row_stride as isize,
-                    b.values.as_ptr().add(first_column * b.column_stride),
-                    b.column_stride as isize,
-                    b.row_stride as isize,
-                    T::ONE,
-                    T::ONE,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
-            }
+            let a = Matrix { values: &a.values[first_row * a.row_stride..], rows, ..a };
+            let b = Matrix { values: &b.values[first_column * b.column_stride..], columns, ..b };
+            // SAFETY: this part writes its own block of `out`, `rows` × `columns` numbers in rows
+            // of `n`, which no other part touches.
+            unsafe { product(a, b, out_parts.range(first_row * n + first_column..m * n), n, accumulate) };
         }
     });
+}
+
+/// The same on this thread alone, for work that is itself one of several parts.
+pub fn gemm_serial<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accumulate: bool) {
+    assert!(b.rows == a.columns && out.len() == a.rows * b.columns);
+    // SAFETY: `out` has the product's size, and is borrowed mutably.
+    unsafe { product(a, b, out.as_mut_ptr(), b.columns, accumulate) };
+}
+
+/// # Safety
+/// `out` must be valid for `a.rows` rows of `b.columns` numbers, `out_stride` apart, that nobody
+/// else uses.
+unsafe fn product<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: *mut T, out_stride: usize, accumulate: bool) {
+    let last = |m: Matrix<'_, T>| (m.rows.max(1) - 1) * m.row_stride + (m.columns.max(1) - 1) * m.column_stride;
+    assert!(a.columns == b.rows && last(a) < a.values.len() && last(b) < b.values.len());
+    // SAFETY: the last number of both operands lies inside its slice; the caller vouches for `out`.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.columns,
+            a.columns,
+            out,
+            1,
+            out_stride as isize,
+            accumulate,
+            a.values.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.values.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
 }
 
 #[cfg(test)]

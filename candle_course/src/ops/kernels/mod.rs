@@ -13,6 +13,8 @@ pub mod layer_norm;
 pub mod norm;
 pub mod parallel;
 pub mod pool;
+pub mod real;
+pub mod recurrence;
 pub mod reduce;
 pub mod simd;
 pub mod softmax;

@@ -1,0 +1,94 @@
+//! A recurrent layer over a whole sequence as one operation.
+
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+
+pub(crate) use super::kernels::recurrence::Cell;
+use super::kernels::recurrence::{Gradients, Recurrence};
+use super::support::{Reading, check_input, dtype_of, incoming, output, slice, tensor, with_element};
+use crate::error::Result;
+
+struct Op {
+    sizes: Recurrence,
+    /// What the forward pass keeps for the backward pass.
+    kept: OnceLock<CpuStorage>,
+}
+
+impl CustomOp3 for Op {
+    fn name(&self) -> &'static str {
+        "recurrence"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        s: &CpuStorage,
+        sl: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        use candle_core::WithDType;
+        with_element!(dtype_of(x), T => {
+            let (out, kept) = self.sizes.forward::<T>(slice(x, xl)?, slice(w, wl)?, slice(s, sl)?);
+            self.kept.get_or_init(|| T::to_cpu_storage_owned(kept));
+            output(out, (self.sizes.examples, self.sizes.rows(), self.sizes.hidden))
+        })
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        state: &Tensor,
+        ys: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dy = incoming(dy, self.name())?;
+        let Some(kept) = self.kept.get() else {
+            candle_core::bail!("internal error: a recurrence runs backwards before it ran forwards");
+        };
+        let (w, s, y, d) = (Reading::of(weight), Reading::of(state), Reading::of(ys), Reading::of(&dy));
+        with_element!(xs.dtype(), T => {
+            let Gradients { from_input, weight: by_weight, state: by_state } =
+                self.sizes.backward::<T>(w.get()?, s.get()?, y.get()?, kept.as_slice()?, d.get()?);
+            Ok((
+                Some(tensor(from_input, xs.shape())?),
+                Some(tensor(by_weight, weight.shape())?),
+                Some(tensor(by_state, state.shape())?),
+            ))
+        })
+    }
+}
+
+/// All steps of a recurrent layer on the CPU; the caller vouches for the shapes.
+///
+/// - `from_input`: `[N, T, gates · H]`, f32 or f64: W_ih x + b_ih.
+/// - `weight`: `[gates · H, H]` and `bias`: `[gates · H]` of the hidden state.
+/// - `state`: `[N, H]`, or `[N, 2 H]` with an LSTM's cell behind the hidden state.
+/// - Result: the hidden state after every step, `[N, T, H]`, and the last state, shaped as `state`.
+///
+/// # Errors
+/// If the dtype has no kernel, or the batch is empty.
+pub(crate) fn recurrence(
+    cell: Cell,
+    from_input: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    state: &Tensor,
+    reverse: bool,
+) -> Result<(Tensor, Tensor)> {
+    check_input("xs", from_input)?;
+    let (examples, steps, _) = from_input.dims3()?;
+    let hidden = weight.dim(1)?;
+    let sizes = Recurrence { cell, examples, steps, hidden, reverse };
+    let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?;
+    let op = Op { sizes, kept: OnceLock::new() };
+    let out = from_input.contiguous()?.apply_op3(&weight, &state.contiguous()?, op)?;
+    let last = out.narrow(1, if reverse { 0 } else { steps - 1 }, 1)?.squeeze(1)?;
+    if cell == Cell::Lstm {
+        let memory = out.narrow(1, steps, 1)?.squeeze(1)?;
+        return Ok((out.narrow(1, 0, steps)?, Tensor::cat(&[&last, &memory], 1)?));
+    }
+    Ok((out, last))
+}

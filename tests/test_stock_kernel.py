@@ -1,0 +1,26 @@
+"""The notebooks on an evcxr as anybody has it: no launcher, no prebuilt folder, no settings."""
+
+import json
+import os
+
+from conftest import SETUP
+from course import evcxr, execute
+from test_kernel import CANARY, written
+
+
+def test_gradients_are_right_on_a_stock_kernel(tmp_path, notebook_folder, monkeypatch):
+    kernels = tmp_path / "kernels"
+    (kernels / "rust").mkdir(parents=True)
+    specification = {
+        "argv": [str(evcxr.find()), "--control_file", "{connection_file}"],
+        "display_name": "Rust",
+        "language": "rust",
+        "interrupt_mode": "message",
+    }
+    (kernels / "rust" / "kernel.json").write_text(json.dumps(specification))
+    for name in [name for name in os.environ if name.startswith(("EVCXR_", "MALLOC_", "CARGO_INCREMENTAL", "RUSTFLAGS"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    report = execute.run("stock", [(cell, ()) for cell in (SETUP, *CANARY)], notebook_folder, kernel=execute.manager([str(kernels)]))
+    assert report.failure == ""
+    assert "gradient [36.0]" in written(report)
