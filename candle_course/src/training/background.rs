@@ -13,6 +13,7 @@ use crate::data::DataLoader;
 use crate::error::{Context, Error, Result};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::training::callbacks::duration;
+use crate::training::history_display::headline;
 use crate::training::live;
 use crate::training::{Callback, Flow, History, Trainer};
 
@@ -339,8 +340,13 @@ impl Seen {
         let Some(last) = self.history.epochs().last() else { return loss.build() };
         let mut panels = Panels::new(2).add(loss.build()?);
         for (name, _) in &last.metrics {
-            panels = panels
-                .add(LineChart::new(name).x_label("step").y_label(name).points("validation", &ends(name)).build()?);
+            panels = panels.add(
+                LineChart::new(&headline(name))
+                    .x_label("step")
+                    .y_label(name)
+                    .points("validation", &ends(name))
+                    .build()?,
+            );
         }
         panels.build()
     }
