@@ -127,8 +127,8 @@ impl fmt::Display for BackgroundStatus {
             )?;
             return self.stopped.iter().try_for_each(|reason| write!(f, "; stopped: {reason}"));
         }
-        if self.batches == 0 {
-            return f.write_str("starting");
+        if self.batches == 0 || self.loss.is_nan() && self.batch == 0 {
+            return f.write_str("starting"); // no batch is done
         }
         write!(
             f,
