@@ -44,9 +44,13 @@ pub struct ImageGrid {
 #[derive(Debug, Clone)]
 enum Values {
     Unit,
-    Normalized { mean: Vec<f64>, std: Vec<f64> },
+    Normalized {
+        mean: Vec<f64>,
+        std: Vec<f64>,
+    },
     Stretched,
-    Classes(Vec<String>),
+    /// Names and colours.
+    Classes(Vec<(String, [u8; 3])>),
 }
 
 impl ImageGrid {
@@ -66,8 +70,20 @@ impl ImageGrid {
     /// Maps of class indices instead of images, `[N, H, W]` or `[N, 1, H, W]`: each class has a
     /// colour and an entry in the legend. Class 0 is light grey, as background should be.
     pub fn class_maps<S: AsRef<str>>(title: &str, maps: &Tensor, classes: &[S]) -> Self {
-        let classes = classes.iter().map(|name| name.as_ref().to_string()).collect();
+        let named = |(index, name): (usize, &S)| (name.as_ref().to_string(), class_color(index));
+        let classes = classes.iter().enumerate().map(named).collect();
         Self { values: Values::Classes(classes), ..Self::new(title, maps) }
+    }
+
+    /// Colours of one's own for the classes of [`ImageGrid::class_maps`], red, green and blue in 0 to
+    /// 1, class 0 first; classes beyond them keep theirs. Of images nothing changes.
+    pub fn class_colors(mut self, colors: &[[f32; 3]]) -> Self {
+        if let Values::Classes(classes) = &mut self.values {
+            for ((_, color), wanted) in classes.iter_mut().zip(colors) {
+                *color = wanted.map(|share| (share * 255.0).round() as u8);
+            }
+        }
+        self
     }
 
     /// One caption under each image; may be empty.
@@ -133,7 +149,7 @@ impl ImageGrid {
         let tile = (tiles.width as f64 * pixel, tiles.height as f64 * pixel);
         let columns = self.columns.unwrap_or(((760.0 / (tile.0 + GAP)) as usize).max(1)).min(tiles.files.len());
         let classes = match &self.values {
-            Values::Classes(names) => names.clone(),
+            Values::Classes(classes) => classes.clone(),
             _ => Vec::new(),
         };
         Figure::new(Grid {
@@ -199,13 +215,11 @@ impl ImageGrid {
     fn bytes(&self, image: &[f64], channels: usize, area: usize, integers: bool) -> Result<Planes> {
         let byte = |share: f64| (255.0 * share.clamp(0.0, 1.0)).round() as u8;
         Ok(Planes::Bytes(match &self.values {
-            Values::Classes(names) => {
-                let color_of = |&value: &f64| {
-                    if value < 0.0 || value.fract() != 0.0 || value as usize >= names.len() {
-                        return Err(Error::argument("maps", format!("class indices below {}", names.len()), value)
-                            .hint("one name per class, class 0 first"));
-                    }
-                    Ok(class_color(value as usize))
+            Values::Classes(classes) => {
+                let color_of = |&value: &f64| match classes.get(value as usize) {
+                    Some(&(_, color)) if value >= 0.0 && value.fract() == 0.0 => Ok(color),
+                    _ => Err(Error::argument("maps", format!("class indices below {}", classes.len()), value)
+                        .hint("one name per class, class 0 first")),
                 };
                 return Ok(Planes::Colors(image.iter().map(color_of).collect::<Result<_>>()?));
             }
@@ -283,7 +297,7 @@ struct Grid {
     captions: Vec<String>,
     correct: Vec<bool>,
     columns: usize,
-    classes: Vec<String>,
+    classes: Vec<(String, [u8; 3])>,
 }
 
 impl Grid {
@@ -292,10 +306,10 @@ impl Grid {
     }
 
     fn legend(&self) -> Vec<(Key, String)> {
-        let key = |(index, name): (usize, &String)| {
-            (Key::Box { color: super::palette::hex(class_color(index)), opacity: 1.0 }, name.clone())
+        let key = |(name, color): &(String, [u8; 3])| {
+            (Key::Box { color: super::palette::hex(*color), opacity: 1.0 }, name.clone())
         };
-        self.classes.iter().enumerate().map(key).collect()
+        self.classes.iter().map(key).collect()
     }
 
     /// Width of a column: captions a little wider than their image have room.
@@ -400,6 +414,8 @@ mod tests {
         let figure = ImageGrid::class_maps("", &maps, &["background", "building", "road"]).build().unwrap();
         assert_eq!(first_tile(&figure).get_pixel(1, 0).0, [0x00, 0x72, 0xB2]);
         assert!(figure.svg().contains(">road<"));
+        let own = ImageGrid::class_maps("", &maps, &["a", "b", "c"]).class_colors(&[[0.0; 3], [1.0, 0.0, 0.2]]);
+        assert_eq!(first_tile(&own.build().unwrap()).get_pixel(1, 0).0, [255, 0, 51]);
         let error = ImageGrid::class_maps("", &maps, &["background", "building"]).build().unwrap_err();
         assert!(error.to_string().contains("class indices below 2, got 2"), "{error}");
     }

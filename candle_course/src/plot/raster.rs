@@ -70,8 +70,8 @@ pub(super) fn encode(
     Ok(file)
 }
 
-/// The pixels in at most 256 colours: exact when there are no more, else the commonest of each
-/// cube of near colours; `None` when that would show (photographs).
+/// The pixels in at most 256 colours: exact when there are no more, else the commonest and one of
+/// each cube of near colours; `None` when that would show (photographs).
 fn reduce(pixels: &[[u8; 3]]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut counts: HashMap<[u8; 3], usize> = HashMap::new();
     for &pixel in pixels {
@@ -83,8 +83,10 @@ fn reduce(pixels: &[[u8; 3]]) -> Option<(Vec<u8>, Vec<u8>)> {
     if colors.len() <= 256 {
         palette = colors.iter().map(|&(color, _)| color).collect();
     } else {
-        let mut seen = std::collections::HashSet::new();
-        for &(color, _) in &colors {
+        // The commonest as they are, for areas of many near shades; then one of each cube.
+        palette.extend(colors[..128].iter().map(|&(color, _)| color));
+        let mut seen: std::collections::HashSet<_> = palette.iter().map(|color| color.map(|c| c >> 4)).collect();
+        for &(color, _) in &colors[128..] {
             if seen.insert(color.map(|c| c >> 4)) && palette.len() < 256 {
                 palette.push(color);
             }

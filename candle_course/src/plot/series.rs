@@ -269,9 +269,9 @@ impl Chart for Cartesian {
             legend: self.legend(),
         };
         let area = frame.draw(canvas, size);
-        // Room for the half of a line or point that lies on the edge, but not for what a given range
-        // cuts off.
-        let room = |range: Option<(f64, f64)>| if range.is_some() { 1.0 } else { 5.0 };
+        // Room for the half of a line, point or ring that lies on the edge, but not for what a given
+        // range cuts off.
+        let room = |range: Option<(f64, f64)>| if range.is_some() { 1.0 } else { 8.0 };
         let edge = (room(self.x_range), room(self.y_range));
         canvas.open_window(
             (area.origin.0 - edge.0, area.origin.1 - edge.1),

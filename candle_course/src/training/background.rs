@@ -13,6 +13,7 @@ use crate::data::DataLoader;
 use crate::error::{Context, Error, Result};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::training::callbacks::duration;
+use crate::training::history_display::headline;
 use crate::training::live;
 use crate::training::{Callback, Flow, History, Trainer};
 
@@ -126,8 +127,8 @@ impl fmt::Display for BackgroundStatus {
             )?;
             return self.stopped.iter().try_for_each(|reason| write!(f, "; stopped: {reason}"));
         }
-        if self.batches == 0 {
-            return f.write_str("starting");
+        if self.batches == 0 || self.loss.is_nan() && self.batch == 0 {
+            return f.write_str("starting"); // no batch is done
         }
         write!(
             f,
@@ -339,8 +340,13 @@ impl Seen {
         let Some(last) = self.history.epochs().last() else { return loss.build() };
         let mut panels = Panels::new(2).add(loss.build()?);
         for (name, _) in &last.metrics {
-            panels = panels
-                .add(LineChart::new(name).x_label("step").y_label(name).points("validation", &ends(name)).build()?);
+            panels = panels.add(
+                LineChart::new(&headline(name))
+                    .x_label("step")
+                    .y_label(name)
+                    .points("validation", &ends(name))
+                    .build()?,
+            );
         }
         panels.build()
     }

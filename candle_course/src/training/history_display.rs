@@ -7,6 +7,12 @@ use crate::notebook::{Cell, Table};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::training::History;
 
+/// The name of a metric as a title.
+pub(super) fn headline(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 impl History {
     /// A row for every epoch; the best by validation loss (or training loss) in bold.
     pub fn table(&self) -> Table {
@@ -56,7 +62,7 @@ impl History {
         panels = panels.add(loss.build()?);
         for (name, _) in &last.metrics {
             let Ok(values) = self.values(name) else { continue };
-            let mut chart = LineChart::new(name).x_label("epoch").y_label(name).first_x(1.0);
+            let mut chart = LineChart::new(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
             if let Ok(values) = self.values(&format!("train_{name}")) {
                 chart = chart.line("train", &values);
             }
@@ -68,7 +74,7 @@ impl History {
         if last.metrics.is_empty() {
             for (name, _) in &last.train_metrics {
                 let values = self.values(&format!("train_{name}"))?;
-                let chart = LineChart::new(name).x_label("epoch").y_label(name).first_x(1.0);
+                let chart = LineChart::new(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
                 panels = panels.add(chart.line("train", &values).build()?);
             }
         }
@@ -200,7 +206,7 @@ mod tests {
     #[test]
     fn curves_show_every_series_and_the_best_epoch() {
         let svg = three_epochs().curves().unwrap().svg().to_owned();
-        for text in ["Loss", "train", "validation", "best: epoch 2", "accuracy", "Learning rate"] {
+        for text in ["Loss", "train", "validation", "best: epoch 2", "Accuracy", "Learning rate"] {
             assert!(svg.contains(text), "{text}");
         }
         let (train, validation) = loaders();

@@ -58,7 +58,8 @@ impl Satellite {
     /// The classes of the mask, in order.
     pub const CLASS_NAMES: [&'static str; 7] = ["water", "forest", "crops", "urban", "road", "cloud", "shadow"];
 
-    /// A colour for every class, red, green and blue in 0 to 1, to draw masks with.
+    /// A colour for every class, red, green and blue in 0 to 1, to draw masks with: see
+    /// [`ImageGrid::class_colors`](crate::plot::ImageGrid::class_colors).
     pub const CLASS_COLORS: [[f32; 3]; 7] = [
         [0.13, 0.44, 0.71],
         [0.10, 0.42, 0.18],

@@ -8,6 +8,7 @@
 //! the lanes.
 
 use super::buffer::{Scratch, written};
+use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Epilogue, Target, packed_tile, panel_columns};
@@ -269,6 +270,19 @@ fn forward_packed<T: Element>(g: &Geometry, x: &[T], panels: &[T], bias: Option<
 /// `y[n, o] = Σ weight[o] ⋆ x[n] + bias[o]`, then ReLU if asked. All contiguous; weight is
 /// `[out, in/groups, kh, kw]`.
 pub fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
+    match depthwise::applies(g) {
+        true => depthwise::forward(g, x, weight, bias, relu),
+        false => forward_general(g, x, weight, bias, relu),
+    }
+}
+
+pub(super) fn forward_general<T: Element>(
+    g: &Geometry,
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    relu: bool,
+) -> Vec<T> {
     let (rows, depth, tile) = (g.group_out(), g.depth(), tile_rows::<T>());
     let mut panels = Vec::with_capacity(g.groups * rows.next_multiple_of(tile) * depth);
     for group in weight.chunks_exact(rows * depth) {
@@ -298,6 +312,13 @@ pub fn backward_input<T: Element>(g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T
 
 /// The transposed convolution: [`backward_input`] with a bias per input channel.
 pub fn transposed<T: Element>(g: &Geometry, dy: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    match depthwise::applies(g) {
+        true => depthwise::transposed(g, dy, weight, bias),
+        false => transposed_general(g, dy, weight, bias),
+    }
+}
+
+pub(super) fn transposed_general<T: Element>(g: &Geometry, dy: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
     let tile = tile_rows::<T>();
     let (taps, depth) = (g.kernel.0 * g.kernel.1, g.depth());
     let mut panels = Vec::new();

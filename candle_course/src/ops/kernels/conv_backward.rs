@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::buffer::{Scratch, written};
 use super::conv::{Geometry, Run, pad, runs};
+use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Epilogue, STRIDED_ROWS, Target, Walk, packed_tile, panel_columns, strided_tile};
@@ -86,7 +87,7 @@ fn scatter<T: Element>(runs: &[Run], stride: usize, values: &[T], target: &mut [
 
 /// The middle of a padded image, plus a bias per channel.
 #[inline(always)]
-fn crop<T: Element>(g: &Geometry, padded: &[T], bias: Option<&[T]>, image: &mut [T]) {
+pub(super) fn crop<T: Element>(g: &Geometry, padded: &[T], bias: Option<&[T]>, image: &mut [T]) {
     let (height, width) = g.input;
     let (padded_height, padded_width) = g.padded();
     for (row, target) in image.chunks_exact_mut(width).enumerate() {
@@ -212,10 +213,18 @@ impl<T: Element> Kernel<T> for Lanes<'_> {
 }
 
 /// The gradient of the weight, `[out, in/groups, kh, kw]`.
+pub fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    match depthwise::applies(g) {
+        true => depthwise::backward_weight(g, x, dy),
+        false => backward_weight_general(g, x, dy),
+    }
+}
+
+/// As [`backward_weight`], for any groups.
 ///
 /// The batch is divided into as many parts as there are threads, each summed in order: the bits
 /// depend on the number of threads, not on their timing.
-pub fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+pub(super) fn backward_weight_general<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     let (depth, lanes) = (g.depth(), T::dispatch(Lanes(g)));
     let len = g.groups * depth * lanes;
     let parts = threads().min(g.batch);

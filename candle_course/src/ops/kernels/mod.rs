@@ -7,6 +7,7 @@ pub mod activation;
 pub mod buffer;
 pub mod conv;
 mod conv_backward;
+mod depthwise;
 pub mod dropout;
 pub mod gemm;
 pub mod layer_norm;

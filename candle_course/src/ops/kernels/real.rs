@@ -75,10 +75,10 @@ impl Real for f32 {
         // Near 0 the polynomial of the Cephes library, elsewhere by e^−2|x|.
         let square = self * self;
         let mut polynomial = -5.704_988_7e-3;
-        polynomial = polynomial * square + 2.063_908_9e-2;
+        polynomial = polynomial * square + 2.063_909e-2;
         polynomial = polynomial * square - 5.373_971_6e-2;
         polynomial = polynomial * square + 1.333_144_2e-1;
-        polynomial = polynomial * square - 3.333_328_2e-1;
+        polynomial = polynomial * square - 3.333_328e-1;
         let near = polynomial * square * self + self;
         let e = (-2.0 * self.abs()).exp_nonpositive();
         let far = ((1.0 - e) / (1.0 + e)).copysign(self);
