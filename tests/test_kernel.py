@@ -44,6 +44,43 @@ def test_two_notebooks_run_at_the_same_time(notebook_folder):
     assert {number: (report.failure, written(report)) for number, report in reports.items()} == {11: ("", "11 22\n"), 22: ("", "22 44\n")}
 
 
+MODEL = """
+let device = Device::Cpu;
+let pixels: Vec<f32> = (0..64 * 784).map(|i| (i as f32 * 12.9898).sin()).collect();
+let images = Tensor::from_vec(pixels, (64, 1, 28, 28), &device)?;
+let labels = Tensor::from_vec((0..64u32).map(|i| i * 7 % 10).collect::<Vec<_>>(), 64, &device)?;
+let parameters = Parameters::new(42, &device);
+let model = Sequential::new()
+    .add(Conv2d::new(1, 8, 3).padding(1).build(&parameters.at("conv"))?)
+    .add(Activation::Relu)
+    .add(MaxPool2d::new(2))
+    .add(Flatten)
+    .add(Dropout::new(0.5, &parameters.at("dropout"))?)
+    .add(Linear::new(8 * 14 * 14, 10, &parameters.at("linear"))?);
+"""
+
+STEPS = """
+let mut optimizer = AdamW::new(&parameters).build()?;
+let mut losses = Vec::new();
+for _ in 0..20 {
+    let loss = cross_entropy(&model.forward_t(&images, true)?, &labels)?;
+    optimizer.step(&loss.backward()?, 0.01)?;
+    losses.push(format!("{:08x}", loss.to_scalar::<f32>()?.to_bits()));
+}
+println!("losses {}", losses.join(" "));
+"""
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_bit(notebook_folder):
+    losses = []
+    for _ in range(2):
+        report = run(notebook_folder, MODEL, STEPS)
+        assert report.failure == ""
+        losses.append(written(report))
+    assert losses[0].startswith("losses ") and len(set(losses[0].split())) > 15
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [

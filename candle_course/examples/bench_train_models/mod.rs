@@ -17,8 +17,8 @@ pub fn inputs(model: &str) -> Result<Inputs> {
     Ok(match model {
         "mlp" => (vec![64, 784], vec![64], 10, 300),
         "mnist" => (vec![64, 1, 28, 28], vec![64], 10, 15),
-        "cifar" => (vec![64, 3, 32, 32], vec![64], 10, 4),
-        "unet" => (vec![64, 4, 64, 64], vec![64, 64, 64], 5, 2),
+        "cifar" => (vec![64, 3, 32, 32], vec![64], 10, 8),
+        "unet" => (vec![64, 4, 64, 64], vec![64, 64, 64], 5, 4),
         "gru" => (vec![64, 50, 32], vec![64], 10, 20),
         _ => return Err(Error::argument("model", "mlp, mnist, cifar, unet or gru", model)),
     })

@@ -5,9 +5,12 @@ use candle_core::{Device, Tensor};
 
 use crate::error::Result;
 use crate::losses::Reduction;
-use crate::losses::kernels::{Block, Dims, Real, for_blocks, for_float, precomputed, sum_slice, with_elements};
+use crate::losses::kernels::{
+    Block, Dims, Real, exponentiate, for_blocks, for_float, precomputed, sum_slice, with_elements,
+};
 use crate::losses::validate::IGNORED;
 use crate::ops::buffer::written;
+use crate::ops::simd::{Element, Kernel, Simd};
 
 /// Cross-entropy of class indices, or, with a positive `gamma`, its focal form.
 pub(crate) struct HardTargets<'a> {
@@ -19,11 +22,11 @@ pub(crate) struct HardTargets<'a> {
 
 impl HardTargets<'_> {
     pub fn weight(&self, label: u32) -> f64 {
-        match (label, self.weights) {
-            (IGNORED, _) => 0.0,
-            (_, None) => 1.0,
-            (label, Some(weights)) => weights[label as usize],
-        }
+        if label == IGNORED { 0.0 } else { self.class_weight(label as usize) }
+    }
+
+    fn class_weight(&self, class: usize) -> f64 {
+        self.weights.map_or(1.0, |weights| weights[class])
     }
 
     /// What the mean divides by: the weights of the positions that count.
@@ -38,14 +41,15 @@ impl HardTargets<'_> {
         counts.iter().zip(weights).map(|(&n, &weight)| n as f64 * weight).sum()
     }
 
-    pub fn loss(&self, logits: &Tensor, reduction: Reduction) -> Result<Tensor> {
-        let dims = Dims::of(logits.dims());
-        let denominator = match reduction {
-            Reduction::Mean => self.total_weight(),
-            _ => 1.0,
-        };
+    /// The loss, a mean being the sum divided by `denominator`.
+    pub fn loss(&self, logits: &Tensor, reduction: Reduction, denominator: f64) -> Result<Tensor> {
+        let denominator = if reduction == Reduction::Mean { denominator } else { 1.0 };
+        let inverse = if denominator > 0.0 { 1.0 / denominator } else { 0.0 };
         for_float!(logits.dtype(), T => {
-            finish::<T>(logits, dims, reduction, denominator, |block| block.hard(self, dims.classes, denominator))
+            finish::<T>(logits, Dims::of(logits.dims()), reduction, denominator, |block| {
+                let labels = &self.labels[block.first..][..block.len];
+                T::dispatch(HardBlock { rule: self, labels, values: &mut block.values, inverse })
+            })
         })
     }
 }
@@ -96,106 +100,194 @@ pub(crate) fn finish<T: Real>(
     precomputed(logits, value, gradient, &broadcast)
 }
 
-impl<T: Real> Block<T> {
-    /// Losses of the positions; the block's scores become gradients, divided by `denominator`.
-    fn hard(&mut self, rule: &HardTargets<'_>, classes: usize, denominator: f64) -> Vec<f64> {
-        if rule.gamma == 0.0 && rule.smoothing == 0.0 {
-            return self.plain(rule, denominator);
+/// Turns a block's scores into gradients, in loops that vectorise: a label is compared with every
+/// class, not jumped to. Gives the losses of the positions.
+struct HardBlock<'a, T> {
+    rule: &'a HardTargets<'a>,
+    labels: &'a [u32],
+    values: &'a mut [T],
+    /// What gradients are multiplied by: 1 / the denominator of the mean.
+    inverse: f64,
+}
+
+/// What the loss of a position is made of.
+#[derive(Clone, Copy)]
+struct Position<T> {
+    weight: T,
+    target_score: T,
+    largest: T,
+    /// Σ e^(x − max) − 1.
+    rest: T,
+    /// e^(x − max) of the target.
+    target_exp: T,
+}
+
+/// The positions of a block, a vector for each part.
+struct Positions<'a, T> {
+    labels: &'a [u32],
+    weights: Vec<T>,
+    target_scores: Vec<T>,
+    largest: Vec<T>,
+    rest: Vec<T>,
+    target_exps: Vec<T>,
+}
+
+/// The loss of every position, and the gradient of its scores: `scale` · e^(x − max), less a
+/// constant if labels are smoothed, but at the target `target_gradient`.
+struct Outcome<T> {
+    losses: Vec<f64>,
+    scales: Vec<T>,
+    target_gradients: Vec<T>,
+}
+
+impl<T: Real> Kernel<T> for HardBlock<'_, T> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) -> Vec<f64> {
+        let Self { rule, labels, values, inverse } = self;
+        let len = labels.len();
+        let mut largest = values[..len].to_vec();
+        let (mut target_scores, mut weights) = (vec![T::ZERO; len], vec![T::ZERO; len]);
+        for (c, row) in values.chunks_exact(len).enumerate() {
+            let weight = T::of(rule.class_weight(c));
+            for i in 0..len {
+                let (x, hit) = (row[i], labels[i] == c as u32);
+                largest[i] = if x > largest[i] { x } else { largest[i] };
+                target_scores[i] = if hit { x } else { target_scores[i] };
+                weights[i] = if hit { weight } else { weights[i] };
+            }
         }
-        let len = self.len;
-        let labels = &rule.labels[self.first..self.first + len];
-        let at = |i: usize| labels[i] as usize * len + i;
-        let target_scores: Vec<T> =
-            (0..len).map(|i| if labels[i] == IGNORED { T::zero() } else { self.values[at(i)] }).collect();
-        let spread = rule.smoothing / classes as f64;
-        let class_weight = |class: usize| rule.weights.map_or(1.0, |w| w[class]);
-        let weight_sum: f64 = (0..classes).map(class_weight).sum();
-        // Σ w_c x_c of the smoothed part, relative to the largest score, before the scores are overwritten.
+        let spread = rule.smoothing * len as f64 / values.len() as f64;
+        // Σ w_c (x_c − max) of the smoothed part, before the scores are overwritten.
         let mut weighted_scores = vec![0f64; if spread > 0.0 { len } else { 0 }];
-        for (c, row) in self.values.chunks_exact(len).enumerate().take(if spread > 0.0 { classes } else { 0 }) {
-            for ((sum, &x), &target) in weighted_scores.iter_mut().zip(row).zip(&target_scores) {
-                *sum += class_weight(c) * (x - target).to_f64();
+        for (c, row) in values.chunks_exact(len).enumerate().filter(|_| spread > 0.0) {
+            for ((sum, &x), &largest) in weighted_scores.iter_mut().zip(row).zip(&largest) {
+                *sum += rule.class_weight(c) * (x - largest).to_f64();
             }
         }
-        let (largest, rest) = self.exponentiate();
-        let mut losses = vec![0f64; len];
-        let mut scales = vec![T::zero(); len];
-        let mut target_gradients = vec![0f64; len];
-        let inverse = if denominator > 0.0 { 1.0 / denominator } else { 0.0 };
-        for i in 0..len {
-            if labels[i] == IGNORED {
-                continue;
-            }
-            let rest_f64 = rest[i].to_f64();
-            let total = 1.0 + rest_f64;
-            let target_exp = self.values[at(i)].to_f64();
-            // 1 − p of the target without cancellation: exact when the target leads.
-            let others = if target_scores[i] == largest[i] { rest_f64 } else { total - target_exp };
-            let nll = (largest[i] - target_scores[i]).to_f64() + rest[i].ln_1p().to_f64();
-            let weight = rule.weight(labels[i]);
-            if rule.gamma > 0.0 {
-                let (p, q) = (target_exp / total, others / total);
-                let modulation = q.powf(rule.gamma);
-                // −ln(1 − q)/q tends to 1 at q = 0, where the quotient is 0/0.
-                let quotient = if q > 0.0 { nll / q } else { 1.0 };
-                losses[i] = weight * modulation * nll;
-                let factor = weight * modulation * (1.0 + rule.gamma * p * quotient) * inverse;
-                scales[i] = T::from_f64(factor / total);
-                target_gradients[i] = -factor * q;
-            } else {
-                let hard = (1.0 - rule.smoothing) * weight;
-                losses[i] = hard * nll;
-                let mut mass = hard;
-                let mut gradient = -hard * others / total;
-                if spread > 0.0 {
-                    losses[i] += spread * (weight_sum * nll - weighted_scores[i]);
-                    mass += spread * weight_sum;
-                    gradient += spread * (weight_sum * target_exp / total - class_weight(labels[i] as usize));
-                }
-                scales[i] = T::from_f64(mass * inverse / total);
-                target_gradients[i] = gradient * inverse;
+        let rest = exponentiate(&largest, values);
+        let mut target_exps = vec![T::ZERO; len];
+        for (c, row) in values.chunks_exact(len).enumerate() {
+            for i in 0..len {
+                let (e, other) = (row[i], target_exps[i]);
+                target_exps[i] = if labels[i] == c as u32 { e } else { other };
             }
         }
-        for (c, row) in self.values.chunks_exact_mut(len).enumerate() {
-            for (e, &scale) in row.iter_mut().zip(&scales) {
-                *e *= scale;
+        let positions = Positions { labels, weights, target_scores, largest, rest, target_exps };
+        let Outcome { losses, scales, target_gradients } = match rule.gamma {
+            0.0 if spread > 0.0 => positions.smoothed(rule, spread, &weighted_scores, inverse),
+            0.0 => positions.plain(inverse),
+            2.0 => positions.focal(2.0, |q| q * q, inverse),
+            gamma => positions.focal(gamma, |q| q.powf(gamma), inverse),
+        };
+        let (scales, target_gradients) = (&scales[..len], &target_gradients[..len]);
+        for (c, row) in values.chunks_exact_mut(len).enumerate() {
+            for i in 0..len {
+                let (at_target, elsewhere) = (target_gradients[i], row[i] * scales[i]);
+                row[i] = if labels[i] == c as u32 { at_target } else { elsewhere };
             }
             if spread > 0.0 {
-                let constant = T::from_f64(spread * class_weight(c) * inverse);
-                for (e, &label) in row.iter_mut().zip(labels) {
-                    *e -= if label == IGNORED { T::zero() } else { constant };
+                let constant = T::of(spread * rule.class_weight(c) * inverse);
+                for (gradient, &label) in row.iter_mut().zip(labels) {
+                    *gradient -= if label == IGNORED || label == c as u32 { T::ZERO } else { constant };
                 }
             }
         }
-        for i in (0..len).filter(|&i| labels[i] != IGNORED) {
-            self.values[at(i)] = T::from_f64(target_gradients[i]);
-        }
         losses
     }
+}
 
-    /// As `hard`, without smoothing and without focus: all in the scores' own type, in loops that
-    /// vectorise.
-    fn plain(&mut self, rule: &HardTargets<'_>, denominator: f64) -> Vec<f64> {
-        let len = self.len;
-        let labels = &rule.labels[self.first..self.first + len];
-        let inverse = if denominator > 0.0 { 1.0 / denominator } else { 0.0 };
-        let weights: Vec<T> = labels.iter().map(|&label| T::from_f64(rule.weight(label))).collect();
-        let at = |i: usize| if labels[i] == IGNORED { i } else { labels[i] as usize * len + i };
-        let target_scores: Vec<T> = (0..len).map(|i| self.values[at(i)]).collect();
-        let (largest, rest) = self.exponentiate();
-        let target_exps: Vec<T> = (0..len).map(|i| self.values[at(i)]).collect();
-        let losses = self.scale(&weights, &target_scores, &largest, &rest, T::from_f64(inverse));
-        for (i, &exp) in target_exps.iter().enumerate() {
-            // 1 − p of the target without cancellation: exact when the target leads.
-            let total = T::one() + rest[i];
-            let others = if target_scores[i] == largest[i] { rest[i] } else { total - exp };
-            if labels[i] != IGNORED {
-                self.values[at(i)] = T::zero() - weights[i] * T::from_f64(inverse) * others / total;
-            }
-        }
-        losses
+impl<T: Real> Position<T> {
+    /// Σ e^(x − max).
+    #[inline(always)]
+    fn total(self) -> T {
+        T::ONE + self.rest
     }
 
+    /// (1 − p) · total, p of the target, without cancellation: exact when the target leads.
+    #[inline(always)]
+    fn others(self) -> T {
+        if self.target_score == self.largest { self.rest } else { self.total() - self.target_exp }
+    }
+
+    /// −ln p of the target.
+    #[inline(always)]
+    fn nll(self) -> T {
+        (self.largest - self.target_score) + self.rest.ln_1p()
+    }
+}
+
+impl<T: Real> Positions<'_, T> {
+    /// Loss, scale and gradient at the target as `f` gives them; loss and scale are 0 where ignored.
+    #[inline(always)]
+    fn outcome(&self, f: impl Fn(usize, Position<T>) -> (f64, T, T)) -> Outcome<T> {
+        let len = self.labels.len();
+        let mut losses = vec![0.0; len];
+        let (mut scales, mut target_gradients) = (vec![T::ZERO; len], vec![T::ZERO; len]);
+        let (weights, target_scores, largest) =
+            (&self.weights[..len], &self.target_scores[..len], &self.largest[..len]);
+        let (rest, target_exps) = (&self.rest[..len], &self.target_exps[..len]);
+        for i in 0..len {
+            let position = Position {
+                weight: weights[i],
+                target_score: target_scores[i],
+                largest: largest[i],
+                rest: rest[i],
+                target_exp: target_exps[i],
+            };
+            let (loss, scale, target_gradient) = f(i, position);
+            let counts = self.labels[i] != IGNORED;
+            losses[i] = if counts { loss } else { 0.0 };
+            scales[i] = if counts { scale } else { T::ZERO };
+            target_gradients[i] = target_gradient;
+        }
+        Outcome { losses, scales, target_gradients }
+    }
+
+    /// w · nll, all in the scores' own type.
+    #[inline(always)]
+    fn plain(&self, inverse: f64) -> Outcome<T> {
+        let inverse = T::of(inverse);
+        self.outcome(|_, position| {
+            let (weight, total) = (position.weight, position.total());
+            let loss = if weight == T::ZERO { T::ZERO } else { weight * position.nll() };
+            (loss.to_f64(), weight * inverse / total, -weight * inverse * position.others() / total)
+        })
+    }
+
+    /// w · q^γ · nll, q = 1 − p of the target.
+    #[inline(always)]
+    fn focal(&self, gamma: f64, power: impl Fn(f64) -> f64, inverse: f64) -> Outcome<T> {
+        self.outcome(|_, position| {
+            let (nll, total) = (position.nll().to_f64(), position.total().to_f64());
+            let (p, q) = (position.target_exp.to_f64() / total, position.others().to_f64() / total);
+            let modulation = position.weight.to_f64() * power(q);
+            // −ln(1 − q)/q tends to 1 at q = 0, where the quotient is 0/0.
+            let quotient = if q > 0.0 { nll / q } else { 1.0 };
+            let factor = modulation * (1.0 + gamma * p * quotient) * inverse;
+            (modulation * nll, T::of(factor / total), T::of(-factor * q))
+        })
+    }
+
+    /// (1 − ε) w · nll + ε/C Σ w_c (lse − x_c), with `spread` = ε/C and `weighted_scores` =
+    /// Σ w_c (x_c − max).
+    #[inline(always)]
+    fn smoothed(&self, rule: &HardTargets<'_>, spread: f64, weighted_scores: &[f64], inverse: f64) -> Outcome<T> {
+        let weight_sum: f64 = rule.weights.map_or(rule.smoothing / spread, |weights| weights.iter().sum());
+        self.outcome(|i, position| {
+            let (weight, total) = (position.weight.to_f64(), position.total().to_f64());
+            let (p, q) = (position.target_exp.to_f64() / total, position.others().to_f64() / total);
+            let hard = (1.0 - rule.smoothing) * weight;
+            let even = weight_sum * position.rest.ln_1p().to_f64() - weighted_scores[i];
+            let gradient = spread * (weight_sum * p - weight) - hard * q;
+            let scale = (hard + spread * weight_sum) * inverse / total;
+            (hard * position.nll().to_f64() + spread * even, T::of(scale), T::of(gradient * inverse))
+        })
+    }
+}
+
+impl<T: Real> Block<T> {
     /// As `hard`, for a coefficient a_c ≥ 0 per position and class: Σ a_c (lse − x_c). In f64,
     /// because p_c − a_c cancels all the more the better the prediction.
     pub fn soft(&mut self, coefficient: &impl Fn(usize, usize) -> f64, denominator: f64) -> Vec<f64> {

@@ -208,6 +208,6 @@ impl Loss for CrossEntropy {
             smoothing: self.label_smoothing,
             gamma: 0.0,
         };
-        rule.loss(&logits, self.reduction)
+        rule.loss(&logits, self.reduction, rule.total_weight())
     }
 }

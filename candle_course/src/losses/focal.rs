@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::losses::class_rule::HardTargets;
-use crate::losses::validate::{class_targets, float, number, weights};
+use crate::losses::validate::{IGNORED, class_targets, float, number, weights};
 use crate::losses::{Loss, Reduction};
 
 /// Mean focal loss over classes with γ = 2 and no weights; see [`Focal`].
@@ -113,12 +113,7 @@ impl Loss for Focal {
         let labels = class_targets(&logits, targets, self.ignore_index)?;
         self.check(Some(logits.dims()[1]))?;
         let rule = HardTargets { labels: &labels, weights: self.alpha.as_deref(), smoothing: 0.0, gamma: self.gamma };
-        match self.reduction {
-            Reduction::Mean => {
-                let counted = labels.iter().filter(|&&label| label != super::validate::IGNORED).count().max(1);
-                Ok((rule.loss(&logits, Reduction::Sum)? / counted as f64)?)
-            }
-            reduction => rule.loss(&logits, reduction),
-        }
+        let counted = labels.iter().filter(|&&label| label != IGNORED).count();
+        rule.loss(&logits, self.reduction, counted as f64)
     }
 }

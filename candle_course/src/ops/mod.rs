@@ -38,7 +38,7 @@ pub use conv2d::{Conv2dOptions, conv2d};
 pub use cross_entropy::{CrossEntropyOptions, softmax_cross_entropy};
 pub use dropout::dropout;
 pub use kernels::simd::{SimdLevel, simd_level};
-pub(crate) use kernels::{buffer, parallel, real};
+pub(crate) use kernels::{buffer, parallel, real, simd};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use log_softmax::log_softmax;

@@ -11,6 +11,8 @@ use crate::error::Result;
 
 struct Op {
     sizes: Recurrence,
+    /// Whether a backward pass may follow.
+    tracked: bool,
     /// What the forward pass keeps for the backward pass.
     kept: OnceLock<CpuStorage>,
 }
@@ -31,7 +33,7 @@ impl CustomOp3 for Op {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         use candle_core::WithDType;
         with_element!(dtype_of(x), T => {
-            let (out, kept) = self.sizes.forward::<T>(slice(x, xl)?, slice(w, wl)?, slice(s, sl)?);
+            let (out, kept) = self.sizes.forward::<T>(slice(x, xl)?, slice(w, wl)?, slice(s, sl)?, self.tracked);
             self.kept.get_or_init(|| T::to_cpu_storage_owned(kept));
             output(out, (self.sizes.examples, self.sizes.rows(), self.sizes.hidden))
         })
@@ -83,7 +85,8 @@ pub(crate) fn recurrence(
     let hidden = weight.dim(1)?;
     let sizes = Recurrence { cell, examples, steps, hidden, reverse };
     let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?;
-    let op = Op { sizes, kept: OnceLock::new() };
+    let tracked = from_input.track_op() || weight.track_op() || state.track_op();
+    let op = Op { sizes, tracked, kept: OnceLock::new() };
     let out = from_input.contiguous()?.apply_op3(&weight, &state.contiguous()?, op)?;
     let last = out.narrow(1, if reverse { 0 } else { steps - 1 }, 1)?.squeeze(1)?;
     if cell == Cell::Lstm {

@@ -2,6 +2,7 @@
 
 use super::Real;
 use crate::ops::parallel;
+use crate::ops::simd::{Kernel, Simd};
 
 /// Scores of `classes` at `positions` of each of `examples`: a row-major `[N, C, M]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,88 +34,53 @@ pub(crate) struct Block<T> {
 }
 
 impl<T: Real> Block<T> {
-    /// Turns scores into e^(x − max); returns max, and Σ e^(x − max) − 1, per position.
-    ///
-    /// The 1 of the largest score is left out of the sum: ln(1 + rest) and rest / (1 + rest) then
-    /// keep full relative accuracy when one class has nearly all the probability.
-    pub fn exponentiate(&mut self) -> (Vec<T>, Vec<T>) {
-        exponentiate(self.len, &mut self.values)
-    }
-
-    /// Turns e^(x − max) into weight · inverse · softmax, and returns weight · −ln p of the target
-    /// per position; what it takes is what [`exponentiate`](Self::exponentiate) gave.
-    pub fn scale(&mut self, weights: &[T], targets: &[T], largest: &[T], rest: &[T], inverse: T) -> Vec<f64> {
-        scale(self.len, &mut self.values, weights, targets, largest, rest, inverse)
+    /// Turns scores into probabilities.
+    pub fn softmax(&mut self) {
+        T::dispatch(Softmax { len: self.len, values: &mut self.values });
     }
 }
 
-/// Compiles a function for AVX2 as well, and calls that where the processor has it. Only wider
-/// registers are used, never fused operations, so the bits are those of the portable version.
-macro_rules! wide {
-    ($(fn $name:ident<$T:ident: Real>($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
-        #[allow(clippy::too_many_arguments)]
-        pub(super) fn $name<$T: Real>($($argument: $type),*) $(-> $out)? {
-            #[inline(always)]
-            fn portable<$T: Real>($($argument: $type),*) $(-> $out)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn with_avx2<$T: Real>($($argument: $type),*) $(-> $out)? {
-                    portable($($argument),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has AVX2.
-                    return unsafe { with_avx2($($argument),*) };
-                }
-            }
-            portable($($argument),*)
+/// Turns scores, `values[c · len + i]`, into e^(x − max), given every position's max; returns
+/// Σ e^(x − max) − 1 per position.
+///
+/// The 1 of the largest score is left out of the sum: ln(1 + rest) and rest / (1 + rest) then
+/// keep full relative accuracy when one class has nearly all the probability.
+#[inline(always)]
+pub(crate) fn exponentiate<T: Real>(largest: &[T], values: &mut [T]) -> Vec<T> {
+    let mut rest = vec![-T::ONE; largest.len()];
+    for row in values.chunks_exact_mut(largest.len()) {
+        for ((x, &largest), rest) in row.iter_mut().zip(largest).zip(&mut rest) {
+            let e = (*x - largest).exp_nonpositive();
+            *x = e;
+            *rest += e;
         }
-    )*};
+    }
+    rest
 }
-pub(super) use wide;
 
-wide! {
-    fn exponentiate<T: Real>(len: usize, values: &mut [T]) -> (Vec<T>, Vec<T>) {
+struct Softmax<'a, T> {
+    len: usize,
+    values: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for Softmax<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let Self { len, values } = self;
         let mut largest = values[..len].to_vec();
         for row in values.chunks_exact(len).skip(1) {
             for (largest, &x) in largest.iter_mut().zip(row) {
                 *largest = if x > *largest { x } else { *largest };
             }
         }
-        let mut rest = vec![T::zero() - T::one(); len];
+        let rest = exponentiate(&largest, values);
         for row in values.chunks_exact_mut(len) {
-            for ((x, &largest), rest) in row.iter_mut().zip(&largest).zip(&mut rest) {
-                let e = (*x - largest).exp_nonpositive();
-                *x = e;
-                *rest += e;
+            for (e, &rest) in row.iter_mut().zip(&rest) {
+                *e /= T::ONE + rest;
             }
         }
-        (largest, rest)
-    }
-
-    fn scale<T: Real>(
-        len: usize,
-        values: &mut [T],
-        weights: &[T],
-        targets: &[T],
-        largest: &[T],
-        rest: &[T],
-        inverse: T,
-    ) -> Vec<f64> {
-        let mut losses = vec![0f64; len];
-        let mut scales = vec![T::zero(); len];
-        let inputs = weights.iter().zip(targets).zip(largest.iter().zip(rest));
-        for ((loss, scale), ((&weight, &target), (&largest, &rest))) in losses.iter_mut().zip(&mut scales).zip(inputs) {
-            let surprise = (largest - target) + rest.ln_1p();
-            *loss = if weight == T::zero() { 0.0 } else { (weight * surprise).to_f64() };
-            *scale = weight * inverse / (T::one() + rest);
-        }
-        for row in values.chunks_exact_mut(len) {
-            for (e, &scale) in row.iter_mut().zip(&scales) {
-                *e *= scale;
-            }
-        }
-        losses
     }
 }
 
@@ -159,7 +125,7 @@ pub(crate) fn for_blocks<T: Real, R: Send>(
     if dims.pixels() == 0 || classes == 0 {
         return Vec::new();
     }
-    let size = (8192 / classes).clamp(16, 1024);
+    let size = (4096 / classes).clamp(16, 1024);
     let one = |first: usize, len: usize, destination: Destination<'_, T>| -> R {
         let mut block = Block { first, len, values: gather(dims, scores, first, len) };
         let result = f(&mut block);

@@ -9,7 +9,7 @@ mod region;
 mod softmax;
 mod sum;
 
-pub(crate) use blocks::{Block, Dims, for_blocks};
+pub(crate) use blocks::{Block, Dims, exponentiate, for_blocks};
 pub(crate) use lovasz::{Pixel, lovasz};
 pub(crate) use pointwise::{Pointwise, pointwise};
 pub(crate) use precomputed::precomputed;

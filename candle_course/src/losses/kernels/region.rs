@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Shape, Tensor};
 
-use super::blocks::wide;
 use super::{Dims, Real, contiguous, for_float, with_elements};
 use crate::error::Result;
 use crate::losses::validate::IGNORED;
 use crate::ops::parallel;
+use crate::ops::simd::{Kernel, Simd};
 
 /// What the probabilities are compared with.
 #[derive(Clone)]
@@ -79,8 +79,19 @@ struct RegionSumsBackward {
     squared: bool,
 }
 
-wide! {
-    fn row_sums<T: Real>(p: &[T], row: Row<'_>, squared: bool) -> [f64; 3] {
+/// What [`RegionSums`] sums, for one row.
+struct RowSums<'a, T> {
+    p: &'a [T],
+    row: Row<'a>,
+    squared: bool,
+}
+
+impl<T: Real> Kernel<T> for RowSums<'_, T> {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) -> [f64; 3] {
+        let Self { p, row, squared } = self;
         // Chains that do not wait for each other; their order is fixed.
         const CHAINS: usize = 8;
         let mut sums = [[0f64; CHAINS]; 3];
@@ -93,12 +104,24 @@ wide! {
         });
         sums.map(|chains| chains.iter().sum())
     }
+}
 
-    fn row_gradient<T: Real>(p: &[T], row: Row<'_>, squared: bool, outer: (f64, f64, f64), gradient: &mut [T]) {
-        let (both, only_p, only_t) = outer;
+/// The gradient of one row, from that of its three sums.
+struct RowGradient<'a, T> {
+    sums: RowSums<'a, T>,
+    outer: [f64; 3],
+    gradient: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for RowGradient<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let Self { sums: RowSums { p, row, squared }, outer: [both, only_p, only_t], gradient } = self;
         for_row(row, |i, t, counted| {
             let by_only_p = if squared { 2.0 * p[i].to_f64() - t } else { 1.0 - t };
-            gradient[i] = T::from_f64(counted * (both * t + only_p * by_only_p - only_t * t));
+            gradient[i] = T::of(counted * (both * t + only_p * by_only_p - only_t * t));
         });
     }
 }
@@ -116,7 +139,7 @@ impl CustomOp1 for RegionSums {
         fn run<T: Real>(op: &RegionSums, probabilities: &[T], dims: Dims) -> Vec<f64> {
             let one = |row: usize| {
                 let p = &probabilities[row * dims.positions..][..dims.positions];
-                row_sums(p, op.truth.row(dims, row), op.squared)
+                T::dispatch(RowSums { p, row: op.truth.row(dims, row), squared: op.squared })
             };
             let sums: Vec<[f64; 3]> = parallel::map((0..dims.examples * dims.classes).collect(), one);
             (0..3).flat_map(|k| sums.iter().map(move |row| row[k])).collect()
@@ -149,9 +172,10 @@ impl CustomOp2 for RegionSumsBackward {
             let mut gradient = vec![T::zero(); p.len()];
             let tasks = gradient.chunks_mut(dims.positions.max(1)).enumerate().collect();
             parallel::map(tasks, |(row, gradient): (usize, &mut [T])| {
-                let (both, only_p, only_t) = (outer[row], outer[rows + row], outer[2 * rows + row]);
                 let p = &p[row * dims.positions..][..dims.positions];
-                row_gradient(p, op.truth.row(dims, row), op.squared, (both, only_p, only_t), gradient);
+                let sums = RowSums { p, row: op.truth.row(dims, row), squared: op.squared };
+                let outer = [outer[row], outer[rows + row], outer[2 * rows + row]];
+                T::dispatch(RowGradient { sums, outer, gradient });
             });
             T::to_cpu_storage_owned(gradient)
         }

@@ -2,10 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
 
-use super::blocks::{gather, wide};
-use super::{Dims, Real, contiguous, for_blocks, for_float};
+use super::blocks::gather;
+use super::{Block, Dims, Real, contiguous, for_blocks, for_float};
 use crate::error::Result;
 use crate::ops::buffer::written;
+use crate::ops::simd::{Kernel, Simd};
 
 struct Softmax;
 struct SoftmaxBackward;
@@ -22,14 +23,7 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         fn run<T: Real>(scores: &[T], dims: Dims) -> CpuStorage {
             T::to_cpu_storage_owned(written(scores.len(), |out| {
-                for_blocks(dims, scores, Some(out), |block| {
-                    let (_, rest) = block.exponentiate();
-                    for row in block.values.chunks_exact_mut(block.len) {
-                        for (x, &rest) in row.iter_mut().zip(&rest) {
-                            *x /= T::one() + rest;
-                        }
-                    }
-                });
+                for_blocks(dims, scores, Some(out), Block::softmax);
             }))
         }
         let dims = Dims::of(layout.dims());
@@ -42,8 +36,19 @@ impl CustomOp1 for Softmax {
     }
 }
 
-wide! {
-    fn softmax_gradient<T: Real>(len: usize, p: &[T], g: &mut [T]) {
+/// Turns the gradient `g` of the probabilities `p` of a block into that of its scores.
+struct SoftmaxGradient<'a, T> {
+    len: usize,
+    p: &'a [T],
+    g: &'a mut [T],
+}
+
+impl<T: Real> Kernel<T> for SoftmaxGradient<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let Self { len, p, g } = self;
         let (mut best, mut reference) = (p[..len].to_vec(), g[..len].to_vec());
         for (p, g) in p.chunks_exact(len).zip(g.chunks_exact(len)).skip(1) {
             for i in 0..len {
@@ -51,7 +56,7 @@ wide! {
                 best[i] = if p[i] > best[i] { p[i] } else { best[i] };
             }
         }
-        let mut dot = vec![T::zero(); len];
+        let mut dot = vec![T::ZERO; len];
         for (p, g) in p.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
             for i in 0..len {
                 g[i] -= reference[i];
@@ -84,7 +89,7 @@ impl CustomOp2 for SoftmaxBackward {
             T::to_cpu_storage_owned(written(outer.len(), |out| {
                 for_blocks(dims, outer, Some(out), |block| {
                     let p = gather(dims, probabilities, block.first, block.len);
-                    softmax_gradient(block.len, &p, &mut block.values);
+                    T::dispatch(SoftmaxGradient { len: block.len, p: &p, g: &mut block.values });
                 });
             }))
         }

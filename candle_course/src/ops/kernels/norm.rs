@@ -2,7 +2,7 @@
 
 use super::buffer::written;
 use super::parallel::for_parts;
-use super::reduce::{for_planes, sum_by};
+use super::reduce::{for_planes, sum_by, sum_pairs};
 use super::simd::{Element, Kernel, Simd};
 
 /// Mean and biased variance per channel.
@@ -136,10 +136,12 @@ impl<T: Element> Kernel<T> for GradientSums<'_, T> {
         let planes = self.x.chunks_exact(self.plane).zip(self.dy.chunks_exact(self.plane));
         for (i, ((x, dy), sums)) in planes.zip(self.sums).enumerate() {
             let Channel { mean, scale, shift } = self.channels[(self.first + i) % self.channels.len()];
-            let dy = &dy[..x.len()];
             let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
-            let passed = |i: usize| if (x[i] - mean) * scale + shift > floor { dy[i] } else { T::ZERO };
-            *sums = (sum_by(x.len(), passed), sum_by(x.len(), |i| passed(i) * (x[i] - mean)));
+            *sums = sum_pairs(x, dy, |x, dy| {
+                let centred = x - mean;
+                let passed = if centred * scale + shift > floor { dy } else { T::ZERO };
+                (passed, passed * centred)
+            });
         }
     }
 }

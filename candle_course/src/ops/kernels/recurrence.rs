@@ -220,18 +220,20 @@ impl Recurrence {
     }
 
     /// `from_input`: `[N, T, gates · H]`; `weight`: `[gates · H, H + 1]`; `first`: `[N, states · H]`.
-    /// Returns `[N, rows, H]`, and what [`backward`](Self::backward) wants of it.
-    pub fn forward<T: Real>(&self, from_input: &[T], weight: &[T], first: &[T]) -> (Vec<T>, Vec<T>) {
+    /// Returns `[N, rows, H]`, and what [`backward`](Self::backward) wants of it, if it is to `keep` it.
+    pub fn forward<T: Real>(&self, from_input: &[T], weight: &[T], first: &[T], keep: bool) -> (Vec<T>, Vec<T>) {
         let &Self { cell, examples, steps, hidden, .. } = self;
         let (width, states, kept_len) = (self.width(), cell.states() * hidden, cell.kept() * hidden);
         let bias: Vec<T> = weight.chunks_exact(hidden + 1).map(|row| row[hidden]).collect();
-        let mut kept = vec![T::ZERO; examples * steps * kept_len];
+        // Else every step of an example overwrites the same place.
+        let kept_steps = if keep { steps } else { 1 };
+        let mut kept = vec![T::ZERO; examples * kept_steps * kept_len];
         let out = written(examples * self.rows() * hidden, |out| {
             let (out, kept) = (Parts::new(out), Parts::new(&mut kept));
             for_ranges(examples, |range| {
                 // SAFETY: ranges of examples do not overlap.
                 let (out, kept) = unsafe {
-                    let per = (self.rows() * hidden, steps * kept_len);
+                    let per = (self.rows() * hidden, kept_steps * kept_len);
                     (out.get(range.start * per.0..range.end * per.0), kept.get(range.start * per.1..range.end * per.1))
                 };
                 let count = range.len();
@@ -249,7 +251,7 @@ impl Recurrence {
                             from_hidden: &products[example * width..][..width],
                             bias: &bias,
                             state,
-                            kept: &mut kept[(example * steps + step) * kept_len..][..kept_len],
+                            kept: &mut kept[(example * kept_steps + step % kept_steps) * kept_len..][..kept_len],
                         });
                         let row = (example * self.rows() + step) * hidden;
                         out[row..][..hidden].copy_from_slice(&state[..hidden]);

@@ -25,6 +25,28 @@ pub fn sum_by<T: Element>(len: usize, f: impl Fn(usize) -> T) -> f64 {
     sum
 }
 
+/// Σ of both numbers that `f` gives for every pair, as [`sum_by`] sums.
+#[inline(always)]
+pub fn sum_pairs<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> (T, T)) -> (f64, f64) {
+    let mut lanes = [[T::ZERO; LANES]; 2];
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = a.remainder().iter().zip(b.remainder());
+    for (a, b) in a.zip(b) {
+        for i in 0..LANES {
+            let terms = f(a[i], b[i]);
+            lanes[0][i] += terms.0;
+            lanes[1][i] += terms.1;
+        }
+    }
+    let [mut first, mut second] = lanes.map(|lanes| lanes.iter().map(|lane| lane.wide()).sum::<f64>());
+    for (&a, &b) in rest {
+        let terms = f(a, b);
+        first += terms.0.wide();
+        second += terms.1.wide();
+    }
+    (first, second)
+}
+
 struct PlaneSums<'a, T> {
     values: &'a [T],
     plane: usize,
