@@ -47,11 +47,13 @@ impl Progress {
 
 /// `4.2 s`, `3 min 20 s`, `2 h 5 min`.
 pub(crate) fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 60.0 => format!("{s:.0} s"),
-        s if s < 3600.0 => format!("{} min {:.0} s", (s / 60.0).floor(), s % 60.0),
-        s => format!("{} h {:.0} min", (s / 3600.0).floor(), s % 3600.0 / 60.0),
+    // Rounded first: 119.8 s are 2 min 0 s, not 1 min 60 s.
+    let (whole, minutes) = (seconds.round() as u64, (seconds / 60.0).round() as u64);
+    match whole {
+        _ if seconds < 9.95 => format!("{seconds:.1} s"),
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
     }
 }
 
@@ -135,8 +137,8 @@ mod tests {
     #[test]
     fn durations_and_numbers_are_short() {
         assert_eq!(
-            [4.23, 42.0, 200.0, 7500.0].map(duration),
-            ["4.2 s", "42 s", "3 min 20 s", "2 h 5 min"].map(String::from)
+            [4.23, 9.97, 42.0, 200.0, 119.8, 3599.7, 7500.0].map(duration),
+            ["4.2 s", "10 s", "42 s", "3 min 20 s", "2 min 0 s", "1 h 0 min", "2 h 5 min"].map(String::from)
         );
         assert_eq!(
             [0.0, 0.5, 12.3456, 0.0001, 123456.0].map(number),
