@@ -174,6 +174,8 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
             for block in blocks * piece / self.pieces..blocks * (piece + 1) / self.pieces {
                 let (start, end) = (block * columns, pixels.min((block + 1) * columns));
                 runs(g, start, end, &mut block_runs);
+                debug_assert_eq!(block_runs.iter().map(|run| run.len).sum::<usize>(), end - start);
+                debug_assert!(end - start <= columns && depth * columns + S::LANES <= packed.len());
                 for group in 0..g.groups {
                     for (k, &offset) in offsets[group * depth..][..depth].iter().enumerate() {
                         debug_assert!(block_runs.iter().all(|run| offset + run.end(g.stride.1) <= g.padded_image()));

@@ -34,6 +34,7 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
         let mut buffer = Scratch::<T>::new((inner + S::TILE_ROWS) * columns);
         let buffer = &mut *buffer;
         let (packed, product) = buffer.split_at_mut(inner * columns);
+        debug_assert!(S::TILE_ROWS * columns <= product.len());
         for image in self.images {
             padded.fill(T::ZERO);
             for start in (0..pixels).step_by(columns) {
@@ -155,6 +156,8 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                         let offsets: [usize; STRIDED_ROWS] =
                             std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
                         debug_assert!(offsets.iter().all(|offset| offset + walk.last() < g.padded_image()));
+                        debug_assert!(walk.rows * walk.columns * lanes <= transposed.len() && lanes % S::LANES == 0);
+                        debug_assert!(k < depth && channel < lanes && sums.len() == depth * lanes);
                         // SAFETY: offset plus the last step of the walk is the last number
                         // of the padded image that the convolution reads; the transposed
                         // gradient has `pixels` rows of `lanes` numbers; the target lies in
@@ -185,6 +188,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
 /// `[channels][pixels]` to `[pixels][lanes]`, the lanes behind the channels zero.
 #[inline(always)]
 fn transpose<T: Element, S: Simd<T>>(simd: S, from: &[T], channels: usize, pixels: usize, to: &mut [T], lanes: usize) {
+    debug_assert!(channels * pixels <= from.len() && channels <= lanes && pixels * lanes <= to.len());
     let (whole_channels, whole_pixels) = (channels / S::LANES * S::LANES, pixels / S::LANES * S::LANES);
     for channel in (0..whole_channels).step_by(S::LANES) {
         for pixel in (0..whole_pixels).step_by(S::LANES) {
