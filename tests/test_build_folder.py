@@ -56,6 +56,23 @@ def test_a_new_clone_takes_over_the_third_party_libraries(tmp_path):
     assert os.path.samefile(folder.template / "target" / "debug" / "deps" / "libother-1.rlib", deps / "libother-1.rlib")
 
 
+def test_features_reach_the_template_with_the_workspaces_versions(tmp_path, monkeypatch):
+    (tmp_path / "Cargo.lock").write_text("all versions")
+    folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "one")
+    locked = []
+
+    def build(quiet):
+        locked.append((folder.template / "Cargo.lock").read_text())
+        (folder.template / "Cargo.lock").write_text("the versions in use")
+
+    monkeypatch.setattr(folder, "_build", build)
+    for named in ("", "", "cudnn, cuda"):
+        monkeypatch.setenv("CANDLE_COURSE_FEATURES", named)
+        folder.prepare()
+    assert locked == ["all versions", "the versions in use", "all versions"]
+    assert f'path = "{tmp_path}/candle_course", features = ["cuda", "cudnn"] }}' in (folder.template / "Cargo.toml").read_text()
+
+
 def test_a_copy_lives_as_long_as_its_kernel(tmp_path):
     home = tmp_path / "kernels" / "one"
     template(home / "template")

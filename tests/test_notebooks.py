@@ -124,6 +124,15 @@ def test_outputs_are_tidied():
     ]
 
 
+def test_base64_is_stored_as_it_came():
+    png = "iVBORw0KGgo/tmp/AAAA"
+    figure = f'<image href="data:image/png;base64,{png}"/><text>/tmp/x</text>'
+    data = {"image/png": png, "image/svg+xml": figure, "text/html": figure, "text/plain": "/tmp/x"}
+    (tidied,) = render.tidy_outputs([{"output_type": "display_data", "data": data, "metadata": {}}], [("/tmp", "…")])
+    mended = figure.replace("/tmp/x", "…/x")
+    assert tidied["data"] == {"image/png": png, "image/svg+xml": mended, "text/html": mended, "text/plain": "…/x"}
+
+
 def test_ids_follow_from_the_text(built):
     read = source.read(built)
     first, second = (render.text_of(render.notebook(read, "en", OUTPUTS)) for _ in range(2))

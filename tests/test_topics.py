@@ -2,10 +2,14 @@
 
 import functools
 import re
-import tomllib
 
 import pytest
 from course import paths, source
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 TOPICS = tomllib.loads((paths.LESSONS / "topics.toml").read_text(encoding="utf-8"))
 

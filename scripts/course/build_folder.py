@@ -56,7 +56,10 @@ overflow-checks = false
 
 
 def features() -> list:
-    """Extra cargo features for notebooks (`CANDLE_COURSE_FEATURES=cuda,cudnn`)."""
+    """Extra cargo features of the template (`CANDLE_COURSE_FEATURES=cuda,cudnn`).
+
+    evcxr writes each cell's manifest itself: a notebook's `:dep` line must name the same features.
+    """
     named = os.environ.get("CANDLE_COURSE_FEATURES", "")
     return sorted({feature for feature in named.replace(",", " ").split()})
 
@@ -184,9 +187,9 @@ class BuildFolder:
             dependency += f", features = {json.dumps(features())}"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
         say.write_if_changed(self.home / ".cargo" / "config.toml", CARGO_CONFIG)
-        say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))
+        changed = say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))
         say.write_if_changed(self.template / "src" / "lib.rs", "pub use candle_course;\n")
-        self._lock_dependencies()
+        self._lock_dependencies(changed)
         done = self.home / "built"
         if done.exists():
             self._build(quiet)
@@ -229,10 +232,13 @@ class BuildFolder:
                 os.replace(unfinished, self.template / "target")
             return
 
-    def _lock_dependencies(self) -> None:
-        """The notebook gets the versions of the workspace's `Cargo.lock`, not the newest ones."""
+    def _lock_dependencies(self, changed: bool) -> None:
+        """The notebook gets the versions of the workspace's `Cargo.lock`, not the newest ones.
+
+        Cargo drops what the template does not use, so other features need them all again.
+        """
         wanted = (self.project / "Cargo.lock").read_text(encoding="utf-8")
-        if say.write_if_changed(self.home / "workspace.lock", wanted) or not (self.template / "Cargo.lock").exists():
+        if say.write_if_changed(self.home / "workspace.lock", wanted) or changed or not (self.template / "Cargo.lock").exists():
             say.write_if_changed(self.template / "Cargo.lock", wanted)
 
     def _discard(self, trash: Path) -> None:

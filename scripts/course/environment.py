@@ -58,27 +58,27 @@ def check_rust() -> None:
 
 
 def ensure_venv() -> None:
-    """The virtual environment with the pinned requirements, made anew when they change."""
+    """The virtual environment with the pinned requirements; they are installed again when they change."""
     if sys.version_info[:2] < paths.MINIMUM_PYTHON:
         wanted = ".".join(map(str, paths.MINIMUM_PYTHON))
         raise say.Failure(f"Python {wanted} or newer is needed and this is {sys.version.split()[0]}")
     stamp = paths.VENV / "requirements.sha256"
-    wanted = hashlib.sha256(paths.REQUIREMENTS.read_bytes()).hexdigest()
+    wanted = hashlib.sha256(paths.REQUIREMENTS.read_bytes() + paths.CONSTRAINTS.read_bytes()).hexdigest()
     if current(stamp, wanted):
         return
     with say.lock(paths.PROJECT / ".venv.lock", "installing JupyterLab"):
         if current(stamp, wanted):
             return
         with say.step("Installing JupyterLab into .venv", "1 to 2 minutes"):
-            if not paths.venv_python().exists():
+            # The stamp is written last: without it an interrupted start may have left no pip.
+            if not paths.venv_python().exists() or not stamp.exists():
                 shutil.rmtree(paths.VENV, ignore_errors=True)
                 try:
                     say.run([sys.executable, "-m", "venv", paths.VENV], quiet=True)
                 except say.Failure as failure:
-                    shutil.rmtree(paths.VENV, ignore_errors=True)
                     raise say.Failure(f"{failure}\nOn Debian and Ubuntu: sudo apt install python3-venv") from None
             pip = [paths.venv_python(), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-            say.run([*pip, "-r", paths.REQUIREMENTS])
+            say.run([*pip, "-r", paths.REQUIREMENTS, "-c", paths.CONSTRAINTS])
         say.write_if_changed(stamp, wanted)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from course import build_folder, evcxr, say  # noqa: E402
+from course import build_folder, evcxr, paths, say  # noqa: E402
 
 
 def main(arguments: list) -> None:
     try:
-        binary = evcxr.find()
+        with say.writing(paths.user_cache()):
+            binary = evcxr.find()
         if binary is None:
             raise say.Failure("the notebook kernel is not installed; run `scripts/lab` once")
         builds = build_folder.BuildFolder()

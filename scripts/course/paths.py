@@ -10,6 +10,7 @@ CRATE = PROJECT / "candle_course"
 LESSONS = PROJECT / "lessons"
 NOTEBOOKS = PROJECT / "notebooks"
 REQUIREMENTS = PROJECT / "scripts" / "requirements.txt"
+CONSTRAINTS = PROJECT / "scripts" / "constraints.txt"
 VENV = PROJECT / ".venv"
 
 LANGUAGES = ("en", "pt-BR")

@@ -20,6 +20,9 @@ LANGUAGE_INFO = {
     "version": "",
 }
 
+# An image inside an SVG or HTML. Base64 may spell `/tmp` by chance.
+EMBEDDED = re.compile(r"(;base64,[A-Za-z0-9+/=]*)")
+
 NAVIGATION = {
     "en": {"previous": "Previous", "next": "Next", "other": "Em português"},
     "pt-BR": {"previous": "Anterior", "next": "Próxima", "other": "In English"},
@@ -116,11 +119,20 @@ def tidy_outputs(outputs: list, replacements: list) -> list:
 
 def replace_in(value, replacements: list):
     if isinstance(value, str):
-        for old, new in replacements:
-            value = value.replace(old, new)
-        return re.sub(r"\x1b\[[0-9;]*m", "", value)
+        return "".join(part if part.startswith(";base64,") else replace_in_text(part, replacements) for part in EMBEDDED.split(value))
     if isinstance(value, list):
         return [replace_in(item, replacements) for item in value]
     if isinstance(value, dict):
-        return {key: replace_in(item, replacements) for key, item in value.items()}
+        return {key: replace_in(item, replacements) if is_text(key) else item for key, item in value.items()}
     return value
+
+
+def replace_in_text(text: str, replacements: list) -> str:
+    for old, new in replacements:
+        text = text.replace(old, new)
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def is_text(key: str) -> bool:
+    """False for the media types whose content may be base64."""
+    return "/" not in key or key.startswith("text/") or key == "image/svg+xml"

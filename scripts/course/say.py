@@ -1,12 +1,18 @@
 """Messages, timing, child processes and locks shared by the commands."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from . import paths
+
+# What a folder that cannot be written answers with; any other `OSError` is a fault of ours.
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
 
 class Failure(Exception):
@@ -50,15 +56,33 @@ def run(arguments, quiet: bool = False, **options) -> subprocess.CompletedProces
 
 @contextlib.contextmanager
 def lock(path: Path, waiting_for: str):
-    """Holds an advisory lock; says so when another process holds it first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"  waiting for another process that is {waiting_for} …")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Holds an advisory lock; says so when another process holds it first.
+
+    What is done under it writes into the lock's folder; `Failure` when that cannot be written.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note(f"  waiting for another process that is {waiting_for} …")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+@contextlib.contextmanager
+def writing(folder: Path):
+    """Says what `folder` needs when it cannot be written."""
+    try:
         yield
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        advice = f"{folder} must be a folder that you may write, with 2 GB free"
+        if paths.user_cache() in (folder, *folder.parents):
+            advice += "; XDG_CACHE_HOME names another place for it"
+        raise Failure(f"{error}\n{advice}") from None
 
 
 def write_if_changed(path: Path, text: str) -> bool:
