@@ -1,6 +1,7 @@
 //! Fashion-MNIST: articles of clothing.
 
-use crate::data::files::OfficialFile;
+use crate::data::files::{Identity, OfficialFile};
+use crate::data::mnist::CHECKSUMS;
 use crate::data::source::{Layout, Specification, image_set};
 
 image_set! {
@@ -29,12 +30,12 @@ image_set! {
         counts: [60_000, 10_000],
         layout: Layout::Idx {
             train: [
-                OfficialFile { names: &["train-images-idx3-ubyte", "train-images.idx3-ubyte"], sha256: "" },
-                OfficialFile { names: &["train-labels-idx1-ubyte", "train-labels.idx1-ubyte"], sha256: "" },
+                OfficialFile { names: &["train-images-idx3-ubyte", "train-images.idx3-ubyte"], identity: Identity::NotThatOf("MNIST", CHECKSUMS[0]) },
+                OfficialFile { names: &["train-labels-idx1-ubyte", "train-labels.idx1-ubyte"], identity: Identity::NotThatOf("MNIST", CHECKSUMS[1]) },
             ],
             test: [
-                OfficialFile { names: &["t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"], sha256: "" },
-                OfficialFile { names: &["t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"], sha256: "" },
+                OfficialFile { names: &["t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"], identity: Identity::NotThatOf("MNIST", CHECKSUMS[2]) },
+                OfficialFile { names: &["t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"], identity: Identity::NotThatOf("MNIST", CHECKSUMS[3]) },
             ],
         },
         repository: "zalando-datasets/fashion_mnist",

@@ -20,8 +20,14 @@ pub(crate) struct RawImages {
 pub(crate) struct OfficialFile {
     /// Without `.gz`. MNIST's files go by two spellings.
     pub names: &'static [&'static str],
-    /// Of the file without gzip; empty if not on record.
-    pub sha256: &'static str,
+    pub identity: Identity,
+}
+
+/// How the official file is told from others, by the sha256 of its content without gzip.
+pub(crate) enum Identity {
+    Sha256(&'static str),
+    /// Not on record; but a set whose files go by the same names is, and is not taken for this one.
+    NotThatOf(&'static str, &'static str),
 }
 
 impl OfficialFile {
@@ -56,19 +62,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// An error unless `content` is the official file.
 pub(crate) fn verify(path: &Path, content: &[u8], official: &OfficialFile) -> Result<()> {
-    if official.sha256.is_empty() {
-        return Ok(());
-    }
     let got: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-    if got != official.sha256 {
-        return Err(Error::data(format!(
-            "{}: expected the official file with sha256 {} (unpacked), got {got}",
+    match official.identity {
+        Identity::Sha256(expected) if got != expected => Err(Error::data(format!(
+            "{}: expected the official file with sha256 {expected} (unpacked), got {got}",
             path.display(),
-            official.sha256
         ))
-        .hint("the file is damaged or another set; `.verify(false)` loads files of your own"));
+        .hint("the file is damaged or another set; `.verify(false)` loads files of your own")),
+        Identity::NotThatOf(other, known) if got == known => {
+            Err(Error::data(format!("{} is the file of {other}, whose names are the same", path.display()))
+                .hint("give each set a sub-folder of its own in the data folder"))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn wrong_size(path: &Path, expected: usize, what: &str, got: usize) -> Error {
@@ -288,6 +294,19 @@ mod tests {
         let error = Mnist::builder().folder(folder.path()).quiet().load().unwrap_err().to_string();
         assert!(error.contains("train-images-idx3-ubyte: expected the official file with sha256 ba891046"), "{error}");
         assert!(error.contains(".verify(false)"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_set_with_the_same_names_is_told() {
+        let content = idx_files()[0].1.clone();
+        let known: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let known: &'static str = known.leak();
+        let file = |identity| OfficialFile { names: &[], identity };
+        let path = Path::new("data/train-images-idx3-ubyte");
+        let error = verify(path, &content, &file(Identity::NotThatOf("MNIST", known))).unwrap_err().to_string();
+        assert!(error.contains("train-images-idx3-ubyte is the file of MNIST"), "{error}");
+        verify(path, &content[1..], &file(Identity::NotThatOf("MNIST", known))).unwrap();
+        verify(path, &content, &file(Identity::Sha256(known))).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use image::ImageFormat;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -66,6 +66,7 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
         Ok(remote) => remote,
         Err(reason) => return Ok(Found::Nothing(format!("{endpoint} did not list {}: {reason}", set.repository))),
     };
+    let cached = cache.repo(repository.clone());
     let api = api.repo(repository);
     let mut local: [Vec<PathBuf>; 2] = [vec![], vec![]];
     for (split, files) in remote.iter().enumerate() {
@@ -77,8 +78,7 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
             )));
         }
         for file in files {
-            let progress = Lines::new(options.quiet, set.name);
-            match api.download_with_progress(file, progress) {
+            match download(&api, &cached, file, || Lines::new(options.quiet, set.name)) {
                 Ok(path) => {
                     check_download(&path)?;
                     local[split].push(path);
@@ -94,6 +94,45 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
     }
     let images = decode(set, &local)?;
     Ok(Found::Images(images, Source::Hub(set.repository.to_owned())))
+}
+
+/// Downloads a file, or waits for another process that is at it.
+fn download(
+    api: &ApiRepo,
+    cached: &CacheRepo,
+    file: &str,
+    lines: impl Fn() -> Lines,
+) -> std::result::Result<PathBuf, ApiError> {
+    remove_whole_parts(cached)?;
+    loop {
+        match api.download_with_progress(file, lines()) {
+            Err(ApiError::LockAcquisition(lock)) => {
+                lines().say(&format!("another process is downloading {file}, waiting for it"));
+                // Free as soon as the other has finished, or has been killed.
+                File::open(lock)?.lock()?;
+                // It gives the file its name just after.
+                thread::sleep(Duration::from_millis(500));
+                if let Some(path) = cached.get(file) {
+                    return Ok(path);
+                }
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Removes downloads that have all their bytes but were killed before they got their name: a server
+/// has no range behind the end to resume them from.
+fn remove_whole_parts(cached: &CacheRepo) -> std::io::Result<()> {
+    let Ok(blobs) = fs::read_dir(cached.blob_path("")) else { return Ok(()) };
+    for part in blobs.flatten().map(|entry| entry.path()) {
+        let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let is_part = part.extension().is_some_and(|extension| extension == "part");
+        if is_part && File::create(part.with_extension("lock"))?.try_lock().is_ok() && sha256(&part)? == name {
+            fs::remove_file(&part)?;
+        }
+    }
+    Ok(())
 }
 
 fn home_is_known() -> bool {
@@ -226,17 +265,7 @@ fn check_download(path: &Path) -> Result<()> {
     if name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
     }
-    let mut hasher = Sha256::new();
-    let mut file = File::open(&blob).with_context(|| format!("cannot read {}", blob.display()))?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = std::io::Read::read(&mut file, &mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let got = sha256(&blob).with_context(|| format!("cannot read {}", blob.display()))?;
     if got == name {
         return Ok(());
     }
@@ -245,6 +274,18 @@ fn check_download(path: &Path) -> Result<()> {
     let _ = fs::remove_file(&blob);
     Err(Error::data(format!("{} was damaged on its way: expected sha256 {name}, got {got}", path.display()))
         .hint("it was removed; load again"))
+}
+
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 fn decode(set: &Specification, files: &[Vec<PathBuf>; 2]) -> Result<[RawImages; 2]> {
@@ -340,10 +381,18 @@ impl Lines {
     }
 }
 
+impl Lines {
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            println!("{}: {text}", self.set);
+        }
+    }
+}
+
 impl Progress for Lines {
     fn init(&mut self, size: usize, filename: &str) {
-        if !self.quiet && self.total == 0 {
-            println!("{}: downloading {filename} ({:.1} MB)", self.set, size as f64 / 1e6);
+        if self.total == 0 {
+            self.say(&format!("downloading {filename} ({:.1} MB)", size as f64 / 1e6));
         }
         self.total = size;
         self.done = 0;
@@ -392,7 +441,7 @@ mod tests {
         content_requests: AtomicUsize,
     }
 
-    fn sha256(content: &[u8]) -> String {
+    fn digest(content: &[u8]) -> String {
         Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -442,8 +491,11 @@ mod tests {
                 return send("404 Not Found\r\nContent-Length: 0".to_owned(), b"");
             };
             let (start, end) = range.unwrap_or((0, None));
+            if start >= content.len() {
+                return send("416 Range Not Satisfiable\r\nContent-Length: 0".to_owned(), b"");
+            }
             let end = end.unwrap_or(content.len() - 1).min(content.len() - 1);
-            let etag = sha256(content);
+            let etag = digest(content);
             let mut body = content[start..=end].to_vec();
             if end > start {
                 self.content_requests.fetch_add(1, Ordering::SeqCst);
@@ -575,6 +627,38 @@ mod tests {
         let mnist = from(Mnist::builder(), &hub.serve(), &cache).unwrap();
         assert_eq!(mnist.train().len(), 50);
         assert_eq!(hub.content_requests.load(Ordering::SeqCst), 4, "two files and two resumed parts");
+    }
+
+    #[test]
+    fn a_download_that_only_lacks_its_name_does_not_stay_in_the_way() {
+        let (_, hub) = mnist_hub();
+        let content = hub.files["mnist/train-00000-of-00001.parquet"].clone();
+        let cache = tempfile::tempdir().unwrap();
+        let blobs = cache.path().join("datasets--ylecun--mnist/blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        fs::write(blobs.join(format!("{}.part", digest(&content))), &content).unwrap();
+        let mnist = from(Mnist::builder(), &Arc::new(hub).serve(), &cache).unwrap();
+        assert_eq!(mnist.train().len(), 50);
+        assert!(matches!(mnist.source(), Source::Hub(_)), "{}", mnist.source());
+    }
+
+    #[test]
+    fn a_download_of_another_process_is_waited_for() {
+        let (_, hub) = mnist_hub();
+        let content = &hub.files["mnist/train-00000-of-00001.parquet"];
+        let cache = tempfile::tempdir().unwrap();
+        let blobs = cache.path().join("datasets--ylecun--mnist/blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        // Longer than the client's own patience of five seconds.
+        let other = File::create(blobs.join(format!("{}.lock", digest(content)))).unwrap();
+        other.lock().unwrap();
+        let holder = thread::spawn(move || {
+            thread::sleep(Duration::from_secs(7));
+            drop(other);
+        });
+        let mnist = from(Mnist::builder(), &Arc::new(hub).serve(), &cache).unwrap();
+        holder.join().unwrap();
+        assert!(matches!(mnist.source(), Source::Hub(_)), "{}", mnist.source());
     }
 
     #[test]

@@ -1,7 +1,15 @@
 //! MNIST: handwritten digits.
 
-use crate::data::files::OfficialFile;
+use crate::data::files::{Identity, OfficialFile};
 use crate::data::source::{Layout, Specification, image_set};
+
+/// Training images and labels, test images and labels, without gzip.
+pub(super) const CHECKSUMS: [&str; 4] = [
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+];
 
 image_set! {
     /// MNIST: 28×28 grey images of handwritten digits, 60,000 to train and 10,000 to test
@@ -31,21 +39,21 @@ image_set! {
             train: [
                 OfficialFile {
                     names: &["train-images-idx3-ubyte", "train-images.idx3-ubyte"],
-                    sha256: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                    identity: Identity::Sha256(CHECKSUMS[0]),
                 },
                 OfficialFile {
                     names: &["train-labels-idx1-ubyte", "train-labels.idx1-ubyte"],
-                    sha256: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                    identity: Identity::Sha256(CHECKSUMS[1]),
                 },
             ],
             test: [
                 OfficialFile {
                     names: &["t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"],
-                    sha256: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                    identity: Identity::Sha256(CHECKSUMS[2]),
                 },
                 OfficialFile {
                     names: &["t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"],
-                    sha256: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                    identity: Identity::Sha256(CHECKSUMS[3]),
                 },
             ],
         },
