@@ -167,6 +167,7 @@ fn main() -> Result<()> {
     if let Some(folder) = arguments.text("checkpoints") {
         builder = builder.checkpoints(Checkpoints::new(folder).keep_best(1, "accuracy").build()?);
     }
+    let mut writer = None;
     if let Some(folder) = arguments.text("tensorboard") {
         let hyper_parameters = HyperParameters::new()
             .number("learning_rate", rate)
@@ -174,7 +175,9 @@ fn main() -> Result<()> {
             .number("weight_decay", decay)
             .text("imbalance", arguments.text("imbalance").unwrap_or("none"))
             .text("balance", arguments.text("balance").unwrap_or("none"));
-        builder = builder.callback(TensorBoard::new(folder)?.hyper_parameters(hyper_parameters));
+        let tensorboard = TensorBoard::new(folder)?.hyper_parameters(hyper_parameters);
+        writer = Some(tensorboard.writer());
+        builder = builder.callback(tensorboard);
     }
     let mut trainer = builder.build()?;
     if arguments.text("resume").is_some() {
@@ -198,6 +201,10 @@ fn main() -> Result<()> {
         confusion.update(&model.forward_t(&batch.inputs, false)?, &batch.targets)?;
     }
     println!("{}", confusion.report()?);
+    if let Some(writer) = writer {
+        writer.figure("test/confusion", &confusion.figure("Confusion on the test set")?, trainer.state().step)?;
+        writer.close()?;
+    }
     let recalls: Vec<f64> = confusion.per_class()?.iter().map(|scores| scores.recall().unwrap_or(0.0)).collect();
     let rare = RARE.iter().map(|&class| recalls[class as usize]).sum::<f64>() / RARE.len() as f64;
     println!("test: loss {:.4}, accuracy {:.4}", evaluation.loss, evaluation.metrics[0].1);

@@ -188,6 +188,13 @@ impl From<Error> for candle_core::Error {
     }
 }
 
+/// What a caught panic of `what` said.
+pub(crate) fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let message = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    format!("{what} panicked: {message}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

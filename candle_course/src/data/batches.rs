@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use crate::data::dataset::panic_message;
 use crate::data::statistics::LoaderStatistics;
 use crate::data::transforms::{BatchPosition, Transform};
 use crate::data::workers::{Epoch, Workers};
 use crate::data::{Batch, Dataset};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, panicked};
 
 /// How one batch is made.
 pub(super) struct Recipe {
@@ -57,7 +56,7 @@ impl Recipe {
             }
             Ok(batch)
         }))
-        .unwrap_or_else(|panic| Err(Error::data(panic_message(&*panic))))
+        .unwrap_or_else(|panic| Err(Error::data(panicked("the data set", &*panic))))
         .with_context(|| format!("batch {number} of epoch {epoch}, {}, cannot be made", name_examples(wanted)))
     }
 }
@@ -275,7 +274,7 @@ mod tests {
                 .iter()
                 .map(|&index| {
                     catch_unwind(AssertUnwindSafe(|| self.get(index)))
-                        .unwrap_or_else(|panic| Err(Error::data(panic_message(&*panic))))
+                        .unwrap_or_else(|panic| Err(Error::data(panicked("the data set", &*panic))))
                         .with_context(|| format!("example {index} cannot be read"))
                 })
                 .collect::<Result<_>>()?;

@@ -93,18 +93,28 @@ impl ConcatDataset {
             .collect();
         Ok(Self { parts: Arc::new(parts), length })
     }
+
+    /// The part that example `index` belongs to, with the index of the part's first.
+    fn part(&self, index: usize) -> Result<&(usize, Arc<dyn Dataset>)> {
+        match index < self.length {
+            true => Ok(&self.parts[self.parts.partition_point(|(first, _)| *first <= index) - 1]),
+            false => Err(out_of_range(index, self.length)),
+        }
+    }
 }
 
 impl Dataset for ConcatDataset {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        let (first, part) = self.part(index).ok()?;
+        part.origin(index - first)
+    }
+
     fn len(&self) -> usize {
         self.length
     }
 
     fn get(&self, index: usize) -> Result<Example> {
-        if index >= self.length {
-            return Err(out_of_range(index, self.length));
-        }
-        let (first, part) = &self.parts[self.parts.partition_point(|(first, _)| *first <= index) - 1];
+        let (first, part) = self.part(index)?;
         part.get(index - first)
     }
 }
@@ -148,6 +158,10 @@ impl MappedDataset {
 }
 
 impl Dataset for MappedDataset {
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        self.dataset.origin(index)
+    }
+
     fn len(&self) -> usize {
         self.dataset.len()
     }
@@ -185,7 +199,11 @@ mod tests {
         assert_eq!(targets(&subset, &[0, 1, 2]), [21, 10, 21]);
         assert_eq!(subset.batch(&[1, 2]).unwrap().indices, [1, 2]);
         assert!(subset.get(3).unwrap_err().to_string().contains("less than 3, got 3"));
-        assert!(Subset::new(both, &[5]).is_err());
+        assert!(Subset::new(both.clone(), &[5]).is_err());
+        let part = numbers(30..33);
+        let joined = ConcatDataset::new(vec![Arc::new(part.clone()), Arc::new(both)]).unwrap();
+        assert_eq!((joined.origin(2), joined.origin(8)), (part.origin(2), None));
+        assert_eq!(MappedDataset::new(part.clone(), Ok).origin(1), part.origin(1));
         assert!(ConcatDataset::new(vec![]).is_err());
     }
 

@@ -1,12 +1,11 @@
 //! What a data set is.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, panicked};
 
 /// One input and its target.
 #[derive(Debug, Clone)]
@@ -75,9 +74,9 @@ pub trait Dataset: Send + Sync {
         self.len() == 0
     }
 
-    /// Where example `index` is stored, as an address of the storage and a place in it: equal for
-    /// one and the same example seen through different data sets (a subset and the whole, say).
-    /// `None` if this cannot be told.
+    /// Which example `index` is, as the number of the set that it was first part of and its place
+    /// there: equal for one and the same example seen through different data sets (a subset and the
+    /// whole, say). `None` if this cannot be told.
     fn origin(&self, _index: usize) -> Option<(usize, usize)> {
         None
     }
@@ -98,7 +97,7 @@ pub trait Dataset: Send + Sync {
             .iter()
             .map(|&index| {
                 catch_unwind(AssertUnwindSafe(|| self.get(index)))
-                    .unwrap_or_else(|panic| Err(Error::data(panic_message(&*panic))))
+                    .unwrap_or_else(|panic| Err(Error::data(panicked("the data set", &*panic))))
                     .with_context(|| format!("example {index} cannot be read"))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -126,16 +125,6 @@ pub trait Dataset: Send + Sync {
             indices: indices.to_vec(),
         })
     }
-}
-
-/// What a caught panic said.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    format!("the data set panicked: {message}")
 }
 
 impl<D: Dataset + ?Sized> Dataset for Arc<D> {
@@ -210,8 +199,10 @@ impl TensorDataset {
 
 impl Dataset for TensorDataset {
     fn origin(&self, index: usize) -> Option<(usize, usize)> {
-        let (storage, _) = self.inputs.storage_and_layout();
-        Some((std::ptr::from_ref(&*storage) as usize, index))
+        // Narrowed tensors share a storage: rows are counted from its beginning.
+        let (storage, layout) = self.inputs.storage_and_layout();
+        let first = layout.start_offset().checked_div(layout.stride().first().copied()?).unwrap_or(0);
+        Some((std::ptr::from_ref(&*storage) as usize, first + index))
     }
 
     fn len(&self) -> usize {

@@ -1,6 +1,7 @@
 //! Labelled images in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -39,6 +40,15 @@ pub struct ImageDataset {
     class_names: Arc<Vec<String>>,
     /// For every channel, what each byte becomes.
     tables: Arc<Vec<[f32; 256]>>,
+    /// Which set the images were first part of, and where they stood in it; in order, if nothing.
+    root: usize,
+    places: Option<Arc<Vec<usize>>>,
+}
+
+/// A number for every set that is not a selection of another.
+fn new_root() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl std::fmt::Debug for ImageDataset {
@@ -85,6 +95,8 @@ impl ImageDataset {
             shape,
             class_names: Arc::new(class_names.iter().map(|&name| name.to_owned()).collect()),
             tables: Arc::new(vec![table(0.0, 1.0); shape[0]]),
+            root: new_root(),
+            places: None,
         })
     }
 
@@ -206,7 +218,8 @@ impl ImageDataset {
         let mut pixels = Vec::with_capacity(indices.len() * size);
         indices.iter().for_each(|&i| pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]));
         let labels = indices.iter().map(|&i| self.labels[i]).collect();
-        Ok(Self { pixels: Arc::new(pixels), labels: Arc::new(labels), ..self.clone() })
+        let places = indices.iter().map(|&i| self.places.as_ref().map_or(i, |places| places[i])).collect();
+        Ok(Self { pixels: Arc::new(pixels), labels: Arc::new(labels), places: Some(Arc::new(places)), ..self.clone() })
     }
 
     /// The images at `indices`, `[N, C, H, W]`, f32 in `[0, 1]` whatever the normalisation: for
@@ -246,7 +259,8 @@ impl ImageDataset {
 
 impl Dataset for ImageDataset {
     fn origin(&self, index: usize) -> Option<(usize, usize)> {
-        Some((Arc::as_ptr(&self.pixels) as usize, index))
+        let place = self.places.as_ref().map_or(Some(&index), |places| places.get(index))?;
+        Some((self.root, *place))
     }
 
     fn len(&self) -> usize {
@@ -340,6 +354,9 @@ mod tests {
         assert_eq!(selected.labels(), [0, 2]);
         assert_eq!(selected.bytes(1).unwrap(), images.bytes(2).unwrap());
         assert_eq!(selected.targets().unwrap().to_vec1::<u32>().unwrap(), [0, 2]);
+        // A selection of a selection still knows where its images were first.
+        assert_eq!(selected.select(&[1]).unwrap().origin(0), images.origin(2));
+        assert_ne!(self::images().origin(2), images.origin(2));
     }
 
     #[test]

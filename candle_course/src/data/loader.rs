@@ -176,14 +176,14 @@ impl DataLoader {
         Ok(batches)
     }
 
-    /// Where the examples of an epoch are stored, in order; see [`Dataset::origin`].
+    /// Which examples an epoch can have; see [`Dataset::origin`].
     ///
     /// # Errors
     /// If the sampler fails.
-    pub fn origins(&self, epoch: usize) -> Result<Vec<(usize, usize)>> {
+    pub fn origins(&self) -> Result<Vec<(usize, usize)>> {
         let dataset = self.dataset();
         let unknown = Arc::as_ptr(dataset).cast::<()>() as usize;
-        let indices = self.sampler.indices(epoch)?;
+        let indices = self.sampler.possible()?;
         Ok(indices.into_iter().map(|index| dataset.origin(index).unwrap_or((unknown, index))).collect())
     }
 

@@ -11,6 +11,14 @@ pub trait Sampler: Send + Sync {
     /// If the sampler cannot serve.
     fn indices(&self, epoch: usize) -> Result<Vec<usize>>;
 
+    /// Every index that some epoch can have: those of the first, unless chance leaves some out.
+    ///
+    /// # Errors
+    /// As [`Sampler::indices`].
+    fn possible(&self) -> Result<Vec<usize>> {
+        self.indices(0)
+    }
+
     /// How many indices an epoch has.
     fn len(&self) -> usize;
 

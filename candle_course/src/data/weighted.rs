@@ -142,6 +142,10 @@ impl Sampler for WeightedRandomSampler {
         Ok(keys.into_iter().take(self.samples).map(|(_, index)| index).collect())
     }
 
+    fn possible(&self) -> Result<Vec<usize>> {
+        Ok((0..self.weights.len()).filter(|&index| self.weights[index] > 0.0).collect())
+    }
+
     fn len(&self) -> usize {
         self.samples
     }
@@ -165,6 +169,7 @@ mod tests {
         let mut counts = [0; 6];
         sampler.indices(2).unwrap().into_iter().for_each(|index| counts[index] += 1);
         assert_eq!(counts[1], 0);
+        assert_eq!(sampler.possible().unwrap(), [0, 2, 3, 4, 5]);
         let pick = |values: &[f64]| -> Vec<f64> { [0, 2, 3, 4, 5].iter().map(|&i| values[i]).collect() };
         let observed: Vec<usize> = [0, 2, 3, 4, 5].iter().map(|&i| counts[i]).collect();
         let expected: Vec<f64> = pick(&weights).iter().map(|w| w / 10.0 * 50_000.0).collect();

@@ -1,13 +1,12 @@
 //! What can be asked of a trainer.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use crate::checkpoint::Checkpoint;
-use crate::data::DataLoader;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::notebook::Table;
@@ -63,12 +62,6 @@ impl Trainer {
         names
     }
 
-    pub(super) fn unknown_monitor(&self, name: &str) -> Error {
-        Error::argument("monitor", format!("one of [{}]", self.monitors().join(", ")), format!("`{name}`")).hint(
-            "validation values need a validation loader, metrics `.metric(…)`, training metrics `.train_metrics()`",
-        )
-    }
-
     /// Writes a remark into the history, for a callback.
     pub fn note(&mut self, note: impl Into<String>) {
         self.history.note(note.into());
@@ -110,6 +103,13 @@ impl Trainer {
         self.running.mean()
     }
 
+    /// The training metrics of the running epoch so far, of those that are defined yet; none
+    /// without [`train_metrics`](crate::training::TrainerBuilder::train_metrics).
+    pub fn running_metrics(&self) -> Vec<(String, f64)> {
+        let metrics = self.metrics.iter().filter(|_| self.train_metrics);
+        metrics.filter_map(|metric| Some((metric.name().to_owned(), metric.compute().ok()?))).collect()
+    }
+
     /// The loss of the last batch, a scalar still on the device.
     pub fn last_loss(&self) -> Option<&Tensor> {
         self.running.last()
@@ -130,15 +130,33 @@ impl Trainer {
     }
 
     /// Exchanges the model's weights and their average, if there is one: to save or serve the
-    /// average. Training on needs a second exchange.
+    /// average. Training on needs a second exchange. Nothing happens while the model holds the best
+    /// weights that early stopping brought back: they are averages already.
     ///
     /// # Errors
-    /// If no step has been taken yet.
+    /// If parameters were added since the average was made.
     pub fn swap_average(&mut self) -> Result<()> {
         match &mut self.average {
-            Some(average) if average.updates() > 0 => average.swap(),
+            Some(average) if average.updates() > 0 && self.displaced.is_none() => average.swap(),
             _ => Ok(()),
         }
+    }
+
+    /// Gives the model other weights than the last ones, to be used until training goes on.
+    pub(super) fn hold(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        let last = self.parameters.tensors()?;
+        self.parameters.load_tensors(tensors)?;
+        self.displaced = Some(last);
+        Ok(())
+    }
+
+    /// Gives the model the last weights back.
+    pub(super) fn release(&mut self) -> Result<()> {
+        if let Some(last) = &self.displaced {
+            self.parameters.load_tensors(last)?;
+        }
+        self.displaced = None;
+        Ok(())
     }
 
     /// The weights by which the validation was done: the average, if there is one.
@@ -147,25 +165,5 @@ impl Trainer {
         let tensors = self.parameters.tensors();
         self.swap_average()?;
         tensors
-    }
-
-    /// Notes validation examples that are training examples too.
-    pub(super) fn note_overlap(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
-        let Some(validation) = validation else { return Ok(()) };
-        let seen: HashSet<(usize, usize)> = train.origins(self.state.epoch)?.into_iter().collect();
-        let validated: HashSet<(usize, usize)> = validation.origins(0)?.into_iter().collect();
-        let mut both: Vec<usize> = validated.intersection(&seen).map(|&(_, index)| index).collect();
-        if !both.is_empty() {
-            both.sort_unstable();
-            let first: Vec<String> = both.iter().take(5).map(usize::to_string).collect();
-            self.note(format!(
-                "warning: {} of {} validation examples are training examples too (index {}{}); the validation flatters",
-                both.len(),
-                validated.len(),
-                first.join(", "),
-                if both.len() > 5 { ", …" } else { "" }
-            ));
-        }
-        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A training that runs while other cells are used.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::backprop::GradStore;
 
-use crate::data::DataLoader;
-use crate::error::{Context, Error, Result};
+use crate::data::{Batch, DataLoader};
+use crate::error::{Context, Error, Result, panicked};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::training::callbacks::duration;
 use crate::training::history_display::headline;
@@ -163,11 +164,13 @@ impl Trainer {
         let thread = std::thread::Builder::new().name("training".to_owned()).spawn(move || {
             let mut callbacks = std::mem::take(&mut self.callbacks);
             let result = {
+                // A panic of a model or a callback is told like an error, in the status too.
                 let listeners = callbacks.iter_mut().filter(|callback| callback.name() != "progress");
                 let mut listeners: Vec<&mut dyn Callback> =
                     listeners.map(|callback| &mut **callback as &mut dyn Callback).collect();
                 listeners.push(&mut watcher);
-                self.run(&train, validation.as_ref(), &mut listeners)
+                catch_unwind(AssertUnwindSafe(|| self.run(&train, validation.as_ref(), &mut listeners)))
+                    .unwrap_or_else(|panic| Err(Error::training(panicked("the background training", &*panic))))
             };
             self.callbacks = callbacks;
             watcher.look(&self, result.as_ref().err().map(ToString::to_string), true);
@@ -280,11 +283,7 @@ impl BackgroundTraining {
                 let history = trainer.history().clone();
                 Ok((trainer, history))
             }
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                Err(Error::training(format!("the background training panicked: {text}")))
-            }
+            Err(panic) => Err(Error::training(panicked("the background training", &*panic))),
         }
     }
 
@@ -411,6 +410,10 @@ impl Callback for Watcher {
         Ok(self.flow())
     }
 
+    fn batch_start(&mut self, _trainer: &mut Trainer, _batch: &Batch) -> Result<Flow> {
+        Ok(self.flow())
+    }
+
     fn backward_end(&mut self, _trainer: &mut Trainer, _gradients: &mut GradStore) -> Result<Flow> {
         Ok(self.flow())
     }
@@ -431,7 +434,7 @@ impl Callback for Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::trainer::tests::{loaders, trainer};
+    use crate::training::trainer_tests::{loaders, trainer};
 
     #[test]
     fn the_background_changes_nothing_but_the_thread() {
@@ -484,6 +487,22 @@ mod tests {
         assert!(training.status().to_string().starts_with("failed after"), "{}", training.status());
         let error = training.join().map(|_| ()).unwrap_err().to_string();
         assert!(error.starts_with("the background training failed\n  caused by: "), "{error}");
+        struct Panics;
+        impl Callback for Panics {
+            fn name(&self) -> &str {
+                "panics"
+            }
+            fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+                assert!(trainer.state().step < 6, "six is too many");
+                Ok(Flow::Continue)
+            }
+        }
+        let panicking = trainer(3).0.epochs(50).learning_rate(0.1).callback(Panics).build().unwrap();
+        let training = panicking.fit_in_background(&train, Some(&validation)).unwrap();
+        assert!(training.wait(60.0));
+        let status = training.status().to_string();
+        assert!(status.starts_with("failed after 6 steps: the background training panicked: six is"), "{status}");
+        assert!(training.join().map(|_| ()).unwrap_err().to_string().contains("panicked: six is too many"));
         let wrong = trainer(3).0.learning_rate(0.1).build().unwrap().fit_in_background(&train, None);
         assert!(wrong.map(|_| ()).unwrap_err().to_string().contains("`validation`"));
     }

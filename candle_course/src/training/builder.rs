@@ -7,12 +7,14 @@ use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
 use crate::losses::Loss;
-use crate::metrics::Metric;
+use crate::metrics::{Direction, Metric};
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{Optimizer, clip_gradient_norm, clip_gradient_value};
+use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
 use crate::schedules::{Constant, Schedule};
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
-use crate::training::{Callback, Trainer};
+use crate::training::guard::Guard;
+use crate::training::losses::DeviceLosses;
+use crate::training::{Callback, History, TrainState, Trainer};
 
 /// Configures a [`Trainer`].
 pub struct TrainerBuilder {
@@ -230,6 +232,52 @@ impl TrainerBuilder {
             return Err(Error::argument("clip", "a positive, finite bound", bound)
                 .hint("a bound of 0 would erase every gradient"));
         }
-        Trainer::from_builder(self)
+        self.assemble()
+    }
+
+    fn assemble(self) -> Result<Trainer> {
+        let mut callbacks = self.callbacks;
+        if let Some(progress) = self.progress {
+            callbacks.push(Box::new(progress));
+        }
+        let maximized = self.metrics.iter().filter(|metric| metric.direction() == Direction::Maximize);
+        let history = History::new(maximized.map(|metric| metric.name().to_owned()).collect());
+        let accumulator = match self.accumulate {
+            1 => None,
+            batches => Some(GradientAccumulator::new(&self.parameters, batches)?),
+        };
+        let average = match self.average {
+            Some(decay) => Some(WeightAverage::exponential(&self.parameters).decay(decay).build()?),
+            None => None,
+        };
+        let mut guard = Guard::default();
+        let checkpoint_folder = self.checkpoints.as_ref().map(|checkpoints| checkpoints.folder().to_owned());
+        self.last_finite_folder.or(checkpoint_folder).iter().for_each(|folder| guard.set_folder(folder));
+        let mut trainer = Trainer {
+            model: self.model,
+            parameters: self.parameters,
+            loss: self.loss,
+            optimizer: self.optimizer,
+            schedule: self.schedule.unwrap_or_else(|| Box::new(Constant(0.0))),
+            schedule_per_epoch: self.schedule_per_epoch,
+            schedule_monitor: self.schedule_monitor,
+            accumulator,
+            clip: self.clip,
+            average,
+            metrics: self.metrics,
+            train_metrics: self.train_metrics,
+            callbacks,
+            checkpoints: self.checkpoints,
+            epochs: self.epochs,
+            validating: false,
+            state: TrainState::default(),
+            running: DeviceLosses::default(),
+            gradient_norm: None,
+            displaced: None,
+            guard,
+            history,
+        };
+        trainer.state.learning_rate = trainer.scheduled_rate();
+        Ok(trainer)
     }
 }

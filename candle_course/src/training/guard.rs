@@ -56,6 +56,11 @@ impl Guard {
         self.folder = Some(folder.to_owned());
     }
 
+    /// Forgets the weights of a training that is not gone on with.
+    pub(crate) fn forget(&mut self) {
+        *self = Self { folder: self.folder.take(), ..Self::default() };
+    }
+
     /// Before a step: refuses inputs that are not finite, and takes a copy of the parameters now
     /// and then, if they are finite.
     pub(crate) fn before_step(&mut self, batch: &Batch, parameters: &Parameters, state: &TrainState) -> Result<()> {
@@ -159,7 +164,7 @@ mod tests {
     use crate::losses::Loss;
     use crate::optimizers::Sgd;
     use crate::training::Trainer;
-    use crate::training::trainer::tests::{loaders, mlp, points, trainer};
+    use crate::training::trainer_tests::{loaders, mlp, points, trainer};
 
     fn poisoned(inputs: &[(usize, f32)]) -> DataLoader {
         let clean = points(1);

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::training::json;
 
 /// One epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,18 +16,25 @@ pub struct EpochRecord {
     /// How many optimizer steps were done by its end.
     pub step: usize,
     /// The mean training loss per example, of the model as it was at each step.
+    #[serde(with = "json::number")]
     pub train_loss: f64,
     /// The mean validation loss per example, of the model as it was at the end.
+    #[serde(with = "json::optional")]
     pub validation_loss: Option<f64>,
     /// Metrics on the validation data.
+    #[serde(with = "json::named")]
     pub metrics: Vec<(String, f64)>,
     /// Metrics on the training batches.
+    #[serde(with = "json::named")]
     pub train_metrics: Vec<(String, f64)>,
     /// The learning rate of the last step.
+    #[serde(with = "json::number")]
     pub learning_rate: f64,
     /// Seconds for training and validation.
+    #[serde(with = "json::number")]
     pub seconds: f64,
     /// Seconds for training alone.
+    #[serde(with = "json::number")]
     pub train_seconds: f64,
     /// How many training examples were seen.
     pub examples: usize,
@@ -68,8 +76,10 @@ pub struct StepRecord {
     /// Which step: 1 for the first.
     pub step: usize,
     /// The loss of its batch, before the step.
+    #[serde(with = "json::number")]
     pub loss: f64,
     /// Its learning rate.
+    #[serde(with = "json::number")]
     pub learning_rate: f64,
 }
 
@@ -183,9 +193,16 @@ impl History {
         self.epochs.last().cloned().ok_or_else(|| Error::undefined("a history without epochs"))
     }
 
-    /// What was recorded, as [`EpochRecord::metric`] takes it.
+    /// What was recorded in any epoch, as [`EpochRecord::metric`] takes it.
     pub fn names(&self) -> Vec<String> {
-        self.epochs.last().map_or_else(Vec::new, |record| record.columns().into_iter().map(|(name, _)| name).collect())
+        let mut names: Vec<String> = Vec::new();
+        // The last epoch's order first: epochs differ if a training went on with other data.
+        for (name, _) in self.epochs.iter().rev().flat_map(EpochRecord::columns) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
     }
 
     /// The values of one name, an epoch each.
@@ -221,7 +238,13 @@ impl History {
     /// A row for every epoch: comma-separated, with a header.
     pub fn to_csv(&self) -> String {
         let names = self.names();
-        let mut csv = format!("epoch,step,{},seconds,examples\n", names.join(","));
+        // A metric may have any name.
+        let quoted = |name: &String| match name.contains([',', '"', '\n', '\r']) {
+            true => format!("\"{}\"", name.replace('"', "\"\"")),
+            false => name.clone(),
+        };
+        let mut csv =
+            format!("epoch,step,{},seconds,examples\n", names.iter().map(quoted).collect::<Vec<_>>().join(","));
         for record in &self.epochs {
             let columns = record.columns();
             let value = |name: &String| {

@@ -138,7 +138,7 @@ impl fmt::Display for History {
 mod tests {
     use super::*;
     use crate::training::EpochRecord;
-    use crate::training::trainer::tests::{loaders, trainer};
+    use crate::training::trainer_tests::{loaders, trainer};
 
     fn record(epoch: usize, train_loss: f64, validation_loss: f64, accuracy: f64) -> EpochRecord {
         EpochRecord {
@@ -198,6 +198,16 @@ mod tests {
             [
                 "epoch,step,train_loss,validation_loss,accuracy,learning_rate,seconds,examples",
                 "1,10,1,0.9,0.5,0.1,1.5,60"
+            ]
+        );
+        let mut odd = History::new(vec![]);
+        odd.push(EpochRecord { metrics: vec![("F1, \"macro\"".into(), 0.25)], ..record(1, 1.0, 0.9, 0.5) });
+        odd.push(EpochRecord { validation_loss: None, ..record(2, 1.0, 0.9, 0.5) });
+        assert_eq!(
+            odd.to_csv().lines().take(2).collect::<Vec<_>>(),
+            [
+                "epoch,step,train_loss,accuracy,learning_rate,validation_loss,\"F1, \"\"macro\"\"\",seconds,examples",
+                "1,10,1,,0.1,0.9,0.25,1.5,60"
             ]
         );
         assert!(history.save("history.xlsx").unwrap_err().to_string().contains(".csv or .json"));

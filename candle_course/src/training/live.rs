@@ -37,10 +37,6 @@ pub(super) fn cell_output(path: &Path, status: &str, figure: Option<&Figure>) ->
     let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let relative: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let relative = serde_json::json!(relative).to_string().replace('<', "\\u003c");
-    // Jupyter tells a kernel which notebook it belongs to; the folder of that notebook, under
-    // Jupyter's root, is where this process runs.
-    let notebook = serde_json::json!(std::env::var("JPY_SESSION_NAME").unwrap_or_default()).to_string();
-    let notebook = notebook.replace('<', "\\u003c");
     let svg = figure.map_or("", Figure::svg);
     format!(
         "EVCXR_BEGIN_CONTENT text/html\n\
@@ -50,10 +46,9 @@ pub(super) fn cell_output(path: &Path, status: &str, figure: Option<&Figure>) ->
            const view = document.getElementById({name:?});\n\
            const config = JSON.parse((document.getElementById('jupyter-config-data') || {{}}).textContent || '{{}}');\n\
            const base = config.baseUrl || (document.body.dataset.baseUrl || '/');\n\
-           const tree = decodeURIComponent(location.pathname).split('/tree/').pop();\n\
-           const given = {notebook};\n\
-           const notebook = tree.endsWith('.ipynb') ? tree : given;\n\
-           const folder = notebook.split('/').slice(0, -1);\n\
+           // The folder of this notebook under Jupyter's root, where this process runs.\n\
+           const open = decodeURIComponent(location.pathname).match(/\\/(?:tree|notebooks)\\/(.*[.]ipynb)$/);\n\
+           const folder = open ? open[1].split('/').slice(0, -1) : [];\n\
            const url = base + 'files/' + folder.concat({relative}).map(encodeURIComponent).join('/');\n\
            let failures = 0;\n\
            const refresh = async () => {{\n\

@@ -10,9 +10,11 @@ pub mod diagnosis;
 mod access;
 mod background;
 mod builder;
+mod checks;
 mod guard;
 mod history;
 mod history_display;
+mod json;
 mod live;
 mod losses;
 mod resume;
@@ -32,3 +34,5 @@ pub use trainer::Trainer;
 
 #[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+pub(crate) mod trainer_tests;

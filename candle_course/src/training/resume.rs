@@ -9,13 +9,32 @@ use crate::error::{Context, Error, Result};
 use crate::training::losses::DeviceLosses;
 use crate::training::{Callback, History, TrainState, Trainer};
 
-fn section(callback: &dyn Callback) -> String {
-    format!("callback {}", callback.name().replace(['/', ','], " "))
+/// The section of the last weights, while the model holds the best.
+const DISPLACED: &str = "last weights";
+
+/// The sections of callbacks, by their names; the second of a name has a number.
+fn sections<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut sections: Vec<String> = Vec::new();
+    for name in names {
+        let name = format!("callback {}", name.replace(['/', ','], " "));
+        let numbered = (2..).map(|number| format!("{name} {number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !sections.contains(name));
+        sections.extend(free);
+    }
+    sections
 }
 
 impl Trainer {
     pub(super) fn save_if_due(&mut self, callbacks: &mut [&mut dyn Callback], epoch_ended: bool) -> Result<()> {
-        if !self.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.is_due(self, epoch_ended)) {
+        match self.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.is_due(self, epoch_ended)) {
+            true => self.save(callbacks),
+            false => Ok(()),
+        }
+    }
+
+    /// Saves a checkpoint, if this training has checkpoints and has made a step.
+    pub(super) fn save(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<()> {
+        if self.checkpoints.is_none() || self.state.step == 0 {
             return Ok(());
         }
         let callbacks: Vec<&dyn Callback> = callbacks.iter().map(|callback| &**callback as &dyn Callback).collect();
@@ -61,10 +80,14 @@ impl Trainer {
         if let Some(average) = &self.average {
             snapshot = snapshot.section("average", average)?;
         }
-        for callback in callbacks {
+        if let Some(last) = &self.displaced {
+            snapshot = snapshot.tensors(DISPLACED, last.clone())?;
+        }
+        let names = sections(callbacks.iter().map(|callback| callback.name()));
+        for (callback, name) in callbacks.iter().zip(&names) {
             let tensors = callback.tensors()?;
             if !tensors.is_empty() {
-                snapshot = snapshot.tensors(&section(*callback), tensors)?;
+                snapshot = snapshot.tensors(name, tensors)?;
             }
         }
         Ok(snapshot)
@@ -75,8 +98,16 @@ impl Trainer {
     ///
     /// # Errors
     /// If the snapshot is of another training: another model, optimizer, accumulation, average, or
-    /// a callback that is missing here.
+    /// a callback that is missing here. Nothing has changed then.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let before = self.snapshot()?;
+        self.apply(snapshot).inspect_err(|_| {
+            // What this very trainer gave fits it.
+            let _ = self.apply(&before);
+        })
+    }
+
+    fn apply(&mut self, snapshot: &Snapshot) -> Result<()> {
         let optional = [("accumulator", self.accumulator.is_some()), ("average", self.average.is_some())];
         for (name, here) in optional {
             let there = snapshot.sections().contains(&name);
@@ -87,9 +118,8 @@ impl Trainer {
                     .hint("build the trainer with the same `accumulate` and `ema` as then"));
             }
         }
-        let known: Vec<String> = self.callbacks.iter().map(|callback| section(&**callback)).collect();
-        let sections = snapshot.sections();
-        let saved = sections.into_iter().filter(|name| name.starts_with("callback "));
+        let known = sections(self.callbacks.iter().map(|callback| callback.name()));
+        let saved = snapshot.sections().into_iter().filter(|name| name.starts_with("callback "));
         if let Some(missing) = saved.into_iter().find(|name| !known.iter().any(|known| known == name)) {
             return Err(Error::checkpoint(format!(
                 "the checkpoint holds the state of {missing}, which this trainer lacks"
@@ -124,6 +154,8 @@ impl Trainer {
                 callback.load_tensors(snapshot.get(name)?)?;
             }
         }
+        self.displaced = snapshot.get(DISPLACED).ok().cloned();
+        self.guard.forget();
         (self.state, self.history, self.running) = (state, history, running);
         if self.train_metrics && self.state.batch > 0 {
             let epoch = self.state.epoch + 1;

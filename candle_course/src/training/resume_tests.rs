@@ -1,36 +1,49 @@
 //! Every feature together: equal to a loop written by hand, and resumed to the last bit.
 
 use std::path::Path;
+use std::time::Duration;
 
 use candle_core::Tensor;
 
-use super::trainer::tests::{loaders, mlp, trainer};
+use super::trainer_tests::{loaders, mlp, points, trainer};
 use super::*;
-use crate::checkpoint::Checkpoint as _;
+use crate::checkpoint::{Checkpoint as _, CheckpointFolder, Retention};
+use crate::data::{DataLoader, Dataset as _, TensorDataset};
 use crate::losses::CrossEntropy;
 use crate::metrics::{Accuracy, Metric};
-use crate::nn::Parameters;
-use crate::optimizers::{AdamW, GradientAccumulator, Optimizer as _, WeightAverage, clip_gradient_norm};
+use crate::nn::{Parameters, Sequential};
+use crate::optimizers::{AdamW, GradientAccumulator, Optimizer as _, Sgd, WeightAverage, clip_gradient_norm};
 use crate::schedules::{ReduceLROnPlateau, Schedule as _};
-use crate::training::callbacks::{Checkpoints, EarlyStopping};
+use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
+use crate::training::diagnosis::Probe;
 
 /// Dropout, accumulation of 3 of the 4 batches, clipping, averages, plateau, early stopping.
 fn full(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
     let (model, parameters) = mlp(9);
-    let optimizer = AdamW::new(&parameters).build().unwrap();
-    let mut builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
-        .epochs(epochs)
+    let mut builder = configured(model, &parameters).epochs(epochs).quiet();
+    if let Some(folder) = folder {
+        builder = builder.checkpoints(every_step(folder));
+    }
+    (builder.build().unwrap(), parameters)
+}
+
+fn configured(model: Sequential, parameters: &Parameters) -> TrainerBuilder {
+    let optimizer = AdamW::new(parameters).build().unwrap();
+    Trainer::new(model, parameters, CrossEntropy::default(), optimizer)
         .schedule(plateau())
         .accumulate(3)
         .clip_norm(0.5)
         .ema(0.9)
         .metric(Accuracy::default())
-        .early_stopping(EarlyStopping::new("validation_loss").patience(50).restore_best(false).build().unwrap())
-        .quiet();
-    if let Some(folder) = folder {
-        builder = builder.checkpoints(Checkpoints::new(folder).every_steps(1).keep_last(100).build().unwrap());
-    }
-    (builder.build().unwrap(), parameters)
+        .early_stopping(stopping(50))
+}
+
+fn stopping(patience: usize) -> EarlyStopping {
+    EarlyStopping::new("validation_loss").patience(patience).build().unwrap()
+}
+
+fn every_step(folder: &Path) -> Checkpoints {
+    Checkpoints::new(folder).every_steps(1).keep_last(100).build().unwrap()
 }
 
 fn plateau() -> ReduceLROnPlateau {
@@ -68,7 +81,7 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     let mut group = GradientAccumulator::new(&parameters, 3).unwrap();
     let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
-    let mut validation_losses = Vec::new();
+    let (mut validation_losses, mut best) = (Vec::new(), (f64::INFINITY, Vec::new()));
     for epoch in 0..6 {
         for (i, batch) in train.epoch(epoch).unwrap().enumerate() {
             let batch = batch.unwrap();
@@ -83,14 +96,32 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
         }
         average.swap().unwrap();
         let evaluation = evaluate(&model, &loss, &validation, &mut metrics).unwrap();
+        if evaluation.loss < best.0 {
+            best = (evaluation.loss, bits(&parameters));
+        }
         average.swap().unwrap();
         schedule.observe(evaluation.loss).unwrap();
         validation_losses.push(evaluation.loss);
     }
-    let (mut trainer, trained) = full(6, None);
+    // And all that only looks: training metrics, checkpoints, TensorBoard, a probe, progress lines.
+    let temporary = tempfile::tempdir().unwrap();
+    let (model, trained) = mlp(9);
+    let probe = Probe::new();
+    let tensorboard = TensorBoard::new(temporary.path().join("tensorboard")).unwrap().every_steps(1).unwrap();
+    let mut trainer = configured(probe.sequential(&model), &trained)
+        .epochs(6)
+        .train_metrics()
+        .checkpoints(every_step(&temporary.path().join("checkpoints")))
+        .callback(tensorboard.probe(&probe, points(1).batch(&[0, 1, 2]).unwrap()))
+        .progress(Progress::every(Duration::ZERO))
+        .build()
+        .unwrap();
     let history = trainer.fit(&train, Some(&validation)).unwrap();
-    assert_eq!(bits(&parameters), bits(&trained));
     assert_eq!(history.values("validation_loss").unwrap(), validation_losses);
+    assert_eq!(bits(&trained), best.1, "the best weights");
+    assert_eq!(trainer.evaluate(&validation).unwrap().loss, best.0);
+    trainer.release().unwrap();
+    assert_eq!(bits(&trained), bits(&parameters), "the last weights");
     // Four batches in groups of three: two steps an epoch.
     assert_eq!(history.last().unwrap().step, 12);
     assert!(trainer.gradient_norm().unwrap() > 0.0);
@@ -134,14 +165,133 @@ fn a_stop_in_the_middle_of_an_epoch_loses_nothing() {
     let (train, validation) = loaders();
     let run = |stop: usize| {
         let (builder, parameters) = trainer(2);
-        let mut trainer =
-            builder.epochs(3).learning_rate(0.1).train_metrics().callback(StopAt(stop)).quiet().build().unwrap();
+        let builder = builder.epochs(3).learning_rate(0.8).train_metrics().early_stopping(stopping(50));
+        let mut trainer = builder.callback(StopAt(stop)).quiet().build().unwrap();
         while trainer.state().epoch < 3 {
             trainer.fit(&train, Some(&validation)).unwrap();
         }
         (timeless(trainer.history()), trainer.history().values("train_accuracy").unwrap(), bits(&parameters))
     };
     assert_eq!(run(6), run(usize::MAX));
+}
+
+#[test]
+fn a_stopped_training_is_saved_stays_stopped_when_resumed_and_can_be_gone_on_with() {
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    // A rate this high overshoots: the best epoch is neither the first nor the last.
+    let build = |folder: &Path| {
+        let (builder, parameters) = trainer(3);
+        let checkpoints = Checkpoints::new(folder).every_epochs(1000).every_steps(8).build().unwrap();
+        let builder = builder.epochs(40).learning_rate(0.8).early_stopping(stopping(2)).checkpoints(checkpoints);
+        (builder.quiet().build().unwrap(), parameters)
+    };
+    let (mut first, parameters) = build(temporary.path());
+    let history = first.fit(&train, Some(&validation)).unwrap();
+    let (epochs, best) = (history.epochs().len(), history.best("validation_loss").unwrap());
+    assert!(history.stopped().unwrap().contains("has not improved") && best.epoch < epochs);
+    let steps = |folder: &Path| {
+        let folder = CheckpointFolder::open(folder, Retention::new()).unwrap();
+        folder.list().unwrap().into_iter().map(|saved| saved.step).collect::<Vec<_>>()
+    };
+    // The last by every_steps, at an epoch's end, and the one of the stop.
+    let last = 4 * epochs as u64;
+    assert_eq!(steps(temporary.path()), if epochs % 2 == 0 { vec![last - 8, last] } else { vec![last - 4, last] });
+
+    let (mut resumed, again) = build(temporary.path());
+    assert!(resumed.resume(temporary.path()).unwrap());
+    assert_eq!(bits(&again), bits(&parameters), "the best weights are there at once");
+    let still = resumed.fit(&train, Some(&validation)).unwrap();
+    assert_eq!((still.epochs().len(), still.stopped()), (epochs, history.stopped()));
+    assert_eq!(bits(&again), bits(&parameters));
+
+    let went_on = first.fit(&train, Some(&validation)).unwrap();
+    assert!(went_on.epochs().len() >= epochs + 2, "patience is renewed: {went_on}");
+    let undisturbed = {
+        let (builder, _) = trainer(3);
+        let mut trainer = builder.epochs(went_on.epochs().len()).learning_rate(0.8).quiet().build().unwrap();
+        trainer.fit(&train, Some(&validation)).unwrap()
+    };
+    assert_eq!(timeless(&went_on), timeless(&undisturbed), "from the last weights, not the best");
+}
+
+#[test]
+fn a_new_training_does_not_mix_with_the_checkpoints_of_another() {
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    full(1, Some(temporary.path())).0.fit(&train, Some(&validation)).unwrap();
+    let (mut second, _) = full(1, Some(temporary.path()));
+    let text = second.fit(&train, Some(&validation)).unwrap_err().to_string();
+    assert!(text.contains("`checkpoints`: expected a folder without checkpoints") && text.contains("step 2"), "{text}");
+    assert!(second.resume(temporary.path()).unwrap());
+    second.set_epochs(2);
+    second.fit(&train, Some(&validation)).unwrap();
+}
+
+#[test]
+fn what_is_not_finite_is_recorded_and_resumed() {
+    struct Nothing(f64);
+    impl Metric for Nothing {
+        fn name(&self) -> &str {
+            "nothing"
+        }
+        fn direction(&self) -> crate::metrics::Direction {
+            crate::metrics::Direction::Minimize
+        }
+        fn update(&mut self, _: &Tensor, _: &Tensor) -> crate::Result<()> {
+            Ok(())
+        }
+        fn compute(&self) -> crate::Result<f64> {
+            Ok(self.0)
+        }
+        fn reset(&mut self) {}
+    }
+    let (train, _) = loaders();
+    let not_finite = Tensor::full(f32::NAN, (3, 2), &candle_core::Device::Cpu).unwrap();
+    let targets = Tensor::new(&[0u32, 1, 2], &candle_core::Device::Cpu).unwrap();
+    let validation = TensorDataset::new(not_finite, targets).unwrap();
+    let validation = DataLoader::new(validation).build().unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let build = || {
+        let builder = trainer(3).0.epochs(2).learning_rate(0.1).metric(Nothing(f64::NEG_INFINITY)).quiet();
+        builder.checkpoints(Checkpoints::new(temporary.path()).build().unwrap()).build().unwrap()
+    };
+    let history = build().fit(&train, Some(&validation)).unwrap();
+    assert!(history.values("validation_loss").unwrap()[0].is_nan());
+    let mut resumed = build();
+    assert!(resumed.resume(temporary.path()).unwrap());
+    assert_eq!(format!("{:?}", resumed.history().epochs()), format!("{:?}", history.epochs()));
+    let file = temporary.path().join("history.json");
+    history.save(&file).unwrap();
+    assert_eq!(format!("{:?}", History::load(&file).unwrap().epochs()), format!("{:?}", history.epochs()));
+
+    // A schedule that follows the value says so; the epoch stays recorded, and nothing panics.
+    let mut following = trainer(3).0.epochs(3).schedule(plateau()).quiet().build().unwrap();
+    for epochs in 1..=2 {
+        assert!(following.fit(&train, Some(&validation)).is_err());
+        assert_eq!(following.history().epochs().len(), epochs);
+    }
+}
+
+#[test]
+fn callbacks_of_one_name_are_saved_apart() {
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    let build = || {
+        let accuracy = EarlyStopping::new("accuracy").patience(9).build().unwrap();
+        let builder = trainer(3).0.epochs(1).learning_rate(0.1).early_stopping(stopping(7)).early_stopping(accuracy);
+        builder.checkpoints(Checkpoints::new(temporary.path()).build().unwrap()).quiet().build().unwrap()
+    };
+    build().fit(&train, Some(&validation)).unwrap();
+    let mut resumed = build();
+    assert!(resumed.resume(temporary.path()).unwrap());
+    let saved = |trainer: &mut Trainer, name: &str| {
+        let numbers = trainer.snapshot().unwrap().get(name).unwrap()["numbers"].to_vec1::<f64>().unwrap();
+        numbers[0]
+    };
+    let record = resumed.history().last().unwrap();
+    assert_eq!(saved(&mut resumed, "callback early stopping"), record.validation_loss.unwrap());
+    assert_eq!(saved(&mut resumed, "callback early stopping 2"), record.metric("accuracy").unwrap());
 }
 
 #[test]
@@ -168,6 +318,18 @@ fn checkpoints_of_another_training_are_refused() {
     let mut no_stopping = builder.accumulate(3).ema(0.9).quiet().build().unwrap();
     let text = no_stopping.resume(&folder).unwrap_err().to_string();
     assert!(text.contains("the state of callback early stopping, which this trainer lacks"), "{text}");
+
+    // Found out after the model's weights have been read: they are set back.
+    let (model, parameters) = mlp(1);
+    let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+    let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
+    let builder = builder.accumulate(3).ema(0.9).early_stopping(stopping(5));
+    let mut other_optimizer = builder.metric(Accuracy::default()).quiet().build().unwrap();
+    let untouched = bits(&parameters);
+    let text = other_optimizer.resume(&folder).unwrap_err().to_string();
+    assert!(text.contains("`optimizer` cannot be restored"), "{text}");
+    assert_eq!(bits(&parameters), untouched);
+    other_optimizer.fit(&train, Some(&validation)).unwrap();
 }
 
 #[test]
@@ -203,8 +365,7 @@ fn the_best_is_kept_besides_the_newest() {
     assert!(best.epoch < 25, "the test wants a best epoch before the last");
     assert_eq!(steps, [best.step, 100]);
     let unknown = Checkpoints::new(temporary.path()).keep_best(1, "acc").build().unwrap();
-    let mut wrong =
-        super::trainer::tests::trainer(3).0.learning_rate(0.1).checkpoints(unknown).quiet().build().unwrap();
+    let mut wrong = super::trainer_tests::trainer(3).0.learning_rate(0.1).checkpoints(unknown).quiet().build().unwrap();
     assert!(wrong.fit(&train, Some(&validation)).unwrap_err().to_string().contains("got `acc`"));
 }
 

@@ -247,7 +247,7 @@ impl fmt::Display for ModelSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::trainer::tests::mlp;
+    use crate::training::trainer_tests::mlp;
 
     #[test]
     fn both_ways_count_the_same() {

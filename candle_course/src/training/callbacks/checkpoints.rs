@@ -8,7 +8,10 @@ use crate::training::Trainer;
 use crate::training::callbacks::monitor::Monitor;
 
 /// Saves the whole state of a training, so that [`Trainer::resume`] goes on to the last bit: after
-/// every epoch, unless told otherwise, and always after the last.
+/// every epoch, unless told otherwise, and always when training ends or is stopped.
+///
+/// A new training needs a folder without checkpoints: among those of another one, the newest would
+/// not be its own.
 ///
 /// Kept are the newest ones and, if a value is monitored, the best. Give it to
 /// [`TrainerBuilder::checkpoints`](crate::training::TrainerBuilder::checkpoints); it comes after
@@ -66,24 +69,35 @@ impl Checkpoints {
             monitor.check(trainer)?;
             retention = retention.best(self.keep_best, monitor.direction());
         }
-        self.open = Some(CheckpointFolder::open(&self.folder, retention)?);
+        let folder = CheckpointFolder::open(&self.folder, retention)?;
+        if trainer.state().step == 0
+            && let Some(newest) = folder.list()?.pop()
+        {
+            return Err(Error::argument(
+                "checkpoints",
+                "a folder without checkpoints for a new training",
+                format!("`{}` with one of step {}", self.folder.display(), newest.step),
+            )
+            .hint(
+                "go on with that training by `trainer.resume(folder)?`, or name another folder, or delete this one",
+            ));
+        }
+        self.open = Some(folder);
         Ok(())
     }
 
     /// Whether the state after this batch, or after this epoch, is to be saved.
     pub(crate) fn is_due(&self, trainer: &Trainer, epoch_ended: bool) -> bool {
         let state = trainer.state();
-        if self.saved_step == Some(state.step) && !epoch_ended {
-            return false;
-        }
+        let steps = self.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps));
         if epoch_ended {
-            let last = state.epoch == trainer.epochs();
-            return last || self.every_epochs.is_some_and(|epochs| state.epoch.is_multiple_of(epochs));
+            return steps || self.every_epochs.is_some_and(|epochs| state.epoch.is_multiple_of(epochs));
         }
-        // A step at the end of an epoch is saved with the epoch's record, or not at all.
-        state.batches_in_step == 0
+        // A step at the end of an epoch is saved with the epoch's record.
+        steps
+            && self.saved_step != Some(state.step)
+            && state.batches_in_step == 0
             && state.batch < state.batches_per_epoch
-            && self.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps))
     }
 
     pub(crate) fn save(&mut self, trainer: &Trainer, snapshot: &crate::checkpoint::Snapshot) -> Result<()> {

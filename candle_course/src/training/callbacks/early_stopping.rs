@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::metrics::Direction;
 use crate::training::callbacks::monitor::Monitor;
@@ -17,7 +16,9 @@ use crate::training::{Callback, Flow, Trainer};
 /// An epoch is an improvement if it is better than the best so far by more than `min_delta`. When
 /// `patience` epochs in a row are none, training stops. At the end of the training, stopped or
 /// not, parameters and buffers become those of the best epoch, unless
-/// [`restore_best`](EarlyStoppingBuilder::restore_best) is off.
+/// [`restore_best`](EarlyStoppingBuilder::restore_best) is off. If `fit` is called again, training
+/// goes on from the last weights, as if it had not been interrupted, with patience renewed; resumed
+/// from a checkpoint, a training that was stopped stays stopped at the first call.
 ///
 /// Monitor the validation data, never the test data: whoever stops on the test set has trained on it.
 ///
@@ -40,6 +41,8 @@ pub struct EarlyStopping {
     best_epoch: usize,
     waited: usize,
     best_tensors: BTreeMap<String, Tensor>,
+    /// Whether the caller has been told of the stop; not part of a checkpoint.
+    told: bool,
 }
 
 /// Configures [`EarlyStopping`].
@@ -105,6 +108,7 @@ impl EarlyStoppingBuilder {
             best_epoch: 0,
             waited: 0,
             best_tensors: BTreeMap::new(),
+            told: false,
         })
     }
 }
@@ -120,6 +124,24 @@ impl EarlyStopping {
         }
         improves
     }
+
+    fn flow(&mut self) -> Flow {
+        if self.waited < self.patience {
+            return Flow::Continue;
+        }
+        self.told = true;
+        let (monitor, epochs) = (&self.monitor.name, self.waited);
+        Flow::Stop(match self.best {
+            Some(best) => {
+                format!(
+                    "{monitor} has not improved on {} of epoch {} for {epochs} epochs",
+                    number(best),
+                    self.best_epoch
+                )
+            }
+            None => format!("{monitor} has not been finite for {epochs} epochs"),
+        })
+    }
 }
 
 impl Callback for EarlyStopping {
@@ -129,7 +151,10 @@ impl Callback for EarlyStopping {
 
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         self.monitor.check(trainer)?;
-        Ok(Flow::Continue)
+        if std::mem::take(&mut self.told) {
+            self.waited = 0;
+        }
+        Ok(self.flow())
     }
 
     fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
@@ -138,24 +163,12 @@ impl Callback for EarlyStopping {
         if self.improves(record.epoch, value) && self.restore_best {
             self.best_tensors = trainer.evaluated_weights()?;
         }
-        if self.waited < self.patience {
-            return Ok(Flow::Continue);
-        }
-        Ok(Flow::Stop(match self.best {
-            Some(best) => format!(
-                "{} has not improved on {} of epoch {} for {} epochs",
-                self.monitor.name,
-                number(best),
-                self.best_epoch,
-                self.waited
-            ),
-            None => format!("{} has been {value} for {} epochs", self.monitor.name, self.waited),
-        }))
+        Ok(self.flow())
     }
 
     fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         if !self.best_tensors.is_empty() {
-            trainer.parameters().clone().load_tensors(&self.best_tensors)?;
+            trainer.hold(&self.best_tensors)?;
             let epoch = self.best_epoch;
             trainer.note(format!("the weights are those of epoch {epoch}, the best by {}", self.monitor.name));
         }
@@ -179,6 +192,7 @@ impl Callback for EarlyStopping {
         self.best = (!best.is_nan()).then_some(best);
         self.best_epoch = best_epoch as usize;
         self.waited = waited as usize;
+        self.told = false;
         self.best_tensors = tensors
             .iter()
             .filter_map(|(name, tensor)| Some((name.strip_prefix("best.")?.to_owned(), tensor.clone())))
@@ -191,7 +205,7 @@ impl Callback for EarlyStopping {
 mod tests {
     use super::*;
     use crate::data::DataLoader;
-    use crate::training::trainer::tests::{loaders, points, trainer};
+    use crate::training::trainer_tests::{loaders, points, trainer};
 
     /// After how many epochs of these values training would stop.
     fn stops_after(values: &[f64], mut stopping: EarlyStopping, mode: Direction) -> Option<usize> {

@@ -12,6 +12,8 @@ pub struct Progress {
     every: Duration,
     started: Instant,
     first_epoch: usize,
+    /// Batches done before this call of `fit`.
+    first_batch: usize,
     printed: Instant,
     epoch_started: Instant,
     lines: Option<Vec<String>>,
@@ -27,7 +29,7 @@ impl Progress {
     /// A line at least every so often, while an epoch runs.
     pub fn every(every: Duration) -> Self {
         let now = Instant::now();
-        Self { every, started: now, first_epoch: 0, printed: now, epoch_started: now, lines: None }
+        Self { every, started: now, first_epoch: 0, first_batch: 0, printed: now, epoch_started: now, lines: None }
     }
 
     /// Keeps the lines instead of printing them.
@@ -75,7 +77,8 @@ impl Callback for Progress {
 
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         self.started = Instant::now();
-        self.first_epoch = trainer.state().epoch;
+        let state = trainer.state();
+        (self.first_epoch, self.first_batch) = (state.epoch, state.epoch * state.batches_per_epoch + state.batch);
         trainer.history().notes().to_vec().into_iter().for_each(|note| self.line(note));
         Ok(Flow::Continue)
     }
@@ -91,17 +94,22 @@ impl Callback for Progress {
         if self.printed.elapsed() >= self.every && !last {
             let state = trainer.state();
             let speed = trainer.running_examples() as f64 / self.epoch_started.elapsed().as_secs_f64();
-            let line = format!(
-                "epoch {}/{} · batch {}/{} · loss {} · learning rate {} · {:.0} examples/s",
-                state.epoch + 1,
-                trainer.epochs(),
-                state.batch,
-                trainer.batches_per_epoch(),
-                number(trainer.running_loss()?),
-                number(state.learning_rate),
-                speed
-            );
-            self.line(line);
+            let mut parts = vec![
+                format!("epoch {}/{}", state.epoch + 1, trainer.epochs()),
+                format!("batch {}/{}", state.batch, state.batches_per_epoch),
+                format!("step {}", state.step),
+                format!("loss {}", number(trainer.running_loss()?)),
+            ];
+            let metrics = trainer.running_metrics();
+            parts.extend(metrics.into_iter().map(|(name, value)| format!("train {name} {}", number(value))));
+            parts.push(format!("learning rate {}", number(state.learning_rate)));
+            parts.push(format!("{speed:.0} examples/s"));
+            let batches = |epochs: usize| (epochs * state.batches_per_epoch) as f64;
+            let done = batches(state.epoch) + state.batch as f64 - self.first_batch as f64;
+            let left = batches(trainer.epochs()) - batches(state.epoch) - state.batch as f64;
+            let seconds = self.started.elapsed().as_secs_f64() / done.max(1.0) * left;
+            parts.push(format!("{} left", duration(seconds)));
+            self.line(parts.join(" · "));
         }
         Ok(Flow::Continue)
     }
@@ -132,7 +140,7 @@ impl Callback for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::trainer::tests::{loaders, trainer};
+    use crate::training::trainer_tests::{loaders, trainer};
 
     #[test]
     fn durations_and_numbers_are_short() {
@@ -159,7 +167,8 @@ mod tests {
         assert_eq!(ends.len(), 2, "{lines:?}");
         assert!(ends[0].starts_with("epoch 1/2 · step 4 · train loss "), "{}", ends[0]);
         assert!(ends[0].ends_with("left") && !ends[1].ends_with("left"));
-        assert!(lines[0].starts_with("epoch 1/2 · batch 1/4 · loss "), "{}", lines[0]);
+        assert!(lines[0].starts_with("epoch 1/2 · batch 1/4 · step 1 · loss "), "{}", lines[0]);
+        assert!(lines.iter().all(|line| line.ends_with("left") || line == ends[1]), "{lines:?}");
         assert_eq!(lines.len(), 2 + 2 * 3, "{lines:?}");
     }
 }

@@ -71,7 +71,7 @@ impl TensorBoard {
     }
 
     /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
-    /// of the validation are its results, unless it names others.
+    /// of the validation (of the training, if there is none) are its results, unless it names others.
     pub fn hyper_parameters(mut self, hyper_parameters: HyperParameters) -> Self {
         self.hyper_parameters = Some(hyper_parameters);
         self
@@ -101,12 +101,15 @@ impl Callback for TensorBoard {
             self.writer.resume_from(step + 1)?;
         }
         let monitors = trainer.monitors();
-        let metrics: Vec<&String> = monitors
-            .iter()
-            .filter(|name| !["train_loss", "validation_loss", "learning_rate"].contains(&name.as_str()))
-            .filter(|name| !name.starts_with("train_"))
-            .collect();
-        let names: Vec<String> = std::iter::once("loss".to_owned()).chain(metrics.into_iter().cloned()).collect();
+        let validating = monitors.iter().any(|name| name == "validation_loss");
+        // `train_loss`, `train_accuracy`, `accuracy`: what stays is `loss`, `accuracy`.
+        let mut names: Vec<String> = Vec::new();
+        for name in monitors.iter().filter(|name| !["validation_loss", "learning_rate"].contains(&name.as_str())) {
+            let name = name.strip_prefix("train_").unwrap_or(name);
+            if !names.iter().any(|other| other == name) {
+                names.push(name.to_owned());
+            }
+        }
         let pairs: Vec<[String; 2]> =
             names.iter().map(|name| [format!("{name}/train"), format!("{name}/validation")]).collect();
         let tags: Vec<[&str; 2]> =
@@ -118,7 +121,7 @@ impl Callback for TensorBoard {
             let given = !hyper_parameters.metrics().is_empty();
             let hyper_parameters = match given {
                 true => hyper_parameters,
-                false => pairs.iter().fold(hyper_parameters, |all, [_, validation]| all.metric(validation)),
+                false => pairs.iter().fold(hyper_parameters, |all, pair| all.metric(&pair[usize::from(validating)])),
             };
             self.writer.hyper_parameters(&hyper_parameters)?;
         }
@@ -189,7 +192,7 @@ mod tests {
     use crate::metrics::Accuracy;
     use crate::optimizers::Sgd;
     use crate::tensorboard::Scalars;
-    use crate::training::trainer::tests::{loaders, mlp, points, trainer};
+    use crate::training::trainer_tests::{loaders, mlp, points, trainer};
 
     #[test]
     fn the_run_holds_what_the_history_holds_and_changes_nothing() {
@@ -233,5 +236,15 @@ mod tests {
             assert!(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
         }
         assert!(TensorBoard::new(folder).unwrap().every_steps(0).is_err());
+
+        let alone = temporary.path().join("without-validation");
+        let tensorboard = TensorBoard::new(&alone).unwrap().hyper_parameters(HyperParameters::new().number("x", 1.0));
+        let builder = trainer(3).0.learning_rate(0.1).train_metrics().callback(tensorboard).quiet();
+        builder.build().unwrap().fit(&train, None).unwrap();
+        let bytes = std::fs::read(std::fs::read_dir(&alone).unwrap().next().unwrap().unwrap().path()).unwrap();
+        let count = |tag: &str| bytes.windows(tag.len()).filter(|window| *window == tag.as_bytes()).count();
+        // On its chart, as a result of the run, and with its value.
+        assert_eq!((count("accuracy/train"), count("loss/train")), (3, 3));
+        assert_eq!(count("accuracy/validation"), 1, "on the chart alone");
     }
 }

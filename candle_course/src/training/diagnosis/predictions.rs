@@ -205,7 +205,7 @@ mod tests {
     use crate::losses::CrossEntropy;
     use crate::metrics::{Accuracy, Metric};
     use crate::training::evaluate;
-    use crate::training::trainer::tests::{mlp, points};
+    use crate::training::trainer_tests::{mlp, points};
 
     #[test]
     fn the_report_agrees_with_loss_and_metric() {

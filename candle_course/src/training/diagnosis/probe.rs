@@ -206,7 +206,7 @@ impl LayerReport {
             if layer.dead * 10 > layer.units {
                 findings.push(format!(
                     "{name}: {} of {} units are dead, 0 for all {} examples; lower the learning rate, look at the initial values, or use a leaky activation",
-                    layer.dead, layer.units, layer.shape[0]
+                    layer.dead, layer.units, layer.shape.first().unwrap_or(&1)
                 ));
             } else if layer.std < 1e-4 {
                 findings.push(format!("{name}: activations hardly vary (standard deviation {})", compact(layer.std)));
@@ -294,7 +294,7 @@ mod tests {
     use crate::losses::CrossEntropy;
     use crate::nn::{Activation, Linear};
     use crate::training::forward_backward;
-    use crate::training::trainer::tests::{mlp, points};
+    use crate::training::trainer_tests::{mlp, points};
 
     #[test]
     fn the_gradient_by_an_activation_is_right_and_nothing_is_left_behind() {

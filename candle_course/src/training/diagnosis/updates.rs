@@ -132,7 +132,7 @@ impl Callback for UpdateRatios {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::trainer::tests::{loaders, trainer};
+    use crate::training::trainer_tests::{loaders, trainer};
 
     #[test]
     fn ratios_are_those_of_the_weights_and_do_not_change_the_training() {

@@ -1,0 +1,81 @@
+//! What a trainer looks at before the first batch.
+
+use std::collections::HashSet;
+
+use crate::data::DataLoader;
+use crate::error::{Error, Result};
+use crate::training::Trainer;
+
+impl Trainer {
+    /// Refuses a training that cannot begin, before anything has changed.
+    pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        if self.state.epoch >= self.epochs {
+            return Err(Error::training(format!("all {} epochs are done", self.epochs)).hint(
+                "train for longer with `trainer.set_epochs(…)`, or build a new model and trainer to start afresh",
+            ));
+        }
+        for (name, loader) in [("train", Some(train)), ("validation", validation)] {
+            if loader.is_some_and(DataLoader::is_empty) {
+                return Err(Error::argument(name, "at least one batch", 0)
+                    .hint("with drop_last, is the data set smaller than a batch?"));
+            }
+        }
+        if validation.is_none() && !self.metrics.is_empty() && !self.train_metrics {
+            return Err(Error::argument("validation", "data to compute the metrics on", "none")
+                .hint("pass a validation loader, or add `.train_metrics()`"));
+        }
+        Ok(())
+    }
+
+    /// Notes what callbacks may ask for, and refuses what only the whole of loaders and settings shows.
+    pub(super) fn start(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        if self.state.batch > 0 && self.state.batches_per_epoch != train.len() {
+            return Err(Error::argument(
+                "train",
+                format!("{} batches an epoch, as when the running epoch began", self.state.batches_per_epoch),
+                train.len(),
+            )
+            .hint("to resume in the middle of an epoch, data and batch size must be the same"));
+        }
+        self.state.batches_per_epoch = train.len();
+        self.validating = validation.is_some();
+        self.history.set_stopped(None);
+        if let Some(name) = &self.schedule_monitor
+            && !self.monitors().contains(name)
+        {
+            return Err(self.unknown_monitor(name));
+        }
+        let mut checkpoints = self.checkpoints.take();
+        let result = checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.start(self));
+        self.checkpoints = checkpoints;
+        result?;
+        self.note_overlap(train, validation)?;
+        self.release()
+    }
+
+    pub(super) fn unknown_monitor(&self, name: &str) -> Error {
+        Error::argument("monitor", format!("one of [{}]", self.monitors().join(", ")), format!("`{name}`")).hint(
+            "validation values need a validation loader, metrics `.metric(…)`, training metrics `.train_metrics()`",
+        )
+    }
+
+    /// Notes validation examples that are training examples too.
+    pub(super) fn note_overlap(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        let Some(validation) = validation else { return Ok(()) };
+        let seen: HashSet<(usize, usize)> = train.origins()?.into_iter().collect();
+        let validated: HashSet<(usize, usize)> = validation.origins()?.into_iter().collect();
+        let mut both: Vec<usize> = validated.intersection(&seen).map(|&(_, index)| index).collect();
+        if !both.is_empty() {
+            both.sort_unstable();
+            let first: Vec<String> = both.iter().take(5).map(usize::to_string).collect();
+            self.note(format!(
+                "warning: {} of {} validation examples are training examples too (index {}{}); the validation flatters",
+                both.len(),
+                validated.len(),
+                first.join(", "),
+                if both.len() > 5 { ", …" } else { "" }
+            ));
+        }
+        Ok(())
+    }
+}
