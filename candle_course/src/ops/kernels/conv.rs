@@ -296,7 +296,10 @@ pub(super) fn forward_general<T: Element>(
 /// The convolution whose output is the gradient of this one's input, if there is one.
 fn adjoint(g: &Geometry) -> Option<Geometry> {
     let reach = (g.dilation.0 * (g.kernel.0 - 1), g.dilation.1 * (g.kernel.1 - 1));
-    let fits = g.stride == (1, 1) && reach.0 >= g.padding.0 && reach.1 >= g.padding.1;
+    // The output padding of a transposed convolution makes the input larger than the windows reach.
+    let (height, width) = g.padded();
+    let covered = (g.output.0 + reach.0, g.output.1 + reach.1) == (height, width);
+    let fits = g.stride == (1, 1) && covered && reach.0 >= g.padding.0 && reach.1 >= g.padding.1;
     fits.then(|| Geometry {
         in_channels: g.out_channels,
         out_channels: g.in_channels,
