@@ -325,6 +325,40 @@ fn every_instruction_set_and_a_single_thread() {
     }
 }
 
+/// A NaN reaches every number that it enters, and no other, through the fused ReLU and the maximum too.
+#[test]
+fn nan_stays_nan() {
+    for dtype in [DType::F32, DType::F64] {
+        let ones = |shape: &[usize]| Tensor::ones(shape, dtype, &Device::Cpu).unwrap();
+        for size in [(5, 6), (7, 37)] {
+            let count = 2 * 3 * size.0 * size.1;
+            let marked: Vec<f64> = (0..count).map(|i| if i % 97 == 31 { f64::NAN } else { -1.0 }).collect();
+            let x = Tensor::from_vec(marked, (2, 3, size.0, size.1), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let pool = |kernel, stride| Pool2dOptions { stride: (stride, stride), ..Pool2dOptions::new(kernel) };
+            for (kernel, stride) in [(2, 2), (3, 2), (2, 1)] {
+                let is_nan = |ys: &Tensor| values(ys).into_iter().map(f64::is_nan).collect::<Vec<_>>();
+                let most = max_pool2d(&x, &pool(kernel, stride)).unwrap();
+                let mean = avg_pool2d(&x, &pool(kernel, stride)).unwrap();
+                assert_eq!(is_nan(&most), is_nan(&mean));
+                for (outputs, groups) in [(1, 1), (9, 1), (3, 3)] {
+                    let stride = (stride, stride);
+                    let weight = ones(&[outputs, 3 / groups, kernel, kernel]);
+                    for bias in [None, Some(ones(&[outputs]))] {
+                        let of = |relu| {
+                            let options = Conv2dOptions { stride, groups, relu, ..Default::default() };
+                            conv2d(&x, &weight, bias.as_ref(), &options).unwrap()
+                        };
+                        let (with, without) = (of(true), of(false));
+                        assert!(is_nan(&with).contains(&true) && is_nan(&with).contains(&false));
+                        assert_eq!(is_nan(&with), is_nan(&without), "{kernel} {groups} {dtype:?}");
+                        assert!(values(&with).iter().all(|&y| y.is_nan() || y == 0.0));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// candle can be told to keep the graph of the backward pass; our part of it would be missing.
 #[test]
 fn gradients_of_gradients_are_refused() {
