@@ -65,6 +65,15 @@ pub(super) fn check_same_kind(name: &str, other: &Tensor, xs: &Tensor) -> Result
     Ok(())
 }
 
+/// Checks that `weight` is not empty and can be computed with together with `xs`.
+pub(super) fn check_weight(weight: &Tensor, xs: &Tensor) -> Result<()> {
+    check_same_kind("weight", weight, xs)?;
+    if weight.elem_count() == 0 {
+        return Err(Error::argument("weight", "at least one number", format!("shape {:?}", weight.dims())));
+    }
+    Ok(())
+}
+
 /// Checks the shape of the argument `name`.
 pub(super) fn check_shape(name: &str, xs: &Tensor, shape: &[usize]) -> Result<()> {
     if xs.dims() == shape {

@@ -65,6 +65,21 @@ impl Geometry {
         self.in_channels * height * width
     }
 
+    /// Whether no size that the kernels compute overflows, here or in the adjoint.
+    pub fn fits_in_memory(&self) -> bool {
+        const MOST: usize = isize::MAX as usize / 64;
+        let fits = |sizes: &[usize]| {
+            let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+            product.is_some_and(|product| product <= MOST)
+        };
+        let (height, width) = self.padded();
+        fits(&[self.in_channels.max(self.out_channels), height, width])
+            && fits(&[self.batch, self.in_channels, self.input.0, self.input.1])
+            && fits(&[self.batch, self.out_channels, self.output.0, self.output.1])
+            && fits(&[self.stride.0, width])
+            && fits(&[self.stride.1])
+    }
+
     /// Where the input number of depth `k` of a group lies in the padded image, for output pixel 0.
     pub fn offset(&self, group: usize, k: usize) -> usize {
         let (kh, kw) = self.kernel;
