@@ -243,6 +243,39 @@ fn non_finite_gradients_are_reported_skipped_or_ignored() {
 }
 
 #[test]
+fn momentum_may_be_zero_for_a_while() {
+    let builds: [Build; 4] = [
+        build!(|p| Sgd::new(p).momentum(0.9)),
+        build!(|p| Sgd::new(p).momentum(0.9).nesterov(true)),
+        build!(|p| RmsProp::new(p).momentum(0.9)),
+        build!(|p| RmsProp::new(p).momentum(0.9).centered(true).epsilon(1e-3)),
+    ];
+    let initial = Tensors::from([("w".into(), Tensor::new(&[1f64, -2.0, 3.0], &Device::Cpu).unwrap())]);
+    for (i, build) in builds.into_iter().enumerate() {
+        let run = |composed, momenta: [f64; 4]| {
+            let parameters = parameters(&initial, DType::F64);
+            let mut optimizer = build(&parameters, composed);
+            for momentum in momenta {
+                optimizer.set_momentum(momentum).unwrap();
+                let loss = parameters.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
+                optimizer.step(&loss.backward().unwrap(), 0.01).unwrap();
+            }
+            let buffer = optimizer.tensors().unwrap()["w.momentum_buffer"].to_vec1::<f64>().unwrap();
+            [parameters.get("w").unwrap().to_vec1::<f64>().unwrap(), buffer].concat()
+        };
+        let momenta = [0.9, 0.0, 0.5, 0.9];
+        for (a, b) in run(false, momenta).into_iter().zip(run(true, momenta)) {
+            assert!((a - b).abs() < 1e-12, "configuration {i}: {a} {b}");
+        }
+        assert_ne!(run(false, momenta), run(false, [0.9, 0.1, 0.5, 0.9]));
+    }
+    let parameters = parameters(&initial, DType::F64);
+    let text = Sgd::new(&parameters).build().unwrap().set_momentum(0.5).unwrap_err().to_string();
+    assert!(text.contains("expected an Sgd built with momentum"), "{text}");
+    assert!(RmsProp::new(&parameters).build().unwrap().set_momentum(0.5).is_err());
+}
+
+#[test]
 fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
     let count = 100_003;
     let run = |threads: usize| {
