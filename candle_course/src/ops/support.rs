@@ -90,6 +90,17 @@ pub(super) fn image_sizes(name: &str, xs: &Tensor) -> Result<(usize, usize, usiz
     })
 }
 
+/// `rows` · plane · `columns`ᵀ of every plane of an image batch, for a GPU.
+///
+/// `xs`: `[N, C, H, W]`; `rows`: `[H′, H]`; `columns`: `[W′, W]` → `[N, C, H′, W′]`.
+pub(super) fn separable(xs: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = xs.dims4()?;
+    let (planes, out_height, out_width) = (batch * channels, rows.dim(0)?, columns.dim(0)?);
+    let ys = xs.reshape((planes * height, width))?.matmul(&columns.t()?)?.reshape((planes, height, out_width))?;
+    let rows = rows.unsqueeze(0)?.broadcast_as((planes, out_height, height))?.contiguous()?;
+    Ok(rows.matmul(&ys)?.reshape((batch, channels, out_height, out_width))?)
+}
+
 /// A storage's dtype.
 pub(super) fn dtype_of(storage: &CpuStorage) -> DType {
     BackendStorage::dtype(storage)
