@@ -247,6 +247,8 @@ fn untracked(case: &Case, what: &str) {
         let dy = numbers(&case.output, 99).to_dtype(DType::F32).unwrap();
         let alone = (y * dy).unwrap().sum_all().unwrap().backward().unwrap();
         assert_eq!(bits(alone.get(&inputs[which]).unwrap()), bits(gradients.get(&inputs[which]).unwrap()), "{what}");
+        let others = tensors.iter().enumerate().filter(|(i, _)| *i != which);
+        others.for_each(|(_, other)| assert!(alone.get(other).is_none(), "{what}: a gradient that nobody wants"));
     }
 }
 
