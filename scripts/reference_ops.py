@@ -100,6 +100,11 @@ def conv_transpose2d_cases():
         ((3, 2, 1, 6), (2, 2, 1, 3), (1, 2), (0, 1), 0, 1, 1),
         ((1, 1, 3, 3), (1, 1, 3, 3), 4, 0, 3, 1, 1),
         ((1, 2, 3, 3), (2, 1, 1, 1), 1, 1, 0, 1, 1),
+        ((1, 1, 5, 5), (1, 1, 3, 3), 1, 0, 1, 2, 1),
+        ((1, 2, 4, 4), (2, 3, 3, 3), 1, 1, 1, 2, 1),
+        ((2, 2, 3, 4), (2, 2, 3, 2), 1, (0, 1), (2, 0), 3, 1),
+        ((1, 4, 3, 5), (4, 1, 3, 3), 1, 0, (0, 1), 2, 4),
+        ((1, 2, 3, 4), (2, 3, 3, 3), 2, 1, 2, 3, 1),
     ]:
         x, weight, stride, padding, extra, dilation, groups = case
         options = dict(stride=pair(stride), padding=pair(padding), output_padding=pair(extra), dilation=pair(dilation), groups=groups)

@@ -50,10 +50,15 @@ impl GroupNorm {
     }
 
     /// Another ε.
-    #[must_use]
-    pub fn epsilon(mut self, epsilon: f64) -> Self {
+    ///
+    /// # Errors
+    /// If it is not a finite number above 0.
+    pub fn epsilon(mut self, epsilon: f64) -> Result<Self> {
+        if !(epsilon > 0.0 && epsilon.is_finite()) {
+            return Err(Error::argument("epsilon", "a number above 0", epsilon));
+        }
         self.epsilon = epsilon;
-        self
+        Ok(self)
     }
 }
 
@@ -65,6 +70,11 @@ impl Module for GroupNorm {
         if dims.len() < 2 || dims[1] != channels {
             return Err(Error::argument("xs", format!("shape [N, {channels}, …]"), format!("{dims:?}")).into());
         }
+        if xs.elem_count() == 0 {
+            return Err(Error::argument("xs", "at least one number", format!("shape {dims:?}"))
+                .hint("an empty batch has no values and no gradient: was everything filtered out?")
+                .into());
+        }
         let grouped = xs.reshape((dims[0], self.groups, xs.elem_count() / (dims[0] * self.groups)))?;
         let centered = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
         let deviation = (centered.sqr()?.mean_keepdim(2)? + self.epsilon)?.sqrt()?;
@@ -75,5 +85,27 @@ impl Module for GroupNorm {
             .reshape(dims)?
             .broadcast_mul(&self.weight.reshape(affine.clone())?)?
             .broadcast_add(&self.bias.reshape(affine)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Parameters;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn empty_batches_and_a_useless_epsilon_are_refused() {
+        let norm = GroupNorm::new(2, 4, &Parameters::new(0, &Device::Cpu).root()).unwrap();
+        for shape in [[0, 4, 3, 3], [2, 4, 0, 3]] {
+            let empty = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+            let text = norm.forward(&empty).unwrap_err().to_string();
+            assert!(text.contains("`xs`: expected at least one number, got shape"), "{text}");
+        }
+        for epsilon in [0.0, -1e-5, f64::NAN, f64::INFINITY] {
+            let text = norm.clone().epsilon(epsilon).unwrap_err().to_string();
+            assert!(text.contains("`epsilon`: expected a number above 0"), "{text}");
+        }
+        assert!(norm.epsilon(1e-3).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! Who owns the variables of a model.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -290,9 +291,9 @@ impl Scope {
     /// If this place has a generator already.
     pub fn generator(&self) -> Result<SharedGenerator> {
         let generator = SharedGenerator::new(Generator::derive(self.parameters.seed(), &self.full_name("generator")));
-        match self.parameters.entries().generators.insert(self.path.clone(), generator.clone()) {
-            None => Ok(generator),
-            Some(_) => {
+        match self.parameters.entries().generators.entry(self.path.clone()) {
+            Entry::Vacant(place) => Ok(place.insert(generator).clone()),
+            Entry::Occupied(_) => {
                 Err(Error::argument("name", "a place without a generator", format!("`{}`, which has one", self.path))
                     .hint("give every Dropout a name of its own"))
             }
@@ -318,6 +319,20 @@ mod tests {
         };
         assert_eq!(value(&alone, "b.weight"), value(&together, "b.weight"));
         assert_ne!(value(&together, "a.weight"), value(&together, "b.weight"));
+    }
+
+    #[test]
+    fn a_refused_second_generator_leaves_the_first_in_place() {
+        let parameters = Parameters::new(1, &Device::Cpu);
+        let first = parameters.at("drop").generator().unwrap();
+        let text = parameters.at("drop").generator().unwrap_err().to_string();
+        assert!(text.contains("`drop`, which has one; give every Dropout a name of its own"), "{text}");
+        first.lock().next_u64();
+        let [(_, registered)] = &parameters.generators()[..] else { panic!("one generator") };
+        // The same generator, one number further: not a fresh one of the same seed.
+        let fresh = Parameters::new(1, &Device::Cpu).at("drop").generator().unwrap();
+        fresh.lock().next_u64();
+        assert_eq!(registered.lock().next_u64(), fresh.lock().next_u64());
     }
 
     #[test]

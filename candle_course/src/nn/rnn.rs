@@ -176,6 +176,10 @@ impl Settings {
                 return Err(Error::argument(name, "at least 1", 0));
             }
         }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::argument("dropout", "a probability in [0, 1)", self.dropout)
+                .hint("it is the share that is dropped, not kept"));
+        }
         if self.dropout > 0.0 && self.layers == 1 {
             return Err(Error::argument("dropout", "0 for a single layer: it stands between layers", self.dropout));
         }
@@ -267,7 +271,8 @@ macro_rules! recurrent {
             /// The layer.
             ///
             /// # Errors
-            /// If a size is 0, there is dropout but one layer, or a parameter's name is taken.
+            /// If a size is 0, the dropout is not in `[0, 1)`, there is dropout but one layer, or a
+            /// parameter's name is taken.
             pub fn build(self) -> Result<$layer> {
                 Ok($layer(self.settings.build(self.cell)?))
             }
@@ -509,6 +514,10 @@ mod tests {
         assert_eq!(run(false), run(false));
         assert_ne!(run(true), run(true));
         assert!(Gru::new(3, 4, &parameters.at("one")).dropout(0.5).build().is_err());
+        for p in [-0.5, 1.0, f64::NAN] {
+            let text = Gru::new(3, 4, &parameters.at("none")).layers(2).dropout(p).build().unwrap_err().to_string();
+            assert!(text.contains("`dropout`: expected a probability in [0, 1)"), "{text}");
+        }
         let text = layer.forward_t(&xs.narrow(2, 0, 2).unwrap(), true).unwrap_err().to_string();
         assert!(text.contains("shape [N, T ≥ 1, 3]"), "{text}");
     }

@@ -29,13 +29,15 @@ fn sizes(xs: &Tensor) -> Result<(usize, usize)> {
     }
 }
 
-fn check_affine(xs: &Tensor, channels: usize, affine: Option<(&Tensor, &Tensor)>) -> Result<()> {
-    for (name, parameter) in affine.into_iter().flat_map(|(weight, bias)| [("weight", weight), ("bias", bias)]) {
+fn check_channels(xs: &Tensor, channels: usize, names: [&str; 2], pair: Option<(&Tensor, &Tensor)>) -> Result<()> {
+    for (name, parameter) in names.into_iter().zip(pair.into_iter().flat_map(|(first, second)| [first, second])) {
         check_same_kind(name, parameter, xs)?;
         check_shape(name, parameter, &[channels])?;
     }
     Ok(())
 }
+
+const AFFINE: [&str; 2] = ["weight", "bias"];
 
 struct BatchNorm {
     statistics: Statistics,
@@ -62,8 +64,9 @@ impl BatchNorm {
         xs: &Tensor,
         affine: Option<(&Tensor, &Tensor)>,
         dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Tensor, Tensor)> {
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (x, dy) = (Reading::of(xs), Reading::of(dy));
+        let [of_weight, of_bias] = affine.map_or([false; 2], |(weight, bias)| [weight.track_op(), bias.track_op()]);
         let (weight, bias) = affine.map(|(w, b)| (Reading::of(w), Reading::of(b))).unzip();
         let weight = weight.as_ref().map(|w| w.get::<T>()).transpose()?;
         let bias = bias.as_ref().map(|b| b.get::<T>()).transpose()?;
@@ -75,9 +78,13 @@ impl BatchNorm {
             inverse_std: &self.statistics.variance.iter().map(|v| 1.0 / (v + self.epsilon).sqrt()).collect::<Vec<_>>(),
             relu: self.relu,
         };
-        let (dx, dw, db) = norm::backward(&backward, self.training, xs.track_op());
-        let (cw, cb) = (dw.len(), db.len());
-        Ok((dx.map(|dx| tensor(dx, xs.shape())).transpose()?, tensor(dw, cw)?, tensor(db, cb)?))
+        let (dx, dw, db) = norm::backward(&backward, self.training, xs.track_op(), of_weight || of_bias);
+        let parameter = |values: Vec<T>, wanted: bool| {
+            let channels = values.len();
+            wanted.then(|| tensor(values, channels)).transpose()
+        };
+        let dx = dx.map(|dx| tensor(dx, xs.shape())).transpose()?;
+        Ok((dx, parameter(dw, of_weight)?, parameter(db, of_bias)?))
     }
 }
 
@@ -122,8 +129,7 @@ impl CustomOp3 for BatchNorm {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = incoming(dy, "batch_norm")?;
-        let (dx, dw, db) = with_element!(xs.dtype(), T => self.gradients::<T>(xs, Some((weight, bias)), &dy))?;
-        Ok((dx, Some(dw), Some(db)))
+        with_element!(xs.dtype(), T => self.gradients::<T>(xs, Some((weight, bias)), &dy))
     }
 }
 
@@ -143,7 +149,7 @@ pub fn batch_norm(
     relu: bool,
 ) -> Result<(Tensor, BatchStatistics)> {
     let (channels, plane) = sizes(xs)?;
-    check_affine(xs, channels, affine)?;
+    check_channels(xs, channels, AFFINE, affine)?;
     let count = xs.elem_count() / channels;
     if count < 2 {
         return Err(Error::argument(
@@ -180,8 +186,8 @@ pub fn batch_norm_inference(
     relu: bool,
 ) -> Result<Tensor> {
     let (channels, plane) = sizes(xs)?;
-    check_affine(xs, channels, affine)?;
-    check_affine(xs, channels, Some((mean, variance)))?;
+    check_channels(xs, channels, AFFINE, affine)?;
+    check_channels(xs, channels, ["mean", "variance"], Some((mean, variance)))?;
     if !on_cpu(xs) {
         let shape = per_channel(xs);
         let inverse = (variance.detach() + epsilon)?.sqrt()?.recip()?.reshape(shape.as_slice())?;
@@ -262,6 +268,18 @@ mod tests {
                 close(ours.get(var).unwrap(), theirs.get(var).unwrap());
             }
         }
+    }
+
+    #[test]
+    fn wrong_statistics_are_called_by_their_names() {
+        let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let (x, three, two) = (ones(&[4, 3]), ones(&[3]), ones(&[2]));
+        let error = |mean: &Tensor, variance: &Tensor, affine: Option<(&Tensor, &Tensor)>| {
+            batch_norm_inference(&x, mean, variance, affine, 1e-5, false).unwrap_err().to_string()
+        };
+        assert!(error(&two, &three, None).starts_with("`mean`: expected shape [3]"));
+        assert!(error(&three, &two, None).starts_with("`variance`: expected shape [3]"));
+        assert!(error(&three, &three, Some((&three, &two))).starts_with("`bias`: expected shape [3]"));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::kernels::{self, conv::Geometry, simd::Element};
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, dtype_of, image_sizes, incoming, on_cpu, output, slice, tensor,
-    with_element,
+    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, image_sizes, incoming, on_cpu, output,
+    slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
 
@@ -39,12 +39,29 @@ fn output_size(
     padding: usize,
     dilation: usize,
 ) -> Result<usize> {
-    let reach = dilation * (kernel - 1) + 1;
-    if size + 2 * padding < reach {
+    let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1));
+    let padded = padding.checked_mul(2).and_then(|padding| padding.checked_add(size));
+    let (Some(reach), Some(padded)) = (reach, padded) else {
+        return Err(too_large(stride, padding, dilation));
+    };
+    if padded < reach {
         return Err(Error::argument("xs", format!("a {axis} of at least {}", reach - 2 * padding), size)
             .hint("the kernel is larger than the padded image: fewer poolings, or more padding?"));
     }
-    Ok((size + 2 * padding - reach) / stride + 1)
+    Ok((padded - reach) / stride + 1)
+}
+
+pub(super) fn too_large<T: std::fmt::Debug>(stride: T, padding: T, dilation: T) -> Error {
+    let got = format!("{stride:?}, {padding:?}, {dilation:?}");
+    Error::argument("stride, padding, dilation", "numbers with which the image fits in memory", got)
+}
+
+/// Refuses sizes that overflow: kernels compute addresses from them.
+pub(super) fn checked(geometry: Geometry) -> Result<Geometry> {
+    match geometry.fits_in_memory() {
+        true => Ok(geometry),
+        false => Err(too_large(geometry.stride, geometry.padding, geometry.dilation)),
+    }
 }
 
 pub(super) fn check_options(stride: (usize, usize), dilation: (usize, usize), groups: usize) -> Result<()> {
@@ -76,7 +93,7 @@ fn geometry(xs: &Tensor, weight: &Tensor, options: &Conv2dOptions) -> Result<Geo
         output_size("height", height, kernel_height, stride.0, padding.0, dilation.0)?,
         output_size("width", width, kernel_width, stride.1, padding.1, dilation.1)?,
     );
-    Ok(Geometry {
+    checked(Geometry {
         batch,
         in_channels,
         out_channels,
@@ -204,8 +221,8 @@ impl CustomOp3 for Conv2d {
 /// - Result: `[N, out, H′, W′]` with H′ = ⌊(H + 2·padding − dilation·(kh − 1) − 1) / stride⌋ + 1.
 ///
 /// # Errors
-/// If shapes, dtypes or devices do not fit, the batch is empty, or the kernel is larger than the
-/// padded image. On a GPU, stride, padding and dilation must be the same vertically and
+/// If shapes, dtypes or devices do not fit, the batch or the weight is empty, or the kernel is
+/// larger than the padded image. On a GPU, stride and dilation must be the same vertically and
 /// horizontally.
 ///
 /// # Examples
@@ -222,14 +239,14 @@ impl CustomOp3 for Conv2d {
 /// ```
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2dOptions) -> Result<Tensor> {
     check_input("xs", xs)?;
-    check_same_kind("weight", weight, xs)?;
+    check_weight(weight, xs)?;
     let geometry = geometry(xs, weight, options)?;
     if let Some(bias) = bias {
         check_same_kind("bias", bias, xs)?;
         check_shape("bias", bias, &[geometry.out_channels])?;
     }
     if !on_cpu(xs) {
-        return composed(xs, weight, bias, options);
+        return composed(xs, weight, bias, options, &geometry);
     }
     let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, Conv2d { geometry, relu: options.relu });
     Ok(match bias {
@@ -238,10 +255,9 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Con
     })
 }
 
-/// The same of candle's operations, for a GPU.
-fn composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2dOptions) -> Result<Tensor> {
-    let Conv2dOptions { stride, padding, dilation, groups, relu } = *options;
-    for (name, (vertical, horizontal)) in [("stride", stride), ("padding", padding), ("dilation", dilation)] {
+/// candle's convolutions have one stride and one dilation for both axes.
+pub(super) fn check_same_both_ways(stride: (usize, usize), dilation: (usize, usize)) -> Result<()> {
+    for (name, (vertical, horizontal)) in [("stride", stride), ("dilation", dilation)] {
         if vertical != horizontal {
             return Err(Error::argument(
                 name,
@@ -250,9 +266,102 @@ fn composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Conv2
             ));
         }
     }
-    let mut ys = xs.contiguous()?.conv2d(&weight.contiguous()?, padding.0, stride.0, dilation.0, groups)?;
+    Ok(())
+}
+
+/// The same of candle's operations, for a GPU.
+fn composed(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    options: &Conv2dOptions,
+    g: &Geometry,
+) -> Result<Tensor> {
+    let Conv2dOptions { stride, padding, dilation, groups, relu } = *options;
+    check_same_both_ways(stride, dilation)?;
+    // candle's gradient takes what the windows leave over at the right to be what they leave over
+    // below. Where it is not, and where the paddings differ, the image is cut to the windows.
+    let windows = |output: usize, kernel: usize| (output - 1) * stride.0 + dilation.0 * (kernel - 1) + 1;
+    let covered = (windows(g.output.0, g.kernel.0), windows(g.output.1, g.kernel.1));
+    let (height, width) = g.padded();
+    let (xs, padding) = if padding.0 == padding.1 && height - covered.0 == width - covered.1 {
+        (xs.clone(), padding.0)
+    } else {
+        let padded = xs.pad_with_zeros(2, padding.0, padding.0)?.pad_with_zeros(3, padding.1, padding.1)?;
+        (padded.narrow(2, 0, covered.0)?.narrow(3, 0, covered.1)?, 0)
+    };
+    let mut ys = xs.contiguous()?.conv2d(&weight.contiguous()?, padding, stride.0, dilation.0, groups)?;
     if let Some(bias) = bias {
         ys = ys.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
     }
     Ok(if relu { ys.relu()? } else { ys })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Var};
+
+    fn variable(shape: (usize, usize, usize, usize), pace: f64) -> Var {
+        let count = shape.0 * shape.1 * shape.2 * shape.3;
+        let values: Vec<f64> = (0..count).map(|i| (i as f64 * pace).sin()).collect();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_gpu_road_agrees_with_the_kernels() {
+        for (size, kernel, stride, padding, dilation, groups) in [
+            ((7, 7), (3, 3), 1, (1, 1), 1, 1),
+            ((6, 9), (3, 3), 2, (1, 1), 1, 1),
+            ((9, 6), (3, 3), 2, (1, 1), 1, 1),
+            ((8, 7), (3, 3), 2, (0, 0), 1, 2),
+            ((7, 8), (2, 3), 3, (1, 1), 1, 1),
+            ((10, 7), (3, 2), 3, (2, 0), 2, 1),
+            ((5, 9), (3, 3), 1, (0, 2), 1, 4),
+        ] {
+            let x = variable((2, 4, size.0, size.1), 1.7);
+            let w = variable((8, 4 / groups, kernel.0, kernel.1), 0.9);
+            let b = Var::from_vec((0..8).map(f64::from).collect(), 8, &Device::Cpu).unwrap();
+            let (stride, dilation) = ((stride, stride), (dilation, dilation));
+            let options = Conv2dOptions { stride, padding, dilation, groups, relu: true };
+            let g = geometry(&x, &w, &options).unwrap();
+            let run = |y: Tensor| {
+                let loss = (&y * y.sin().unwrap()).unwrap().sum_all().unwrap();
+                let gradients = loss.backward().unwrap();
+                let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                let mut all = vec![flat(&y)];
+                all.extend([&x, &w, &b].map(|var| flat(gradients.get(var).unwrap())));
+                all
+            };
+            let ours = run(conv2d(&x, &w, Some(&b), &options).unwrap());
+            let theirs = run(composed(&x, &w, Some(&b), &options, &g).unwrap());
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                assert_eq!(ours.len(), theirs.len(), "{options:?}");
+                let pairs = ours.iter().zip(theirs);
+                pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{size:?} {options:?}: {a} {b}"));
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_weight_and_sizes_that_overflow_are_refused() {
+        let zeros = |shape: [usize; 4]| Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+        let x = zeros([1, 3, 9, 9]);
+        for shape in [[0, 3, 3, 3], [8, 3, 0, 3], [8, 3, 3, 0]] {
+            let text = conv2d(&x, &zeros(shape), None, &Conv2dOptions::default()).unwrap_err().to_string();
+            assert!(text.contains("`weight`: expected at least one number"), "{text}");
+        }
+        let huge = (1 << 61, 1 << 61);
+        let default = Conv2dOptions::default();
+        for options in [
+            Conv2dOptions { dilation: huge, ..default },
+            Conv2dOptions { padding: huge, dilation: (1 << 58, 1 << 58), ..default },
+            Conv2dOptions { padding: (usize::MAX / 2 + 1, 0), ..default },
+            Conv2dOptions { padding: (1 << 40, 1 << 40), ..default },
+            Conv2dOptions { stride: (usize::MAX, 1), ..default },
+        ] {
+            let text = conv2d(&x, &zeros([1, 3, 9, 9]), None, &options).unwrap_err().to_string();
+            assert!(text.contains("numbers with which the image fits in memory"), "{text}");
+        }
+    }
 }

@@ -2,11 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
-use super::conv2d::check_options;
+use super::conv2d::{check_options, check_same_both_ways, checked, too_large};
 use super::kernels::{self, conv::Geometry, simd::Element};
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, dtype_of, image_sizes, incoming, on_cpu, output, slice, tensor,
-    with_element,
+    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, image_sizes, incoming, on_cpu, output,
+    slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
 
@@ -55,8 +55,11 @@ fn geometry(xs: &Tensor, weight: &Tensor, options: &ConvTranspose2dOptions) -> R
     }
     let size =
         |axis: &str, size: usize, kernel: usize, stride: usize, padding: usize, extra: usize, dilation: usize| {
-            let full = (size - 1) * stride + dilation * (kernel - 1) + 1 + extra;
-            full.checked_sub(2 * padding).filter(|&size| size > 0).ok_or_else(|| {
+            let spread = (size - 1).checked_mul(stride);
+            let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1));
+            let full = spread.zip(reach).and_then(|(a, b)| a.checked_add(b)).and_then(|full| full.checked_add(extra));
+            let full = full.ok_or_else(|| too_large(stride, padding, dilation))?;
+            padding.checked_mul(2).and_then(|cut| full.checked_sub(cut)).filter(|&size| size > 0).ok_or_else(|| {
                 Error::argument("padding", format!("less than half of the unpadded output {axis} {full}"), padding)
             })
         };
@@ -64,7 +67,7 @@ fn geometry(xs: &Tensor, weight: &Tensor, options: &ConvTranspose2dOptions) -> R
         size("height", height, kernel_height, stride.0, padding.0, output_padding.0, dilation.0)?,
         size("width", width, kernel_width, stride.1, padding.1, output_padding.1, dilation.1)?,
     );
-    Ok(Geometry {
+    checked(Geometry {
         batch,
         in_channels: group_out * groups,
         out_channels: in_channels,
@@ -188,8 +191,8 @@ impl CustomOp3 for ConvTranspose2d {
 ///   H′ = (H − 1)·stride − 2·padding + dilation·(kh − 1) + output_padding + 1.
 ///
 /// # Errors
-/// If shapes, dtypes or devices do not fit, or the batch is empty. On a GPU, stride, padding,
-/// output padding and dilation must be the same vertically and horizontally, and there is one group.
+/// If shapes, dtypes or devices do not fit, or the batch or the weight is empty. On a GPU, stride
+/// and dilation must be the same vertically and horizontally, and there is one group.
 ///
 /// # Examples
 ///
@@ -210,14 +213,14 @@ pub fn conv_transpose2d(
     options: &ConvTranspose2dOptions,
 ) -> Result<Tensor> {
     check_input("xs", xs)?;
-    check_same_kind("weight", weight, xs)?;
+    check_weight(weight, xs)?;
     let geometry = geometry(xs, weight, options)?;
     if let Some(bias) = bias {
         check_same_kind("bias", bias, xs)?;
         check_shape("bias", bias, &[geometry.in_channels])?;
     }
     if !on_cpu(xs) {
-        return composed(xs, weight, bias, options);
+        return composed(xs, weight, bias, options, &geometry);
     }
     let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, ConvTranspose2d { geometry });
     Ok(match bias {
@@ -227,26 +230,93 @@ pub fn conv_transpose2d(
 }
 
 /// The same of candle's operations, for a GPU.
-fn composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &ConvTranspose2dOptions) -> Result<Tensor> {
+fn composed(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    options: &ConvTranspose2dOptions,
+    g: &Geometry,
+) -> Result<Tensor> {
     let ConvTranspose2dOptions { stride, padding, output_padding, dilation, groups } = *options;
-    for (name, (vertical, horizontal)) in
-        [("stride", stride), ("padding", padding), ("output_padding", output_padding), ("dilation", dilation)]
-    {
-        if vertical != horizontal {
-            return Err(Error::argument(
-                name,
-                "the same number vertically and horizontally on a GPU",
-                format!("({vertical}, {horizontal})"),
-            ));
-        }
-    }
+    check_same_both_ways(stride, dilation)?;
     if groups != 1 {
         return Err(Error::argument("groups", "1 on a GPU", groups));
     }
-    let (xs, weight) = (xs.contiguous()?, weight.contiguous()?);
-    let ys = xs.conv_transpose2d(&weight, padding.0, output_padding.0, stride.0, dilation.0)?;
+    // Both paddings by hand: candle's gradient is wrong for an output padding of a stride or more.
+    let full = xs.contiguous()?.conv_transpose2d(&weight.contiguous()?, 0, 0, stride.0, dilation.0)?;
+    let full = full.pad_with_zeros(2, 0, output_padding.0)?.pad_with_zeros(3, 0, output_padding.1)?;
+    let ys = full.narrow(2, padding.0, g.input.0)?.narrow(3, padding.1, g.input.1)?;
     Ok(match bias {
         Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?)?,
         None => ys,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Var};
+
+    fn variable(shape: (usize, usize, usize, usize), pace: f64) -> Var {
+        let count = shape.0 * shape.1 * shape.2 * shape.3;
+        let values: Vec<f64> = (0..count).map(|i| (i as f64 * pace).sin()).collect();
+        Var::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_gpu_road_agrees_with_the_kernels() {
+        for (size, kernel, stride, padding, output_padding, dilation) in [
+            ((4, 5), (2, 2), 2, (0, 0), (0, 0), 1),
+            ((5, 4), (3, 3), 2, (1, 1), (1, 1), 1),
+            ((3, 5), (3, 3), 1, (0, 0), (1, 1), 2),
+            ((3, 4), (3, 2), 3, (1, 0), (0, 2), 1),
+            ((4, 3), (3, 3), 1, (2, 1), (0, 1), 2),
+            ((3, 4), (2, 3), 2, (1, 1), (2, 1), 3),
+        ] {
+            let (x, w) = (variable((2, 3, size.0, size.1), 1.7), variable((3, 4, kernel.0, kernel.1), 0.9));
+            let b = Var::from_vec((0..4).map(f64::from).collect(), 4, &Device::Cpu).unwrap();
+            let (stride, dilation) = ((stride, stride), (dilation, dilation));
+            let options = ConvTranspose2dOptions { stride, padding, output_padding, dilation, groups: 1 };
+            let g = geometry(&x, &w, &options).unwrap();
+            let run = |y: Tensor| {
+                let loss = (&y * y.sin().unwrap()).unwrap().sum_all().unwrap();
+                let gradients = loss.backward().unwrap();
+                let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                let mut all = vec![flat(&y)];
+                all.extend([&x, &w, &b].map(|var| flat(gradients.get(var).unwrap())));
+                all
+            };
+            let ours = run(conv_transpose2d(&x, &w, Some(&b), &options).unwrap());
+            let theirs = run(composed(&x, &w, Some(&b), &options, &g).unwrap());
+            for (ours, theirs) in ours.iter().zip(&theirs) {
+                assert_eq!(ours.len(), theirs.len(), "{options:?}");
+                let pairs = ours.iter().zip(theirs);
+                pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{size:?} {options:?}: {a} {b}"));
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_weight_and_sizes_that_overflow_are_refused() {
+        let zeros = |shape: [usize; 4]| Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+        let x = zeros([1, 3, 2, 2]);
+        let default = ConvTranspose2dOptions::default();
+        for shape in [[3, 0, 3, 3], [3, 8, 0, 3]] {
+            let text = conv_transpose2d(&x, &zeros(shape), None, &default).unwrap_err().to_string();
+            assert!(text.contains("`weight`: expected at least one number"), "{text}");
+        }
+        let huge = (1 << 61, 1 << 61);
+        for options in [
+            ConvTranspose2dOptions { dilation: huge, ..default },
+            ConvTranspose2dOptions { stride: (usize::MAX, 1), ..default },
+            // Beside a small output: the adjoint's padded image is what overflows.
+            ConvTranspose2dOptions { dilation: (1 << 40, 1 << 40), padding: (1 << 42, 1 << 42), ..default },
+        ] {
+            let text = conv_transpose2d(&x, &zeros([3, 1, 9, 9]), None, &options).unwrap_err().to_string();
+            assert!(text.contains("numbers with which the image fits in memory"), "{text}");
+        }
+        let options = ConvTranspose2dOptions { padding: (usize::MAX / 2 + 1, 0), ..default };
+        let text = conv_transpose2d(&x, &zeros([3, 1, 9, 9]), None, &options).unwrap_err().to_string();
+        assert!(text.contains("less than half of the unpadded output height 10"), "{text}");
+    }
 }

@@ -45,3 +45,39 @@ pub fn dropout(xs: &Tensor, p: f64, key: u64) -> Result<Tensor> {
     let mask = Tensor::from_vec(mask, xs.shape(), &Device::Cpu)?.to_dtype(xs.dtype())?.to_device(xs.device())?;
     Ok((xs * mask)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Var};
+
+    #[test]
+    fn the_gradient_passes_where_the_numbers_passed() {
+        let numbers = |pace: f64| {
+            let values: Vec<f64> = (0..70 * 150).map(|i| (i as f64 * pace).sin()).collect();
+            Tensor::from_vec(values, (70, 150), &Device::Cpu).unwrap()
+        };
+        for dtype in [DType::F32, DType::F64] {
+            for (p, key) in [(0.0, 1), (0.3, 2), (0.9, u64::MAX)] {
+                let x = Var::from_tensor(&numbers(1.7).to_dtype(dtype).unwrap()).unwrap();
+                let dy = numbers(0.9).to_dtype(dtype).unwrap();
+                let flat =
+                    |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                let scale = dropout(&x.ones_like().unwrap(), p, key).unwrap();
+                let kept = Tensor::full(1.0 / (1.0 - p), (), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+                assert!(flat(&scale).iter().all(|&s| s == 0.0 || s == flat(&kept)[0]));
+                let y = dropout(&x, p, key).unwrap();
+                let gradients = (&y * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+                assert_eq!(flat(&y), flat(&(x.as_tensor() * &scale).unwrap()));
+                assert_eq!(flat(gradients.get(&x).unwrap()), flat(&(&dy * &scale).unwrap()));
+                if dtype == DType::F64 {
+                    // Linear: the difference is the derivative for a step of any size.
+                    let there = dropout(&(x.as_tensor() + &dy).unwrap(), p, key).unwrap();
+                    let difference: f64 = flat(&((there - &y).unwrap() * &dy).unwrap()).iter().sum();
+                    let product: f64 = flat(&(gradients.get(&x).unwrap() * &dy).unwrap()).iter().sum();
+                    assert!((difference - product).abs() < 1e-9 * product, "{difference} {product}");
+                }
+            }
+        }
+    }
+}

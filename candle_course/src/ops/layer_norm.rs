@@ -18,13 +18,20 @@ impl LayerNorm {
     fn gradients<T: Element>(
         &self,
         xs: &Tensor,
-        weight: Option<&Tensor>,
+        affine: Option<(&Tensor, &Tensor)>,
         dy: &Tensor,
-    ) -> candle_core::Result<(Tensor, Vec<T>, Vec<T>)> {
-        let (x, weight, dy) = (Reading::of(xs), weight.map(Reading::of), Reading::of(dy));
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (x, weight, dy) = (Reading::of(xs), affine.map(|(weight, _)| Reading::of(weight)), Reading::of(dy));
         let weight = weight.as_ref().map(|w| w.get::<T>()).transpose()?;
-        let (dx, dw, db) = kernel::backward(x.get::<T>()?, dy.get()?, self.size, weight, self.epsilon);
-        Ok((tensor(dx, xs.shape())?, dw, db))
+        let (input, [of_weight, of_bias]) =
+            (xs.track_op(), affine.map_or([false; 2], |(weight, bias)| [weight.track_op(), bias.track_op()]));
+        let (dx, dw, db) =
+            kernel::backward(x.get::<T>()?, dy.get()?, self.size, weight, self.epsilon, input, of_weight || of_bias);
+        let parameter = |values, wanted: bool| {
+            affine.filter(|_| wanted).map(|(weight, _)| tensor(values, weight.shape())).transpose()
+        };
+        let dx = input.then(|| tensor(dx, xs.shape())).transpose()?;
+        Ok((dx, parameter(dw, of_weight)?, parameter(db, of_bias)?))
     }
 }
 
@@ -41,7 +48,7 @@ impl CustomOp1 for LayerNorm {
 
     fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let dy = incoming(dy, "layer_norm")?;
-        Ok(Some(with_element!(xs.dtype(), T => self.gradients::<T>(xs, None, &dy)?.0)))
+        Ok(with_element!(xs.dtype(), T => self.gradients::<T>(xs, None, &dy)?.0))
     }
 }
 
@@ -74,10 +81,7 @@ impl CustomOp3 for LayerNorm {
         dy: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = incoming(dy, "layer_norm")?;
-        with_element!(xs.dtype(), T => {
-            let (dx, dw, db) = self.gradients::<T>(xs, Some(weight), &dy)?;
-            Ok((Some(dx), Some(tensor(dw, weight.shape())?), Some(tensor(db, bias.shape())?)))
-        })
+        with_element!(xs.dtype(), T => self.gradients::<T>(xs, Some((weight, bias)), &dy))
     }
 }
 

@@ -6,7 +6,8 @@ use super::kernels::gemm::{Matrix, gemm};
 use super::kernels::simd::Element;
 use super::kernels::{activation, buffer::written, reduce};
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
+    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, incoming, on_cpu, output, slice,
+    tensor, with_element,
 };
 use crate::error::{Error, Result};
 
@@ -134,7 +135,7 @@ impl CustomOp3 for Linear {
 /// - Result: `[…, out]`.
 ///
 /// # Errors
-/// If shapes, dtypes or devices do not fit, or the input is empty.
+/// If shapes, dtypes or devices do not fit, or the input or the weight is empty.
 ///
 /// # Examples
 ///
@@ -149,7 +150,7 @@ impl CustomOp3 for Linear {
 /// ```
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -> Result<Tensor> {
     check_input("xs", xs)?;
-    check_same_kind("weight", weight, xs)?;
+    check_weight(weight, xs)?;
     let &[outputs, inputs] = weight.dims() else {
         return Err(Error::argument("weight", "shape [out, in]", format!("{:?}", weight.dims())));
     };
@@ -178,4 +179,19 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -
         Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
         None => xs.apply_op2(&weight, op)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn an_empty_weight_is_refused() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        for bias in [None, Some(zeros(&[0]))] {
+            let text = linear(&zeros(&[2, 3]), &zeros(&[0, 3]), bias.as_ref(), false).unwrap_err().to_string();
+            assert_eq!(text, "`weight`: expected at least one number, got shape [0, 3]");
+        }
+    }
 }

@@ -2,14 +2,15 @@
 //!
 //! Every operation takes and returns candle tensors and takes part in candle's `backward`. On the
 //! CPU it runs kernels of this crate (AVX-512, AVX2 or portable, see [`simd_level`]) on candle's
-//! thread pool, which has `RAYON_NUM_THREADS` threads; on a GPU it is composed of candle's
-//! operations, arranged so that the gradient is right there too (candle's own `max_pool2d`
-//! gradient, for one, is not).
+//! thread pool, which has `RAYON_NUM_THREADS` threads (`CANDLE_NUM_THREADS`, if set, overrides
+//! it); on a GPU it is composed of candle's operations, arranged so that the gradient is right
+//! there too (candle's own `max_pool2d` gradient, for one, is not).
 //!
 //! - f32 and f64; inputs may be strided or broadcast; empty ones are refused.
 //! - The gradient of an input that needs none is not computed.
 //! - Gradients of gradients are refused: candle's `CANDLE_GRAD_DO_NOT_DETACH` makes the backward
-//!   pass of these operations an error.
+//!   pass of these operations an error. Without it gradients carry no graph: a backward pass
+//!   through them yields nothing and no error, as in candle itself.
 //! - The same inputs give the same bits on the same machine with the same number of threads.
 
 mod support;

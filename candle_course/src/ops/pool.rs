@@ -1,10 +1,12 @@
 //! Pooling.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
 use super::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
 use super::support::{
-    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, slice, tensor, with_element,
+    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
 
@@ -209,21 +211,20 @@ fn composed_max(xs: &Tensor, g: &Geometry) -> Result<Tensor> {
     Ok(windows.gather(&largest, D::Minus1)?.squeeze(D::Minus1)?)
 }
 
-/// Average pooling as two matrix products, for a GPU.
+/// Average pooling as two matrix products, one per axis, for a GPU.
 fn composed_average(xs: &Tensor, windows: &impl Windows) -> Result<Tensor> {
     let ((height, width), (out_h, out_w)) = windows.sizes();
-    // [pixels out, pixels in], each row one window.
-    let mut weights = vec![0f32; out_h * out_w * height * width];
-    for (pixel, row) in weights.chunks_exact_mut(height * width).enumerate() {
-        let (rows, columns, divisor) = windows.window(pixel / out_w, pixel % out_w);
-        for y in rows {
-            row[y * width..][columns.clone()].fill((1.0 / divisor) as f32);
+    // [out, in], each row one window.
+    let matrix = |size: usize, spans: Vec<(Range<usize>, usize)>| -> Result<Tensor> {
+        let mut weights = vec![0f32; spans.len() * size];
+        for (row, (places, divisor)) in weights.chunks_exact_mut(size).zip(&spans) {
+            row[places.clone()].fill((1.0 / *divisor as f64) as f32);
         }
-    }
-    let weights = Tensor::from_vec(weights, (out_h * out_w, height * width), xs.device())?.to_dtype(xs.dtype())?;
-    let (batch, channels, _, _) = xs.dims4()?;
-    let ys = xs.reshape((batch * channels, height * width))?.matmul(&weights.t()?)?;
-    Ok(ys.reshape((batch, channels, out_h, out_w))?)
+        Ok(Tensor::from_vec(weights, (spans.len(), size), xs.device())?.to_dtype(xs.dtype())?)
+    };
+    let rows = matrix(height, (0..out_h).map(|y| windows.rows(y)).collect())?;
+    let columns = matrix(width, (0..out_w).map(|x| windows.columns(x)).collect())?;
+    separable(xs, &rows, &columns)
 }
 
 #[cfg(test)]
@@ -245,9 +246,11 @@ mod tests {
                 let options = Pool2dOptions { kernel_size: kernel, stride, padding, ceil_mode, count_include_pad };
                 let g = geometry(&x, &options).unwrap();
                 let sliding = Sliding { geometry: g, count_include_pad };
+                let adaptive = Adaptive { input: size, output: kernel };
                 for (ours, composed) in [
                     (max_pool2d(&x, &options).unwrap(), composed_max(&x, &g).unwrap()),
                     (avg_pool2d(&x, &options).unwrap(), composed_average(&x, &sliding).unwrap()),
+                    (adaptive_avg_pool2d(&x, kernel).unwrap(), composed_average(&x, &adaptive).unwrap()),
                 ] {
                     let seeds = Tensor::arange(0f64, ours.elem_count() as f64, &Device::Cpu).unwrap();
                     let gradient = |ys: &Tensor| {
@@ -264,6 +267,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_gpu_road_of_the_average_needs_little_memory() {
+        // A matrix from all pixels to all would have 2³⁴ numbers.
+        let x = Tensor::rand(0f32, 1., (1, 2, 512, 512), &Device::Cpu).unwrap();
+        let options = Pool2dOptions::new(2);
+        let sliding = Sliding { geometry: geometry(&x, &options).unwrap(), count_include_pad: true };
+        let difference = (avg_pool2d(&x, &options).unwrap() - composed_average(&x, &sliding).unwrap()).unwrap();
+        assert!(difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6);
     }
 
     #[test]

@@ -54,11 +54,11 @@ impl CustomOp3 for Op {
         let (w, s, y, d) = (Reading::of(weight), Reading::of(state), Reading::of(ys), Reading::of(&dy));
         with_element!(xs.dtype(), T => {
             let Gradients { from_input, weight: by_weight, state: by_state } =
-                self.sizes.backward::<T>(w.get()?, s.get()?, y.get()?, kept.as_slice()?, d.get()?);
+                self.sizes.backward::<T>(w.get()?, s.get()?, y.get()?, kept.as_slice()?, d.get()?, weight.track_op());
             Ok((
-                Some(tensor(from_input, xs.shape())?),
-                Some(tensor(by_weight, weight.shape())?),
-                Some(tensor(by_state, state.shape())?),
+                xs.track_op().then(|| tensor(from_input, xs.shape())).transpose()?,
+                by_weight.map(|by_weight| tensor(by_weight, weight.shape())).transpose()?,
+                state.track_op().then(|| tensor(by_state, state.shape())).transpose()?,
             ))
         })
     }

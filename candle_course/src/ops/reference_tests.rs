@@ -191,7 +191,8 @@ fn against_differences(case: &Case, what: &str) {
     }
 }
 
-/// Strided and broadcast inputs and gradients give what contiguous ones give.
+/// Strided and broadcast inputs and gradients, and inputs that begin behind others in their
+/// storage, give what contiguous ones give.
 fn with_strides(case: &Case, what: &str) {
     let inputs = variables(case, DType::F32);
     let (y, gradients) = forward_backward(case, &inputs);
@@ -204,12 +205,28 @@ fn with_strides(case: &Case, what: &str) {
             half
         })
         .collect();
-    let again = run(case, &strided).unwrap();
-    assert_eq!(bits(&again), bits(&y), "{what}: strided input");
+    let behind: Vec<Tensor> = inputs
+        .iter()
+        .map(|x| {
+            let others = (x.as_detached_tensor() + 1.0).unwrap();
+            let part = Tensor::cat(&[&others, x.as_tensor(), &others], 0).unwrap();
+            let part = part.narrow(0, x.dims()[0], x.dims()[0]).unwrap();
+            assert!(part.is_contiguous() && part.layout().start_offset() > 0);
+            part
+        })
+        .collect();
     let dy = numbers(&case.output, 99).to_dtype(DType::F32).unwrap();
-    let gradients_again = (&again * &dy).unwrap().sum_all().unwrap().backward().unwrap();
-    for input in &inputs {
-        assert_eq!(bits(gradients_again.get(input).unwrap()), bits(gradients.get(input).unwrap()), "{what}: strided");
+    for (kind, tensors) in [("strided", strided), ("behind others", behind)] {
+        let again = run(case, &tensors).unwrap();
+        assert_eq!(bits(&again), bits(&y), "{what}: {kind}");
+        let gradients_again = (&again * &dy).unwrap().sum_all().unwrap().backward().unwrap();
+        for input in &inputs {
+            assert_eq!(
+                bits(gradients_again.get(input).unwrap()),
+                bits(gradients.get(input).unwrap()),
+                "{what}: {kind}"
+            );
+        }
     }
 
     // A sum's gradient is broadcast; a product with ones makes it contiguous.
@@ -247,6 +264,8 @@ fn untracked(case: &Case, what: &str) {
         let dy = numbers(&case.output, 99).to_dtype(DType::F32).unwrap();
         let alone = (y * dy).unwrap().sum_all().unwrap().backward().unwrap();
         assert_eq!(bits(alone.get(&inputs[which]).unwrap()), bits(gradients.get(&inputs[which]).unwrap()), "{what}");
+        let others = tensors.iter().enumerate().filter(|(i, _)| *i != which);
+        others.for_each(|(_, other)| assert!(alone.get(other).is_none(), "{what}: a gradient that nobody wants"));
     }
 }
 
@@ -302,7 +321,8 @@ mod stored {
     );
 }
 
-/// All of this again in processes that use narrower instructions, and one that has one thread.
+/// All of this, and all that is built on it, again in processes that use narrower instructions, and
+/// in one that has one thread.
 #[test]
 fn every_instruction_set_and_a_single_thread() {
     const MARK: &str = "CANDLE_COURSE_TEST_CHILD";
@@ -315,13 +335,50 @@ fn every_instruction_set_and_a_single_thread() {
     }
     for (name, value) in settings {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["ops::", "--test-threads", "2"])
+            .args(["ops::", "nn::", "losses::", "metrics::", "optimizers::", "--test-threads", "2"])
+            // Half a minute without any kernel that has instruction sets.
+            .args(["--skip", "agree_with_pytorch_in_f", "--skip", "tensor_operations_agrees_with_pytorch"])
             .env(MARK, "1")
+            .env_remove("CANDLE_NUM_THREADS")
             .env(name, value)
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&child.stdout);
         assert!(child.status.success() && text.contains("test result: ok"), "{name}={value}:\n{text}");
+    }
+}
+
+/// A NaN reaches every number that it enters, and no other, through the fused ReLU and the maximum too.
+#[test]
+fn nan_stays_nan() {
+    for dtype in [DType::F32, DType::F64] {
+        let ones = |shape: &[usize]| Tensor::ones(shape, dtype, &Device::Cpu).unwrap();
+        for size in [(5, 6), (7, 37)] {
+            let count = 2 * 3 * size.0 * size.1;
+            let marked: Vec<f64> = (0..count).map(|i| if i % 97 == 31 { f64::NAN } else { -1.0 }).collect();
+            let x = Tensor::from_vec(marked, (2, 3, size.0, size.1), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let pool = |kernel, stride| Pool2dOptions { stride: (stride, stride), ..Pool2dOptions::new(kernel) };
+            for (kernel, stride) in [(2, 2), (3, 2), (2, 1)] {
+                let is_nan = |ys: &Tensor| values(ys).into_iter().map(f64::is_nan).collect::<Vec<_>>();
+                let most = max_pool2d(&x, &pool(kernel, stride)).unwrap();
+                let mean = avg_pool2d(&x, &pool(kernel, stride)).unwrap();
+                assert_eq!(is_nan(&most), is_nan(&mean));
+                for (outputs, groups) in [(1, 1), (9, 1), (3, 3)] {
+                    let stride = (stride, stride);
+                    let weight = ones(&[outputs, 3 / groups, kernel, kernel]);
+                    for bias in [None, Some(ones(&[outputs]))] {
+                        let of = |relu| {
+                            let options = Conv2dOptions { stride, groups, relu, ..Default::default() };
+                            conv2d(&x, &weight, bias.as_ref(), &options).unwrap()
+                        };
+                        let (with, without) = (of(true), of(false));
+                        assert!(is_nan(&with).contains(&true) && is_nan(&with).contains(&false));
+                        assert_eq!(is_nan(&with), is_nan(&without), "{kernel} {groups} {dtype:?}");
+                        assert!(values(&with).iter().all(|&y| y.is_nan() || y == 0.0));
+                    }
+                }
+            }
+        }
     }
 }
 

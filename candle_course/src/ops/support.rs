@@ -65,6 +65,15 @@ pub(super) fn check_same_kind(name: &str, other: &Tensor, xs: &Tensor) -> Result
     Ok(())
 }
 
+/// Checks that `weight` is not empty and can be computed with together with `xs`.
+pub(super) fn check_weight(weight: &Tensor, xs: &Tensor) -> Result<()> {
+    check_same_kind("weight", weight, xs)?;
+    if weight.elem_count() == 0 {
+        return Err(Error::argument("weight", "at least one number", format!("shape {:?}", weight.dims())));
+    }
+    Ok(())
+}
+
 /// Checks the shape of the argument `name`.
 pub(super) fn check_shape(name: &str, xs: &Tensor, shape: &[usize]) -> Result<()> {
     if xs.dims() == shape {
@@ -79,6 +88,17 @@ pub(super) fn image_sizes(name: &str, xs: &Tensor) -> Result<(usize, usize, usiz
         Error::argument(name, "shape [N, C, H, W]", format!("{:?}", xs.dims()))
             .hint("a single image wants `unsqueeze(0)`, a grey one `unsqueeze(1)`")
     })
+}
+
+/// `rows` · plane · `columns`ᵀ of every plane of an image batch, for a GPU.
+///
+/// `xs`: `[N, C, H, W]`; `rows`: `[H′, H]`; `columns`: `[W′, W]` → `[N, C, H′, W′]`.
+pub(super) fn separable(xs: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = xs.dims4()?;
+    let (planes, out_height, out_width) = (batch * channels, rows.dim(0)?, columns.dim(0)?);
+    let ys = xs.reshape((planes * height, width))?.matmul(&columns.t()?)?.reshape((planes, height, out_width))?;
+    let rows = rows.unsqueeze(0)?.broadcast_as((planes, out_height, height))?.contiguous()?;
+    Ok(rows.matmul(&ys)?.reshape((batch, channels, out_height, out_width))?)
 }
 
 /// A storage's dtype.

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::kernels::upsample::{self, Tap};
 use super::support::{
-    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, slice, tensor, with_element,
+    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
 
@@ -87,13 +87,7 @@ fn composed(xs: &Tensor, resize: &Resize) -> Result<Tensor> {
         }
         Ok(Tensor::from_vec(weights, (taps.len(), from), xs.device())?.to_dtype(xs.dtype())?)
     };
-    let (batch, channels, height, width) = xs.dims4()?;
-    let rows = matrix(&resize.rows, height)?;
-    let columns = matrix(&resize.columns, width)?;
-    let ys = xs.reshape((batch * channels * height, width))?.matmul(&columns.t()?)?;
-    let ys = ys.reshape((batch * channels, height, columns.dim(0)?))?;
-    let ys = rows.unsqueeze(0)?.broadcast_as((batch * channels, rows.dim(0)?, height))?.contiguous()?.matmul(&ys)?;
-    Ok(ys.reshape((batch, channels, rows.dim(0)?, columns.dim(0)?))?)
+    separable(xs, &matrix(&resize.rows, resize.from.0)?, &matrix(&resize.columns, resize.from.1)?)
 }
 
 #[cfg(test)]

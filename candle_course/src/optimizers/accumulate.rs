@@ -65,8 +65,8 @@ impl GradientAccumulator {
     /// the group is full.
     ///
     /// # Errors
-    /// If there are no examples, a trainable parameter has no gradient, or the group was full
-    /// already.
+    /// If there are no examples, a trainable parameter has no gradient or was frozen when the group
+    /// began, or the group was full already.
     pub fn add(&mut self, gradients: GradStore, examples: usize) -> Result<bool> {
         if examples == 0 {
             return Err(Error::argument("examples", "at least 1", 0));
@@ -80,16 +80,18 @@ impl GradientAccumulator {
         match &mut self.sum {
             None => self.sum = Some(gradients),
             Some(sum) => {
+                // Before anything changes: an error leaves the group as it was.
+                if let Some((name, ..)) = new.iter().find(|(_, var, _)| sum.get(var).is_none()) {
+                    return Err(Error::training(format!("`{name}` was frozen when the group of batches began"))
+                        .hint("freeze and unfreeze between groups"));
+                }
                 if self.count == 1 {
                     // The first gradient stays as it is while it is alone: a group of one batch
                     // is bit-identical to no accumulation.
                     scale(&trainable, sum, self.examples as f64)?;
                 }
-                for (name, var, gradient) in new {
-                    let total = sum.get(var).ok_or_else(|| {
-                        Error::training(format!("`{name}` was frozen when the group of batches began"))
-                            .hint("freeze and unfreeze between groups")
-                    })?;
+                for (_, var, gradient) in new {
+                    let Some(total) = sum.get(var) else { continue };
                     let kernel = AddScaled(examples as f64);
                     if total.device().is_cpu() && total.is_contiguous() {
                         kernels::in_place(&kernel, total, gradient, &mut Slots::none(total.dtype()))?;
@@ -278,6 +280,27 @@ mod tests {
             accumulator.take().unwrap().get(&weight).unwrap().to_vec2::<f32>().unwrap()
         };
         assert_eq!(finish(&mut whole), finish(&mut resumed));
+    }
+
+    #[test]
+    fn a_refused_batch_leaves_the_group_as_it_was() {
+        let parameters = Parameters::with_dtype(0, candle_core::DType::F64, &Device::Cpu);
+        let layer = Linear::new(3, 2, &parameters.root()).unwrap();
+        let (xs, ys) = data(4);
+        let weight = parameters.get("weight").unwrap();
+        let numbers = |store: &GradStore| store.get(&weight).unwrap().to_vec2::<f64>().unwrap();
+        let expected = numbers(&gradients(&layer, &xs, &ys));
+        let mut accumulator = GradientAccumulator::new(&parameters, 3).unwrap();
+        parameters.freeze("bias").unwrap();
+        // A store without the frozen parameter's gradient.
+        let mut store = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap().backward().unwrap();
+        store.insert(&weight, gradients(&layer, &xs, &ys).get(&weight).unwrap().clone());
+        accumulator.add(store, 4).unwrap();
+        parameters.unfreeze("bias").unwrap();
+        let text = accumulator.add(gradients(&layer, &xs, &ys), 4).unwrap_err().to_string();
+        assert!(text.contains("`bias` was frozen when the group of batches began"), "{text}");
+        assert_eq!(accumulator.examples(), 4);
+        assert_eq!(numbers(&accumulator.take().unwrap()), expected);
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Engine {
         self.composed = true;
     }
 
+    /// Whether there is a slot of that name.
+    pub fn has_slot(&self, wanted: &str) -> bool {
+        self.slots.iter().any(|(name, _)| *name == wanted)
+    }
+
     pub fn skipped(&self) -> u64 {
         self.skipped
     }

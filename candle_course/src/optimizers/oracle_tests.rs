@@ -243,23 +243,74 @@ fn non_finite_gradients_are_reported_skipped_or_ignored() {
 }
 
 #[test]
-fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
-    let count = 100_003;
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
-            let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap())]);
-            let parameters = parameters(&initial, DType::F32);
-            let mut optimizer = AdamW::new(&parameters).build().unwrap();
-            for _ in 0..3 {
-                let w = parameters.get("w").unwrap();
-                optimizer.step(&w.sqr().unwrap().sum_all().unwrap().backward().unwrap(), 0.01).unwrap();
+fn momentum_may_be_zero_for_a_while() {
+    let builds: [Build; 4] = [
+        build!(|p| Sgd::new(p).momentum(0.9)),
+        build!(|p| Sgd::new(p).momentum(0.9).nesterov(true)),
+        build!(|p| RmsProp::new(p).momentum(0.9)),
+        build!(|p| RmsProp::new(p).momentum(0.9).centered(true).epsilon(1e-3)),
+    ];
+    let initial = Tensors::from([("w".into(), Tensor::new(&[1f64, -2.0, 3.0], &Device::Cpu).unwrap())]);
+    for (i, build) in builds.into_iter().enumerate() {
+        let run = |composed, momenta: [f64; 4]| {
+            let parameters = parameters(&initial, DType::F64);
+            let mut optimizer = build(&parameters, composed);
+            for momentum in momenta {
+                optimizer.set_momentum(momentum).unwrap();
+                let loss = parameters.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
+                optimizer.step(&loss.backward().unwrap(), 0.01).unwrap();
             }
-            parameters.get("w").unwrap().to_vec1::<f32>().unwrap()
-        })
+            let buffer = optimizer.tensors().unwrap()["w.momentum_buffer"].to_vec1::<f64>().unwrap();
+            [parameters.get("w").unwrap().to_vec1::<f64>().unwrap(), buffer].concat()
+        };
+        let momenta = [0.9, 0.0, 0.5, 0.9];
+        for (a, b) in run(false, momenta).into_iter().zip(run(true, momenta)) {
+            assert!((a - b).abs() < 1e-12, "configuration {i}: {a} {b}");
+        }
+        assert_ne!(run(false, momenta), run(false, [0.9, 0.1, 0.5, 0.9]));
+    }
+    let parameters = parameters(&initial, DType::F64);
+    let text = Sgd::new(&parameters).build().unwrap().set_momentum(0.5).unwrap_err().to_string();
+    assert!(text.contains("expected an Sgd built with momentum"), "{text}");
+    assert!(RmsProp::new(&parameters).build().unwrap().set_momentum(0.5).is_err());
+}
+
+/// A process has one pool, whose size it reads once: every number of threads is a process.
+#[test]
+fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
+    const MARK: &str = "CANDLE_COURSE_TEST_OPTIMIZER_CHILD";
+    if std::env::var_os(MARK).is_some() {
+        let count = 100_003;
+        let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
+        let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap())]);
+        let parameters = parameters(&initial, DType::F32);
+        let mut optimizer = AdamW::new(&parameters).build().unwrap();
+        for _ in 0..3 {
+            let w = parameters.get("w").unwrap();
+            optimizer.step(&w.sqr().unwrap().sum_all().unwrap().backward().unwrap(), 0.01).unwrap();
+        }
+        let bits = |x: f32| u64::from(x.to_bits());
+        let numbers = parameters.get("w").unwrap().to_vec1::<f32>().unwrap();
+        let mixed = numbers.into_iter().fold(0u64, |sum, x| sum.wrapping_mul(0x0100_0000_01B3) ^ bits(x));
+        println!("\nthreads {} bits {mixed:016x}", crate::ops::parallel::threads());
+        return;
+    }
+    let run = |threads: usize| {
+        let name = "optimizers::oracle_tests::many_numbers_give_the_same_bits_on_any_number_of_threads";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(MARK, "1")
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            .env_remove("CANDLE_NUM_THREADS")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("threads {threads} bits ")));
+        line.unwrap_or_else(|| panic!("{threads} threads:\n{text}")).to_owned()
     };
-    assert_eq!(run(1), run(3));
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Optimizer for RmsProp {
 
     fn set_momentum(&mut self, momentum: f64) -> Result<()> {
         fraction("momentum", momentum)?;
-        if self.momentum == 0.0 {
+        if !self.engine.has_slot("momentum_buffer") {
             return Err(Error::argument("momentum", "an RmsProp built with momentum", "one built without"));
         }
         self.momentum = momentum;
@@ -209,10 +209,9 @@ impl Kernel for RmsPropKernel {
             scale = (scale - slots[1].sqr()?)?;
         }
         let mut update = (gradient / (scale.sqrt()? + self.epsilon)?)?;
-        if self.momentum > 0.0 {
-            let buffer = slots.len() - 1;
-            slots[buffer] = ((&slots[buffer] * self.momentum)? + update)?;
-            update = slots[buffer].clone();
+        if let Some(buffer) = slots.get_mut(if self.centered { 2 } else { 1 }) {
+            *buffer = ((&*buffer * self.momentum)? + update)?;
+            update = buffer.clone();
         }
         parameter - (update * self.moment.learning_rate)?
     }

@@ -131,7 +131,7 @@ impl Optimizer for Sgd {
 
     fn set_momentum(&mut self, momentum: f64) -> Result<()> {
         fraction("momentum", momentum)?;
-        if self.momentum == 0.0 {
+        if !self.engine.has_slot("momentum_buffer") {
             return Err(Error::argument("momentum", "an Sgd built with momentum", "one built without"));
         }
         self.momentum = momentum;

@@ -65,6 +65,21 @@ impl Geometry {
         self.in_channels * height * width
     }
 
+    /// Whether no size that the kernels compute overflows, here or in the adjoint.
+    pub fn fits_in_memory(&self) -> bool {
+        const MOST: usize = isize::MAX as usize / 64;
+        let fits = |sizes: &[usize]| {
+            let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+            product.is_some_and(|product| product <= MOST)
+        };
+        let (height, width) = self.padded();
+        fits(&[self.in_channels.max(self.out_channels), height, width])
+            && fits(&[self.batch, self.in_channels, self.input.0, self.input.1])
+            && fits(&[self.batch, self.out_channels, self.output.0, self.output.1])
+            && fits(&[self.stride.0, width])
+            && fits(&[self.stride.1])
+    }
+
     /// Where the input number of depth `k` of a group lies in the padded image, for output pixel 0.
     pub fn offset(&self, group: usize, k: usize) -> usize {
         let (kh, kw) = self.kernel;
@@ -296,7 +311,10 @@ pub(super) fn forward_general<T: Element>(
 /// The convolution whose output is the gradient of this one's input, if there is one.
 fn adjoint(g: &Geometry) -> Option<Geometry> {
     let reach = (g.dilation.0 * (g.kernel.0 - 1), g.dilation.1 * (g.kernel.1 - 1));
-    let fits = g.stride == (1, 1) && reach.0 >= g.padding.0 && reach.1 >= g.padding.1;
+    // The output padding of a transposed convolution makes the input larger than the windows reach.
+    let (height, width) = g.padded();
+    let covered = (g.output.0 + reach.0, g.output.1 + reach.1) == (height, width);
+    let fits = g.stride == (1, 1) && covered && reach.0 >= g.padding.0 && reach.1 >= g.padding.1;
     fits.then(|| Geometry {
         in_channels: g.out_channels,
         out_channels: g.in_channels,

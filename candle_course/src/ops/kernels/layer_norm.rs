@@ -59,7 +59,10 @@ struct Backward<'a, T> {
     size: usize,
     weight: Option<&'a [T]>,
     epsilon: f64,
+    /// Empty if the gradient of the input is not wanted.
     dx: &'a mut [T],
+    /// Whether the gradients of weight and bias are wanted.
+    affine: bool,
     weight_sums: &'a mut [T],
     bias_sums: &'a mut [T],
 }
@@ -69,13 +72,16 @@ impl<T: Element> Kernel<T> for Backward<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
-        let rows = self.x.chunks_exact(self.size).zip(self.dy.chunks_exact(self.size));
-        for ((x, dy), dx) in rows.zip(self.dx.chunks_exact_mut(self.size)) {
+        let mut dx_rows = self.dx.chunks_exact_mut(self.size);
+        for (x, dy) in self.x.chunks_exact(self.size).zip(self.dy.chunks_exact(self.size)) {
             let (mean, inverse) = moments(x, self.epsilon);
-            for i in 0..self.size {
-                self.weight_sums[i] += dy[i] * (x[i] - mean) * inverse;
-                self.bias_sums[i] += dy[i];
+            if self.affine {
+                for i in 0..self.size {
+                    self.weight_sums[i] += dy[i] * (x[i] - mean) * inverse;
+                    self.bias_sums[i] += dy[i];
+                }
             }
+            let Some(dx) = dx_rows.next() else { continue };
             match self.weight {
                 Some(weight) => dx.iter_mut().zip(dy).zip(weight).for_each(|((dx, &dy), &w)| *dx = dy * w),
                 None => dx.copy_from_slice(dy),
@@ -90,26 +96,29 @@ impl<T: Element> Kernel<T> for Backward<'_, T> {
     }
 }
 
-/// The gradients of input, weight and bias. Rows are divided into as many parts as there are
-/// threads, each summed in order.
+/// The gradients of input (empty unless `input`), weight and bias (0 unless `affine`). Rows are
+/// divided into as many parts as there are threads, each summed in order.
 pub fn backward<T: Element>(
     x: &[T],
     dy: &[T],
     size: usize,
     weight: Option<&[T]>,
     epsilon: f64,
+    input: bool,
+    affine: bool,
 ) -> (Vec<T>, Vec<T>, Vec<T>) {
     let rows = x.len() / size;
     let parts = if x.len() < super::parallel::SMALL { 1 } else { threads().min(rows) };
     let mut sums = vec![T::ZERO; 2 * parts * size];
-    let dx = written(x.len(), |dx| {
+    let dx = written(if input { x.len() } else { 0 }, |dx| {
         let (all_dx, all_sums) = (Parts::new(dx), Parts::new(&mut sums));
         for_ranges(parts, |range| {
             for part in range {
                 let (from, to) = (rows * part / parts * size, rows * (part + 1) / parts * size);
+                let dx_range = if input { from..to } else { 0..0 };
                 // SAFETY: every part comes once.
                 let (dx, sums) =
-                    unsafe { (all_dx.get(from..to), all_sums.get(2 * part * size..2 * (part + 1) * size)) };
+                    unsafe { (all_dx.get(dx_range), all_sums.get(2 * part * size..2 * (part + 1) * size)) };
                 let (weight_sums, bias_sums) = sums.split_at_mut(size);
                 T::dispatch(Backward {
                     x: &x[from..to],
@@ -118,6 +127,7 @@ pub fn backward<T: Element>(
                     weight,
                     epsilon,
                     dx,
+                    affine,
                     weight_sums,
                     bias_sums,
                 });

@@ -172,20 +172,23 @@ impl<T: Element> Kernel<T> for InputGradient<'_, T> {
     }
 }
 
-/// The gradients of input, weight and bias. With `through_statistics` (training) the input also
-/// acts through the mean and variance of its channel.
+/// The gradients of input (if `input`), weight and bias (0 unless `affine`). With
+/// `through_statistics` (training) the input also acts through the mean and variance of its channel.
 pub fn backward<T: Element>(
     b: &Backward<'_, T>,
     through_statistics: bool,
     input: bool,
+    affine: bool,
 ) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
     let (plane, count) = (b.plane, b.channels.len());
     let mut sums = vec![(0.0, 0.0); b.x.len() / plane];
     let share = (super::parallel::SMALL / plane).max(1);
-    for_planes(&mut sums, share, b.x.len(), |first, sums| {
-        let (x, dy) = (&b.x[first * plane..], &b.dy[first * plane..]);
-        T::dispatch(GradientSums { x, dy, plane, channels: b.channels, relu: b.relu, first, sums });
-    });
+    if affine || through_statistics {
+        for_planes(&mut sums, share, b.x.len(), |first, sums| {
+            let (x, dy) = (&b.x[first * plane..], &b.dy[first * plane..]);
+            T::dispatch(GradientSums { x, dy, plane, channels: b.channels, relu: b.relu, first, sums });
+        });
+    }
     let totals: Vec<(f64, f64)> = (0..count)
         .map(|c| sums[c..].iter().step_by(count).fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1)))
         .collect();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::eq_op)] // x != x: `is_nan`, without a float trait
 
+use std::ops::Range;
+
 use super::buffer::written;
 use super::parallel::for_parts;
 use super::simd::{Element, Kernel, Simd};
@@ -16,13 +18,16 @@ pub struct Geometry {
     pub padding: (usize, usize),
 }
 
+/// What window `i` covers along an axis, inside the input.
+#[inline(always)]
+fn span(i: usize, size: usize, kernel: usize, stride: usize, padding: usize) -> Range<usize> {
+    (i * stride).saturating_sub(padding)..(i * stride + kernel).saturating_sub(padding).min(size)
+}
+
 impl Geometry {
     /// The rows and columns of the input under output pixel (y, x).
     #[inline(always)]
-    fn window(&self, y: usize, x: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
-        let span = |i: usize, size: usize, kernel: usize, stride: usize, padding: usize| {
-            (i * stride).saturating_sub(padding)..(i * stride + kernel).saturating_sub(padding).min(size)
-        };
+    fn window(&self, y: usize, x: usize) -> (Range<usize>, Range<usize>) {
         (
             span(y, self.input.0, self.kernel.0, self.stride.0, self.padding.0),
             span(x, self.input.1, self.kernel.1, self.stride.1, self.padding.1),
@@ -184,12 +189,21 @@ pub fn max_backward<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     })
 }
 
-/// Windows that are averaged: rows, columns and the divisor of every output pixel.
+/// Windows that are averaged: rows and columns of every output pixel, and the divisor.
 pub trait Windows: Sync {
     /// (height, width) of the input and of the output.
     fn sizes(&self) -> ((usize, usize), (usize, usize));
+    /// The rows of the input under output row `y`, and their share of the divisor.
+    fn rows(&self, y: usize) -> (Range<usize>, usize);
+    /// The columns of the input under output column `x`, and their share of the divisor.
+    fn columns(&self, x: usize) -> (Range<usize>, usize);
+
     /// The window of output pixel (y, x) inside the input, and what its sum is divided by.
-    fn window(&self, y: usize, x: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>, f64);
+    #[inline(always)]
+    fn window(&self, y: usize, x: usize) -> (Range<usize>, Range<usize>, f64) {
+        let ((rows, height), (columns, width)) = (self.rows(y), self.columns(x));
+        (rows, columns, (height * width) as f64)
+    }
 }
 
 /// Windows of one size, moved by a stride.
@@ -199,26 +213,32 @@ pub struct Sliding {
     pub count_include_pad: bool,
 }
 
+impl Sliding {
+    #[inline(always)]
+    fn span(&self, i: usize, size: usize, kernel: usize, stride: usize, padding: usize) -> (Range<usize>, usize) {
+        let span = span(i, size, kernel, stride, padding);
+        // In ceil mode a window may reach beyond even the padding; that part never counts.
+        let whole = (i * stride + kernel).min(size + 2 * padding) - i * stride;
+        let count = if self.count_include_pad { whole } else { span.len() };
+        (span, count)
+    }
+}
+
 impl Windows for Sliding {
     fn sizes(&self) -> ((usize, usize), (usize, usize)) {
         (self.geometry.input, self.geometry.output)
     }
 
     #[inline(always)]
-    fn window(&self, y: usize, x: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>, f64) {
+    fn rows(&self, y: usize) -> (Range<usize>, usize) {
         let g = &self.geometry;
-        let (rows, columns) = g.window(y, x);
-        let divisor = if self.count_include_pad {
-            // In ceil mode a window may reach beyond even the padding; that part never counts.
-            let extent = |i: usize, size: usize, kernel: usize, stride: usize, padding: usize| {
-                (i * stride + kernel).min(size + 2 * padding) - i * stride
-            };
-            extent(y, g.input.0, g.kernel.0, g.stride.0, g.padding.0)
-                * extent(x, g.input.1, g.kernel.1, g.stride.1, g.padding.1)
-        } else {
-            rows.len() * columns.len()
-        };
-        (rows, columns, divisor as f64)
+        self.span(y, g.input.0, g.kernel.0, g.stride.0, g.padding.0)
+    }
+
+    #[inline(always)]
+    fn columns(&self, x: usize) -> (Range<usize>, usize) {
+        let g = &self.geometry;
+        self.span(x, g.input.1, g.kernel.1, g.stride.1, g.padding.1)
     }
 }
 
@@ -228,16 +248,28 @@ pub struct Adaptive {
     pub output: (usize, usize),
 }
 
+impl Adaptive {
+    #[inline(always)]
+    fn span(i: usize, from: usize, to: usize) -> (Range<usize>, usize) {
+        let span = i * from / to..((i + 1) * from).div_ceil(to);
+        let count = span.len();
+        (span, count)
+    }
+}
+
 impl Windows for Adaptive {
     fn sizes(&self) -> ((usize, usize), (usize, usize)) {
         (self.input, self.output)
     }
 
-    fn window(&self, y: usize, x: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>, f64) {
-        let span = |i: usize, from: usize, to: usize| i * from / to..((i + 1) * from).div_ceil(to);
-        let (rows, columns) = (span(y, self.input.0, self.output.0), span(x, self.input.1, self.output.1));
-        let divisor = (rows.len() * columns.len()) as f64;
-        (rows, columns, divisor)
+    #[inline(always)]
+    fn rows(&self, y: usize) -> (Range<usize>, usize) {
+        Self::span(y, self.input.0, self.output.0)
+    }
+
+    #[inline(always)]
+    fn columns(&self, x: usize) -> (Range<usize>, usize) {
+        Self::span(x, self.input.1, self.output.1)
     }
 }
 

@@ -191,8 +191,8 @@ impl<T: Real> Kernel<T> for StepBackward<'_, T> {
 pub struct Gradients<T> {
     /// Of what comes from the input.
     pub from_input: Vec<T>,
-    /// Of the weights and biases of the hidden state.
-    pub weight: Vec<T>,
+    /// Of the weights and biases of the hidden state, if wanted.
+    pub weight: Option<Vec<T>>,
     /// Of the first state.
     pub state: Vec<T>,
 }
@@ -267,8 +267,16 @@ impl Recurrence {
     }
 
     /// From the inputs of [`forward`](Self::forward), what it returned, and the gradient `dy` of
-    /// its output.
-    pub fn backward<T: Real>(&self, weight: &[T], first: &[T], out: &[T], kept: &[T], dy: &[T]) -> Gradients<T> {
+    /// its output; with that of the weight if `weighted`.
+    pub fn backward<T: Real>(
+        &self,
+        weight: &[T],
+        first: &[T],
+        out: &[T],
+        kept: &[T],
+        dy: &[T],
+        weighted: bool,
+    ) -> Gradients<T> {
         let &Self { cell, examples, steps, hidden, .. } = self;
         let (width, states, kept_len, rows) = (self.width(), cell.states() * hidden, cell.kept() * hidden, self.rows());
         let (mut from_hidden, mut d_state) = (Vec::new(), Vec::new());
@@ -339,7 +347,7 @@ impl Recurrence {
                 });
             });
         });
-        let weight = self.weight_gradient(&from_hidden, first, out);
+        let weight = weighted.then(|| self.weight_gradient(&from_hidden, first, out));
         Gradients { from_input, weight, state: d_state }
     }
 
@@ -361,5 +369,40 @@ impl Recurrence {
         let gates = Matrix::new(from_hidden, examples * steps, self.width());
         let before = Matrix::new(&before, examples * steps, columns);
         written(self.width() * columns, |out| gemm(gates.t(), before, out, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Output and gradients, of numbers that f32 holds.
+    fn run<T: Real>(sizes: &Recurrence) -> Vec<f64> {
+        let numbers = |count: usize, pace: f64, scale: f32| -> Vec<T> {
+            (0..count).map(|i| T::of(f64::from(scale * (i as f64 * pace).sin() as f32))).collect()
+        };
+        let &Recurrence { cell, examples, steps, hidden, .. } = sizes;
+        let x = numbers(examples * steps * sizes.width(), 1.7, 2.0);
+        let weight = numbers(sizes.width() * (hidden + 1), 0.9, 0.25);
+        let first = numbers(examples * cell.states() * hidden, 0.3, 1.0);
+        let dy = numbers(examples * sizes.rows() * hidden, 2.3, 1.0);
+        let (out, kept) = sizes.forward(&x, &weight, &first, true);
+        let gradients = sizes.backward(&weight, &first, &out, &kept, &dy, true);
+        let all = [out, gradients.from_input, gradients.weight.unwrap_or_default(), gradients.state].concat();
+        all.into_iter().map(T::wide).collect()
+    }
+
+    #[test]
+    fn single_precision_agrees_with_double() {
+        for cell in [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru] {
+            for (examples, steps, hidden, reverse) in [(1, 1, 1, false), (5, 7, 19, true), (3, 4, 33, false)] {
+                let sizes = Recurrence { cell, examples, steps, hidden, reverse };
+                let (single, double) = (run::<f32>(&sizes), run::<f64>(&sizes));
+                assert_eq!(single.len(), double.len());
+                for (i, (a, b)) in single.into_iter().zip(double).enumerate() {
+                    assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{sizes:?}, number {i}: {a} {b}");
+                }
+            }
+        }
     }
 }

@@ -138,7 +138,11 @@ mod tests {
         // Large enough for several threads, and the same bits as in one.
         let many: Vec<f32> = (0..8 * 4 * 5000).map(|i| (i as f32 * 0.37).sin()).collect();
         let sums = channel_sums(&many, 4, 5000);
+        let mut planes = [0.0; 8 * 4];
+        f32::dispatch(PlaneSums { values: &many, plane: 5000, sums: &mut planes });
         for (channel, sum) in sums.iter().enumerate() {
+            let alone: f64 = planes[channel..].iter().step_by(4).sum();
+            assert_eq!(sum.to_bits(), (alone as f32).to_bits());
             let exact: f64 =
                 (0..8).flat_map(|n| &many[(n * 4 + channel) * 5000..][..5000]).map(|&x| f64::from(x)).sum();
             assert!((f64::from(*sum) - exact).abs() < 1e-3, "{sum} {exact}");

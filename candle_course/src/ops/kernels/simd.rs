@@ -102,7 +102,7 @@ pub trait Simd<T>: Copy {
     unsafe fn store_first(self, p: *mut T, v: Self::V, count: usize);
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `max(a, b)`.
+    /// `max(a, b)`; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a · b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -154,7 +154,7 @@ pub trait Element: WithDType + Default + std::iter::Sum + std::ops::Neg<Output =
     fn exp(self) -> Self;
     /// ln x.
     fn ln(self) -> Self;
-    /// The larger number.
+    /// The larger number; `other` if either is NaN.
     fn maximum(self, other: Self) -> Self;
     /// Hands out this thread's reusable buffers of this type.
     fn scratch() -> &'static std::thread::LocalKey<std::cell::RefCell<Vec<Vec<Self>>>>;

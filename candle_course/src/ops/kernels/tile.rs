@@ -98,7 +98,8 @@ unsafe fn finish<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize
                     value = simd.add(value, before);
                 }
                 if epilogue.relu {
-                    value = simd.max(value, zero);
+                    // In this order a NaN stays NaN.
+                    value = simd.max(zero, value);
                 }
                 if count == S::LANES { simd.store(place, value) } else { simd.store_first(place, value, count) }
             }
