@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::*;
 use crate::nn::{Init, Parameters};
+use crate::ops::parallel::same_on_any_number_of_threads;
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -275,11 +276,10 @@ fn momentum_may_be_zero_for_a_while() {
     assert!(RmsProp::new(&parameters).build().unwrap().set_momentum(0.5).is_err());
 }
 
-/// A process has one pool, whose size it reads once: every number of threads is a process.
 #[test]
 fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
-    const MARK: &str = "CANDLE_COURSE_TEST_OPTIMIZER_CHILD";
-    if std::env::var_os(MARK).is_some() {
+    let name = "optimizers::oracle_tests::many_numbers_give_the_same_bits_on_any_number_of_threads";
+    same_on_any_number_of_threads(name, || {
         let count = 100_003;
         let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
         let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap())]);
@@ -289,28 +289,8 @@ fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
             let w = parameters.get("w").unwrap();
             optimizer.step(&w.sqr().unwrap().sum_all().unwrap().backward().unwrap(), 0.01).unwrap();
         }
-        let bits = |x: f32| u64::from(x.to_bits());
-        let numbers = parameters.get("w").unwrap().to_vec1::<f32>().unwrap();
-        let mixed = numbers.into_iter().fold(0u64, |sum, x| sum.wrapping_mul(0x0100_0000_01B3) ^ bits(x));
-        println!("\nthreads {} bits {mixed:016x}", crate::ops::parallel::threads());
-        return;
-    }
-    let run = |threads: usize| {
-        let name = "optimizers::oracle_tests::many_numbers_give_the_same_bits_on_any_number_of_threads";
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(MARK, "1")
-            .env("RAYON_NUM_THREADS", threads.to_string())
-            .env_remove("CANDLE_NUM_THREADS")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&child.stdout).into_owned();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("threads {threads} bits ")));
-        line.unwrap_or_else(|| panic!("{threads} threads:\n{text}")).to_owned()
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(3));
+        parameters.get("w").unwrap().to_vec1::<f32>().unwrap()
+    });
 }
 
 #[test]

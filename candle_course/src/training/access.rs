@@ -144,10 +144,11 @@ impl Trainer {
 
     /// Gives the model other weights than the last ones, to be used until training goes on.
     pub(super) fn hold(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let last = self.parameters.tensors()?;
-        self.parameters.load_tensors(tensors)?;
-        self.displaced = Some(last);
-        Ok(())
+        // Two callbacks may ask for it; the last weights are those before the first.
+        if self.displaced.is_none() {
+            self.displaced = Some(self.parameters.tensors()?);
+        }
+        self.parameters.load_tensors(tensors)
     }
 
     /// Gives the model the last weights back.

@@ -292,6 +292,19 @@ fn callbacks_of_one_name_are_saved_apart() {
     let record = resumed.history().last().unwrap();
     assert_eq!(saved(&mut resumed, "callback early stopping"), record.validation_loss.unwrap());
     assert_eq!(saved(&mut resumed, "callback early stopping 2"), record.metric("accuracy").unwrap());
+
+    // Both bring their best weights back, and the last ones are still there to go on from.
+    let accuracy = EarlyStopping::new("accuracy").patience(9).build().unwrap();
+    let (builder, parameters) = trainer(3);
+    let builder = builder.epochs(12).learning_rate(0.8).early_stopping(accuracy).early_stopping(stopping(50));
+    let mut both = builder.quiet().build().unwrap();
+    let history = both.fit(&train, Some(&validation)).unwrap();
+    let (builder, last) = trainer(3);
+    let mut plain = builder.epochs(history.epochs().len()).learning_rate(0.8).quiet().build().unwrap();
+    plain.fit(&train, Some(&validation)).unwrap();
+    assert_ne!(bits(&parameters), bits(&last));
+    both.release().unwrap();
+    assert_eq!(bits(&parameters), bits(&last));
 }
 
 #[test]

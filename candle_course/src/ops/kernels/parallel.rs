@@ -103,6 +103,34 @@ pub fn map<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -> Vec<R>
 /// Fewer numbers than this are not worth waking a thread for.
 pub const SMALL: usize = 16 * 1024;
 
+/// Tests that one and the same comes out on any number of threads. A process has one pool, whose
+/// size it reads once, so every number of threads is a process.
+#[cfg(test)]
+pub(crate) fn same_on_any_number_of_threads(test: &str, result: impl FnOnce() -> Vec<f32>) {
+    const CHILD: &str = "CANDLE_COURSE_TEST_THREADS_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let mixed =
+            result().into_iter().fold(0u64, |mixed, x| mixed.wrapping_mul(0x0100_0000_01B3) ^ u64::from(x.to_bits()));
+        println!("\nthreads {} bits {mixed:016x}", threads());
+        return;
+    }
+    let run = |threads: usize| {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CHILD, "1")
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            .env_remove("CANDLE_NUM_THREADS")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("threads {threads} bits ")));
+        line.unwrap_or_else(|| panic!("{threads} threads:\n{text}")).to_owned()
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
