@@ -1,10 +1,11 @@
 """The project's kernel, driven as `scripts/run` drives it."""
 
+import json
 import threading
 
 import pytest
-from conftest import SETUP
-from course import execute
+from conftest import PROJECT, SETUP
+from course import build_folder, evcxr, execute, paths
 
 # d/dw Σ (3w)² = 18w = 36 at w = 2. A second copy of candle's tensor counter makes the tensors of
 # the second cell collide with `w`, and the gradient becomes 60 without any error.
@@ -15,8 +16,8 @@ CANARY = [
 ]
 
 
-def run(folder, *cells, name="test"):
-    return execute.run(name, [(cell, ()) if isinstance(cell, str) else cell for cell in (SETUP, *cells)], folder)
+def run(folder, *cells, name="test", kernel=None):
+    return execute.run(name, [(cell, ()) if isinstance(cell, str) else cell for cell in (SETUP, *cells)], folder, kernel=kernel)
 
 
 def written(report):
@@ -27,6 +28,39 @@ def test_gradients_are_right_across_cells(notebook_folder):
     report = run(notebook_folder, *CANARY)
     assert report.failure == ""
     assert "gradient [36.0]" in written(report)
+
+
+@pytest.fixture
+def static_crate(tmp_path):
+    """The same crate, to be linked into each cell by itself; the folder of its notebooks, and a kernel."""
+    crate, notebooks, kernels = (tmp_path / name for name in ("candle_course", "notebooks/en", "kernels"))
+    for folder in (crate, notebooks, kernels / paths.KERNEL_NAME):
+        folder.mkdir(parents=True)
+    (tmp_path / "Cargo.toml").symlink_to(PROJECT / "Cargo.toml")
+    for name in ("src", "data"):
+        (crate / name).symlink_to(paths.CRATE / name)
+    manifest = (paths.CRATE / "Cargo.toml").read_text()
+    assert manifest.count('crate-type = ["rlib", "dylib"]') == 1
+    manifest = manifest.replace('crate-type = ["rlib", "dylib"]', 'crate-type = ["rlib"]')
+    # The integration tests stay behind.
+    (crate / "Cargo.toml").write_text(manifest.split("[[test]]")[0])
+    specification = {
+        "argv": [str(evcxr.find()), "--control_file", "{connection_file}"],
+        "display_name": "Rust",
+        "language": "rust",
+        "interrupt_mode": "message",
+        "env": dict(build_folder.run_environment(), EVCXR_TMPDIR=str(build_folder.BuildFolder().copy())),
+    }
+    (kernels / paths.KERNEL_NAME / "kernel.json").write_text(json.dumps(specification))
+    return notebooks, execute.manager([str(kernels)])
+
+
+def test_linked_statically_the_same_crate_gives_wrong_gradients(static_crate):
+    """Why the crate is a dynamic library. If this fails, evcxr or candle mended it."""
+    folder, kernel = static_crate
+    report = run(folder, *CANARY, kernel=kernel)
+    assert report.failure == ""
+    assert "gradient [60.0]" in written(report)
 
 
 def test_two_notebooks_run_at_the_same_time(notebook_folder):

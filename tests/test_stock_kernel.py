@@ -37,10 +37,3 @@ def stock_run(tmp_path, notebook_folder, monkeypatch):
 
 def test_gradients_are_right_on_a_stock_kernel(stock_run):
     assert "gradient [36.0]" in stock_run(SETUP, *CANARY)
-
-
-@pytest.mark.skipif("CANDLE_COURSE_STATIC" not in os.environ, reason="six minutes that show a fault of others; CANDLE_COURSE_STATIC=1 runs it")
-def test_plain_candle_is_linked_statically_and_its_gradients_are_wrong(stock_run):
-    """Why the crate is a dynamic library. If this fails, evcxr or candle mended it."""
-    setup = ':dep candle-core = "=0.11.1"\nuse candle_core::{Device, Tensor, Var};'
-    assert "gradient [60.0]" in stock_run(setup, *CANARY)
