@@ -2,8 +2,9 @@
 """Stored PyTorch values of the crate's operations: candle_course/tests/data/ops/.
 
 Every case is an operation, its options and the shapes of its inputs. The inputs' numbers follow
-from `numbers` below, which the tests compute too, so only results are stored: the output and the
-gradient of every input for a given gradient of the output, computed in f64, rounded to f32.
+from `numbers` below, times the option `scale` if there is one, which the tests compute too, so only
+results are stored: the output and the gradient of every input for a given gradient of the output,
+computed in f64, rounded to f32. Every operation has inputs of at least 20 shapes.
 
     scripts/reference_ops.py            # in a throwaway environment
     CANDLE_COURSE_REFERENCE_PYTHON=…    # or with an interpreter that has torch
@@ -68,6 +69,7 @@ def conv2d_cases():
         ((1, 1, 5, 21), (2, 1, 3, 3), 1, 1, 1, 1),
         ((3, 2, 4, 4), (2, 2, 4, 4), 4, 0, 1, 1),
         ((1, 2, 6, 6), (2, 2, 2, 2), 3, 0, 1, 1),
+        ((1, 4, 7, 8), (6, 2, 3, 2), (2, 1), (0, 1), (1, 2), 2),
     ]:
         x, weight, stride, padding, dilation, groups = case
         for_bias = {"relu": sum(x) % 2 == 0}
@@ -82,17 +84,17 @@ def conv_transpose2d_cases():
         ((1, 1, 1, 1), (1, 1, 2, 2), 2, 0, 0, 1, 1),
         ((2, 3, 4, 5), (3, 2, 2, 2), 2, 0, 0, 1, 1),
         ((1, 2, 4, 3), (2, 3, 3, 3), 1, 1, 0, 1, 1),
-        ((1, 2, 4, 3), (2, 3, 3, 3), 2, 1, 1, 1, 1),
+        ((1, 2, 3, 5), (2, 3, 3, 3), 2, 1, 1, 1, 1),
         ((2, 2, 3, 3), (2, 2, 3, 3), 2, 0, 0, 1, 1),
         ((1, 4, 3, 4), (4, 1, 3, 3), 2, 1, 1, 1, 4),
-        ((1, 4, 3, 4), (4, 3, 3, 3), 1, 0, 0, 1, 2),
+        ((1, 4, 2, 4), (4, 3, 3, 3), 1, 0, 0, 1, 2),
         ((1, 2, 4, 4), (2, 3, 3, 3), 1, 2, 0, 2, 1),
-        ((1, 2, 4, 4), (2, 3, 3, 3), 2, 1, 1, 2, 1),
+        ((1, 2, 4, 5), (2, 3, 3, 3), 2, 1, 1, 2, 1),
         ((2, 3, 3, 2), (3, 4, 1, 1), 1, 0, 0, 1, 1),
         ((1, 3, 3, 2), (3, 2, 1, 1), 2, 0, 1, 1, 1),
         ((1, 1, 5, 4), (1, 2, 4, 4), 2, 1, 0, 1, 1),
         ((1, 1, 3, 4), (1, 2, 5, 5), 1, 2, 0, 1, 1),
-        ((1, 1, 3, 4), (1, 2, 5, 5), 3, 1, 2, 1, 1),
+        ((1, 1, 4, 3), (1, 2, 5, 5), 3, 1, 2, 1, 1),
         ((1, 2, 3, 4), (2, 2, 2, 3), (2, 3), (0, 1), (1, 2), 1, 1),
         ((1, 2, 2, 3), (2, 2, 3, 2), (1, 2), (1, 0), 0, (1, 2), 1),
         ((1, 17, 2, 2), (17, 1, 2, 2), 2, 0, 0, 1, 1),
@@ -101,10 +103,11 @@ def conv_transpose2d_cases():
         ((1, 1, 3, 3), (1, 1, 3, 3), 4, 0, 3, 1, 1),
         ((1, 2, 3, 3), (2, 1, 1, 1), 1, 1, 0, 1, 1),
         ((1, 1, 5, 5), (1, 1, 3, 3), 1, 0, 1, 2, 1),
-        ((1, 2, 4, 4), (2, 3, 3, 3), 1, 1, 1, 2, 1),
+        ((1, 2, 5, 4), (2, 3, 3, 3), 1, 1, 1, 2, 1),
         ((2, 2, 3, 4), (2, 2, 3, 2), 1, (0, 1), (2, 0), 3, 1),
         ((1, 4, 3, 5), (4, 1, 3, 3), 1, 0, (0, 1), 2, 4),
-        ((1, 2, 3, 4), (2, 3, 3, 3), 2, 1, 2, 3, 1),
+        ((1, 2, 4, 6), (2, 3, 3, 3), 2, 1, 2, 3, 1),
+        ((2, 4, 3, 2), (4, 2, 3, 2), (2, 1), (1, 0), 0, (1, 2), 2),
     ]:
         x, weight, stride, padding, extra, dilation, groups = case
         options = dict(stride=pair(stride), padding=pair(padding), output_padding=pair(extra), dilation=pair(dilation), groups=groups)
@@ -117,21 +120,21 @@ POOLS = [
     ((1, 1, 2, 2), 2, 2, 0, False),
     ((2, 3, 6, 8), 2, 2, 0, False),
     ((1, 2, 7, 5), 2, 2, 0, False),
-    ((1, 2, 7, 5), 2, 2, 0, True),
+    ((2, 2, 5, 7), 2, 2, 0, True),
     ((1, 1, 4, 37), 2, 2, 0, False),
     ((1, 1, 33, 2), 2, 2, 0, False),
     ((2, 1, 6, 6), 3, 3, 0, False),
     ((1, 2, 8, 7), 3, 2, 1, False),
-    ((1, 2, 8, 7), 3, 2, 1, True),
+    ((1, 3, 8, 9), 3, 2, 1, True),
     ((1, 2, 5, 6), 3, 1, 1, False),
     ((1, 1, 5, 5), 5, 1, 0, False),
-    ((1, 1, 5, 5), 5, 1, 2, False),
+    ((1, 1, 6, 5), 5, 1, 2, False),
     ((1, 2, 7, 9), (2, 3), (1, 2), (0, 1), False),
-    ((1, 2, 7, 9), (3, 2), (2, 3), (1, 0), True),
+    ((2, 1, 9, 7), (3, 2), (2, 3), (1, 0), True),
     ((2, 2, 4, 4), 1, 1, 0, False),
     ((1, 2, 5, 5), 1, 2, 0, False),
     ((1, 1, 9, 9), 2, 3, 1, False),
-    ((1, 1, 9, 9), 2, 3, 1, True),
+    ((1, 2, 8, 9), 2, 3, 1, True),
     ((3, 1, 6, 5), 4, 2, 2, True),
     ((1, 3, 1, 8), (1, 2), (1, 2), 0, False),
     ((1, 1, 10, 10), 7, 3, 3, True),
@@ -150,8 +153,8 @@ def avg_pool_cases():
 
 def adaptive_cases():
     for i, (rows, columns) in enumerate([(1, 1), (2, 2), (3, 2), (1, 4), (5, 3), (2, 7), (4, 4)]):
-        for size in [(6, 8), (5, 7), (1, 3)]:
-            yield dict(output_size=[rows, columns]), [(1 + i % 2, 2, *size)]
+        for height, width in [(6, 8), (5, 7), (1, 3)]:
+            yield dict(output_size=[rows, columns]), [(1 + i % 2, 2, height + i, width + 2 * i % 5)]
 
 
 def batch_norm_cases():
@@ -186,23 +189,30 @@ FLAT = [(1,), (2,), (3,), (7,), (8,), (15,), (16,), (17,), (33,), (100,), (1, 1)
 FLAT += [(2, 3, 4), (1, 5, 1), (2, 1, 3, 2), (1, 2, 3, 4), (2, 2, 2, 2, 2), (129,)]
 
 
-def flat_cases():
+def flat_cases(**options):
     for shape in FLAT:
-        yield {}, [shape]
+        yield options, [shape]
 
 
 def log_softmax_cases():
     for i, shape in enumerate(FLAT):
-        yield dict(dim=i % len(shape)), [shape]
+        yield dict(dim=i % len(shape), scale=4), [shape]
 
 
 def cross_entropy_cases():
-    sizes = [(1, 1), (1, 2), (2, 3), (5, 10), (16, 2), (7, 33), (3, 4), (8, 5), (4, 100), (33, 3), (6, 6)]
-    for i, (examples, classes) in enumerate(sizes + sizes[::-1]):
+    sizes = [(1, 1), (1, 2), (2, 3), (5, 10), (16, 2), (7, 33), (3, 4), (8, 5), (4, 100), (33, 3), (6, 6), (2, 1)]
+    sizes += [(9, 8), (65, 4), (3, 17), (12, 16), (1, 7), (5, 5), (2, 64), (10, 10), (1, 40), (21, 9)]
+    for i, (examples, classes) in enumerate(sizes):
         targets = [(j * 7 + i) % classes for j in range(examples)]
-        ignore = targets[0] if i % 3 == 2 and classes > 1 else None
+        ignore = None
+        if i % 6 == 2:
+            ignore = targets[0]
+        if i % 6 == 5:
+            # No class at all.
+            ignore = targets[-1] = 255
         weight = [[0.25 + (c * 5 % 7) / 4 for c in range(classes)], None][i % 2]
-        yield dict(targets=targets, ignore_index=ignore, label_smoothing=[0.0, 0.1, 0.0, 1.0][i % 4], weight=weight), [(examples, classes)]
+        options = dict(ignore_index=ignore, label_smoothing=[0.0, 0.1, 0.0, 1.0][i % 4], weight=weight)
+        yield dict(targets=targets, **options, scale=4), [(examples, classes)]
 
 
 def upsample_cases():
@@ -210,6 +220,31 @@ def upsample_cases():
     sizes += [((2, 3), (1, 1)), ((3, 2), (9, 6)), ((7, 1), (14, 2)), ((1, 8), (2, 13))]
     for i, (size, to) in enumerate(sizes * 2):
         yield dict(size=list(to), align_corners=i >= len(sizes)), [(1 + i % 2, 1 + i % 3, *size)]
+
+
+def group_norm_cases():
+    for i, (shape, groups) in enumerate([
+        ((1, 2), 1), ((2, 4), 2), ((3, 6), 3), ((1, 4, 3), 4), ((2, 6, 5), 2), ((3, 2, 1), 1), ((1, 1, 2, 2), 1), ((2, 3, 4, 4), 3),
+        ((1, 4, 5, 3), 2), ((2, 8, 2, 2), 4), ((3, 4, 1, 5), 1), ((1, 6, 7, 1), 3), ((2, 2, 3, 9), 2), ((1, 33, 2, 1), 11),
+        ((4, 4, 3, 2), 2), ((1, 16, 3, 3), 8), ((5, 2, 2, 3), 1), ((2, 5, 3, 4), 5), ((1, 2, 8, 8), 2), ((2, 4, 2, 3, 2), 2), ((17, 2, 3), 1),
+    ]):  # fmt: skip
+        yield dict(groups=groups, epsilon=1e-5 if i % 3 else 0.1), [shape, (shape[1],), (shape[1],)]
+
+
+def recurrent_cases(gates, states):
+    """Input, weights of input and hidden state and their biases by layer and direction, first states."""
+    for examples, steps, features, hidden, layers, directions in [
+        (1, 1, 1, 1, 1, 1), (1, 4, 3, 5, 1, 1), (2, 1, 3, 4, 1, 1), (3, 5, 2, 7, 1, 1), (5, 2, 4, 3, 1, 2), (2, 3, 1, 17, 1, 1),
+        (1, 6, 5, 9, 1, 2), (4, 4, 4, 4, 2, 1), (2, 5, 3, 6, 2, 2), (3, 2, 6, 19, 1, 1), (7, 3, 2, 2, 1, 1), (1, 2, 8, 33, 1, 1),
+        (9, 1, 1, 3, 1, 2), (2, 7, 2, 5, 2, 1), (1, 3, 17, 1, 1, 1), (6, 2, 3, 8, 1, 1), (17, 2, 2, 3, 1, 1), (1, 9, 1, 2, 2, 2),
+        (3, 3, 3, 3, 1, 2), (2, 2, 9, 16, 1, 1), (1, 1, 4, 11, 2, 1),
+    ]:  # fmt: skip
+        shapes = [(examples, steps, features)]
+        for layer in range(layers):
+            columns = hidden * directions if layer else features
+            rows = gates * hidden
+            shapes += [(rows, columns), (rows, hidden), (rows,), (rows,)] * directions
+        yield dict(layers=layers, directions=directions), shapes + [(layers * directions, examples, hidden)] * states
 
 
 def pair(size):
@@ -248,22 +283,35 @@ def results(op, options, inputs):
     if op == "relu":
         return F.relu(x)
     if op == "gelu":
-        return F.gelu(4 * x)
+        return F.gelu(x)
     if op == "silu":
-        return F.silu(4 * x)
+        return F.silu(x)
     if op == "log_softmax":
-        return F.log_softmax(4 * x, o["dim"])
+        return F.log_softmax(x, o["dim"])
     if op == "softmax_cross_entropy":
         class_weight = None if o["weight"] is None else torch.tensor(o["weight"], dtype=torch.float64)
         ignore = -100 if o["ignore_index"] is None else o["ignore_index"]
         targets = torch.tensor(o["targets"])
         smoothing = o["label_smoothing"]
-        return F.cross_entropy(4 * x, targets, class_weight, ignore_index=ignore, label_smoothing=smoothing, reduction="none")
+        return F.cross_entropy(x, targets, class_weight, ignore_index=ignore, label_smoothing=smoothing, reduction="none")
     if op == "upsample_nearest2d":
         return F.interpolate(x, o["size"], mode="nearest")
     if op == "upsample_bilinear2d":
         return F.interpolate(x, o["size"], mode="bilinear", align_corners=o["align_corners"])
+    if op == "group_norm":
+        return F.group_norm(x, o["groups"], weight, bias, o["epsilon"])
+    if op in RECURRENT:
+        count = 4 * o["layers"] * o["directions"]
+        parameters, states = rest[:count], rest[count:]
+        state = tuple(states) if op == "lstm" else states[0]
+        # Biases, layers, dropout, training, both directions, the batch first.
+        y = getattr(torch, op)(x, state, parameters, True, o["layers"], 0.0, True, o["directions"] == 2, True)
+        # What every layer ends with counts too.
+        return torch.cat([part.flatten() for part in y])
     raise ValueError(op)
+
+
+RECURRENT = {"rnn_tanh": (1, 1), "rnn_relu": (1, 1), "lstm": (4, 2), "gru": (3, 1)}
 
 
 CASES = {
@@ -277,12 +325,14 @@ CASES = {
     "layer_norm": layer_norm_cases,
     "linear": linear_cases,
     "relu": flat_cases,
-    "gelu": flat_cases,
-    "silu": flat_cases,
+    "gelu": lambda: flat_cases(scale=4),
+    "silu": lambda: flat_cases(scale=4),
     "log_softmax": log_softmax_cases,
     "softmax_cross_entropy": cross_entropy_cases,
     "upsample_nearest2d": upsample_cases,
     "upsample_bilinear2d": upsample_cases,
+    "group_norm": group_norm_cases,
+    **{op: lambda sizes=sizes: recurrent_cases(*sizes) for op, sizes in RECURRENT.items()},
 }
 
 
@@ -292,7 +342,8 @@ def main():
     stored, tensors = [], []
     for op, cases in CASES.items():
         for options, shapes in cases():
-            inputs = [numbers(tuple(shape), seed).requires_grad_() for seed, shape in enumerate(shapes)]
+            scale = options.get("scale", 1)
+            inputs = [(scale * numbers(tuple(shape), seed)).requires_grad_() for seed, shape in enumerate(shapes)]
             y = results(op, options, inputs)
             y.backward(numbers(tuple(y.shape), 99))
             stored.append(dict(op=op, options=options, shapes=[list(shape) for shape in shapes], output=list(y.shape)))

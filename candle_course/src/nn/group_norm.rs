@@ -70,22 +70,27 @@ impl Module for GroupNorm {
         if dims.len() < 2 || dims[1] != channels {
             return Err(Error::argument("xs", format!("shape [N, {channels}, …]"), format!("{dims:?}")).into());
         }
-        if xs.elem_count() == 0 {
-            return Err(Error::argument("xs", "at least one number", format!("shape {dims:?}"))
-                .hint("an empty batch has no values and no gradient: was everything filtered out?")
-                .into());
-        }
-        let grouped = xs.reshape((dims[0], self.groups, xs.elem_count() / (dims[0] * self.groups)))?;
-        let centered = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
-        let deviation = (centered.sqr()?.mean_keepdim(2)? + self.epsilon)?.sqrt()?;
-        let mut affine = vec![1; dims.len()];
-        affine[1] = channels;
-        centered
-            .broadcast_div(&deviation)?
-            .reshape(dims)?
-            .broadcast_mul(&self.weight.reshape(affine.clone())?)?
-            .broadcast_add(&self.bias.reshape(affine)?)
+        Ok(group_norm(xs, self.groups, &self.weight, &self.bias, self.epsilon)?)
     }
+}
+
+/// [`GroupNorm`] of candle's operations, on every device; `xs`: `[N, C, …]`, the others `[C]`.
+pub(crate) fn group_norm(xs: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let dims = xs.dims();
+    if xs.elem_count() == 0 {
+        return Err(Error::argument("xs", "at least one number", format!("shape {dims:?}"))
+            .hint("an empty batch has no values and no gradient: was everything filtered out?"));
+    }
+    let grouped = xs.reshape((dims[0], groups, xs.elem_count() / (dims[0] * groups)))?;
+    let centered = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
+    let deviation = (centered.sqr()?.mean_keepdim(2)? + epsilon)?.sqrt()?;
+    let mut affine = vec![1; dims.len()];
+    affine[1] = dims[1];
+    Ok(centered
+        .broadcast_div(&deviation)?
+        .reshape(dims)?
+        .broadcast_mul(&weight.reshape(affine.clone())?)?
+        .broadcast_add(&bias.reshape(affine)?)?)
 }
 
 #[cfg(test)]

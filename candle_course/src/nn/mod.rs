@@ -22,6 +22,8 @@ pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
 pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};
 pub use dropout::Dropout;
 pub use group_norm::GroupNorm;
+#[cfg(test)]
+pub(crate) use group_norm::group_norm;
 pub use init::{Fan, Init, Nonlinearity};
 pub use layer_norm::{LayerNorm, LayerNormBuilder};
 pub use linear::Linear;

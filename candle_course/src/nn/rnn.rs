@@ -1,6 +1,6 @@
 //! Recurrent layers.
 
-use candle_core::{D, ModuleT, Tensor, Var};
+use candle_core::{ModuleT, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::nn::dropout::Dropout;
@@ -34,63 +34,8 @@ impl Weights {
     /// Returns `[N, T, H]` and the last state.
     fn run(&self, cell: Cell, xs: &Tensor, state: &Tensor, reverse: bool) -> Result<(Tensor, Tensor)> {
         let from_input = ops::linear(xs, &self.input, Some(&self.input_bias), false)?;
-        if xs.device().is_cpu() {
-            return ops::recurrence(cell, &from_input, (&self.hidden, &self.hidden_bias), state, reverse);
-        }
-        Ok(self.composed(cell, &from_input, state, reverse)?)
+        ops::recurrence(cell, &from_input, (&self.hidden, &self.hidden_bias), state, reverse)
     }
-
-    /// The same step by step of candle's operations, for a GPU.
-    fn composed(
-        &self,
-        cell: Cell,
-        from_input: &Tensor,
-        state: &Tensor,
-        reverse: bool,
-    ) -> candle_core::Result<(Tensor, Tensor)> {
-        let steps = from_input.dim(1)?;
-        let states = state.chunk(cell.states(), 1)?;
-        let (mut h, mut c) = (states[0].contiguous()?, states[states.len() - 1].contiguous()?);
-        let mut outputs = Vec::with_capacity(steps);
-        for step in 0..steps {
-            let step = if reverse { steps - 1 - step } else { step };
-            (h, c) = self.step(cell, &from_input.narrow(1, step, 1)?.squeeze(1)?.contiguous()?, &h, &c)?;
-            outputs.push(h.clone());
-        }
-        if reverse {
-            outputs.reverse();
-        }
-        let last = if cell == Cell::Lstm { Tensor::cat(&[&h, &c], 1)? } else { h };
-        Ok((Tensor::stack(&outputs, 1)?, last))
-    }
-
-    /// The new hidden state, and the new cell state of an LSTM.
-    fn step(&self, cell: Cell, from_input: &Tensor, h: &Tensor, c: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
-        let from_hidden = h.matmul(&self.hidden.t()?)?.broadcast_add(&self.hidden_bias)?;
-        match cell {
-            Cell::Tanh => Ok(((from_input + from_hidden)?.tanh()?, c.clone())),
-            Cell::Relu => Ok(((from_input + from_hidden)?.relu()?, c.clone())),
-            Cell::Lstm => {
-                let gates = (from_input + from_hidden)?.chunk(4, D::Minus1)?;
-                let [input, forget, output] = [0, 1, 3].map(|gate| sigmoid(&gates[gate]));
-                let c = ((forget? * c)? + (input? * gates[2].tanh()?)?)?;
-                Ok(((output? * c.tanh()?)?, c))
-            }
-            Cell::Gru => {
-                let (i, h_parts) = (from_input.chunk(3, D::Minus1)?, from_hidden.chunk(3, D::Minus1)?);
-                let reset = sigmoid(&(&i[0] + &h_parts[0])?)?;
-                let update = sigmoid(&(&i[1] + &h_parts[1])?)?;
-                let new = (&i[2] + (reset * &h_parts[2])?)?.tanh()?;
-                // (1 − z) n + z h
-                Ok(((&new + (update * (h - &new)?)?)?, c.clone()))
-            }
-        }
-    }
-}
-
-fn sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
-    // Through tanh: finite for every x, in the gradient too.
-    ((x * 0.5)?.tanh()? + 1.0)? * 0.5
 }
 
 #[derive(Debug, Clone)]
@@ -364,6 +309,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::nn::{GroupNorm, Parameters};
+    use crate::ops::reference_tests;
     use candle_core::{DType, Device, Module};
     use std::collections::BTreeMap;
 
@@ -439,43 +385,65 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_gpu_road_agrees_with_the_kernel() {
-        for cell in [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru] {
-            for (reverse, examples, steps) in [(false, 3, 5), (true, 3, 5), (true, 1, 1)] {
-                let parameters = Parameters::with_dtype(3, DType::F64, &Device::Cpu);
-                let weights = Weights::new(cell, 2, 4, "l0", &parameters.root()).unwrap();
-                let random = |seed: usize, shape: (usize, usize, usize)| {
-                    let count = shape.0 * shape.1 * shape.2;
-                    let values: Vec<f64> = (0..count).map(|i| 2.0 * ((i * 7 + seed * 13) as f64).sin()).collect();
-                    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    /// Value and all gradients of a stored case of this layer, on both roads.
+    fn check_stored(op: &str) {
+        let mut count = 0;
+        for stored in reference_tests::stored(op) {
+            let case = &stored.case;
+            let what = format!("{op} {:?} {}", case.shapes, case.options);
+            let [layers, directions] =
+                ["layers", "directions"].map(|name| case.options[name].as_u64().unwrap() as usize);
+            let inputs: Vec<Var> = reference_tests::variables(case, DType::F64);
+            let mut parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+            let scope = parameters.root();
+            let (features, hidden, both) = (inputs[0].dims()[2], inputs[2].dims()[1], directions == 2);
+            macro_rules! build {
+                ($builder:expr) => {
+                    $builder.layers(layers).bidirectional(both).build().unwrap().0
                 };
-                let state = random(2, (1, examples, cell.states() * 4)).squeeze(0).unwrap();
-                let (xs, state) =
-                    (Var::from_tensor(&random(1, (examples, steps, 2))).unwrap(), Var::from_tensor(&state).unwrap());
-                let (of_output, of_state) =
-                    (random(3, (examples, steps, 4)), random(4, (1, examples, cell.states() * 4)));
-                let check = |(output, last): (Tensor, Tensor)| {
-                    let loss = (&output * &of_output).unwrap().sum_all().unwrap();
-                    let loss = (loss + (&last * of_state.squeeze(0).unwrap()).unwrap().sum_all().unwrap()).unwrap();
-                    let gradients = loss.backward().unwrap();
-                    let mut all = vec![output, last];
-                    all.extend(parameters.trainable().iter().map(|(_, var)| gradients.get(var).unwrap().clone()));
-                    all.extend([&xs, &state].map(|var| gradients.get(var).unwrap().clone()));
-                    all
-                };
-                let kernel = check(weights.run(cell, &xs, &state, reverse).unwrap());
-                let from_input = ops::linear(&xs, &weights.input, Some(&weights.input_bias), false).unwrap();
-                let composed = check(weights.composed(cell, &from_input, &state, reverse).unwrap());
-                for (i, (got, expected)) in kernel.iter().zip(&composed).enumerate() {
-                    assert_close(
-                        got,
-                        expected,
-                        &format!("{cell:?}, reverse {reverse}, {examples}×{steps}, tensor {i}"),
-                    );
-                }
             }
+            let layer: Stack = match op {
+                "rnn_tanh" => build!(Rnn::new(features, hidden, &scope)),
+                "rnn_relu" => build!(Rnn::new(features, hidden, &scope).relu()),
+                "lstm" => build!(Lstm::new(features, hidden, &scope)),
+                _ => build!(Gru::new(features, hidden, &scope)),
+            };
+            let kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"];
+            let names: Vec<String> = (0..4 * layers * directions)
+                .map(|i| {
+                    let direction = if i / 4 % directions == 1 { "_reverse" } else { "" };
+                    format!("{}_l{}{direction}", kinds[i % 4], i / 4 / directions)
+                })
+                .collect();
+            let values = names.iter().zip(&inputs[1..]).map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+            parameters.load_tensors(&values.collect()).unwrap();
+            let trainable: BTreeMap<String, Var> = parameters.trainable().into_iter().collect();
+            let (xs, states) = (&inputs[0], &inputs[1 + names.len()..]);
+            let first = states[0].as_tensor().clone();
+            let cell = states.last().unwrap().as_tensor().clone();
+            let state = RecurrentOutput { output: first.clone(), hidden: first, cell };
+            let run = || {
+                let got = layer.run(xs, Some(&state), true).unwrap();
+                let mut parts = vec![got.output, got.hidden];
+                parts.extend((op == "lstm").then_some(got.cell));
+                let parts: Vec<Tensor> = parts.iter().map(|part| part.flatten_all().unwrap()).collect();
+                let y = Tensor::cat(&parts, 0).unwrap();
+                let gradients = reference_tests::gradients(case, &y);
+                let wanted = [xs].into_iter().chain(names.iter().map(|name| &trainable[name])).chain(states);
+                let mut all = vec![y];
+                all.extend(wanted.map(|var| gradients.get(var).unwrap().flatten_all().unwrap()));
+                Tensor::cat(&all, 0).unwrap().to_vec1::<f64>().unwrap()
+            };
+            reference_tests::assert_close(&what, &run(), &stored.results, 1e-6);
+            reference_tests::assert_close(&what, &reference_tests::composed(run), &stored.results, 1e-6);
+            count += 1;
         }
+        assert!(count >= 20, "{op}: {count} cases");
+    }
+
+    #[test]
+    fn many_shapes_agree_with_pytorch() {
+        ["rnn_tanh", "rnn_relu", "lstm", "gru"].into_iter().for_each(check_stored);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::kernels::activation::{self, Curve, Gelu, Silu};
-use super::support::{Reading, check_input, dtype_of, incoming, on_cpu, output, slice, tensor, with_element};
+use super::support::{
+    Reading, check_input, dtype_of, incoming, on_cpu, output, relu_composed, slice, tensor, with_element,
+};
 use crate::error::Result;
 
 struct Relu;
@@ -42,7 +44,7 @@ impl CustomOp1 for Relu {
 /// ```
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
     check_input("xs", xs)?;
-    Ok(if on_cpu(xs) { xs.contiguous()?.apply_op1(Relu)? } else { xs.relu()? })
+    Ok(if on_cpu(xs) { xs.contiguous()?.apply_op1(Relu)? } else { relu_composed(xs)? })
 }
 
 struct Smooth<C> {

@@ -148,30 +148,36 @@ fn composed(logits: &Tensor, targets: &Tensor, options: &CrossEntropyOptions) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use crate::ops::support;
+    use candle_core::Device;
 
     #[test]
-    fn the_gpu_road_agrees_with_the_kernel() {
-        let values: Vec<f64> = (0..6 * 4).map(|i| 3.0 * (i as f64 * 1.1).sin()).collect();
-        let logits = Var::from_vec(values, (6, 4), &Device::Cpu).unwrap();
-        let targets = Tensor::new(&[0u32, 3, 9, 2, 1, 1], &Device::Cpu).unwrap();
-        for (weighted, label_smoothing) in [(false, 0.0), (true, 0.0), (false, 0.2), (true, 1.0)] {
-            let weight = weighted.then(|| Tensor::new(&[1., 0.5, 2., 3.], &Device::Cpu).unwrap());
-            let options = CrossEntropyOptions { weight, ignore_index: Some(9), label_smoothing };
-            let run = |losses: Tensor| {
-                let gradients = losses.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-                let gradient = gradients.get(&logits).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-                (losses.to_vec1::<f64>().unwrap(), gradient)
-            };
-            let ours = run(softmax_cross_entropy(&logits, &targets, &options).unwrap());
-            let theirs = run(composed(&logits, &targets, &options).unwrap());
-            let close =
-                |a: &[f64], b: &[f64]| a.iter().zip(b).for_each(|(a, b)| assert!((a - b).abs() < 1e-10, "{a} {b}"));
-            close(&ours.0, &theirs.0);
-            close(&ours.1, &theirs.1);
-            assert_eq!(ours.0[2], 0.0);
+    fn a_target_that_is_no_class_is_refused_and_nan_on_a_gpu() {
+        let logits = Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu).unwrap();
+        let targets = Tensor::new(&[0u32, 9], &Device::Cpu).unwrap();
+        let run = || softmax_cross_entropy(&logits, &targets, &CrossEntropyOptions::default());
+        let text = run().unwrap_err().to_string();
+        assert!(text.contains("classes in 0..2, got 9"), "{text}");
+        let losses = support::composed(run).unwrap().to_vec1::<f32>().unwrap();
+        assert!(losses[0].is_finite() && losses[1].is_nan(), "{losses:?}");
+    }
+
+    #[test]
+    fn large_logits_do_not_swallow_the_loss() {
+        for size in [1e4f32, 1e8] {
+            let logits = Tensor::new(&[[size, size], [-size, -size], [size, -size]], &Device::Cpu).unwrap();
+            let targets = Tensor::new(&[0u32, 1, 1], &Device::Cpu).unwrap();
+            for label_smoothing in [0.0, 0.5] {
+                let options = CrossEntropyOptions { label_smoothing, ..Default::default() };
+                let run = || softmax_cross_entropy(&logits, &targets, &options).unwrap().to_vec1::<f32>().unwrap();
+                let log_softmax = || super::super::log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();
+                for (losses, log_p) in [(run(), log_softmax()), support::composed(|| (run(), log_softmax()))] {
+                    let (ln_2, far) = (std::f32::consts::LN_2, 2.0 * size * (1.0 - label_smoothing as f32 / 2.0));
+                    assert!((losses[0] - ln_2).abs() < 1e-6 && (losses[1] - ln_2).abs() < 1e-6, "{size}: {losses:?}");
+                    assert!((losses[2] / far - 1.0).abs() < 1e-6, "{size}: {losses:?}");
+                    assert_eq!(log_p, [[-ln_2; 2], [-ln_2; 2], [0.0, -2.0 * size]], "{size}");
+                }
+            }
         }
-        let text = softmax_cross_entropy(&logits, &targets, &CrossEntropyOptions::default()).unwrap_err().to_string();
-        assert!(text.contains("classes in 0..4, got 9"), "{text}");
     }
 }

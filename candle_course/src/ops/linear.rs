@@ -6,8 +6,8 @@ use super::kernels::gemm::{Matrix, gemm};
 use super::kernels::simd::Element;
 use super::kernels::{activation, buffer::written, reduce};
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, incoming, on_cpu, output, slice,
-    tensor, with_element,
+    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, incoming, on_cpu, output,
+    relu_composed, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
 
@@ -128,7 +128,8 @@ impl CustomOp3 for Linear {
     }
 }
 
-/// y = x Wᵀ + b, then ReLU if `relu`; as `torch.nn.functional.linear`.
+/// y = x Wᵀ + b, then ReLU if `relu`; as `torch.nn.functional.linear`. On the CPU the product is
+/// the `gemm` crate's, which picks its instructions itself, whatever `CANDLE_COURSE_SIMD` says.
 ///
 /// - `xs`: `[…, in]`, f32 or f64.
 /// - `weight`: `[out, in]`; `bias`: `[out]`.
@@ -166,19 +167,24 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -
     let mut shape = xs.dims().to_vec();
     shape[xs.rank() - 1] = outputs;
     if !on_cpu(xs) {
-        let ys = xs.reshape((rows, inputs))?.matmul(&weight.t()?)?;
-        let ys = match bias {
-            Some(bias) => ys.broadcast_add(bias)?,
-            None => ys,
-        };
-        let ys = ys.reshape(shape)?;
-        return Ok(if relu { ys.relu()? } else { ys });
+        return composed(&xs.reshape((rows, inputs))?, weight, bias, relu, shape);
     }
     let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, Linear { rows, inputs, outputs, relu, shape });
     Ok(match bias {
         Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
         None => xs.apply_op2(&weight, op)?,
     })
+}
+
+/// The same of candle's operations, for a GPU; `xs`: `[rows, in]`.
+fn composed(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool, shape: Vec<usize>) -> Result<Tensor> {
+    let ys = xs.matmul(&weight.contiguous()?.t()?)?;
+    let ys = match bias {
+        Some(bias) => ys.broadcast_add(bias)?,
+        None => ys,
+    };
+    let ys = ys.reshape(shape)?;
+    Ok(if relu { relu_composed(&ys)? } else { ys })
 }
 
 #[cfg(test)]

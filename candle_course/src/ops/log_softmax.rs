@@ -48,11 +48,18 @@ pub fn log_softmax(xs: &Tensor, dim: impl Dim) -> Result<Tensor> {
     check_input("xs", xs)?;
     let dim = dim.to_index(xs.shape(), "log_softmax")?;
     if !on_cpu(xs) {
-        return Ok(candle_nn::ops::log_softmax(xs, dim)?);
+        return composed(xs, dim);
     }
     let last = xs.rank() - 1;
     if dim == last {
         return Ok(xs.contiguous()?.apply_op1(LogSoftmax)?);
     }
     Ok(xs.transpose(dim, last)?.contiguous()?.apply_op1(LogSoftmax)?.transpose(dim, last)?)
+}
+
+/// The same of candle's operations, for a GPU. What is subtracted first changes nothing, so it
+/// needs no gradient.
+fn composed(xs: &Tensor, dim: usize) -> Result<Tensor> {
+    let below = xs.broadcast_sub(&xs.detach().max_keepdim(dim)?)?;
+    Ok(below.broadcast_sub(&below.exp()?.sum_keepdim(dim)?.log()?)?)
 }

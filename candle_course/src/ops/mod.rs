@@ -1,7 +1,8 @@
 //! Differentiable operations: fast kernels on the CPU, candle's own operations on a GPU.
 //!
 //! Every operation takes and returns candle tensors and takes part in candle's `backward`. On the
-//! CPU it runs kernels of this crate (AVX-512, AVX2 or portable, see [`simd_level`]) on candle's
+//! CPU it runs kernels of this crate (AVX-512, AVX2 or portable, see [`simd_level`]; matrix products
+//! are the `gemm` crate's, with the instructions that it picks) on candle's
 //! thread pool, which has `RAYON_NUM_THREADS` threads (`CANDLE_NUM_THREADS`, if set, overrides
 //! it); on a GPU it is composed of candle's operations, arranged so that the gradient is right
 //! there too (candle's own `max_pool2d` gradient, for one, is not).
@@ -30,7 +31,9 @@ mod recurrence;
 mod upsample;
 
 #[cfg(test)]
-mod reference_tests;
+mod property_tests;
+#[cfg(test)]
+pub(crate) mod reference_tests;
 
 pub use activation::{gelu, relu, silu};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};

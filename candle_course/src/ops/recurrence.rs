@@ -2,11 +2,13 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
 
 pub(crate) use super::kernels::recurrence::Cell;
 use super::kernels::recurrence::{Gradients, Recurrence};
-use super::support::{Reading, check_input, dtype_of, incoming, output, slice, tensor, with_element};
+use super::support::{
+    Reading, check_input, dtype_of, incoming, on_cpu, output, relu_composed, slice, tensor, with_element,
+};
 use crate::error::Result;
 
 struct Op {
@@ -64,7 +66,8 @@ impl CustomOp3 for Op {
     }
 }
 
-/// All steps of a recurrent layer on the CPU; the caller vouches for the shapes.
+/// All steps of a recurrent layer; the caller vouches for the shapes. On the CPU the products are
+/// the `gemm` crate's, which picks its instructions itself, whatever `CANDLE_COURSE_SIMD` says.
 ///
 /// - `from_input`: `[N, T, gates · H]`, f32 or f64: W_ih x + b_ih.
 /// - `weight`: `[gates · H, H]` and `bias`: `[gates · H]` of the hidden state.
@@ -81,10 +84,14 @@ pub(crate) fn recurrence(
     reverse: bool,
 ) -> Result<(Tensor, Tensor)> {
     check_input("xs", from_input)?;
+    if !on_cpu(from_input) {
+        return Ok(composed(cell, from_input, (weight, bias), state, reverse)?);
+    }
     let (examples, steps, _) = from_input.dims3()?;
     let hidden = weight.dim(1)?;
     let sizes = Recurrence { cell, examples, steps, hidden, reverse };
-    let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?;
+    // Of a strided weight the joined one would be strided too.
+    let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?.contiguous()?;
     let tracked = from_input.track_op() || weight.track_op() || state.track_op();
     let op = Op { sizes, tracked, kept: OnceLock::new() };
     let out = from_input.contiguous()?.apply_op3(&weight, &state.contiguous()?, op)?;
@@ -94,4 +101,63 @@ pub(crate) fn recurrence(
         return Ok((out.narrow(1, 0, steps)?, Tensor::cat(&[&last, &memory], 1)?));
     }
     Ok((out, last))
+}
+
+/// The same step by step of candle's operations, for a GPU.
+fn composed(
+    cell: Cell,
+    from_input: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    state: &Tensor,
+    reverse: bool,
+) -> candle_core::Result<(Tensor, Tensor)> {
+    let steps = from_input.dim(1)?;
+    let weight = weight.contiguous()?.t()?;
+    let states = state.chunk(cell.states(), 1)?;
+    let (mut h, mut c) = (states[0].contiguous()?, states[states.len() - 1].contiguous()?);
+    let mut outputs = Vec::with_capacity(steps);
+    for step in 0..steps {
+        let step = if reverse { steps - 1 - step } else { step };
+        let from_input = from_input.narrow(1, step, 1)?.squeeze(1)?.contiguous()?;
+        (h, c) = composed_step(cell, &from_input, &h.matmul(&weight)?.broadcast_add(bias)?, &h, &c)?;
+        outputs.push(h.clone());
+    }
+    if reverse {
+        outputs.reverse();
+    }
+    let last = if cell == Cell::Lstm { Tensor::cat(&[&h, &c], 1)? } else { h };
+    Ok((Tensor::stack(&outputs, 1)?, last))
+}
+
+/// The new hidden state, and the new cell state of an LSTM.
+fn composed_step(
+    cell: Cell,
+    from_input: &Tensor,
+    from_hidden: &Tensor,
+    h: &Tensor,
+    c: &Tensor,
+) -> candle_core::Result<(Tensor, Tensor)> {
+    match cell {
+        Cell::Tanh => Ok(((from_input + from_hidden)?.tanh()?, c.clone())),
+        Cell::Relu => Ok((relu_composed(&(from_input + from_hidden)?)?, c.clone())),
+        Cell::Lstm => {
+            let gates = (from_input + from_hidden)?.chunk(4, D::Minus1)?;
+            let [input, forget, output] = [0, 1, 3].map(|gate| sigmoid(&gates[gate]));
+            let c = ((forget? * c)? + (input? * gates[2].tanh()?)?)?;
+            Ok(((output? * c.tanh()?)?, c))
+        }
+        Cell::Gru => {
+            let (i, h_parts) = (from_input.chunk(3, D::Minus1)?, from_hidden.chunk(3, D::Minus1)?);
+            let reset = sigmoid(&(&i[0] + &h_parts[0])?)?;
+            let update = sigmoid(&(&i[1] + &h_parts[1])?)?;
+            let new = (&i[2] + (reset * &h_parts[2])?)?.tanh()?;
+            // (1 − z) n + z h
+            Ok(((&new + (update * (h - &new)?)?)?, c.clone()))
+        }
+    }
+}
+
+fn sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
+    // Through tanh: finite for every x, in the gradient too.
+    ((x * 0.5)?.tanh()? + 1.0)? * 0.5
 }

@@ -26,7 +26,43 @@ pub(super) use with_element;
 
 /// Whether our kernels do the work.
 pub(super) fn on_cpu(xs: &Tensor) -> bool {
+    #[cfg(test)]
+    if is_composed() {
+        return false;
+    }
     matches!(xs.device(), Device::Cpu)
+}
+
+#[cfg(test)]
+thread_local! {
+    static COMPOSED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether operations are composed of candle's on the CPU too.
+#[cfg(test)]
+pub(crate) fn is_composed() -> bool {
+    COMPOSED.get()
+}
+
+/// What `work` gives where operations take their GPU road.
+#[cfg(test)]
+pub(crate) fn composed<R>(work: impl FnOnce() -> R) -> R {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            COMPOSED.set(false);
+        }
+    }
+    COMPOSED.set(true);
+    let _reset = Reset;
+    work()
+}
+
+/// max(x, 0) of candle's operations, for a GPU. Not candle's `relu`: its gradient at 0 is 1.
+pub(super) fn relu_composed(xs: &Tensor) -> candle_core::Result<Tensor> {
+    let zeros = xs.zeros_like()?;
+    // In this order a NaN stays NaN.
+    xs.le(&zeros)?.where_cond(&zeros, xs)
 }
 
 /// Checks the argument `name`: a dtype we have kernels for, not empty.

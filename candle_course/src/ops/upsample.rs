@@ -89,34 +89,3 @@ fn composed(xs: &Tensor, resize: &Resize) -> Result<Tensor> {
     };
     separable(xs, &matrix(&resize.rows, resize.from.0)?, &matrix(&resize.columns, resize.from.1)?)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{Device, Var};
-
-    #[test]
-    fn the_gpu_road_agrees_with_the_kernels() {
-        let values: Vec<f64> = (0..2 * 3 * 4 * 5).map(|i| (i as f64 * 1.3).sin()).collect();
-        let x = Var::from_vec(values, (2, 3, 4, 5), &Device::Cpu).unwrap();
-        let taps: [(&str, fn(usize, usize) -> Vec<Tap>); 3] = [
-            ("nearest", upsample::nearest),
-            ("edges", |from, to| upsample::linear(from, to, false)),
-            ("corners", |from, to| upsample::linear(from, to, true)),
-        ];
-        for (name, taps) in taps {
-            for size in [(8, 10), (7, 9), (2, 3), (4, 5), (1, 1)] {
-                let of = Resize { name: "resize", from: (4, 5), rows: taps(4, size.0), columns: taps(5, size.1) };
-                let run = |y: Tensor| {
-                    let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-                    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
-                    [flat(&y), flat(gradients.get(&x).unwrap())].concat()
-                };
-                let theirs = run(composed(&x, &of).unwrap());
-                let ours = run(resize(&x, size, "resize", taps).unwrap());
-                let pairs = ours.iter().zip(&theirs);
-                pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{name} {size:?}: {a} {b}"));
-            }
-        }
-    }
-}

@@ -1,10 +1,10 @@
 //! Element-wise non-linearities.
 
 use super::buffer::written;
-use super::parallel::for_parts;
+use super::parallel::{SMALL, for_parts};
 use super::simd::{Element, Kernel, Simd};
 
-const SHARE: usize = 4096;
+const SHARE: usize = SMALL / 4;
 
 struct Relu<'a, T> {
     x: &'a [T],
@@ -42,12 +42,13 @@ impl<T: Element> Kernel<T> for ReluBackward<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
         for ((dx, &y), &dy) in self.dx.iter_mut().zip(self.y).zip(self.dy) {
-            *dx = if y > T::ZERO { dy } else { T::ZERO };
+            // In this order a NaN lets the gradient pass, as in PyTorch.
+            *dx = if y <= T::ZERO { T::ZERO } else { dy };
         }
     }
 }
 
-/// `dy` where the output of the ReLU is positive, 0 elsewhere.
+/// 0 where the output of the ReLU is 0, `dy` elsewhere.
 pub fn relu_backward<T: Element>(y: &[T], dy: &[T]) -> Vec<T> {
     written(y.len(), |dx| {
         for_parts(dx, SHARE, |part, dx| {

@@ -1,10 +1,14 @@
 //! Matrix products on candle's thread pool.
 //!
 //! candle's own `matmul` uses rayon; here the product is divided by rows or columns of the result
-//! and each part is one single-threaded call, so that only one pool is at work.
+//! and each part is one single-threaded call, so that only one pool is at work. The `gemm` crate
+//! chooses its instructions itself, whatever `CANDLE_COURSE_SIMD` says.
 
 use super::parallel::{for_ranges, threads};
 use super::simd::Element;
+
+/// Products of fewer multiplications are not worth waking a thread for; in tests nearly none.
+const SMALL: usize = if cfg!(test) { 64 } else { 64 * 1024 };
 
 /// A matrix in a slice: distance between rows, distance between columns.
 #[derive(Clone, Copy)]
@@ -45,7 +49,7 @@ pub fn gemm<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accum
     // Parts of at least 16 rows or columns: the kernels' panels stay whole.
     let by_columns = n >= m;
     let extent = if by_columns { n } else { m };
-    let parts = if m * n * k < 64 * 1024 { 1 } else { threads().min(extent.div_ceil(16)) };
+    let parts = if m * n * k < SMALL { 1 } else { threads().min(extent.div_ceil(16)) };
     let out_parts = super::parallel::Parts::new(out);
     for_ranges(parts, |range| {
         for part in range {

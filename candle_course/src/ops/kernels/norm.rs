@@ -76,6 +76,12 @@ pub fn channels<T: Element>(
         .collect()
 }
 
+/// What a value must exceed to pass: nothing is below NaN.
+#[inline(always)]
+fn floor<T: Element>(relu: bool) -> T {
+    if relu { T::ZERO } else { T::NAN }
+}
+
 struct Normalise<'a, T> {
     x: &'a [T],
     channel: Channel<T>,
@@ -89,7 +95,7 @@ impl<T: Element> Kernel<T> for Normalise<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
         let Channel { mean, scale, shift } = self.channel;
-        let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+        let floor = floor(self.relu);
         for (y, &x) in self.y.iter_mut().zip(self.x) {
             let value = (x - mean) * scale + shift;
             *y = if value < floor { floor } else { value };
@@ -136,10 +142,10 @@ impl<T: Element> Kernel<T> for GradientSums<'_, T> {
         let planes = self.x.chunks_exact(self.plane).zip(self.dy.chunks_exact(self.plane));
         for (i, ((x, dy), sums)) in planes.zip(self.sums).enumerate() {
             let Channel { mean, scale, shift } = self.channels[(self.first + i) % self.channels.len()];
-            let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+            let floor = floor(self.relu);
             *sums = sum_pairs(x, dy, |x, dy| {
                 let centred = x - mean;
-                let passed = if centred * scale + shift > floor { dy } else { T::ZERO };
+                let passed = if centred * scale + shift <= floor { T::ZERO } else { dy };
                 (passed, passed * centred)
             });
         }
@@ -163,10 +169,10 @@ impl<T: Element> Kernel<T> for InputGradient<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
         let Channel { mean, scale, shift } = self.channel;
-        let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+        let floor = floor(self.relu);
         for ((dx, &x), &dy) in self.dx.iter_mut().zip(self.x).zip(self.dy) {
             let centred = x - mean;
-            let passed = if centred * scale + shift > floor { dy } else { T::ZERO };
+            let passed = if centred * scale + shift <= floor { T::ZERO } else { dy };
             *dx = scale * passed - self.offset - self.slope * centred;
         }
     }

@@ -147,8 +147,8 @@ impl<T: Real> Kernel<T> for StepBackward<'_, T> {
                     let (y, dy) = (after[k], state[k]);
                     from_input[k] = match cell {
                         Cell::Tanh => dy * (one - y * y),
-                        _ if y > T::ZERO => dy,
-                        _ => T::ZERO,
+                        _ if y <= T::ZERO => T::ZERO,
+                        _ => dy,
                     };
                     state[k] = T::ZERO;
                 }

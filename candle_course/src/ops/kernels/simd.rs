@@ -58,6 +58,9 @@ static LEVEL: OnceLock<Result<SimdLevel>> = OnceLock::new();
 /// The instruction set in use: the widest the machine has, or what the environment variable
 /// `CANDLE_COURSE_SIMD` (`portable`, `avx2`, `avx512`) says, read once.
 ///
+/// Matrix products (linear and recurrent layers, some convolutions) are the
+/// `gemm` crate's, which chooses its instructions itself, whatever the variable says.
+///
 /// # Errors
 /// If the variable names no instruction set, or one that this machine lacks.
 pub fn simd_level() -> Result<SimdLevel> {

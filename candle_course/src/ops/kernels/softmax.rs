@@ -2,6 +2,7 @@
 
 use super::buffer::written;
 use super::parallel::for_parts;
+use super::reduce::for_planes;
 use super::simd::Element;
 
 /// The largest number of a row, and ln Σ e^(x − largest): together the row's log-sum-exp.
@@ -59,9 +60,8 @@ impl<T: Element> CrossEntropy<'_, T> {
     pub fn forward(&self, logits: &[T], targets: &[u32]) -> Vec<T> {
         written(targets.len(), |losses| {
             let share = (super::parallel::SMALL / self.classes).max(1);
-            for_parts(losses, share, |part, losses| {
-                for (i, loss) in losses.iter_mut().enumerate() {
-                    let row = part * share + i;
+            for_planes(losses, share, logits.len(), |first, losses| {
+                for (row, loss) in (first..).zip(losses) {
                     *loss = self.loss(&logits[row * self.classes..][..self.classes], targets[row]);
                 }
             });
@@ -74,7 +74,8 @@ impl<T: Element> CrossEntropy<'_, T> {
         }
         let target = target as usize;
         let (largest, log_sum) = log_sum_exp(row);
-        let surprise = |class: usize| largest + log_sum - row[class];
+        // In this order: beside large logits the sum's logarithm would be rounded away.
+        let surprise = |class: usize| (largest - row[class]) + log_sum;
         if self.smoothing == 0.0 {
             return self.weight(target) * surprise(target);
         }
