@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, SETUP
 from course.test_command import BROWSERS
 from playwright.sync_api import sync_playwright
 
@@ -26,6 +26,16 @@ LESSON_SECONDS = 600
 LESSONS = [("en", "3.1-training-loop"), ("pt-BR", "3.6-evaluation")]
 if os.environ.get("CANDLE_COURSE_WALK") == "all":
     LESSONS = [(path.parent.name, path.stem) for path in sorted(PROJECT.glob("notebooks/*/3.*.ipynb"))]
+
+# What cells without a figure must have printed: a failed resume is no error, it prints `false`.
+PRINTED = {
+    "3.6-evaluation": [
+        "the cell is done, the training is finished: false",
+        "stopped: asked to stop",
+        "checkpoint found: true",
+        "all step losses equal, to the last bit: true",
+    ],
+}
 
 FLAGS = [
     "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -44,6 +54,7 @@ STATE = """() => {
       tags: cell.metadata.tags || [],
       problems: cell.outputs.filter(output => output.output_type === 'error' || output.name === 'stderr')
         .map(output => [].concat(output.text || output.traceback).join('')),
+      text: cell.outputs.map(output => [].concat(output.text || output.data?.['text/plain'] || '').join('')).join('\\n'),
       figures: cell.outputs.filter(output => output.data && (output.data['image/svg+xml'] || output.data['image/png'])).length,
     })),
   };
@@ -115,13 +126,92 @@ def page(tmp_path):
         browser.close()
 
 
+IDLE = "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
+
+
+def wait_for_kernel(page):
+    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=180_000)
+    page.wait_for_function(f"() => {IDLE}", timeout=180_000)
+
+
+# A training of 100 steps of at least 0.1 s each, watched by a view that refreshes itself.
+LIVE = [
+    SETUP,
+    """\
+struct Slow;
+impl Callback for Slow {
+    fn name(&self) -> &str {
+        "slow"
+    }
+    fn step_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        Ok(Flow::Continue)
+    }
+}
+let parameters = Parameters::new(0, &Device::Cpu);
+let model = Linear::new(1, 2, &parameters.at("fc"))?;
+let x = Tensor::arange(-40f32, 40., &Device::Cpu)?.reshape((80, 1))?;
+let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
+let loader = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
+let optimizer = Sgd::new(&parameters).build()?;
+let trainer = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).epochs(5).learning_rate(0.01).callback(Slow).build()?;
+let training = trainer.fit_in_background(&loader, Some(&loader))?;
+training.live("FOLDER")?;""",
+]
+
+
+@pytest.fixture
+def live_notebook(notebook_folder):
+    """A notebook with the cells of `LIVE`, in its place for as long as the test runs."""
+    name = f"test-live-{secrets.token_hex(4)}"
+    path, folder = notebook_folder / f"{name}.ipynb", notebook_folder / name
+    notebook = json.loads((notebook_folder / "3.1-training-loop.ipynb").read_text())
+    notebook["cells"] = [
+        {"id": f"live-{number}", "cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [],
+         "source": source.replace("FOLDER", name)}
+        for number, source in enumerate(LIVE)
+    ]
+    path.write_text(json.dumps(notebook))
+    try:
+        yield f"{notebook_folder.name}/{path.name}"
+    finally:
+        path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_live_view_changes_by_itself_until_the_training_ends(jupyterlab, page, live_notebook):
+    page.goto(jupyterlab(live_notebook))
+    wait_for_kernel(page)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    status = page.locator(".jp-OutputArea-output [id^='training-'] > pre")
+    status.wait_for(state="attached", timeout=LESSON_SECONDS * 1000)
+    problems = [problem for cell in page.evaluate(STATE)["cells"] for problem in cell["problems"]]
+    assert not problems, problems[0]
+    # The cell is done, so what changes from now on is not its doing.
+    page.wait_for_function(f"() => {IDLE}", timeout=10_000)
+    seen = [status.text_content()]
+    while len(seen) < 4 and "finished" not in seen[-1]:
+        page.wait_for_function(
+            "([view, text]) => view.textContent !== text", arg=[status.element_handle(), seen[-1]], timeout=20_000
+        )
+        seen.append(status.text_content())
+    assert sum("epoch" in text and "batch" in text for text in seen) >= 3, seen
+    page.wait_for_function("view => view.textContent.startsWith('finished')", arg=status.element_handle(), timeout=60_000)
+    assert "step 100" in status.text_content()
+    assert page.locator("[id^='training-'] svg").count() >= 1
+    # At its end it stands still.
+    last = status.text_content()
+    page.wait_for_timeout(3000)
+    assert status.text_content() == last and "no longer refreshed" not in last
+
+
 @pytest.mark.parametrize(("language", "lesson"), LESSONS)
 def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_path, language, lesson):
     screenshots = Path(os.environ.get("CANDLE_COURSE_SCREENSHOTS") or tmp_path)
     screenshots.mkdir(parents=True, exist_ok=True)
     page.goto(jupyterlab(f"{language}/{lesson}.ipynb"))
-    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=180_000)
-    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=180_000)
+    wait_for_kernel(page)
     stored = page.evaluate(STATE)["cells"]
     figures_stored = sum(1 for cell in stored if cell["figures"])
     assert figures_stored or lesson.startswith("3.0"), "the notebook came without stored figures"
@@ -143,6 +233,9 @@ def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_p
             break
         assert time.monotonic() < deadline, f"not finished: {[cell['count'] for cell in state['cells']]}"
         page.wait_for_timeout(1000)
+
+    for text in PRINTED.get(lesson, []):
+        assert any(text in cell["text"] for cell in state["cells"]), f"no cell has printed `{text}`"
 
     figures = [number for number, cell in enumerate(state["cells"]) if cell["figures"]]
     assert len(figures) == figures_stored

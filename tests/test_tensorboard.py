@@ -1,5 +1,6 @@
 """The real TensorBoard reads the event files that the crate writes."""
 
+import io
 import json
 import math
 import os
@@ -11,8 +12,10 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PROJECT
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -25,12 +28,29 @@ ALL = dict.fromkeys(["scalars", "tensors", "images", "histograms", "compressedHi
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """The two runs of the example program `write_events`."""
-    folder = tmp_path_factory.mktemp("runs")
-    command = ["cargo", "run", "--quiet", "--locked", "--example", "write_events", "--", str(folder)]
+def written(tmp_path_factory):
+    """What the example program `write_events` writes: two runs to look at, and four more."""
+    folders = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("more")
+    command = ["cargo", "run", "--quiet", "--locked", "--example", "write_events", "--", *map(str, folders)]
     subprocess.run(command, cwd=PROJECT, check=True, timeout=1200)
-    return folder
+    return folders
+
+
+@pytest.fixture(scope="session")
+def runs(written):
+    return written[0]
+
+
+@pytest.fixture
+def more(written):
+    """Reads one of the other runs."""
+
+    def read(name):
+        accumulator = EventAccumulator(str(written[1] / name), size_guidance=ALL)
+        accumulator.Reload()
+        return accumulator
+
+    return read
 
 
 @pytest.fixture(params=RUNS)
@@ -67,6 +87,92 @@ def test_histograms_hold_every_value(run):
         assert values.num == 1000 and sum(values.bucket) == 1000
         assert values.min < 0 < values.max == values.bucket_limit[-1]
         assert abs(values.sum) < 20 and values.sum_squares > 1
+
+
+def test_a_histogram_of_known_numbers_has_known_buckets(run):
+    (event,) = run[0].Histograms("weights/ramp")
+    values = event.histogram_value
+    assert (values.min, values.max, values.num) == (0, 64, 65 * 66 / 2)
+    assert list(values.bucket_limit) == list(range(1, 65))
+    assert list(values.bucket) == [*range(1, 64), 64 + 65]
+    assert values.sum == sum(k * (k + 1) for k in range(65))
+    assert values.sum_squares == sum(k * k * (k + 1) for k in range(65))
+
+
+def pixels(encoded):
+    """`[H, W, C]`, as any program that reads PNG sees them."""
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+
+
+def test_the_pixels_of_images_are_those_that_were_given(run):
+    accumulator, _ = run
+    ramp = np.broadcast_to(np.arange(16)[None, :, None] / 15, (16, 16, 3))
+    (image,) = accumulator.Images("input/first")
+    assert (pixels(image.encoded_image_string) == np.round(255 * ramp)).all()
+    (batch,) = accumulator.Tensors("input/batch")
+    files = make_ndarray(batch.tensor_proto)[2:]
+    for file, expected in zip(files, [ramp, 1 - ramp, ramp**2], strict=True):
+        assert abs(pixels(file) - 255 * expected).max() <= 0.51
+
+
+def test_text_comes_back_word_by_word(run):
+    (note,) = run[0].Tensors("notes")
+    assert make_ndarray(note.tensor_proto).tolist() == [b"A run with **learning rate** `rate`, made up."]
+    assert run[0].SummaryMetadata("notes").plugin_data.plugin_name == "text"
+
+
+def test_the_confusion_matrix_is_a_picture_with_something_on_it(run):
+    (figure,) = run[0].Images("confusion_matrix")
+    picture = pixels(figure.encoded_image_string)
+    assert picture.shape == (figure.height, figure.width, 3)
+    assert min(picture.shape[:2]) > 200
+    # White paper, dark text, and fields of other colours.
+    assert (picture.min(axis=2) > 250).mean() > 0.2 and (picture.max(axis=2) < 100).any()
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_resumed_run_in_two_files_is_one_curve(more, written):
+    assert len(list((written[1] / "resumed").iterdir())) == 2
+    events = more("resumed").Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(step, 1 if step < 6 else 2) for step in range(12)]
+
+
+def test_what_a_training_writes_is_its_history(more, written):
+    run, history = more("trained"), json.loads((written[1] / "trained" / "history.json").read_text())
+    epochs, steps = history["epochs"], history["steps"]
+    # The attempt before, of two epochs in the same folder, is superseded.
+    assert [record["step"] for record in epochs] == [4, 8, 12]
+    expected = {
+        "loss/train": [(record["step"], record["train_loss"]) for record in epochs],
+        "loss/validation": [(record["step"], record["validation_loss"]) for record in epochs],
+        "accuracy/validation": [(record["step"], dict(record["metrics"])["accuracy"]) for record in epochs],
+        "step/loss": [(step["step"], step["loss"]) for step in steps if step["step"] % 2 == 0],
+        "step/learning_rate": [(step["step"], step["learning_rate"]) for step in steps if step["step"] % 2 == 0],
+    }
+    for tag, points in expected.items():
+        read = [(event.step, event.value) for event in run.Scalars(tag)]
+        assert read == [(step, single(value)) for step, value in points], tag
+    sizes = {"fc1.weight": 16, "fc1.bias": 8, "fc2.weight": 16, "fc2.bias": 2}
+    counts = {f"{kind}/{name}": size for kind in ("weights", "gradients") for name, size in sizes.items()}
+    layers = {"0 Linear": 32, "1 Activation": 32, "2 Linear": 8}  # of four examples
+    counts |= {f"{kind}/{name}": size for kind in ("activations", "activation_gradients") for name, size in layers.items()}
+    assert set(run.Tags()["histograms"]) == set(counts)
+    for tag, count in counts.items():
+        events = run.Histograms(tag)
+        assert [event.step for event in events] == [4, 8, 12], tag
+        for event in events:
+            assert event.histogram_value.num == sum(event.histogram_value.bucket) == count, tag
+    # What relu gives is not negative, and it kills some.
+    assert all(event.histogram_value.min == 0 for event in run.Histograms("activations/1 Activation"))
+
+
+def test_a_training_that_fails_is_marked_so(more):
+    def end(name):
+        content = more(name).SummaryMetadata("_hparams_/session_end_info").plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(content).session_end_info.status
+
+    assert (end("failed"), end("trained")) == (2, 1)
+    assert [event.step for event in more("failed").Scalars("step/loss")] == [2, 4]
 
 
 def test_images_have_their_size_and_are_png(run):
@@ -125,6 +231,24 @@ def test_a_file_cut_at_any_byte_still_reads_up_to_the_cut(runs, tmp_path):
         assert events == whole[: len(events)], f"cut at {length}"
         lengths.append(len(events))
     assert lengths == sorted(lengths) and lengths[0] == 0 and lengths[-1] == len(whole) > 200
+
+
+def test_a_small_file_with_an_image_is_cut_at_every_byte(written, tmp_path):
+    (source,) = (written[1] / "small").iterdir()
+    content = source.read_bytes()
+    assert len(content) < 1500
+    # Record by record: length, its checksum, the data, their checksum.
+    ends = [0]
+    while ends[-1] < len(content):
+        ends.append(ends[-1] + 16 + struct.unpack_from("<Q", content, ends[-1])[0])
+    whole = list(LegacyEventFileLoader(str(source)).Load())
+    assert len(whole) == len(ends) - 1 == 4
+    assert whole[2].summary.value[0].image.encoded_image_string.startswith(b"\x89PNG")
+    cut = tmp_path / "events.out.tfevents.cut"
+    for length in range(len(content) + 1):
+        cut.write_bytes(content[:length])
+        events = list(LegacyEventFileLoader(str(cut)).Load())
+        assert events == whole[: sum(end <= length for end in ends[1:])], f"cut at {length}"
 
 
 @pytest.fixture

@@ -63,6 +63,23 @@ impl Arguments {
         Ok(Self(values))
     }
 
+    /// Every option that has a value, given or by default: the defaults stand in brackets in `HELP`.
+    fn effective(&self) -> String {
+        let option = |line: &str| {
+            let line = line.trim().strip_prefix("--")?;
+            let name = line.split_whitespace().next()?;
+            let default = line.rsplit_once('(').and_then(|(_, text)| text.strip_suffix(')'));
+            match self.text(name) {
+                Some(_) if name == "resume" => Some("--resume".to_owned()),
+                Some(value) => Some(format!("--{name} {}", quoted(value))),
+                None => {
+                    default.filter(|text| !text.contains(' ') && *text != "off").map(|text| format!("--{name} {text}"))
+                }
+            }
+        };
+        HELP.lines().filter_map(option).collect::<Vec<_>>().join(" ")
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -71,6 +88,21 @@ impl Arguments {
         let parse = |text: &str| text.parse().map_err(|_| Error::argument(name, "a number", format!("`{text}`")));
         self.text(name).map(parse).transpose()
     }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    match word.chars().all(|c| c.is_alphanumeric() || "-_./:=,+".contains(c)) && !word.is_empty() {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// How this process was called, so that a log tells how to do it again.
+fn command() -> String {
+    let relevant = ["RAYON_NUM_THREADS", "CANDLE_COURSE_DATA", "CUDA_VISIBLE_DEVICES"];
+    let set = relevant.iter().filter_map(|name| Some(format!("{name}={}", quoted(&std::env::var(name).ok()?))));
+    set.chain(std::env::args().map(|word| quoted(&word))).collect::<Vec<_>>().join(" ")
 }
 
 /// Five 3×3 convolutions with batch normalization on three scales, then the mean over the image.
@@ -96,13 +128,16 @@ fn network(parameters: &Parameters, width: usize, dropout: f64) -> Result<Sequen
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse()?;
-    println!("command: train_cifar10 {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
+    println!("command: {}", command());
+    println!("settings: {}", arguments.effective());
     let seed: u64 = arguments.number("seed")?.unwrap_or(0);
     let epochs: usize = arguments.number("epochs")?.unwrap_or(15);
     let batch_size: usize = arguments.number("batch-size")?.unwrap_or(128);
     let rate: f64 = arguments.number("learning-rate")?.unwrap_or(0.2);
     let accumulate: usize = arguments.number("accumulate")?.unwrap_or(1);
     let device = device::by_name(arguments.text("device").unwrap_or("best"))?;
+    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    println!("{build} build of {}, on {device:?}, {} threads", env!("CARGO_PKG_VERSION"), rayon::current_num_threads());
 
     let builder = Cifar10::builder();
     let cifar = match arguments.text("data") {

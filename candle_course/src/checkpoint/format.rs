@@ -146,7 +146,7 @@ fn read_tensor(file: &File, start: u64, dtype: Dtype, shape: &[usize], checksum:
     macro_rules! numbers {
         ($type:ty, $zero:expr) => {{
             let mut values: Vec<$type> = vec![$zero; count];
-            let pieces = read_pieces(file, start, bytes_of_mut(&mut values), checksum)?;
+            let pieces = read_pieces(file, start, bytemuck::cast_slice_mut(&mut values), checksum)?;
             (Tensor::from_vec(values, shape, &Device::Cpu)?, pieces)
         }};
     }
@@ -199,28 +199,8 @@ fn file_dtype(dtype: DType) -> Result<Dtype> {
     })
 }
 
-/// Plain numbers: no padding, every bit pattern valid.
-trait Plain {}
-impl Plain for f64 {}
-impl Plain for f32 {}
-impl Plain for f16 {}
-impl Plain for bf16 {}
-impl Plain for i64 {}
-impl Plain for u32 {}
-impl Plain for u8 {}
-
 const _: () =
     assert!(cfg!(target_endian = "little"), "safetensors files are little-endian, and so must the machine be");
-
-fn bytes_of<P: Plain>(values: &[P]) -> &[u8] {
-    // SAFETY: `Plain` types have no padding, and the length in bytes is that of the slice.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
-}
-
-fn bytes_of_mut<P: Plain>(values: &mut [P]) -> &mut [u8] {
-    // SAFETY: as in `bytes_of`, and every bit pattern is a valid `Plain` value.
-    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), std::mem::size_of_val(values)) }
-}
 
 /// The bytes of a contiguous CPU tensor.
 fn bytes<'a>(storage: &'a Storage, layout: &candle_core::Layout) -> Result<&'a [u8]> {
@@ -228,13 +208,13 @@ fn bytes<'a>(storage: &'a Storage, layout: &candle_core::Layout) -> Result<&'a [
         return Err(Error::checkpoint("only contiguous tensors on the CPU can be written"));
     };
     Ok(match storage {
-        CpuStorage::F64(values) => bytes_of(&values[start..end]),
-        CpuStorage::F32(values) => bytes_of(&values[start..end]),
-        CpuStorage::F16(values) => bytes_of(&values[start..end]),
-        CpuStorage::BF16(values) => bytes_of(&values[start..end]),
-        CpuStorage::I64(values) => bytes_of(&values[start..end]),
-        CpuStorage::U32(values) => bytes_of(&values[start..end]),
-        CpuStorage::U8(values) => bytes_of(&values[start..end]),
+        CpuStorage::F64(values) => bytemuck::cast_slice(&values[start..end]),
+        CpuStorage::F32(values) => bytemuck::cast_slice(&values[start..end]),
+        CpuStorage::F16(values) => bytemuck::cast_slice(&values[start..end]),
+        CpuStorage::BF16(values) => bytemuck::cast_slice(&values[start..end]),
+        CpuStorage::I64(values) => bytemuck::cast_slice(&values[start..end]),
+        CpuStorage::U32(values) => bytemuck::cast_slice(&values[start..end]),
+        CpuStorage::U8(values) => bytemuck::cast_slice(&values[start..end]),
         _ => return Err(Error::checkpoint("tensors of this dtype cannot be written")),
     })
 }

@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::metrics::Direction;
 use crate::plot::{Figure, LineChart, Panels};
 
 mod compose;
@@ -85,6 +86,11 @@ pub trait Schedule: Send + Sync {
     /// If the metric is NaN.
     fn observe(&mut self, _metric: f64) -> Result<()> {
         Ok(())
+    }
+
+    /// Which way the metric it follows is better; `None` if it follows none.
+    fn follows(&self) -> Option<Direction> {
+        None
     }
 
     /// What a checkpoint must hold to resume: nothing, for a function of the step.
@@ -145,6 +151,9 @@ impl<S: Schedule + ?Sized> Schedule for Box<S> {
     }
     fn observe(&mut self, metric: f64) -> Result<()> {
         (**self).observe(metric)
+    }
+    fn follows(&self) -> Option<Direction> {
+        (**self).follows()
     }
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         (**self).state()

@@ -211,6 +211,10 @@ impl Schedule for ReduceLROnPlateau {
         Ok(())
     }
 
+    fn follows(&self) -> Option<Direction> {
+        Some(self.settings.direction)
+    }
+
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let reals = [self.rate, self.best];
         let counts = [self.bad_epochs, self.cooling, self.reductions].map(|count| count as i64);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::metrics::Direction;
 use crate::schedules::{Schedule, at_least_one};
 
 /// A rise to the first rate of another schedule, which then begins: no jump at the hand-over.
@@ -96,6 +97,10 @@ impl Schedule for WarmUp {
 
     fn observe(&mut self, metric: f64) -> Result<()> {
         self.then.observe(metric)
+    }
+
+    fn follows(&self) -> Option<Direction> {
+        self.then.follows()
     }
 
     fn state(&self) -> Result<BTreeMap<String, Tensor>> {

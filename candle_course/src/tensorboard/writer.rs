@@ -300,6 +300,17 @@ impl SummaryWriter {
         run.flush()
     }
 
+    /// Marks the run as failed and flushes. Writing on is allowed.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn fail(&self) -> Result<()> {
+        let mut run = self.run();
+        run.end(false)?;
+        run.flush()
+    }
+
     fn value(&self, tag: &str, metadata: Option<Metadata>, content: Content, step: usize) -> Result<()> {
         if tag.is_empty() {
             return Err(Error::argument("tag", "a name", "an empty one"));
@@ -359,9 +370,43 @@ impl Drop for Run {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Scalars;
     use super::*;
+
+    /// With which statuses the sessions of a file ended: 1 success, 2 failure.
+    pub(crate) fn session_ends(path: &Path) -> Vec<i32> {
+        let mut file = File::open(path).unwrap();
+        let mut ends = Vec::new();
+        while let Some(data) = record::read(&mut file).unwrap() {
+            let Some(What::Summary(summary)) = Event::decode(data.as_slice()).unwrap().what else { continue };
+            for plugin in summary.values.into_iter().filter_map(|value| value.metadata?.plugin) {
+                if plugin.name == "hparams"
+                    && let Some(HParams::End(end)) = HParamsData::decode(plugin.content.as_slice()).unwrap().data
+                {
+                    ends.push(end.status);
+                }
+            }
+        }
+        ends
+    }
+
+    #[test]
+    fn a_run_ends_once_as_failed_or_as_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        for (fail, status) in [(true, 2), (false, 1)] {
+            let writer = SummaryWriter::new(folder.path()).unwrap();
+            writer.hyper_parameters(&HyperParameters::new().number("x", 1.0)).unwrap();
+            if fail {
+                writer.fail().unwrap();
+                assert_eq!(session_ends(&writer.path()), [2]);
+            }
+            let path = writer.path();
+            writer.close().unwrap();
+            drop(writer);
+            assert_eq!(session_ends(&path), [status]);
+        }
+    }
 
     #[test]
     fn scalars_come_back() {

@@ -1,5 +1,6 @@
 //! A training that runs while other cells are used.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use candle_core::backprop::GradStore;
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Error, Result, panicked};
 use crate::plot::{Figure, LineChart, Panels, compact};
-use crate::training::callbacks::duration;
+use crate::training::callbacks::{Progress, Speed, duration};
 use crate::training::history_display::headline;
 use crate::training::live;
 use crate::training::{Callback, Flow, History, Trainer};
@@ -24,8 +25,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A training on a thread of its own, to be watched, stopped and joined from other cells.
 ///
 /// Interrupting a notebook kernel ends its process, with all variables, and so this training: what
-/// is left is the last checkpoint. Stop it by [`BackgroundTraining::stop`] instead. A handle that
-/// is dropped stops its training after the running batch.
+/// is left is the last checkpoint. Stop it by [`BackgroundTraining::stop`] instead.
+///
+/// A handle that is dropped, or defined anew, stops its training and waits until it has ended, with
+/// its last checkpoint saved: two trainings never share a folder or the machine by mistake. That
+/// takes as long as the running batch (of training or validation) and the callbacks.
 ///
 /// # Examples
 ///
@@ -144,9 +148,13 @@ impl fmt::Display for BackgroundStatus {
 }
 
 impl Trainer {
-    /// [`Trainer::fit`] on a thread of its own, without progress lines. The trainer comes back from
-    /// [`BackgroundTraining::join`]. Clones of the model share its variables: evaluating one
-    /// meanwhile sees weights in motion.
+    /// [`Trainer::fit`] on a thread of its own, without [`Progress`] lines. The trainer comes back from
+    /// [`BackgroundTraining::join`].
+    ///
+    /// Clones of the model share its variables. Meanwhile, evaluating one sees weights in motion; and
+    /// nothing may write to them: loading weights, another training, or
+    /// [`Probe::inspect`](crate::training::diagnosis::Probe::inspect), which sets them back to what
+    /// they were when it began, and so undoes the steps since. Stop the training first.
     ///
     /// # Errors
     /// As [`Trainer::fit`], as far as can be told before the first step.
@@ -159,18 +167,24 @@ impl Trainer {
         let shared = Arc::new(Shared::default());
         shared.seen().epochs = self.epochs();
         let now = Instant::now();
-        let mut watcher = Watcher { shared: shared.clone(), started: now, epoch_started: now, looked: now };
+        let mut watcher = Watcher { shared: shared.clone(), started: now, speed: Speed::default(), looked: now };
         let (train, validation) = (train.clone(), validation.cloned());
         let thread = std::thread::Builder::new().name("training".to_owned()).spawn(move || {
             let mut callbacks = std::mem::take(&mut self.callbacks);
             let result = {
-                // A panic of a model or a callback is told like an error, in the status too.
-                let listeners = callbacks.iter_mut().filter(|callback| callback.name() != "progress");
+                let prints = |callback: &dyn Callback| (callback as &dyn Any).is::<Progress>();
+                let listeners = callbacks.iter_mut().filter(|callback| !prints(&***callback));
                 let mut listeners: Vec<&mut dyn Callback> =
                     listeners.map(|callback| &mut **callback as &mut dyn Callback).collect();
                 listeners.push(&mut watcher);
-                catch_unwind(AssertUnwindSafe(|| self.run(&train, validation.as_ref(), &mut listeners)))
-                    .unwrap_or_else(|panic| Err(Error::training(panicked("the background training", &*panic))))
+                // A panic of a model or a callback is told like an error, to the callbacks and in the status.
+                catch_unwind(AssertUnwindSafe(|| self.run(&train, validation.as_ref(), &mut listeners))).unwrap_or_else(
+                    |panic| {
+                        let error = Error::training(panicked("the background training", &*panic));
+                        let _ = catch_unwind(AssertUnwindSafe(|| self.failed(&mut listeners, &error)));
+                        Err(error)
+                    },
+                )
             };
             self.callbacks = callbacks;
             watcher.look(&self, result.as_ref().err().map(ToString::to_string), true);
@@ -251,8 +265,9 @@ impl BackgroundTraining {
         Ok(())
     }
 
-    /// Asks for the end of the training: it finishes the running batch and ends in good order.
-    /// [`Trainer::fit`] goes on from there, in the middle of the epoch. Returns at once.
+    /// Asks for the end of the training: it finishes the running batch, of training or validation,
+    /// and ends in good order. [`Trainer::fit`] goes on from there, in the middle of the epoch.
+    /// Returns at once.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
     }
@@ -299,6 +314,9 @@ impl BackgroundTraining {
 impl Drop for BackgroundTraining {
     fn drop(&mut self) {
         self.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic is nobody's business any more
+        }
     }
 }
 
@@ -355,7 +373,7 @@ impl Seen {
 struct Watcher {
     shared: Arc<Shared>,
     started: Instant,
-    epoch_started: Instant,
+    speed: Speed,
     looked: Instant,
 }
 
@@ -371,7 +389,11 @@ impl Watcher {
         (seen.epochs, seen.batches) = (trainer.epochs(), trainer.batches_per_epoch());
         (seen.epoch, seen.batch, seen.step) = (state.epoch, state.batch, state.step);
         (seen.learning_rate, seen.loss) = (state.learning_rate, loss);
-        seen.examples_per_second = trainer.running_examples() as f64 / self.epoch_started.elapsed().as_secs_f64();
+        seen.examples_per_second = match trainer.history().epochs().last() {
+            Some(record) if between_epochs => record.examples as f64 / record.train_seconds,
+            _ if finished => trainer.running_examples() as f64 / state.seconds.max(f64::MIN_POSITIVE),
+            _ => self.speed.examples_per_second(trainer),
+        };
         seen.seconds = self.started.elapsed().as_secs_f64();
         seen.running.clear();
         if !between_epochs {
@@ -400,13 +422,13 @@ impl Callback for Watcher {
     }
 
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.started = Instant::now();
+        (self.started, self.speed) = (Instant::now(), Speed::start(trainer));
         self.look(trainer, None, false);
         Ok(self.flow())
     }
 
-    fn epoch_start(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
-        self.epoch_started = Instant::now();
+    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        self.speed = Speed::start(trainer);
         Ok(self.flow())
     }
 
@@ -425,6 +447,10 @@ impl Callback for Watcher {
         Ok(self.flow())
     }
 
+    fn validation_batch(&mut self, _batch: &Batch) -> Result<Flow> {
+        Ok(self.flow())
+    }
+
     fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         self.look(trainer, None, false);
         Ok(self.flow())
@@ -433,8 +459,11 @@ impl Callback for Watcher {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
-    use crate::training::trainer_tests::{loaders, trainer};
+    use crate::training::callbacks::Checkpoints;
+    use crate::training::trainer_tests::{loaders, points, trainer};
 
     #[test]
     fn the_background_changes_nothing_but_the_thread() {
@@ -478,6 +507,58 @@ mod tests {
         assert_eq!(trainer.fit(&train, Some(&validation)).unwrap().stopped(), None);
     }
 
+    /// Counts the batches of the validation, 20 ms each.
+    struct Slow(Arc<AtomicUsize>);
+    impl Callback for Slow {
+        fn name(&self) -> &str {
+            "progress" // heard all the same
+        }
+        fn validation_batch(&mut self, _: &Batch) -> Result<Flow> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            Ok(Flow::Continue)
+        }
+    }
+
+    #[test]
+    fn a_dropped_handle_waits_for_the_end_which_is_near_in_the_validation_too() {
+        let train = loaders().0;
+        let validation = DataLoader::new(points(2)).batch_size(1).build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = || Checkpoints::new(folder.path()).build().unwrap();
+        let batches = Arc::new(AtomicUsize::new(0));
+        let builder = trainer(3).0.epochs(50).learning_rate(0.1).callback(Slow(batches.clone()));
+        let training = builder.checkpoints(checkpoints()).build().unwrap();
+        let training = training.fit_in_background(&train, Some(&validation)).unwrap();
+        while batches.load(Ordering::SeqCst) < 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(training);
+        let seen = batches.load(Ordering::SeqCst);
+        assert!(seen < 50, "{seen} of 60 batches of the validation were waited for");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(batches.load(Ordering::SeqCst), seen, "it went on after the handle was gone");
+        // It has saved itself, before the validation: the next in this folder goes on from there.
+        let builder = trainer(3).0.epochs(50).learning_rate(0.1).checkpoints(checkpoints());
+        let mut next = builder.quiet().build().unwrap();
+        assert!(next.resume(folder.path()).unwrap());
+        assert_eq!((next.state().epoch, next.state().batch), (0, 4));
+    }
+
+    #[test]
+    fn the_speed_is_that_of_the_training_alone() {
+        let train = loaders().0;
+        let validation = DataLoader::new(points(2)).batch_size(6).build().unwrap();
+        let slow = Slow(Arc::new(AtomicUsize::new(0)));
+        let trainer = trainer(3).0.epochs(1).learning_rate(0.1).callback(slow).build().unwrap();
+        let training = trainer.fit_in_background(&train, Some(&validation)).unwrap();
+        assert!(training.wait(60.0));
+        let speed = training.status().examples_per_second;
+        let record = training.history().last().unwrap();
+        assert_eq!(speed, 60.0 / record.train_seconds);
+        assert!(record.seconds - record.train_seconds >= 0.2, "{record:?}");
+    }
+
     #[test]
     fn a_failure_is_told_in_the_status_and_by_join() {
         let (train, validation) = loaders();
@@ -487,22 +568,28 @@ mod tests {
         assert!(training.status().to_string().starts_with("failed after"), "{}", training.status());
         let error = training.join().map(|_| ()).unwrap_err().to_string();
         assert!(error.starts_with("the background training failed\n  caused by: "), "{error}");
-        struct Panics;
+        struct Panics(Arc<AtomicBool>);
         impl Callback for Panics {
             fn name(&self) -> &str {
                 "panics"
+            }
+            fn fit_failed(&mut self, _: &mut Trainer, error: &Error) -> Result<()> {
+                self.0.store(error.to_string().contains("six is too many"), Ordering::SeqCst);
+                Ok(())
             }
             fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
                 assert!(trainer.state().step < 6, "six is too many");
                 Ok(Flow::Continue)
             }
         }
-        let panicking = trainer(3).0.epochs(50).learning_rate(0.1).callback(Panics).build().unwrap();
+        let told = Arc::new(AtomicBool::new(false));
+        let panicking = trainer(3).0.epochs(50).learning_rate(0.1).callback(Panics(told.clone())).build().unwrap();
         let training = panicking.fit_in_background(&train, Some(&validation)).unwrap();
         assert!(training.wait(60.0));
         let status = training.status().to_string();
         assert!(status.starts_with("failed after 6 steps: the background training panicked: six is"), "{status}");
         assert!(training.join().map(|_| ()).unwrap_err().to_string().contains("panicked: six is too many"));
+        assert!(told.load(Ordering::SeqCst), "the callbacks were not told");
         let wrong = trainer(3).0.learning_rate(0.1).build().unwrap().fit_in_background(&train, None);
         assert!(wrong.map(|_| ()).unwrap_err().to_string().contains("`validation`"));
     }

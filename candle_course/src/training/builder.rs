@@ -7,7 +7,7 @@ use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
 use crate::losses::Loss;
-use crate::metrics::{Direction, Metric};
+use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
 use crate::schedules::{Constant, Schedule};
@@ -139,7 +139,9 @@ impl TrainerBuilder {
 
     /// Keeps an exponential moving average of the weights, with this decay (0.999, say). Validation,
     /// [`Trainer::evaluate`] and the best weights that early stopping restores are those of the
-    /// average; the model itself holds the last weights, until [`Trainer::swap_average`].
+    /// average; the model itself holds the last weights, until [`Trainer::swap_average`]. So in a
+    /// checkpoint: its `model` are the last weights, and the average that its metric is of is in
+    /// `average`.
     pub fn ema(mut self, decay: f64) -> Self {
         self.average = Some(decay);
         self
@@ -240,8 +242,8 @@ impl TrainerBuilder {
         if let Some(progress) = self.progress {
             callbacks.push(Box::new(progress));
         }
-        let maximized = self.metrics.iter().filter(|metric| metric.direction() == Direction::Maximize);
-        let history = History::new(maximized.map(|metric| metric.name().to_owned()).collect());
+        let mut history = History::default();
+        history.set_directions(&self.metrics);
         let accumulator = match self.accumulate {
             1 => None,
             batches => Some(GradientAccumulator::new(&self.parameters, batches)?),
@@ -266,6 +268,7 @@ impl TrainerBuilder {
             average,
             metrics: self.metrics,
             train_metrics: self.train_metrics,
+            train_values: None,
             callbacks,
             checkpoints: self.checkpoints,
             epochs: self.epochs,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::data::DataLoader;
 use crate::error::{Error, Result};
+use crate::metrics::Direction;
 use crate::training::Trainer;
 
 impl Trainer {
@@ -40,17 +41,34 @@ impl Trainer {
         self.state.batches_per_epoch = train.len();
         self.validating = validation.is_some();
         self.history.set_stopped(None);
-        if let Some(name) = &self.schedule_monitor
-            && !self.monitors().contains(name)
-        {
-            return Err(self.unknown_monitor(name));
-        }
+        self.check_schedule_monitor()?;
         let mut checkpoints = self.checkpoints.take();
         let result = checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.start(self));
         self.checkpoints = checkpoints;
         result?;
         self.note_overlap(train, validation)?;
         self.release()
+    }
+
+    /// Refuses an unknown value, and one that the schedule would take for better when it is worse.
+    fn check_schedule_monitor(&self) -> Result<()> {
+        if let Some(name) = &self.schedule_monitor
+            && !self.monitors().contains(name)
+        {
+            return Err(self.unknown_monitor(name));
+        }
+        let name = self.schedule_monitor.as_deref().unwrap_or("validation_loss");
+        let better = |maximized: bool| if maximized { "larger" } else { "smaller" };
+        let (here, there) = (self.history.is_maximized(name), self.schedule.follows());
+        match there.map(|direction| direction == Direction::Maximize) {
+            Some(there) if there != here => Err(Error::argument(
+                "schedule_monitor",
+                format!("a value that is better when {}, as the mode of the schedule says", better(there)),
+                format!("`{name}`, better when {}", better(here)),
+            )
+            .hint("name another value by `.schedule_monitor(…)`, or give the schedule the other `.mode(…)`")),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn unknown_monitor(&self, name: &str) -> Error {

@@ -25,11 +25,24 @@ pub(crate) struct Guard {
     finite: BTreeMap<String, Tensor>,
     finite_step: usize,
     unread: Vec<(usize, Tensor, Vec<usize>)>,
+    /// The examples of the last batch.
+    last: Vec<usize>,
 }
 
 fn all_finite(tensor: &Tensor) -> Result<bool> {
     // The sum of absolute values is finite if all values are (and do not overflow, which is as bad).
     Ok(tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite())
+}
+
+/// The names of those that are not finite.
+fn not_finite<'a>(tensors: impl Iterator<Item = (&'a String, &'a Tensor)>) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (name, tensor) in tensors {
+        if tensor.dtype().is_float() && !all_finite(tensor)? {
+            names.push(format!("`{name}`"));
+        }
+    }
+    Ok(names)
 }
 
 /// The examples of the batch whose inputs are not finite; empty if that cannot be told cheaply.
@@ -78,11 +91,19 @@ impl Guard {
             return Ok(());
         }
         let tensors = parameters.tensors()?;
-        for (name, tensor) in &tensors {
-            if tensor.dtype().is_float() && !all_finite(tensor)? {
-                return Err(Error::training(format!("`{name}` is no longer finite at step {}", state.step + 1))
-                    .hint("is the learning rate too high?"));
+        let lost = not_finite(tensors.iter())?;
+        if !lost.is_empty() {
+            let mut message = format!(
+                "not finite before step {} (epoch {}, learning rate {}), though no loss told: {}",
+                state.step + 1,
+                state.epoch + 1,
+                state.learning_rate,
+                lost.join(", ")
+            );
+            if !self.last.is_empty() {
+                message.push_str(&format!("; the last batch's examples are {:?}", self.last));
             }
+            return Err(self.report(message, true, parameters)?);
         }
         (self.finite, self.finite_step) = (tensors, state.step);
         Ok(())
@@ -97,6 +118,7 @@ impl Guard {
         parameters: &Parameters,
     ) -> Result<()> {
         self.unread.push((state.step + 1, loss.clone(), batch.indices.clone()));
+        self.last.clone_from(&batch.indices);
         if loss.device().is_cpu() || self.unread.len() >= INTERVAL {
             return self.read(state, parameters);
         }
@@ -108,33 +130,26 @@ impl Guard {
         for (step, loss, indices) in std::mem::take(&mut self.unread) {
             let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
             if !value.is_finite() {
-                return Err(self.report(value, step, &indices, state, parameters)?);
+                let mut message = format!(
+                    "the loss is {value} at step {step} (epoch {}, learning rate {}); the batch's examples are {indices:?}",
+                    state.epoch + 1,
+                    state.learning_rate
+                );
+                let trainable = parameters.trainable();
+                let lost = not_finite(trainable.iter().map(|(name, var)| (name, var.as_tensor())))?;
+                if !lost.is_empty() {
+                    message.push_str(&format!("; not finite before the step: {}", lost.join(", ")));
+                }
+                return Err(self.report(message, !lost.is_empty(), parameters)?);
             }
         }
         Ok(())
     }
 
-    fn report(
-        &self,
-        value: f32,
-        step: usize,
-        indices: &[usize],
-        state: &TrainState,
-        parameters: &Parameters,
-    ) -> Result<Error> {
-        let mut message = format!(
-            "the loss is {value} at step {step} (epoch {}, learning rate {}); the batch's examples are {indices:?}",
-            state.epoch + 1,
-            state.learning_rate
-        );
-        let mut lost = Vec::new();
-        for (name, var) in parameters.trainable() {
-            if !all_finite(var.as_tensor())? {
-                lost.push(name);
-            }
-        }
-        if !lost.is_empty() {
-            message.push_str(&format!("; not finite before the step: {}", lost.join(", ")));
+    /// Sets the weights back to the last finite ones, saves them, and says so.
+    fn report(&self, mut message: String, weights_lost: bool, parameters: &Parameters) -> Result<Error> {
+        if self.finite.is_empty() {
+            return Ok(Error::training(message).hint("they were so before the first step: look at the initial weights"));
         }
         parameters.clone().load_tensors(&self.finite)?;
         message.push_str(&format!("; the weights were set back to those after step {}", self.finite_step));
@@ -146,10 +161,10 @@ impl Guard {
                 .with_context(|| format!("cannot save {}", path.display()))?;
             message.push_str(&format!(" and saved in {}", path.display()));
         }
-        Ok(Error::training(message).hint(if lost.is_empty() {
-            "the weights before the step are finite: look for a logarithm or a division in the loss, at the targets, or lower the learning rate"
-        } else {
+        Ok(Error::training(message).hint(if weights_lost {
             "the weights grew without bound: lower the learning rate, warm up, or clip gradients"
+        } else {
+            "the weights before the step are finite: look for a logarithm or a division in the loss, at the targets, or lower the learning rate"
         }))
     }
 }
@@ -162,9 +177,10 @@ mod tests {
     use crate::data::{DataLoader, TensorDataset};
     use crate::error::{ErrorKind, Result};
     use crate::losses::Loss;
+    use crate::nn::Parameters;
     use crate::optimizers::Sgd;
-    use crate::training::Trainer;
     use crate::training::trainer_tests::{loaders, mlp, points, trainer};
+    use crate::training::{Callback, Flow, Trainer};
 
     fn poisoned(inputs: &[(usize, f32)]) -> DataLoader {
         let clean = points(1);
@@ -219,6 +235,69 @@ mod tests {
             assert_eq!(values(&tensor), values(&saved[&name]), "{name}");
             assert_eq!(values(&tensor), values(&before[&name]), "{name}");
         }
+    }
+
+    /// Loses a weight after a step; relu hides it from the loss.
+    struct Loses(usize);
+    impl Callback for Loses {
+        fn name(&self) -> &str {
+            "loses"
+        }
+        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+            if trainer.state().step == self.0 {
+                let weight = trainer.parameters().get("0.weight").unwrap();
+                weight.set(&Tensor::full(f32::NAN, weight.shape(), &Device::Cpu)?)?;
+            }
+            Ok(Flow::Continue)
+        }
+    }
+
+    #[test]
+    fn weights_lost_behind_a_finite_loss_are_named_set_back_and_saved() {
+        let train = loaders().0;
+        let folder = tempfile::tempdir().unwrap();
+        let parameters = hiding();
+        let before = parameters.tensors().unwrap();
+        let builder = of(&parameters).epochs(100).callback(Loses(150)).last_finite_folder(folder.path());
+        let mut losing = builder.build().unwrap();
+        let text = losing.fit(&train, None).unwrap_err().to_string();
+        let last = train.epoch(49).unwrap().last().unwrap().unwrap().indices;
+        for part in [
+            "not finite before step 201 (epoch 51, learning rate 0.01), though no loss told: `0.weight`",
+            &format!("the last batch's examples are {last:?}"),
+            "set back to those after step 0 and saved in",
+            "lower the learning rate",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let saved =
+            candle_core::safetensors::load(folder.path().join("last-finite.safetensors"), &Device::Cpu).unwrap();
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (name, tensor) in parameters.tensors().unwrap() {
+            assert_eq!(values(&tensor), values(&saved[&name]), "{name}");
+            assert_eq!(values(&tensor), values(&before[&name]), "{name}");
+        }
+        parameters.get("0.weight").unwrap().set(&Tensor::full(f32::NAN, (16, 2), &Device::Cpu).unwrap()).unwrap();
+        let text = of(&parameters).build().unwrap().fit(&train, None).unwrap_err().to_string();
+        assert!(text.contains("look at the initial weights"), "{text}");
+    }
+
+    /// The variables of two layers without biases.
+    fn hiding() -> Parameters {
+        let parameters = mlp(3).1;
+        for bias in ["0.bias", "3.bias"] {
+            parameters.freeze(bias).unwrap();
+        }
+        parameters
+    }
+
+    /// A trainer of these two layers, with candle's relu between them.
+    fn of(parameters: &Parameters) -> crate::training::TrainerBuilder {
+        let [first, second] = ["0.weight", "3.weight"].map(|name| parameters.get(name).unwrap());
+        let model = candle_nn::func(move |xs| xs.matmul(&first.t()?)?.relu()?.matmul(&second.t()?));
+        let optimizer = Sgd::new(parameters).build().unwrap();
+        let builder = Trainer::new(model, parameters, crate::losses::CrossEntropy::default(), optimizer);
+        builder.learning_rate(0.01).quiet()
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::metrics::{Direction, Metric};
 use crate::training::json;
 
 /// One epoch.
@@ -102,8 +103,11 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn new(maximized: Vec<String>) -> Self {
-        Self { maximized, ..Self::default() }
+    /// Knows the direction of `metrics`, and of those that only the past had.
+    pub(super) fn set_directions(&mut self, metrics: &[Box<dyn Metric>]) {
+        self.maximized.retain(|name| metrics.iter().all(|metric| metric.name() != name));
+        let maximized = metrics.iter().filter(|metric| metric.direction() == Direction::Maximize);
+        self.maximized.extend(maximized.map(|metric| metric.name().to_owned()));
     }
 
     pub(super) fn note_step(&mut self, step: usize, learning_rate: f64, batches: usize) {

@@ -156,7 +156,8 @@ mod tests {
     }
 
     fn three_epochs() -> History {
-        let mut history = History::new(vec!["accuracy".into()]);
+        let mut history = History::default();
+        history.set_directions(&[Box::new(crate::metrics::Accuracy::default())]);
         for (epoch, (train, validation, accuracy)) in
             [(1.0, 0.9, 0.5), (0.5, 0.6, 0.8), (0.3, 0.7, 0.8)].into_iter().enumerate()
         {
@@ -200,7 +201,7 @@ mod tests {
                 "1,10,1,0.9,0.5,0.1,1.5,60"
             ]
         );
-        let mut odd = History::new(vec![]);
+        let mut odd = History::default();
         odd.push(EpochRecord { metrics: vec![("F1, \"macro\"".into(), 0.25)], ..record(1, 1.0, 0.9, 0.5) });
         odd.push(EpochRecord { validation_loss: None, ..record(2, 1.0, 0.9, 0.5) });
         assert_eq!(

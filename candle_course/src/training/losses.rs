@@ -41,10 +41,11 @@ impl DeviceLosses {
         ]))
     }
 
-    pub(crate) fn from_tensors(tensors: &BTreeMap<String, Tensor>) -> Result<Self> {
+    /// Back from a checkpoint, onto the device where the next losses will be.
+    pub(crate) fn from_tensors(tensors: &BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
         let (losses, examples) = match (tensors.get("losses"), tensors.get("examples")) {
             (None, None) => return Ok(Self::default()),
-            (Some(losses), Some(examples)) => (losses, examples.to_vec1::<i64>()?),
+            (Some(losses), Some(examples)) => (losses.to_device(device)?, examples.to_vec1::<i64>()?),
             _ => {
                 return Err(Error::checkpoint(
                     "the running epoch has losses without examples, or examples without losses",

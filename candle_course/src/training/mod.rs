@@ -11,6 +11,8 @@ mod access;
 mod background;
 mod builder;
 mod checks;
+mod evaluation;
+mod failure;
 mod guard;
 mod history;
 mod history_display;

@@ -4,13 +4,19 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{CheckpointFolder, GeneratorStates, Retention, Snapshot};
+use crate::checkpoint::{Checkpoint as _, CheckpointFolder, GeneratorStates, Retention, Snapshot};
 use crate::error::{Context, Error, Result};
 use crate::training::losses::DeviceLosses;
 use crate::training::{Callback, History, TrainState, Trainer};
 
-/// The section of the last weights, while the model holds the best.
-const DISPLACED: &str = "last weights";
+/// The section of the best weights, while the model holds them. `model` are the last ones always:
+/// those that the training goes on from, and that the checkpoint's metric is of.
+const HELD: &str = "held weights";
+
+/// Under which name a training metric of an epoch that waits for its validation is saved.
+fn waiting(metric: &str) -> String {
+    format!("train_metric.{metric}")
+}
 
 /// The sections of callbacks, by their names; the second of a name has a number.
 fn sections<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
@@ -48,6 +54,13 @@ impl Trainer {
     /// Everything this training is: parameters, optimizer, schedule, generators, accumulated
     /// gradients, averages, callbacks, position and history.
     ///
+    /// The section `model` holds the last weights: those that the training goes on from. Other
+    /// weights that the model may hold stand beside it: the best, which early stopping brought back,
+    /// in `held weights`; the average of [`ema`](crate::training::TrainerBuilder::ema) in `average`.
+    ///
+    /// Not for a callback: while `fit` runs, callbacks are in its hands, and their state would be
+    /// missing. [`Checkpoints`](crate::training::callbacks::Checkpoints) saves it.
+    ///
     /// # Errors
     /// If a state cannot be had.
     pub fn snapshot(&mut self) -> Result<Snapshot> {
@@ -64,8 +77,10 @@ impl Trainer {
         let numbers: Vec<f64> = history.numbers().into_iter().map(|number| *number).collect();
         let count = numbers.len();
         let numbers = Tensor::from_vec(numbers, count, &Device::Cpu)?;
+        let held = self.displaced.as_ref().map(|_| self.parameters.tensors()).transpose()?;
+        let model = self.displaced.clone().map_or_else(|| self.parameters.tensors(), Ok)?;
         let mut snapshot = Snapshot::new()
-            .section("model", &self.parameters)?
+            .tensors("model", model)?
             .section("optimizer", &*self.optimizer)?
             .section("generators", &GeneratorStates::new(&self.parameters))?
             .tensors("schedule", self.schedule.state()?)?
@@ -80,8 +95,11 @@ impl Trainer {
         if let Some(average) = &self.average {
             snapshot = snapshot.section("average", average)?;
         }
-        if let Some(last) = &self.displaced {
-            snapshot = snapshot.tensors(DISPLACED, last.clone())?;
+        if let Some(held) = held {
+            snapshot = snapshot.tensors(HELD, held)?;
+        }
+        for (name, value) in self.train_values.iter().flatten() {
+            snapshot = snapshot.number(&waiting(name), *value);
         }
         let names = sections(callbacks.iter().map(|callback| callback.name()));
         for (callback, name) in callbacks.iter().zip(&names) {
@@ -137,7 +155,13 @@ impl Trainer {
             return Err(Error::checkpoint(format!("the history has {} numbers, got {}", places.len(), numbers.len())));
         }
         places.into_iter().zip(numbers).for_each(|(place, number)| *place = number);
-        let running = DeviceLosses::from_tensors(snapshot.get("epoch")?)?;
+        history.set_directions(&self.metrics);
+        let running = DeviceLosses::from_tensors(snapshot.get("epoch")?, self.parameters.device())?;
+        let trained = state.batch > 0 && state.batch == state.batches_per_epoch;
+        let train_values = (trained && self.train_metrics).then(|| {
+            let value = |name: &str| snapshot.get_number(&waiting(name)).unwrap_or(f64::NAN);
+            self.metrics.iter().map(|metric| (metric.name().to_owned(), value(metric.name()))).collect()
+        });
 
         snapshot.restore("model", &mut self.parameters)?;
         snapshot.restore("optimizer", &mut *self.optimizer)?;
@@ -154,10 +178,14 @@ impl Trainer {
                 callback.load_tensors(snapshot.get(name)?)?;
             }
         }
-        self.displaced = snapshot.get(DISPLACED).ok().cloned();
+        self.displaced = None;
+        if snapshot.sections().contains(&HELD) {
+            self.hold(snapshot.get(HELD)?)?;
+        }
         self.guard.forget();
         (self.state, self.history, self.running) = (state, history, running);
-        if self.train_metrics && self.state.batch > 0 {
+        self.train_values = train_values;
+        if self.train_metrics && self.state.batch > 0 && !trained {
             let epoch = self.state.epoch + 1;
             self.note(format!("the training metrics of epoch {epoch} cover only the batches after resuming"));
         }

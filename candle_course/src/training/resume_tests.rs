@@ -3,23 +3,82 @@
 use std::path::Path;
 use std::time::Duration;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::trainer_tests::{loaders, mlp, points, trainer};
 use super::*;
 use crate::checkpoint::{Checkpoint as _, CheckpointFolder, Retention};
-use crate::data::{DataLoader, Dataset as _, TensorDataset};
+use crate::data::{Batch, BatchPosition, DataLoader, Dataset as _, TensorDataset, Transform};
 use crate::losses::CrossEntropy;
 use crate::metrics::{Accuracy, Metric};
-use crate::nn::{Parameters, Sequential};
-use crate::optimizers::{AdamW, GradientAccumulator, Optimizer as _, Sgd, WeightAverage, clip_gradient_norm};
-use crate::schedules::{ReduceLROnPlateau, Schedule as _};
+use crate::nn::{Activation, BatchNorm1d, Dropout, Linear, Parameters, Sequential};
+use crate::optimizers::{
+    AdamW, GradientAccumulator, Optimizer as _, Sgd, WeightAverage, clip_gradient_norm, clip_gradient_value,
+    gradient_norm,
+};
+use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
 
-/// Dropout, accumulation of 3 of the 4 batches, clipping, averages, plateau, early stopping.
+/// With dropout and with batch normalisation, whose buffers move in training.
+fn normed(seed: u64) -> (Sequential, Parameters) {
+    let parameters = Parameters::new(seed, &Device::Cpu);
+    let model = Sequential::new()
+        .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
+        .add(BatchNorm1d::new(16).build(&parameters.at("1")).unwrap())
+        .add(Activation::Relu)
+        .add(Dropout::new(0.2, &parameters.at("3")).unwrap())
+        .add(Linear::new(16, 3, &parameters.at("4")).unwrap());
+    (model, parameters)
+}
+
+/// Noise of its own for every example and epoch.
+struct Noise;
+
+impl Transform for Noise {
+    fn apply(&self, batch: Batch, position: &BatchPosition) -> crate::Result<Batch> {
+        let mut values = batch.inputs.to_vec2::<f32>()?;
+        for (row, values) in values.iter_mut().enumerate() {
+            let mut generator = position.generator(7, row);
+            values.iter_mut().for_each(|value| *value += 0.1 * generator.normal() as f32);
+        }
+        Ok(Batch { inputs: Tensor::new(values, &Device::Cpu)?, ..batch })
+    }
+}
+
+/// The training batches of [`loaders`] with noise, made by so many workers.
+fn noisy(workers: usize) -> DataLoader {
+    let loader = DataLoader::new(points(1)).batch_size(16).shuffle(5).transform(Noise);
+    loader.workers(workers).build().unwrap()
+}
+
+fn one_cycle() -> OneCycleLR {
+    OneCycleLR::new(0.2, 12).build().unwrap()
+}
+
+/// Dropout, batch normalisation, accumulation in pairs, clipping by value, averages, and a rate and
+/// a momentum for every step; to be trained on [`noisy`] data.
+fn cycled(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
+    let (model, parameters) = normed(9);
+    let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+    let mut builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
+        .epochs(epochs)
+        .schedule(one_cycle())
+        .accumulate(2)
+        .clip_value(0.02)
+        .ema(0.9)
+        .metric(Accuracy::default())
+        .early_stopping(stopping(50))
+        .quiet();
+    if let Some(folder) = folder {
+        builder = builder.checkpoints(every_step(folder));
+    }
+    (builder.build().unwrap(), parameters)
+}
+
+/// Dropout, batch normalisation, accumulation of 3 of the 4 batches, clipping, averages, plateau, early stopping.
 fn full(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
-    let (model, parameters) = mlp(9);
+    let (model, parameters) = normed(9);
     let mut builder = configured(model, &parameters).epochs(epochs).quiet();
     if let Some(folder) = folder {
         builder = builder.checkpoints(every_step(folder));
@@ -50,9 +109,10 @@ fn plateau() -> ReduceLROnPlateau {
     ReduceLROnPlateau::new(0.02).factor(0.5).patience(0).build().unwrap()
 }
 
-fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
-    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let bits = |tensor: &Tensor| values(tensor).into_iter().map(f32::to_bits).collect();
+fn bits(parameters: &Parameters) -> Vec<(String, Vec<u64>)> {
+    // Exact for f32; a batch norm's counter is an integer.
+    let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
+    let bits = |tensor: &Tensor| values(tensor).unwrap().into_iter().map(f64::to_bits).collect();
     parameters.tensors().unwrap().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
 }
 
@@ -75,7 +135,7 @@ fn timeless(history: &History) -> (Vec<u64>, Vec<u64>) {
 fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     let (train, validation) = loaders();
     let loss = CrossEntropy::default();
-    let (model, parameters) = mlp(9);
+    let (model, parameters) = normed(9);
     let mut optimizer = AdamW::new(&parameters).build().unwrap();
     let mut schedule = plateau();
     let mut group = GradientAccumulator::new(&parameters, 3).unwrap();
@@ -105,7 +165,7 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     }
     // And all that only looks: training metrics, checkpoints, TensorBoard, a probe, progress lines.
     let temporary = tempfile::tempdir().unwrap();
-    let (model, trained) = mlp(9);
+    let (model, trained) = normed(9);
     let probe = Probe::new();
     let tensorboard = TensorBoard::new(temporary.path().join("tensorboard")).unwrap().every_steps(1).unwrap();
     let mut trainer = configured(probe.sequential(&model), &trained)
@@ -128,12 +188,55 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
 }
 
 #[test]
+fn one_cycle_clipping_by_value_workers_and_a_transform_are_the_raw_loop_bit_by_bit() {
+    let (plain, validation) = (noisy(0), loaders().1);
+    let loss = CrossEntropy::default();
+    let (model, parameters) = normed(9);
+    let (schedule, mut optimizer) = (one_cycle(), Sgd::new(&parameters).momentum(0.9).build().unwrap());
+    let mut group = GradientAccumulator::new(&parameters, 2).unwrap();
+    let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
+    let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
+    let (mut validation_losses, mut rates, mut unclipped) = (Vec::new(), Vec::new(), 0);
+    for epoch in 0..6 {
+        for batch in plain.epoch(epoch).unwrap() {
+            let batch = batch.unwrap();
+            let backward = forward_backward(&model, &loss, &batch).unwrap();
+            if group.add(backward.gradients, batch.len()).unwrap() {
+                let mut gradients = group.take().unwrap();
+                let norm = gradient_norm(&parameters, &gradients).unwrap();
+                clip_gradient_value(&parameters, &mut gradients, 0.02).unwrap();
+                unclipped += usize::from(norm == gradient_norm(&parameters, &gradients).unwrap());
+                optimizer.set_momentum(schedule.momentum(rates.len()).unwrap()).unwrap();
+                optimizer.step(&gradients, schedule.learning_rate(rates.len())).unwrap();
+                rates.push(schedule.learning_rate(rates.len()));
+                average.update().unwrap();
+            }
+        }
+        average.swap().unwrap();
+        validation_losses.push(evaluate(&model, &loss, &validation, &mut metrics).unwrap().loss);
+        average.swap().unwrap();
+    }
+    let (mut trainer, trained) = cycled(6, None);
+    let history = trainer.fit(&noisy(2), Some(&validation)).unwrap();
+    assert_eq!(history.values("validation_loss").unwrap(), validation_losses);
+    assert_eq!(history.steps().iter().map(|step| step.learning_rate).collect::<Vec<_>>(), rates);
+    trainer.release().unwrap();
+    assert_eq!(bits(&trained), bits(&parameters), "the last weights");
+    assert_eq!((rates.len(), unclipped), (12, 0));
+}
+
+#[test]
 fn a_training_resumed_from_any_checkpoint_ends_the_same_to_the_last_bit() {
-    let (train, validation) = loaders();
+    resumed_from_any_checkpoint(full, &loaders().0);
+    resumed_from_any_checkpoint(cycled, &noisy(2));
+}
+
+fn resumed_from_any_checkpoint(full: fn(usize, Option<&Path>) -> (Trainer, Parameters), train: &DataLoader) {
+    let validation = loaders().1;
     let temporary = tempfile::tempdir().unwrap();
     let all = temporary.path().join("all");
     let (mut undisturbed, parameters) = full(4, Some(&all));
-    let history = undisturbed.fit(&train, Some(&validation)).unwrap();
+    let history = undisturbed.fit(train, Some(&validation)).unwrap();
     let mut files: Vec<_> = std::fs::read_dir(&all).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), 8, "a checkpoint after every step");
@@ -144,7 +247,7 @@ fn a_training_resumed_from_any_checkpoint_ends_the_same_to_the_last_bit() {
         let (mut resumed, again) = full(4, None);
         assert!(resumed.resume(&alone).unwrap());
         if resumed.state().epoch < 4 {
-            resumed.fit(&train, Some(&validation)).unwrap();
+            resumed.fit(train, Some(&validation)).unwrap();
         }
         assert_eq!(bits(&again), bits(&parameters), "{}", file.display());
         assert_eq!(timeless(resumed.history()), timeless(&history), "{}", file.display());
@@ -173,6 +276,124 @@ fn a_stop_in_the_middle_of_an_epoch_loses_nothing() {
         (timeless(trainer.history()), trainer.history().values("train_accuracy").unwrap(), bits(&parameters))
     };
     assert_eq!(run(6), run(usize::MAX));
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_group_loses_nothing() {
+    struct StopInGroup(bool);
+    impl Callback for StopInGroup {
+        fn name(&self) -> &str {
+            "stop in group"
+        }
+        fn batch_start(&mut self, trainer: &mut Trainer, _: &Batch) -> crate::Result<Flow> {
+            let here =
+                (trainer.state().epoch, trainer.state().batch) == (1, 1) && !std::mem::replace(&mut self.0, true);
+            Ok(if here { Flow::Stop("one batch of three is missing".into()) } else { Flow::Continue })
+        }
+    }
+    let (train, validation) = loaders();
+    let (mut undisturbed, parameters) = full(4, None);
+    let history = undisturbed.fit(&train, Some(&validation)).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    let (model, here) = normed(9);
+    let checkpoints = Checkpoints::new(temporary.path()).keep_best(1, "validation_loss").build().unwrap();
+    let builder = configured(model, &here).epochs(4).callback(StopInGroup(false)).checkpoints(checkpoints);
+    let mut stopped = builder.quiet().build().unwrap();
+    stopped.fit(&train, Some(&validation)).unwrap();
+    assert_eq!((stopped.state().batch, stopped.state().batches_in_step, stopped.state().step), (2, 2, 2));
+    // No step since the epoch's end: the file still counts among the best.
+    let files = CheckpointFolder::open(temporary.path(), Retention::new().last(9)).unwrap().list().unwrap();
+    assert_eq!((files.len(), files[0].metric), (1, history.epochs()[0].validation_loss));
+
+    let (mut resumed, again) = full(4, None);
+    assert!(resumed.resume(temporary.path()).unwrap());
+    for (mut trainer, weights) in [(stopped, here), (resumed, again)] {
+        trainer.fit(&train, Some(&validation)).unwrap();
+        assert_eq!(timeless(trainer.history()), timeless(&history));
+        assert_eq!(bits(&weights), bits(&parameters));
+    }
+}
+
+#[test]
+fn a_stop_in_the_validation_loses_nothing() {
+    /// Stops before the batch of the validation after so many.
+    struct StopInValidation(usize);
+    impl Callback for StopInValidation {
+        fn name(&self) -> &str {
+            "stop in validation"
+        }
+        fn validation_batch(&mut self, _: &Batch) -> crate::Result<Flow> {
+            self.0 = self.0.wrapping_sub(1);
+            Ok(if self.0 == usize::MAX { Flow::Stop("enough".into()) } else { Flow::Continue })
+        }
+    }
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    let build = |batches: usize, folder: &str| {
+        let (model, parameters) = normed(9);
+        let checkpoints = Checkpoints::new(temporary.path().join(folder)).build().unwrap();
+        let builder = configured(model, &parameters).epochs(3).train_metrics().checkpoints(checkpoints);
+        (builder.callback(StopInValidation(batches)).quiet().build().unwrap(), parameters)
+    };
+    let (mut undisturbed, parameters) = build(1000, "undisturbed");
+    let history = undisturbed.fit(&train, Some(&validation)).unwrap();
+    // Three batches an epoch: in the middle of the second epoch's.
+    let (mut stopped, here) = build(4, "stopped");
+    let half = stopped.fit(&train, Some(&validation)).unwrap();
+    assert_eq!((half.stopped(), half.epochs().len()), (Some("enough"), 1));
+    assert_eq!((stopped.state().epoch, stopped.state().batch), (1, 4));
+    let (mut resumed, again) = build(1000, "resumed");
+    assert!(resumed.resume(temporary.path().join("stopped")).unwrap());
+    for (mut trainer, weights) in [(stopped, here), (resumed, again)] {
+        trainer.fit(&train, Some(&validation)).unwrap();
+        assert_eq!(timeless(trainer.history()), timeless(&history));
+        let accuracy = |history: &History| history.values("train_accuracy").unwrap();
+        assert_eq!(accuracy(trainer.history()), accuracy(&history));
+        assert!(!trainer.history().notes().iter().any(|note| note.contains("cover only")));
+        assert_eq!(bits(&weights), bits(&parameters));
+    }
+}
+
+#[test]
+fn the_model_of_every_checkpoint_is_what_its_metric_is_of() {
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    let (builder, parameters) = trainer(3);
+    // Early stopping and the checkpoints watch different values.
+    let accuracy = EarlyStopping::new("accuracy").patience(3).build().unwrap();
+    let checkpoints = Checkpoints::new(temporary.path()).keep_last(2).keep_best(2, "validation_loss").build().unwrap();
+    let builder = builder.epochs(40).learning_rate(0.8).early_stopping(accuracy).checkpoints(checkpoints);
+    let history = builder.quiet().build().unwrap().fit(&train, Some(&validation)).unwrap();
+    let best = history.best("accuracy").unwrap();
+    assert!(history.stopped().is_some() && best.epoch < history.epochs().len());
+
+    let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(9)).unwrap();
+    for saved in folder.list().unwrap() {
+        let snapshot = crate::checkpoint::Snapshot::load(&saved.path).unwrap();
+        let (model, mut weights) = mlp(1);
+        snapshot.restore("model", &mut weights).unwrap();
+        let loss = evaluate(&model, &CrossEntropy::default(), &validation, &mut []).unwrap().loss;
+        assert_eq!(Some(loss), saved.metric, "step {}", saved.step);
+    }
+    let (_, mut held) = mlp(1);
+    folder.latest().unwrap().unwrap().snapshot.restore("held weights", &mut held).unwrap();
+    assert_eq!(bits(&held), bits(&parameters), "what early stopping brought back stands beside it");
+}
+
+#[test]
+fn a_metric_added_on_resuming_knows_its_direction() {
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    let build = || {
+        let builder = trainer(3).0.epochs(1).learning_rate(0.1).quiet();
+        builder.checkpoints(Checkpoints::new(temporary.path()).build().unwrap())
+    };
+    build().build().unwrap().fit(&train, Some(&validation)).unwrap();
+    let mut resumed = build().metric(crate::metrics::FBeta::new(3, 1.0).unwrap()).build().unwrap();
+    assert!(resumed.resume(temporary.path()).unwrap());
+    let name = resumed.metrics[1].name().to_owned();
+    assert!(resumed.history().is_maximized(&name) && resumed.history().is_maximized("accuracy"));
+    assert!(!resumed.history().is_maximized("validation_loss"));
 }
 
 #[test]
@@ -325,7 +546,7 @@ fn checkpoints_of_another_training_are_refused() {
     assert_eq!(bits(&before), untouched);
     assert!(!plain.resume(temporary.path().join("nowhere")).unwrap());
 
-    let (model, parameters) = mlp(9);
+    let (model, parameters) = normed(9);
     let optimizer = AdamW::new(&parameters).build().unwrap();
     let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
     let mut no_stopping = builder.accumulate(3).ema(0.9).quiet().build().unwrap();
@@ -333,7 +554,7 @@ fn checkpoints_of_another_training_are_refused() {
     assert!(text.contains("the state of callback early stopping, which this trainer lacks"), "{text}");
 
     // Found out after the model's weights have been read: they are set back.
-    let (model, parameters) = mlp(1);
+    let (model, parameters) = normed(1);
     let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
     let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
     let builder = builder.accumulate(3).ema(0.9).early_stopping(stopping(5));
@@ -380,6 +601,27 @@ fn the_best_is_kept_besides_the_newest() {
     let unknown = Checkpoints::new(temporary.path()).keep_best(1, "acc").build().unwrap();
     let mut wrong = super::trainer_tests::trainer(3).0.learning_rate(0.1).checkpoints(unknown).quiet().build().unwrap();
     assert!(wrong.fit(&train, Some(&validation)).unwrap_err().to_string().contains("got `acc`"));
+}
+
+#[test]
+fn a_plateau_follows_no_value_the_wrong_way_round() {
+    use crate::metrics::Direction::{Maximize, Minimize};
+    let (train, validation) = loaders();
+    let fit = |monitor: Option<&str>, mode| {
+        let schedule = ReduceLROnPlateau::new(0.02).mode(mode).build().unwrap();
+        let mut builder = trainer(3).0.schedule(schedule).quiet();
+        if let Some(name) = monitor {
+            builder = builder.schedule_monitor(name);
+        }
+        builder.build().unwrap().fit(&train, Some(&validation)).map(|_| ())
+    };
+    for (monitor, mode) in [(None, Minimize), (Some("accuracy"), Maximize), (Some("train_loss"), Minimize)] {
+        fit(monitor, mode).unwrap();
+    }
+    let text = fit(Some("accuracy"), Minimize).unwrap_err().to_string();
+    assert!(text.contains("better when smaller") && text.contains("`accuracy`, better when larger"), "{text}");
+    let text = fit(None, Maximize).unwrap_err().to_string();
+    assert!(text.contains("better when larger") && text.contains("`validation_loss`, better when smaller"), "{text}");
 }
 
 #[test]

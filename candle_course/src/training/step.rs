@@ -1,5 +1,7 @@
 //! The two halves of every epoch.
 
+use std::ops::ControlFlow;
+
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
@@ -95,10 +97,27 @@ pub fn evaluate(
     loader: &DataLoader,
     metrics: &mut [Box<dyn Metric>],
 ) -> Result<Evaluation> {
+    match evaluate_while(model, loss, loader, metrics, &mut |_| Ok(ControlFlow::Continue(())))? {
+        ControlFlow::Continue(evaluation) => Ok(evaluation),
+        ControlFlow::Break(reason) => Err(Error::training(format!("the evaluation was stopped: {reason}"))),
+    }
+}
+
+/// [`evaluate`], unless `before` a batch asks to stop; it gives the reason.
+pub(crate) fn evaluate_while(
+    model: &dyn Model,
+    loss: &dyn Loss,
+    loader: &DataLoader,
+    metrics: &mut [Box<dyn Metric>],
+    before: &mut dyn FnMut(&Batch) -> Result<ControlFlow<String>>,
+) -> Result<ControlFlow<String, Evaluation>> {
     metrics.iter_mut().for_each(|metric| metric.reset());
     let mut losses = DeviceLosses::default();
     for batch in loader.epoch(0)? {
         let batch = batch?;
+        if let ControlFlow::Break(reason) = before(&batch)? {
+            return Ok(ControlFlow::Break(reason));
+        }
         let predictions = model.forward_t(&batch.inputs, false)?.detach();
         losses.push(loss.forward(&predictions, &batch.targets)?.detach(), batch.len());
         for metric in metrics.iter_mut() {
@@ -108,7 +127,8 @@ pub fn evaluate(
     if losses.is_empty() {
         return Err(Error::undefined("evaluation of no batches"));
     }
-    Ok(Evaluation { loss: losses.mean()?, metrics: metric_values(metrics)?, examples: losses.examples() })
+    let (loss, metrics) = (losses.mean()?, metric_values(metrics)?);
+    Ok(ControlFlow::Continue(Evaluation { loss, metrics, examples: losses.examples() }))
 }
 
 /// The metrics' names and values.

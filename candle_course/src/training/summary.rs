@@ -29,7 +29,8 @@ pub struct LayerSummary {
 /// What a model is made of: layers, shapes, parameters, memory.
 ///
 /// Memory is what training needs on the device: the variables, their gradients, and the
-/// activations that the backward pass needs. What an optimizer adds is a multiple of the
+/// activations that the backward pass needs, as they are in evaluation mode: dropout, which is
+/// absent there, adds its masks (as large as its input each) in training. What an optimizer adds is a multiple of the
 /// gradients: nothing for plain SGD, once with momentum, twice for Adam.
 ///
 /// # Examples
@@ -74,7 +75,8 @@ impl ModelSummary {
             let count = if trainable.contains(&name) { &mut layer.trainable } else { &mut layer.kept };
             *count += var.elem_count();
         }
-        let layers = layers.into_values().collect();
+        let mut layers: Vec<LayerSummary> = layers.into_values().collect();
+        layers.sort_by_key(|layer| natural(&layer.name));
         Self::measure(layers, parameters, &input.into(), |xs| Ok(model.forward_t(xs, false)?))
     }
 
@@ -110,7 +112,7 @@ impl ModelSummary {
                         .iter()
                         .filter(|name| name.rsplit_once('.').is_some_and(|(place, _)| places.contains(&place))),
                 );
-                used.sort();
+                used.sort_by_key(|name| natural(name));
                 used.dedup();
                 for name in used {
                     let Some(var) = parameters.get(name) else { continue };
@@ -221,6 +223,14 @@ impl LayerSummary {
     }
 }
 
+/// A name in parts, numbers as numbers: `conv2` stands before `conv10`.
+fn natural(name: &str) -> Vec<Result<u64, String>> {
+    let letters: Vec<char> = name.chars().collect();
+    let parts = letters.chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
+    let text = parts.map(|part| part.iter().collect::<String>());
+    text.map(|text| text.parse().map_err(|_| text)).collect()
+}
+
 /// `1 234 567`, with thin spaces.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
@@ -270,6 +280,18 @@ mod tests {
         assert!(text.contains("bias [16], weight [16, 2]") && text.contains("51 trainable numbers, 48 kept"), "{text}");
         let wrong = ModelSummary::sequential(&model, &parameters, (32, 5)).unwrap_err().to_string();
         assert!(wrong.contains("layer 0 (Linear) does not take shape [32, 5]"), "{wrong}");
+    }
+
+    #[test]
+    fn the_tenth_layer_comes_after_the_second() {
+        let parameters = Parameters::new(1, &candle_core::Device::Cpu);
+        let mut model = Sequential::new();
+        for i in 1..=11 {
+            model = model.add(crate::nn::Linear::new(2, 2, &parameters.at(format!("block.fc{i}"))).unwrap());
+        }
+        let summary = ModelSummary::new(&model, &parameters, (1, 2)).unwrap();
+        let names: Vec<&str> = summary.layers().iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(names, (1..=11).map(|i| format!("block.fc{i}")).collect::<Vec<_>>());
     }
 
     #[test]

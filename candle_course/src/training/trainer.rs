@@ -1,6 +1,7 @@
 //! The loop, packaged.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,14 +20,12 @@ use crate::training::callbacks::Checkpoints;
 use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
 use crate::training::step::{Backward, metric_values};
-use crate::training::{
-    Callback, EpochRecord, Evaluation, Flow, History, TrainState, TrainerBuilder, evaluate, forward_backward,
-};
+use crate::training::{Callback, EpochRecord, Evaluation, Flow, History, TrainState, TrainerBuilder, forward_backward};
 
 /// A training: model, loss, optimizer, and everything around the loop.
 ///
 /// [`Trainer::fit`] does what a loop written by hand with [`train_step`](crate::training::train_step)
-/// and [`evaluate`] does, in the same order and to the same bit. Between backward and optimizer
+/// and [`evaluate`](crate::training::evaluate) does, in the same order and to the same bit. Between backward and optimizer
 /// step it leaves one seam, in this order: accumulation, the callbacks' `backward_end` (an
 /// all-reduce of data-parallel training fits in there), clipping.
 ///
@@ -68,6 +67,8 @@ pub struct Trainer {
     pub(super) average: Option<WeightAverage>,
     pub(super) metrics: Vec<Box<dyn Metric>>,
     pub(super) train_metrics: bool,
+    /// The training metrics of an epoch whose validation was interrupted.
+    pub(super) train_values: Option<Vec<(String, f64)>>,
     pub(super) callbacks: Vec<Box<dyn Callback>>,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) epochs: usize,
@@ -115,13 +116,12 @@ impl Trainer {
     }
 
     /// The loop.
-    pub(super) fn run(
+    pub(super) fn epochs_left(
         &mut self,
         train: &DataLoader,
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
-        self.start(train, validation)?;
         let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
         while stop.is_none() && self.state.epoch < self.epochs {
             if self.state.batch == 0 {
@@ -141,8 +141,7 @@ impl Trainer {
                 stop = stop.or(stopped);
             }
             if self.state.batch == train.len() {
-                self.end_epoch(started, before, validation, callbacks)?;
-                stop = stop.or(self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))?);
+                stop = stop.or(self.end_epoch(started, before, validation, callbacks)?);
                 if stop.is_none() && self.state.epoch < self.epochs {
                     self.save_if_due(callbacks, true)?;
                 }
@@ -171,7 +170,7 @@ impl Trainer {
         if let Some(clip) = self.clip {
             self.gradient_norm = clip.apply(&self.parameters, &mut gradients)?;
         }
-        if let Some(momentum) = self.schedule.momentum(self.state.step) {
+        if let Some(momentum) = self.schedule.momentum(self.schedule_position()) {
             self.optimizer.set_momentum(momentum)?;
         }
         self.optimizer.step(&gradients, self.state.learning_rate).with_context(|| {
@@ -208,22 +207,29 @@ impl Trainer {
         self.metrics.iter_mut().for_each(|metric| metric.reset());
     }
 
+    /// Validation and the epoch's record. If a callback stops the validation, the epoch stays
+    /// unfinished, with all its batches done.
     fn end_epoch(
         &mut self,
         started: Instant,
         before: f64,
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
         self.guard.read(&self.state, &self.parameters)?;
-        let train_metrics = if self.train_metrics { metric_values(&self.metrics)? } else { Vec::new() };
+        let train_metrics = match self.train_values.take() {
+            Some(values) => values,
+            None if self.train_metrics => metric_values(&self.metrics)?,
+            None => Vec::new(),
+        };
         let train_loss = self.running.mean()?; // waits for the device: the time below is all of the training's
         let train_seconds = before + started.elapsed().as_secs_f64();
-        let evaluation = match validation {
-            Some(loader) => {
-                self.tell(callbacks, |callback, trainer| callback.validation_start(trainer))?;
-                Some(self.evaluate(loader)?)
+        let evaluation = match validation.map(|loader| self.validate(loader, callbacks)).transpose()? {
+            Some(ControlFlow::Break(reason)) => {
+                self.train_values = Some(train_metrics);
+                return Ok(Some(reason));
             }
+            Some(ControlFlow::Continue(evaluation)) => Some(evaluation),
             None => None,
         };
         self.record_steps()?;
@@ -250,11 +256,12 @@ impl Trainer {
             None => Ok(record.validation_loss.unwrap_or(record.train_loss)),
         };
         self.history.push(record);
-        self.schedule.observe(observed?)
+        self.schedule.observe(observed?)?;
+        self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))
     }
 
     /// Every callback hears the event; the first reason to stop counts.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         callbacks: &mut [&mut dyn Callback],
         mut event: impl FnMut(&mut dyn Callback, &mut Trainer) -> Result<Flow>,
@@ -277,23 +284,11 @@ impl Trainer {
     }
 
     pub(super) fn scheduled_rate(&self) -> f64 {
-        self.schedule.learning_rate(if self.schedule_per_epoch { self.state.epoch } else { self.state.step })
+        self.schedule.learning_rate(self.schedule_position())
     }
 
-    /// Loss and metrics on other data, in evaluation mode: the test set, at the end. With
-    /// [`ema`](TrainerBuilder::ema), of the averaged weights.
-    ///
-    /// # Errors
-    /// As [`evaluate`].
-    pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
-        self.swap_average()?;
-        let result = evaluate(&*self.model, &*self.loss, loader, &mut self.metrics);
-        self.swap_average()?;
-        self.metrics.iter_mut().for_each(|metric| metric.reset());
-        if self.train_metrics && (1..self.state.batches_per_epoch).contains(&self.state.batch) {
-            let epoch = self.state.epoch + 1;
-            self.note(format!("the training metrics of epoch {epoch} cover only the batches after an evaluation"));
-        }
-        result
+    /// What the schedule is asked with: the epoch or the step, counted from 0.
+    fn schedule_position(&self) -> usize {
+        if self.schedule_per_epoch { self.state.epoch } else { self.state.step }
     }
 }

@@ -13,7 +13,13 @@ use crate::training::callbacks::monitor::Monitor;
 /// A new training needs a folder without checkpoints: among those of another one, the newest would
 /// not be its own.
 ///
-/// Kept are the newest ones and, if a value is monitored, the best. Give it to
+/// Kept are the newest ones and, if a value is monitored, the best. The section `model` of a
+/// checkpoint holds the weights at the end of its epoch, whichever early stopping brings back in the
+/// end (these stand beside it, in `held weights`). With
+/// [`ema`](crate::training::TrainerBuilder::ema) they are the last weights; the value is that of
+/// their average, which is in the section `average`.
+///
+/// Give it to
 /// [`TrainerBuilder::checkpoints`](crate::training::TrainerBuilder::checkpoints); it comes after
 /// all callbacks, whose state is saved too.
 ///
@@ -103,9 +109,12 @@ impl Checkpoints {
     pub(crate) fn save(&mut self, trainer: &Trainer, snapshot: &crate::checkpoint::Snapshot) -> Result<()> {
         let folder = self.open.as_ref().ok_or_else(|| Error::training("the checkpoint folder is not open"))?;
         let metric = match &self.monitor {
-            // In the middle of an epoch there is no value yet.
-            Some(monitor) if trainer.state().batch == 0 => Some(monitor.value(&trainer.history().last()?)?),
-            _ => None,
+            // After further steps the value is of other weights. (Batches without a step have none.)
+            Some(monitor) => match trainer.history().epochs().last() {
+                Some(record) if record.step == trainer.state().step => Some(monitor.value(record)?),
+                _ => None,
+            },
+            None => None,
         };
         folder.save(trainer.state().step as u64, metric, snapshot)?;
         self.saved_step = Some(trainer.state().step);

@@ -69,7 +69,7 @@ impl EarlyStoppingBuilder {
         self
     }
 
-    /// What an epoch must improve by, at least, to count (0).
+    /// An epoch counts if it is better by more than this (0).
     pub fn min_delta(mut self, min_delta: f64) -> Self {
         self.min_delta = min_delta;
         self

@@ -1,12 +1,13 @@
 //! What surrounds the loop: events and those who listen to them.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::data::Batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::training::Trainer;
 
 mod checkpoints;
@@ -18,7 +19,7 @@ mod tensorboard;
 pub use checkpoints::{Checkpoints, CheckpointsBuilder};
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
 pub use progress::Progress;
-pub(crate) use progress::{duration, number};
+pub(crate) use progress::{Speed, duration, number};
 pub use tensorboard::TensorBoard;
 
 /// Whether training goes on after an event.
@@ -33,15 +34,17 @@ pub enum Flow {
 }
 
 /// The events of a training, in the order in which they happen.
-pub const EVENTS: [(&str, &str); 8] = [
+pub const EVENTS: [(&str, &str); 10] = [
     ("fit_start", "once, before the first epoch"),
     ("epoch_start", "before the first batch of every epoch, or the first after resuming in its middle"),
     ("batch_start", "before the forward pass of every batch"),
     ("backward_end", "between backward and optimizer step, before clipping: gradients may be changed"),
     ("step_end", "after every optimizer step"),
     ("validation_start", "before the validation pass, if there is validation data"),
+    ("validation_batch", "before every batch of the validation pass"),
     ("epoch_end", "after validation; the epoch's record is in the history"),
     ("fit_end", "once, after the last epoch or after a stop"),
+    ("fit_failed", "once, instead of fit_end, if an error ends the training"),
 ];
 
 /// A listener to the events of a training. Every event has a default that does nothing.
@@ -67,7 +70,7 @@ pub const EVENTS: [(&str, &str); 8] = [
 /// }
 /// ```
 #[allow(unused_variables)]
-pub trait Callback: Send {
+pub trait Callback: Any + Send {
     /// The name in lists and messages.
     fn name(&self) -> &str;
 
@@ -119,6 +122,16 @@ pub trait Callback: Send {
         Ok(Flow::Continue)
     }
 
+    /// Before every batch of the validation pass, in whose middle the trainer cannot be asked. A stop
+    /// leaves the epoch unfinished with all its batches done: the next call of [`Trainer::fit`]
+    /// begins with its validation.
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn validation_batch(&mut self, batch: &Batch) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
     /// After validation; the epoch's record is the last of the history.
     ///
     /// # Errors
@@ -133,6 +146,16 @@ pub trait Callback: Send {
     /// As [`Callback::fit_start`].
     fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         Ok(Flow::Continue)
+    }
+
+    /// Once, instead of [`Callback::fit_end`], if the training ends with `error`: of the model, of the
+    /// data, of any callback. To close what was opened.
+    ///
+    /// # Errors
+    /// What the callback cannot cope with. It is noted in the history; `error` is the one that
+    /// [`Trainer::fit`] gives.
+    fn fit_failed(&mut self, trainer: &mut Trainer, error: &Error) -> Result<()> {
+        Ok(())
     }
 
     /// What a checkpoint of the training has to hold of this callback (nothing, unless told otherwise).

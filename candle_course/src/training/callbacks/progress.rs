@@ -11,11 +11,10 @@ use crate::training::{Callback, Flow, Trainer};
 pub struct Progress {
     every: Duration,
     started: Instant,
-    first_epoch: usize,
     /// Batches done before this call of `fit`.
     first_batch: usize,
     printed: Instant,
-    epoch_started: Instant,
+    speed: Speed,
     lines: Option<Vec<String>>,
 }
 
@@ -29,7 +28,7 @@ impl Progress {
     /// A line at least every so often, while an epoch runs.
     pub fn every(every: Duration) -> Self {
         let now = Instant::now();
-        Self { every, started: now, first_epoch: 0, first_batch: 0, printed: now, epoch_started: now, lines: None }
+        Self { every, started: now, first_batch: 0, printed: now, speed: Speed::default(), lines: None }
     }
 
     /// Keeps the lines instead of printing them.
@@ -38,12 +37,46 @@ impl Progress {
         Self { lines: Some(Vec::new()), ..Self::every(Duration::ZERO) }
     }
 
+    /// Seconds for what is left, at the pace since this call of `fit`; `None` without a pace.
+    fn seconds_left(&self, trainer: &Trainer) -> Option<f64> {
+        let state = trainer.state();
+        let batches = state.epoch * state.batches_per_epoch + state.batch;
+        let left = (trainer.epochs() * state.batches_per_epoch).saturating_sub(batches);
+        let done = batches - self.first_batch;
+        (done > 0 && left > 0).then(|| self.started.elapsed().as_secs_f64() / done as f64 * left as f64)
+    }
+
     fn line(&mut self, text: String) {
         match &mut self.lines {
             Some(lines) => lines.push(text),
             None => println!("{text}"),
         }
         self.printed = Instant::now();
+    }
+}
+
+/// How fast the running epoch is trained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Speed {
+    since: Instant,
+    /// What the epoch had seen by then: not nothing, if it is gone on with in its middle.
+    examples: usize,
+}
+
+impl Default for Speed {
+    fn default() -> Self {
+        Self { since: Instant::now(), examples: 0 }
+    }
+}
+
+impl Speed {
+    /// The clock starts.
+    pub(crate) fn start(trainer: &Trainer) -> Self {
+        Self { since: Instant::now(), examples: trainer.running_examples() }
+    }
+
+    pub(crate) fn examples_per_second(&self, trainer: &Trainer) -> f64 {
+        trainer.running_examples().saturating_sub(self.examples) as f64 / self.since.elapsed().as_secs_f64()
     }
 }
 
@@ -78,14 +111,14 @@ impl Callback for Progress {
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
         self.started = Instant::now();
         let state = trainer.state();
-        (self.first_epoch, self.first_batch) = (state.epoch, state.epoch * state.batches_per_epoch + state.batch);
+        self.first_batch = state.epoch * state.batches_per_epoch + state.batch;
         trainer.history().notes().to_vec().into_iter().for_each(|note| self.line(note));
         Ok(Flow::Continue)
     }
 
-    fn epoch_start(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
-        self.epoch_started = Instant::now();
-        self.printed = self.epoch_started;
+    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        self.speed = Speed::start(trainer);
+        self.printed = Instant::now();
         Ok(Flow::Continue)
     }
 
@@ -93,7 +126,6 @@ impl Callback for Progress {
         let last = trainer.state().batch == trainer.batches_per_epoch();
         if self.printed.elapsed() >= self.every && !last {
             let state = trainer.state();
-            let speed = trainer.running_examples() as f64 / self.epoch_started.elapsed().as_secs_f64();
             let mut parts = vec![
                 format!("epoch {}/{}", state.epoch + 1, trainer.epochs()),
                 format!("batch {}/{}", state.batch, state.batches_per_epoch),
@@ -103,12 +135,8 @@ impl Callback for Progress {
             let metrics = trainer.running_metrics();
             parts.extend(metrics.into_iter().map(|(name, value)| format!("train {name} {}", number(value))));
             parts.push(format!("learning rate {}", number(state.learning_rate)));
-            parts.push(format!("{speed:.0} examples/s"));
-            let batches = |epochs: usize| (epochs * state.batches_per_epoch) as f64;
-            let done = batches(state.epoch) + state.batch as f64 - self.first_batch as f64;
-            let left = batches(trainer.epochs()) - batches(state.epoch) - state.batch as f64;
-            let seconds = self.started.elapsed().as_secs_f64() / done.max(1.0) * left;
-            parts.push(format!("{} left", duration(seconds)));
+            parts.push(format!("{:.0} examples/s", self.speed.examples_per_second(trainer)));
+            parts.extend(self.seconds_left(trainer).map(|seconds| format!("{} left", duration(seconds))));
             self.line(parts.join(" · "));
         }
         Ok(Flow::Continue)
@@ -127,11 +155,7 @@ impl Callback for Progress {
         parts.push(format!("learning rate {}", number(record.learning_rate)));
         parts.push(format!("{:.0} examples/s", record.examples as f64 / record.train_seconds));
         parts.push(duration(record.seconds));
-        let left = trainer.epochs() - record.epoch.min(trainer.epochs());
-        if left > 0 {
-            let done = (record.epoch - self.first_epoch).max(1);
-            parts.push(format!("{} left", duration(self.started.elapsed().as_secs_f64() / done as f64 * left as f64)));
-        }
+        parts.extend(self.seconds_left(trainer).map(|seconds| format!("{} left", duration(seconds))));
         self.line(parts.join(" · "));
         Ok(Flow::Continue)
     }
@@ -170,5 +194,33 @@ mod tests {
         assert!(lines[0].starts_with("epoch 1/2 · batch 1/4 · step 1 · loss "), "{}", lines[0]);
         assert!(lines.iter().all(|line| line.ends_with("left") || line == ends[1]), "{lines:?}");
         assert_eq!(lines.len(), 2 + 2 * 3, "{lines:?}");
+    }
+
+    #[test]
+    fn a_training_gone_on_with_in_mid_epoch_is_as_fast_as_it_is() {
+        let (train, validation) = loaders();
+        struct Stops;
+        impl Callback for Stops {
+            fn name(&self) -> &str {
+                "stops"
+            }
+            fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+                Ok(if trainer.state().step == 3 { Flow::Stop("three".into()) } else { Flow::Continue })
+            }
+        }
+        let mut trainer = trainer(7).0.epochs(2).learning_rate(0.1).callback(Stops).quiet().build().unwrap();
+        trainer.fit(&train, Some(&validation)).unwrap();
+        assert_eq!(trainer.running_examples(), 48);
+        let speed = Speed::start(&trainer);
+        assert_eq!(speed.examples_per_second(&trainer), 0.0, "nothing was trained since");
+        // One of four batches took 5 s since; four are left in the next epoch.
+        let ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        let mut progress = Progress { started: ago, first_batch: 3, ..Progress::kept() };
+        assert_eq!(progress.seconds_left(&trainer), None);
+        (trainer.state.epoch, trainer.state.batch) = (1, 0);
+        let left = progress.seconds_left(&trainer).unwrap();
+        assert!((20.0..25.0).contains(&left), "{left}");
+        progress.first_batch = 0;
+        assert!((5.0..6.0).contains(&progress.seconds_left(&trainer).unwrap()));
     }
 }

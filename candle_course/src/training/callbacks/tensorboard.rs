@@ -23,6 +23,10 @@ use crate::training::{Callback, Flow, Trainer};
 /// | `weights/fc1.weight`, `gradients/fc1.weight` | histograms, an epoch's last step |
 /// | `activations/…`, `activation_gradients/…` | histograms, with [`TensorBoard::probe`] |
 ///
+/// What earlier files of the folder hold for later steps than the training has done is superseded:
+/// a resumed training, or one that starts anew, has one curve. A training that ends with an error
+/// is marked as failed.
+///
 /// # Examples
 ///
 /// ```
@@ -96,10 +100,8 @@ impl Callback for TensorBoard {
     }
 
     fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        let step = trainer.state().step;
-        if step > 0 {
-            self.writer.resume_from(step + 1)?;
-        }
+        // At step 0 too: a run that was killed before its first checkpoint starts anew in its folder.
+        self.writer.resume_from(trainer.state().step + 1)?;
         let monitors = trainer.monitors();
         let validating = monitors.iter().any(|name| name == "validation_loss");
         // `train_loss`, `train_accuracy`, `accuracy`: what stays is `loss`, `accuracy`.
@@ -182,6 +184,10 @@ impl Callback for TensorBoard {
         self.writer.close()?;
         Ok(Flow::Continue)
     }
+
+    fn fit_failed(&mut self, _trainer: &mut Trainer, _error: &Error) -> Result<()> {
+        self.writer.fail()
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +197,7 @@ mod tests {
     use crate::losses::CrossEntropy;
     use crate::metrics::Accuracy;
     use crate::optimizers::Sgd;
-    use crate::tensorboard::Scalars;
+    use crate::tensorboard::{Scalars, session_ends};
     use crate::training::trainer_tests::{loaders, mlp, points, trainer};
 
     #[test]
@@ -246,5 +252,53 @@ mod tests {
         // On its chart, as a result of the run, and with its value.
         assert_eq!((count("accuracy/train"), count("loss/train")), (3, 3));
         assert_eq!(count("accuracy/validation"), 1, "on the chart alone");
+    }
+
+    /// Fails after so many steps.
+    struct FailsAt(usize);
+    impl Callback for FailsAt {
+        fn name(&self) -> &str {
+            "fails"
+        }
+        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+            match trainer.state().step == self.0 {
+                true => Err(Error::training("the disk is full")),
+                false => Ok(Flow::Continue),
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_run_is_marked_so_at_once_and_the_next_in_its_folder_has_one_curve() {
+        let (train, validation) = loaders();
+        let temporary = tempfile::tempdir().unwrap();
+        let fit = |fails: usize| {
+            let tensorboard = TensorBoard::new(temporary.path()).unwrap();
+            let tensorboard = tensorboard.hyper_parameters(HyperParameters::new().number("x", 1.0));
+            let path = tensorboard.writer().path();
+            let builder = trainer(3).0.epochs(3).learning_rate(0.1).callback(tensorboard).callback(FailsAt(fails));
+            let mut trainer = builder.quiet().build().unwrap();
+            let result = trainer.fit(&train, Some(&validation));
+            // Read while the writer is still there: nothing waits in memory.
+            (
+                result,
+                session_ends(&path),
+                Scalars::read(temporary.path()).unwrap().points("loss/train").unwrap(),
+                trainer,
+            )
+        };
+        let (result, ends, points, failed) = fit(10);
+        assert!(result.unwrap_err().to_string().contains("the disk is full"));
+        assert_eq!((ends, points.len()), (vec![2], 2));
+        drop(failed);
+        let (result, ends, points, _) = fit(1000);
+        assert_eq!(ends, [1]);
+        let expected: Vec<(f64, f64)> = result
+            .unwrap()
+            .epochs()
+            .iter()
+            .map(|record| (record.step as f64, f64::from(record.train_loss as f32)))
+            .collect();
+        assert_eq!(points, expected);
     }
 }

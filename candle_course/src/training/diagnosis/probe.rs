@@ -88,6 +88,11 @@ impl Probe {
     /// One forward and backward pass in training mode, looked into. Leaves no trace: parameters do
     /// not move, running statistics and generators are set back.
     ///
+    /// Not while the same model is trained on another thread (by
+    /// [`Trainer::fit_in_background`](crate::training::Trainer::fit_in_background)): setting back
+    /// would undo the steps made meanwhile. Stop that training first, or give
+    /// [`TensorBoard`](crate::training::callbacks::TensorBoard) the probe: it looks between the steps.
+    ///
     /// # Errors
     /// If the model watches nothing, or the passes fail.
     pub fn inspect(

@@ -18,7 +18,7 @@ pub enum Fit {
     Underfitting,
     /// The validation loss rises, or stays behind, while the training loss falls.
     Overfitting,
-    /// The training loss has risen.
+    /// The training loss has risen, or a loss is no longer a number.
     Diverging,
 }
 
@@ -39,7 +39,8 @@ impl fmt::Display for Fit {
 /// The rules, in this order; T is the training loss, V the validation loss, T₀ the loss of the
 /// first step, before anything was learnt, *end* the last epoch:
 ///
-/// 1. *diverging*: T at the end exceeds T₀, or 1.5 times its own minimum;
+/// 1. *diverging*: T or V of any epoch is NaN or infinite; or T at the end exceeds T₀, or 1.5 times
+///    its own minimum;
 /// 2. *overfitting*: V has risen by more than 5 % of T₀ above its minimum while T fell since, or V
 ///    exceeds T by more than a quarter of T₀ at the end;
 /// 3. *still learning*: T and V both fell by more than 3 % of T₀ over the last quarter of the epochs
@@ -99,6 +100,9 @@ impl History {
         if epochs < 3 {
             return Err(Error::undefined(format!("a verdict after {epochs} epochs; three are the least")));
         }
+        if let Some(verdict) = self.lost() {
+            return Ok(verdict);
+        }
         let start = self.step_losses().first().copied().unwrap_or(train[0]);
         let best = self.best("validation_loss")?.epoch - self.epochs()[0].epoch;
         let (train_end, validation_end) = (train[epochs - 1], validation[epochs - 1]);
@@ -157,6 +161,24 @@ impl History {
     }
 }
 
+impl History {
+    /// The verdict on losses of which one is no number, if it is so.
+    fn lost(&self) -> Option<Verdict> {
+        let bad = |loss: f64| !loss.is_finite();
+        let (record, loss, which) = self.epochs().iter().find_map(|record| {
+            let validation = record.validation_loss.filter(|&loss| bad(loss)).map(|loss| (record, loss, "validation"));
+            bad(record.train_loss).then_some((record, record.train_loss, "training")).or(validation)
+        })?;
+        let mut evidence = vec![format!("the {which} loss of epoch {} is {loss}", record.epoch)];
+        let mut advice = "a lower learning rate, a warm-up, gradient clipping";
+        if which == "validation" {
+            evidence.push(format!("the training loss of that epoch is {}", compact(record.train_loss)));
+            advice = "looking for NaN or infinity in the validation data; a lower learning rate, a warm-up, gradient clipping";
+        }
+        Some(Verdict { fit: Fit::Diverging, evidence, advice })
+    }
+}
+
 fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
 }
@@ -205,6 +227,22 @@ mod tests {
         }
         let told = history(&[1.5, 0.8, 0.3, 0.1], &[1.4, 0.9, 1.1, 1.4]).verdict().unwrap().to_string();
         assert!(told.contains("lowest in epoch 2 (0.9) and has risen by 0.5 since"), "{told}");
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_a_divergence_of_that_epoch() {
+        let falling = [1.0, 0.5, 0.3, 0.28];
+        for (fit, train, validation) in [
+            ("the validation loss of epoch 3 is NaN", falling, [1.0, 0.5, f64::NAN, f64::NAN]),
+            ("the validation loss of epoch 2 is inf", falling, [1.0, f64::INFINITY, 0.4, 0.4]),
+            ("the training loss of epoch 4 is NaN", [1.0, 0.5, 0.3, f64::NAN], [1.0, 0.5, 0.4, f64::NAN]),
+        ] {
+            let verdict = history(&train, &validation).verdict().unwrap();
+            assert_eq!(verdict.fit(), Fit::Diverging, "{verdict}");
+            assert!(verdict.to_string().contains(fit), "{verdict}");
+        }
+        let hidden = history(&falling, &[1.0, 0.5, f64::NAN, f64::NAN]).verdict().unwrap();
+        assert!(hidden.advice().starts_with("looking for NaN or infinity in the validation data"));
     }
 
     #[test]
