@@ -42,10 +42,11 @@ pub use crate::metrics::{
     Accuracy, Average, AveragePrecision, BalancedAccuracy, Boxes, CalibrationBin, CalibrationError, ClassScores,
     ClassificationReport, CohenKappa, ConfusionMatrix, Direction, FBeta, LogLoss, Matthews, MaximumError,
     MeanAbsoluteError, MeanAbsolutePercentageError, MeanAveragePrecision, MeanDice, MeanIou, MeanSquaredError, Metric,
-    PixelAccuracy, Precision, PrecisionRecallCurve, PrecisionSummary, R2, Recall, RegressionSummary, RocAuc, RocCurve,
-    RootMeanSquaredError, Specificity, TopK, Undefined, accuracy, average_precision, box_area, box_iou,
-    calibration_error, classification_report, generalized_box_iou, log_loss, mean_absolute_percentage_error,
-    precision_recall_curve, r2_score, roc_auc, roc_auc_one_vs_rest, roc_curve, top_k_accuracy,
+    PixelAccuracy, Precision, PrecisionRecallCurve, PrecisionSummary, R2, Recall, RegressionSummary, RocAuc,
+    RocAucOneVsRest, RocCurve, RootMeanSquaredError, Specificity, TopK, Undefined, accuracy, average_precision,
+    box_area, box_iou, calibration_error, classification_report, confusion_matrix, generalized_box_iou, log_loss,
+    match_boxes, maximum_error, mean_absolute_percentage_error, mean_average_precision, precision_recall_curve,
+    r2_score, roc_auc, roc_auc_one_vs_rest, roc_curve, top_k_accuracy,
 };
 
 // optimizers

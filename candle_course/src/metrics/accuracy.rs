@@ -3,13 +3,13 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::metrics::input::{in_range, labels, predicted_classes};
+use crate::metrics::input::{in_range, labels, no_nan, numbers, predicted_classes};
 use crate::metrics::{Direction, Metric};
 
 /// The share of examples whose largest score is the target; see [`Accuracy`].
 ///
 /// # Errors
-/// If the shapes do not fit, or there is no example.
+/// If the shapes do not fit, a score is NaN or a label no class (on the CPU), or there is no example.
 ///
 /// # Examples
 ///
@@ -30,7 +30,11 @@ pub fn accuracy(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
 /// The share of examples (or pixels) whose largest score is the target.
 ///
 /// `predictions`: `[N, C, …]`, logits or probabilities, or `[N, …]`, classes; `targets`: `[N, …]`,
-/// classes. Counted on the device, read only by `compute`.
+/// classes. For one score per example use [`ConfusionMatrix::binary`](crate::metrics::ConfusionMatrix::binary).
+///
+/// NaN scores and labels that are no class are errors. On a GPU answers are counted there and read
+/// only by `compute`; looking for NaN and bad labels would wait for the device, so there they are not
+/// found: a bad label counts as a wrong answer.
 ///
 /// # Examples
 ///
@@ -45,21 +49,30 @@ pub fn accuracy(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Accuracy {
-    correct: Option<Tensor>,
-    seen: usize,
+    correct: u64,
+    on_device: Option<Tensor>,
+    seen: u64,
 }
 
 impl Accuracy {
     /// Adds what `other` has counted.
     ///
     /// # Errors
-    /// If the two are on different devices.
+    /// If the two are on different GPUs.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        self.correct = match (&self.correct, &other.correct) {
-            (Some(a), Some(b)) => Some((a + b)?),
-            (a, b) => a.clone().or_else(|| b.clone()),
-        };
+        if let Some(more) = &other.on_device {
+            self.add_on_device(more)?;
+        }
+        self.correct += other.correct;
         self.seen += other.seen;
+        Ok(())
+    }
+
+    fn add_on_device(&mut self, more: &Tensor) -> Result<()> {
+        self.on_device = Some(match &self.on_device {
+            Some(so_far) => (so_far + more)?,
+            None => more.clone(),
+        });
         Ok(())
     }
 }
@@ -74,27 +87,49 @@ impl Metric for Accuracy {
     }
 
     fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
-        let classes = predictions.dims().get(1).copied().unwrap_or(1);
-        let predicted = predicted_classes(predictions, targets, classes)?.to_dtype(DType::U32)?;
-        let correct = predicted.eq(&targets.to_dtype(DType::U32)?)?.to_dtype(DType::U32)?.sum_all()?;
-        self.correct = Some(match &self.correct {
-            Some(so_far) => (so_far + correct)?,
-            None => correct,
-        });
-        self.seen += targets.elem_count();
+        let classes = predictions.dims().get(1).copied().unwrap_or(0).max(2);
+        let predicted = predicted_classes(predictions, targets, classes)?;
+        if predicted.device().is_cpu() && targets.device().is_cpu() {
+            // How many classes there are, predicted classes do not say.
+            let classes = if predictions.dtype().is_float() { classes } else { usize::MAX };
+            let mut correct = 0;
+            for (predicted, label) in labels("predictions", &predicted)?.into_iter().zip(labels("targets", targets)?) {
+                let label = within(label, classes)?;
+                correct += u64::from(usize::try_from(predicted) == Ok(label));
+            }
+            self.correct += correct;
+        } else {
+            let equal = predicted.to_dtype(DType::I64)?.eq(&targets.detach().to_dtype(DType::I64)?)?;
+            self.add_on_device(&equal.to_dtype(DType::U32)?.sum_all()?.to_dtype(DType::I64)?)?;
+        }
+        self.seen += targets.elem_count() as u64;
         Ok(())
     }
 
     fn compute(&self) -> Result<f64> {
-        match &self.correct {
-            Some(correct) if self.seen > 0 => Ok(f64::from(correct.to_scalar::<u32>()?) / self.seen as f64),
-            _ => Err(Error::undefined("accuracy of no examples; call `update` first")),
+        if self.seen == 0 {
+            return Err(Error::undefined("accuracy of no examples; call `update` first"));
         }
+        let on_device = self.on_device.as_ref().map_or(Ok(0), |count| count.to_scalar::<i64>())?;
+        Ok((self.correct as f64 + on_device as f64) / self.seen as f64)
     }
 
     fn reset(&mut self) {
         *self = Self::default();
     }
+}
+
+/// A label among the classes. Accuracy has no `ignore_index`: where to look for one is said.
+fn within(label: i64, classes: usize) -> Result<usize> {
+    usize::try_from(label).ok().filter(|&label| label < classes).ok_or_else(|| {
+        let range =
+            if classes == usize::MAX { "classes from 0".to_owned() } else { format!("classes in 0..{classes}") };
+        Error::argument("targets", range, label).hint(if label == 255 || label < 0 {
+            format!("is {label} the label of unknown pixels? use `PixelAccuracy` with `ignore_index({label})`")
+        } else {
+            "does the model have one output per class?".to_owned()
+        })
+    })
 }
 
 /// The share of examples whose target is among the k largest scores; see [`TopK`].
@@ -121,7 +156,7 @@ pub fn top_k_accuracy(predictions: &Tensor, targets: &Tensor, k: usize) -> Resul
 /// The share of examples whose target is among the k largest scores.
 ///
 /// `predictions`: `[N, C]`, scores; `targets`: `[N]`, classes. Of equal scores the class with the
-/// smaller index comes first.
+/// smaller index comes first. A NaN score or a label that is no class is an error on every device.
 ///
 /// # Examples
 ///
@@ -191,9 +226,11 @@ impl Metric for TopK {
                 format!("shape {:?}", predictions.dims()),
             ));
         }
-        let scores: Vec<Vec<f64>> = predictions.detach().to_dtype(DType::F64)?.to_vec2()?;
-        for (row, label) in scores.iter().zip(labels("targets", targets)?) {
-            let label = in_range(label, classes)?;
+        let scores = numbers("predictions", predictions)?;
+        no_nan("predictions", &scores)?;
+        let labels = labels("targets", targets)?.into_iter().map(|label| in_range(label, classes));
+        let labels = labels.collect::<Result<Vec<usize>>>()?;
+        for (row, label) in scores.chunks_exact(classes).zip(labels) {
             let before = row.iter().enumerate().filter(|&(c, &x)| x > row[label] || (x == row[label] && c < label));
             self.correct += u64::from(before.count() < self.k);
             self.seen += 1;

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::metrics::{Average, ConfusionMatrix, Direction, Metric, Undefined};
+use crate::metrics::{Average, ConfusionMatrix, Direction, Metric, Undefined, confusion_matrix};
 
 macro_rules! of_matrix {
     ($(#[$doc:meta])* $name:ident, $text:literal, |$self:ident| $value:expr) => {
@@ -346,4 +346,204 @@ impl Metric for FBeta {
     fn reset(&mut self) {
         self.matrix.reset();
     }
+}
+
+/// [`Precision`] of one set of predictions.
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{precision, Average};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(precision(&predicted, &targets, 2, Average::Class(1))?, 1.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn precision(predictions: &Tensor, targets: &Tensor, classes: usize, average: Average) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.precision(average)
+}
+
+/// [`Recall`] of one set of predictions.
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{recall, Average};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(recall(&predicted, &targets, 2, Average::Class(1))?, 0.5);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn recall(predictions: &Tensor, targets: &Tensor, classes: usize, average: Average) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.recall(average)
+}
+
+/// [`Specificity`] of one set of predictions.
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{specificity, Average};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(specificity(&predicted, &targets, 2, Average::Class(0))?, 0.5);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn specificity(predictions: &Tensor, targets: &Tensor, classes: usize, average: Average) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.specificity(average)
+}
+
+/// [`FBeta`] of one set of predictions; with β = 1 it is F1.
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example or β is not positive.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{f_beta, Average};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(f_beta(&predicted, &targets, 2, 1.0, Average::Class(0))?, 0.8);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn f_beta(predictions: &Tensor, targets: &Tensor, classes: usize, beta: f64, average: Average) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.f_beta(beta, average)
+}
+
+/// [`BalancedAccuracy`] of one set of predictions.
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{balanced_accuracy};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(balanced_accuracy(&predicted, &targets, 2)?, 0.75);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn balanced_accuracy(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.balanced_accuracy()
+}
+
+/// [`CohenKappa`] of one set of predictions.
+///
+/// # Errors
+/// As [`ConfusionMatrix::cohen_kappa`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{cohen_kappa};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(cohen_kappa(&predicted, &targets, 2)?, 0.5);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn cohen_kappa(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.cohen_kappa()
+}
+
+/// [`Matthews`] of one set of predictions.
+///
+/// # Errors
+/// As [`ConfusionMatrix::matthews`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{matthews};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert!((matthews(&predicted, &targets, 2)? - 1.0 / 3f64.sqrt()).abs() < 1e-15);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn matthews(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.matthews()
+}
+
+/// [`PixelAccuracy`] of one set of predictions.
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{pixel_accuracy};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(pixel_accuracy(&predicted, &targets, 2)?, 0.75);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn pixel_accuracy(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.accuracy()
+}
+
+/// [`MeanIou`] of one set of predictions; per class see [`ConfusionMatrix::iou_table`].
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{mean_iou};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(mean_iou(&predicted, &targets, 2)?, (2.0 / 3.0 + 0.5) / 2.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn mean_iou(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.iou(Average::Macro)
+}
+
+/// [`MeanDice`] of one set of predictions; per class see [`ConfusionMatrix::iou_table`].
+///
+/// # Errors
+/// As [`confusion_matrix`], and if there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::metrics::{mean_dice};
+/// use candle_course::prelude::{Device, Tensor};
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let targets = Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?;
+/// assert_eq!(mean_dice(&predicted, &targets, 2)?, (0.8 + 2.0 / 3.0) / 2.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn mean_dice(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<f64> {
+    confusion_matrix(predictions, targets, classes)?.dice(Average::Macro)
 }

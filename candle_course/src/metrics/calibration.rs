@@ -1,6 +1,6 @@
 //! Whether probabilities mean what they say.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::class_probabilities;
@@ -152,9 +152,9 @@ pub fn calibration_error(probabilities: &Tensor, targets: &Tensor, bins: usize) 
 
 /// Log loss, −1/N Σ ln p of the true class, of probabilities; as `sklearn.metrics.log_loss`.
 ///
-/// `predictions`: `[N, C]`, probabilities; `targets`: `[N]`, classes. Rows are divided by their
-/// sum, and p is kept within f64's epsilon of 0 and 1 (as scikit-learn does): a certain mistake
-/// costs 36, not infinity. As a loss to train with use
+/// `predictions`: `[N, C]`, probabilities; `targets`: `[N]`, classes. As scikit-learn does, p is kept
+/// as far from 0 and 1 as the epsilon of its dtype: a certain mistake costs 36 in f64 and 16 in f32
+/// (and narrower dtypes), not infinity. As a loss to train with use
 /// [`cross_entropy`](crate::losses::cross_entropy) on logits.
 ///
 /// # Examples
@@ -197,9 +197,9 @@ impl Metric for LogLoss {
 
     fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
         let (values, labels, classes) = class_probabilities(predictions, targets)?;
+        let epsilon = if predictions.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
         for (row, &label) in values.chunks_exact(classes).zip(&labels) {
-            let p = row[label] / row.iter().sum::<f64>();
-            self.sum -= p.clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln();
+            self.sum -= row[label].clamp(epsilon, 1.0 - epsilon).ln();
             self.seen += 1;
         }
         Ok(())

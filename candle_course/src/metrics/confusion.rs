@@ -5,9 +5,45 @@ use std::borrow::Cow;
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::metrics::input::{in_range, labels, numbers, predicted_classes, truths};
+use crate::metrics::input::{in_range, labels, no_nan, numbers, predicted_classes, truths};
 use crate::metrics::report::ClassificationReport;
 use crate::metrics::scores::{Average, ClassScores, Undefined, average};
+
+/// The confusion matrix of one set of predictions; its methods give every score of hard decisions.
+///
+/// `predictions`: `[N, C, …]`, scores, or `[N, …]`, classes; `targets`: `[N, …]`, classes.
+///
+/// | metric that streams | of the matrix, or in one call |
+/// | --- | --- |
+/// | [`Precision`](crate::metrics::Precision), [`Recall`](crate::metrics::Recall) | [`ConfusionMatrix::precision`], [`ConfusionMatrix::recall`]; [`precision`](crate::metrics::precision), [`recall`](crate::metrics::recall) |
+/// | [`Specificity`](crate::metrics::Specificity) | [`ConfusionMatrix::specificity`]; [`specificity`](crate::metrics::specificity) |
+/// | [`FBeta`](crate::metrics::FBeta) | [`ConfusionMatrix::f_beta`]; [`f_beta`](crate::metrics::f_beta) |
+/// | [`BalancedAccuracy`](crate::metrics::BalancedAccuracy) | [`ConfusionMatrix::balanced_accuracy`]; [`balanced_accuracy`](crate::metrics::balanced_accuracy) |
+/// | [`CohenKappa`](crate::metrics::CohenKappa) | [`ConfusionMatrix::cohen_kappa`]; [`cohen_kappa`](crate::metrics::cohen_kappa) |
+/// | [`Matthews`](crate::metrics::Matthews) | [`ConfusionMatrix::matthews`]; [`matthews`](crate::metrics::matthews) |
+/// | [`PixelAccuracy`](crate::metrics::PixelAccuracy) | [`ConfusionMatrix::accuracy`]; [`pixel_accuracy`](crate::metrics::pixel_accuracy) |
+/// | [`MeanIou`](crate::metrics::MeanIou), [`MeanDice`](crate::metrics::MeanDice) | [`ConfusionMatrix::iou`], [`ConfusionMatrix::dice`]; [`mean_iou`](crate::metrics::mean_iou), [`mean_dice`](crate::metrics::mean_dice) |
+///
+/// # Errors
+/// If there are fewer than 2 classes, the shapes do not fit, a target is not a class, or a score is
+/// NaN.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
+/// let matrix = confusion_matrix(&predicted, &Tensor::new(&[0u32, 1, 1, 0], &Device::Cpu)?, 2)?;
+/// assert_eq!(matrix.rows()?, [[2, 0], [1, 1]]);
+/// assert_eq!(matrix.specificity(Average::Class(1))?, 1.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn confusion_matrix(predictions: &Tensor, targets: &Tensor, classes: usize) -> Result<ConfusionMatrix> {
+    let mut matrix = ConfusionMatrix::new(classes)?;
+    matrix.update(predictions, targets)?;
+    Ok(matrix)
+}
 
 /// How often class i (row) was predicted as class j (column), over any number of batches.
 ///
@@ -109,7 +145,8 @@ impl ConfusionMatrix {
     /// [`ConfusionMatrix::binary`] scores of the targets' shape. `targets`: `[N, …]`, classes.
     ///
     /// # Errors
-    /// If the shapes do not fit, or a target is not a class.
+    /// If the shapes do not fit, a target is not a class, or a score is NaN. On a GPU bad targets and
+    /// binary scores show when the batch is counted; NaN among scores per class is not looked for there.
     pub fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
         let predicted = match self.threshold {
             Some(_) if !predictions.dtype().is_float() || predictions.dims() != targets.dims() => {
@@ -135,14 +172,23 @@ impl ConfusionMatrix {
     fn count(&mut self, predicted: &Tensor, targets: &Tensor) -> Result<()> {
         let predicted: Vec<i64> = match self.threshold {
             Some(threshold) => {
-                numbers("predictions", predicted)?.into_iter().map(|score| i64::from(score > threshold)).collect()
+                let scores = numbers("predictions", predicted)?;
+                no_nan("predictions", &scores)?;
+                scores.into_iter().map(|score| i64::from(score > threshold)).collect()
             }
             None => labels("predictions", predicted)?,
         };
         let truth: Vec<i64> = match (self.threshold, self.ignore_index) {
             (Some(_), None) => truths(targets)?.into_iter().map(i64::from).collect(),
             (Some(_), Some(_)) if targets.dtype().is_float() => {
-                numbers("targets", targets)?.into_iter().map(|label| label as i64).collect()
+                let whole = |label: f64| {
+                    if label.fract() == 0.0 {
+                        Ok(label as i64)
+                    } else {
+                        Err(Error::argument("targets", "0 and 1", label))
+                    }
+                };
+                numbers("targets", targets)?.into_iter().map(whole).collect::<Result<_>>()?
             }
             _ => labels("targets", targets)?,
         };

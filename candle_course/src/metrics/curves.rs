@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::metrics::input::{binary, class_probabilities, in_range, labels, numbers};
+use crate::metrics::input::{binary, class_probabilities, in_range, labels, no_nan, numbers};
 use crate::metrics::steps::{Steps, both_classes, one_positive};
 use crate::metrics::{Average, Direction, Metric};
 
@@ -50,7 +50,10 @@ impl RocCurve {
 /// ```
 pub fn roc_curve(scores: &Tensor, targets: &Tensor) -> Result<RocCurve> {
     let (scores, truths) = binary(scores, targets)?;
-    let steps = Steps::of(&scores, &truths);
+    roc(Steps::of(&scores, &truths))
+}
+
+fn roc(steps: Steps) -> Result<RocCurve> {
     both_classes("the ROC curve", steps.positives(), steps.negatives())?;
     let rates = |counts: &[u64], total: u64| {
         std::iter::once(0.0).chain(counts.iter().map(|&count| count as f64 / total as f64)).collect()
@@ -103,6 +106,13 @@ pub fn roc_auc(scores: &Tensor, targets: &Tensor) -> Result<f64> {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn roc_auc_one_vs_rest(scores: &Tensor, targets: &Tensor, average: Average) -> Result<f64> {
+    let classes = one_vs_rest_classes(scores, targets)?;
+    let (values, labels) = one_vs_rest_input(scores, targets, classes)?;
+    one_vs_rest(&values, &labels, classes, average)
+}
+
+/// The number of classes of scores `[N, C]` that fit targets `[N]`.
+fn one_vs_rest_classes(scores: &Tensor, targets: &Tensor) -> Result<usize> {
     let (&[examples, classes], &[targets_len]) = (scores.dims(), targets.dims()) else {
         return Err(Error::argument(
             "scores, targets",
@@ -113,14 +123,20 @@ pub fn roc_auc_one_vs_rest(scores: &Tensor, targets: &Tensor, average: Average) 
     if examples != targets_len {
         return Err(Error::argument("targets", format!("{examples} classes"), targets_len));
     }
+    Ok(classes)
+}
+
+fn one_vs_rest_input(scores: &Tensor, targets: &Tensor, classes: usize) -> Result<(Vec<f64>, Vec<usize>)> {
     let values = numbers("scores", scores)?;
-    if values.iter().any(|score| score.is_nan()) {
-        return Err(Error::argument("scores", "numbers", "NaN").hint("did the training diverge?"));
+    no_nan("scores", &values)?;
+    let labels = labels("targets", targets)?.into_iter().map(|label| in_range(label, classes));
+    Ok((values, labels.collect::<Result<_>>()?))
+}
+
+fn one_vs_rest(values: &[f64], labels: &[usize], classes: usize, average: Average) -> Result<f64> {
+    if labels.is_empty() {
+        return Err(Error::undefined("one-vs-rest ROC AUC of no examples; call `update` first"));
     }
-    let labels = labels("targets", targets)?
-        .into_iter()
-        .map(|label| in_range(label, classes))
-        .collect::<Result<Vec<usize>>>()?;
     let of_class = |class: usize| {
         let scores: Vec<f64> = values.iter().skip(class).step_by(classes).copied().collect();
         let truths: Vec<bool> = labels.iter().map(|&label| label == class).collect();
@@ -131,7 +147,7 @@ pub fn roc_auc_one_vs_rest(scores: &Tensor, targets: &Tensor, average: Average) 
         Average::Class(class) => Err(Error::argument("average", format!("a class in 0..{classes}"), class)),
         Average::Micro => {
             let truths: Vec<bool> = (0..values.len()).map(|i| labels[i / classes] == i % classes).collect();
-            Steps::of(&values, &truths).roc_auc()
+            Steps::of(values, &truths).roc_auc()
         }
         Average::Macro => Ok((0..classes).map(of_class).sum::<Result<f64>>()? / classes as f64),
         Average::Weighted => {
@@ -175,7 +191,10 @@ pub struct PrecisionRecallCurve {
 /// ```
 pub fn precision_recall_curve(scores: &Tensor, targets: &Tensor) -> Result<PrecisionRecallCurve> {
     let (scores, truths) = binary(scores, targets)?;
-    let steps = Steps::of(&scores, &truths);
+    precision_recall(Steps::of(&scores, &truths))
+}
+
+fn precision_recall(steps: Steps) -> Result<PrecisionRecallCurve> {
     one_positive("the precision–recall curve", steps.positives())?;
     let points = || steps.true_positives.iter().zip(&steps.false_positives).rev();
     Ok(PrecisionRecallCurve {
@@ -208,7 +227,7 @@ pub fn average_precision(scores: &Tensor, targets: &Tensor) -> Result<f64> {
 }
 
 macro_rules! of_scores {
-    ($(#[$doc:meta])* $name:ident, $text:literal, $method:ident) => {
+    ($(#[$doc:meta])* $name:ident, $text:literal, $method:ident, $curve:ident -> $Curve:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Default)]
         pub struct $name {
@@ -224,6 +243,24 @@ macro_rules! of_scores {
             /// Adds what `other` has seen.
             pub fn merge(&mut self, other: &Self) {
                 self.batches.extend(other.batches.iter().cloned());
+            }
+
+            /// The curve over everything so far.
+            ///
+            /// # Errors
+            /// As `compute`.
+            pub fn curve(&self) -> Result<$Curve> {
+                $curve(self.steps()?)
+            }
+
+            fn steps(&self) -> Result<Steps> {
+                let (mut scores, mut truths) = (Vec::new(), Vec::new());
+                for (batch, targets) in &self.batches {
+                    let (more, more_truths) = binary(batch, targets)?;
+                    scores.extend(more);
+                    truths.extend(more_truths);
+                }
+                Ok(Steps::of(&scores, &truths))
             }
         }
 
@@ -260,13 +297,7 @@ macro_rules! of_scores {
             }
 
             fn compute(&self) -> Result<f64> {
-                let (mut scores, mut truths) = (Vec::new(), Vec::new());
-                for (batch, targets) in &self.batches {
-                    let (more, more_truths) = binary(batch, targets)?;
-                    scores.extend(more);
-                    truths.extend(more_truths);
-                }
-                Steps::of(&scores, &truths).$method()
+                self.steps()?.$method()
             }
 
             fn reset(&mut self) {
@@ -289,9 +320,10 @@ of_scores! {
     /// assert!(auc.compute().is_err()); // no positive yet
     /// auc.update(&Tensor::new(&[0.35f32, 0.8], &Device::Cpu)?, &Tensor::new(&[1u32, 1], &Device::Cpu)?)?;
     /// assert_eq!(auc.compute()?, 0.75);
+    /// assert_eq!(auc.curve()?.true_positive_rate, [0.0, 0.5, 0.5, 1.0, 1.0]);
     /// # Ok::<(), candle_course::Error>(())
     /// ```
-    RocAuc, "ROC AUC", roc_auc
+    RocAuc, "ROC AUC", roc_auc, roc -> RocCurve
 }
 
 of_scores! {
@@ -305,7 +337,90 @@ of_scores! {
     /// let mut metric = AveragePrecision::new();
     /// metric.update(&Tensor::new(&[0.9f32, 0.4], &Device::Cpu)?, &Tensor::new(&[1u32, 0], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 1.0);
+    /// assert_eq!(metric.curve()?.precision, [0.5, 1.0, 1.0]);
     /// # Ok::<(), candle_course::Error>(())
     /// ```
-    AveragePrecision, "average precision", average_precision
+    AveragePrecision, "average precision", average_precision, precision_recall -> PrecisionRecallCurve
+}
+
+/// [`roc_auc_one_vs_rest`] over batches: keeps every score.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let mut auc = RocAucOneVsRest::new(Average::Macro);
+/// let scores = Tensor::new(&[[0.7f64, 0.2, 0.1], [0.1, 0.8, 0.1]], &Device::Cpu)?;
+/// auc.update(&scores, &Tensor::new(&[0u32, 1], &Device::Cpu)?)?;
+/// assert!(auc.compute().is_err()); // class 2 has not occurred yet
+/// auc.update(&Tensor::new(&[[0.3f64, 0.3, 0.4]], &Device::Cpu)?, &Tensor::new(&[2u32], &Device::Cpu)?)?;
+/// assert_eq!(auc.compute()?, 1.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct RocAucOneVsRest {
+    average: Average,
+    classes: usize,
+    batches: Vec<(Tensor, Tensor)>,
+}
+
+impl RocAucOneVsRest {
+    /// Averaged like that over classes.
+    pub fn new(average: Average) -> Self {
+        Self { average, classes: 0, batches: Vec::new() }
+    }
+
+    fn agree(&mut self, name: &str, classes: usize) -> Result<()> {
+        if self.classes != 0 && classes != 0 && self.classes != classes {
+            return Err(Error::argument(name, format!("scores of {} classes, as before", self.classes), classes));
+        }
+        self.classes = self.classes.max(classes);
+        Ok(())
+    }
+
+    /// Adds what `other` has seen.
+    ///
+    /// # Errors
+    /// If it has another number of classes.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        self.agree("other", other.classes)?;
+        self.batches.extend(other.batches.iter().cloned());
+        Ok(())
+    }
+}
+
+impl Metric for RocAucOneVsRest {
+    fn name(&self) -> &str {
+        "one-vs-rest ROC AUC"
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Maximize
+    }
+
+    /// `predictions`: `[N, C]`, scores; `targets`: `[N]`, classes.
+    fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
+        let classes = one_vs_rest_classes(predictions, targets)?;
+        if predictions.device().is_cpu() && targets.device().is_cpu() {
+            one_vs_rest_input(predictions, targets, classes)?;
+        }
+        self.agree("predictions", classes)?;
+        self.batches.push((predictions.detach(), targets.detach()));
+        Ok(())
+    }
+
+    fn compute(&self) -> Result<f64> {
+        let (mut values, mut labels) = (Vec::new(), Vec::new());
+        for (scores, targets) in &self.batches {
+            let (more, more_labels) = one_vs_rest_input(scores, targets, self.classes)?;
+            values.extend(more);
+            labels.extend(more_labels);
+        }
+        one_vs_rest(&values, &labels, self.classes, self.average)
+    }
+
+    fn reset(&mut self) {
+        (self.classes, self.batches) = (0, Vec::new());
+    }
 }

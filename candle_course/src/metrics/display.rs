@@ -1,9 +1,9 @@
 //! How metrics show themselves: tables and figures.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::metrics::{
-    CalibrationError, ClassificationReport, ConfusionMatrix, Metric, PrecisionRecallCurve, PrecisionSummary, ReportRow,
-    RocCurve,
+    Average, CalibrationError, ClassificationReport, ConfusionMatrix, Metric, PrecisionRecallCurve, PrecisionSummary,
+    RegressionSummary, ReportRow, RocCurve,
 };
 use crate::notebook::{Cell, Table};
 use crate::plot::{BarChart, Figure, HeatMap, LineChart};
@@ -40,6 +40,32 @@ impl ConfusionMatrix {
     /// ```
     pub fn figure(&self, title: &str) -> Result<Figure> {
         HeatMap::confusion(title, &self.rows()?, self.names()).build()
+    }
+
+    /// IoU, Dice and the number of pixels (or examples) of every class, and their means, as a table.
+    /// A class that neither occurs nor is predicted has dashes and does not enter the means.
+    ///
+    /// # Errors
+    /// If there is no example, or a pending batch cannot be counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let labels = Tensor::new(&[[0u32, 1], [1, 1]], &Device::Cpu)?;
+    /// let table = confusion_matrix(&labels, &labels, 2)?.class_names(["land", "water"])?.iou_table()?;
+    /// assert_eq!(table.len(), 3); // two classes and their mean
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    pub fn iou_table(&self) -> Result<Table> {
+        let mut table = Table::new(["class", "IoU", "Dice", "support"]);
+        for (name, class) in self.names().iter().zip(self.per_class()?) {
+            table.push(vec![Cell::text(name), score(class.iou()), score(class.dice()), Cell::from(class.support())]);
+        }
+        let (iou, dice) = (self.iou(Average::Macro)?, self.dice(Average::Macro)?);
+        table.push(vec![Cell::text("mean"), score(Some(iou)), score(Some(dice)), Cell::from(self.total()?)]);
+        Ok(table)
     }
 
     /// Shows the heat map as the result of a notebook cell.
@@ -81,6 +107,40 @@ impl ClassificationReport {
         table.push(vec![Cell::text("accuracy"), empty(), empty(), score(Some(self.accuracy)), Cell::from(total)]);
         for average in &self.averages {
             table.push(row(average));
+        }
+        table
+    }
+
+    /// Shows the table as the result of a notebook cell.
+    pub fn evcxr_display(&self) {
+        self.table().evcxr_display();
+    }
+}
+
+impl RegressionSummary {
+    /// Every error and R² as a table; what is not defined is a dash.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let mut summary = RegressionSummary::default();
+    /// summary.update(&Tensor::new(&[1f64, 2.], &Device::Cpu)?, &Tensor::new(&[1f64, 3.], &Device::Cpu)?)?;
+    /// assert_eq!(summary.table().len(), 6);
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(["metric", "value"]);
+        for (name, value) in [
+            ("mean squared error", self.mean_squared_error()),
+            ("root mean squared error", self.root_mean_squared_error()),
+            ("mean absolute error", self.mean_absolute_error()),
+            ("maximum error", self.maximum_error()),
+            ("mean absolute percentage error", self.mean_absolute_percentage_error()),
+            ("R²", self.r2()),
+        ] {
+            table.push(vec![Cell::text(name), score(value.ok())]);
         }
         table
     }
@@ -191,7 +251,8 @@ impl PrecisionRecallCurve {
 
 impl CalibrationError {
     /// A reliability diagram: in every bin of confidence, how often the model was right. Bars that
-    /// stay below the mean confidence are those of an overconfident model.
+    /// stay below the mean confidence are those of an overconfident model; where both are missing,
+    /// nothing was predicted with that confidence.
     ///
     /// # Errors
     /// If there is no example, or the figure cannot be drawn.
@@ -209,13 +270,10 @@ impl CalibrationError {
     /// ```
     pub fn figure(&self, title: &str) -> Result<Figure> {
         self.compute()?;
-        let bins: Vec<_> = self.bins().into_iter().filter(|bin| bin.count > 0).collect();
-        if bins.is_empty() {
-            return Err(Error::undefined("a reliability diagram of no examples; call `update` first"));
-        }
+        let bins = self.bins();
         let names: Vec<String> = bins.iter().map(|bin| format!("{:.2}–{:.2}", bin.from, bin.to)).collect();
         let column = |value: fn(&crate::metrics::CalibrationBin) -> Option<f64>| -> Vec<f64> {
-            bins.iter().filter_map(value).collect()
+            bins.iter().map(|bin| value(bin).unwrap_or(0.0)).collect()
         };
         BarChart::new(title)
             .x_label("confidence")

@@ -12,6 +12,24 @@ pub(crate) fn numbers(name: &str, tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(tensor.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
 
+fn nan(name: &str) -> Error {
+    Error::argument(name, "numbers", "NaN").hint("did the training diverge?")
+}
+
+/// That there is no NaN among `values`.
+pub(crate) fn no_nan(name: &str, values: &[f64]) -> Result<()> {
+    if values.iter().any(|value| value.is_nan()) { Err(nan(name)) } else { Ok(()) }
+}
+
+/// That a tensor on the CPU has no NaN; elsewhere looking would wait for the device.
+fn no_nan_on_cpu(name: &str, tensor: &Tensor) -> Result<()> {
+    // One addition per element; only +∞ and −∞ together need the second look.
+    let suspicious = tensor.device().is_cpu()
+        && tensor.dtype().is_float()
+        && tensor.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_nan();
+    if suspicious { no_nan(name, &numbers(name, tensor)?) } else { Ok(()) }
+}
+
 /// Class indices of any integer dtype, row-major.
 pub(crate) fn labels(name: &str, tensor: &Tensor) -> Result<Vec<i64>> {
     if tensor.dtype().is_float() {
@@ -46,13 +64,15 @@ pub(crate) fn predicted_classes(predictions: &Tensor, targets: &Tensor, classes:
             format!("scores [N, {classes}, …] and classes [N, …]"),
             format!("shapes {given:?} and {expected:?}"),
         );
-        return Err(if given == expected {
+        return Err(if given == expected || given.get(1) == Some(&1) {
             error.hint("one score per example? use `ConfusionMatrix::binary` or a curve")
         } else {
             error.hint("dimension 1 of the predictions is the classes")
         });
     }
-    Ok(predictions.detach().argmax(1)?)
+    let predictions = predictions.detach();
+    no_nan_on_cpu("predictions", &predictions)?;
+    Ok(predictions.argmax(1)?)
 }
 
 /// Scores and binary labels of equally many elements.
@@ -66,9 +86,7 @@ pub(crate) fn binary(scores: &Tensor, targets: &Tensor) -> Result<(Vec<f64>, Vec
         .hint("for scores per class [N, C] use the one-vs-rest form"));
     }
     let scores = numbers("scores", scores)?;
-    if scores.iter().any(|score| score.is_nan()) {
-        return Err(Error::argument("scores", "numbers", "NaN").hint("did the training diverge?"));
-    }
+    no_nan("scores", &scores)?;
     Ok((scores, truths(targets)?))
 }
 

@@ -37,7 +37,8 @@ impl Boxes {
     /// If the shapes do not fit, corners are swapped, or a score is NaN.
     pub fn detected(boxes: &Tensor, classes: &Tensor, scores: &Tensor) -> Result<Self> {
         let mut detected = Self::truth(boxes, classes)?;
-        detected.scores = numbers("scores", scores)?;
+        // −0 is 0: they must tie.
+        detected.scores = numbers("scores", scores)?.into_iter().map(|score| score + 0.0).collect();
         if detected.scores.len() != detected.boxes.len() || detected.scores.iter().any(|s| s.is_nan()) {
             return Err(Error::argument("scores", format!("one number per box, {}", detected.boxes.len()), {
                 format!(
@@ -48,6 +49,14 @@ impl Boxes {
             }));
         }
         Ok(detected)
+    }
+
+    fn need_scores(&self) -> Result<()> {
+        if self.scores.len() != self.boxes.len() {
+            return Err(Error::argument("detected", "boxes with scores", "boxes without")
+                .hint("use `Boxes::detected`; are detections and truth swapped?"));
+        }
+        Ok(())
     }
 }
 
@@ -70,7 +79,10 @@ pub struct PrecisionSummary {
 /// Detections are matched by falling score, each to the free true box of its class and image
 /// with the largest IoU, if that reaches the threshold. Classes that never occur in the truth do
 /// not enter the mean. There is no suppression of overlapping detections: a second detection of
-/// one object is a false positive. (Lin et al., "Microsoft COCO", 2014.)
+/// one object is a false positive; see [`match_boxes`].
+///
+/// Of equal scores the one that comes first in its own image counts as the surer one, and of several
+/// images' the wrong one: the value does not depend on the order of the images. (Lin et al., "Microsoft COCO", 2014.)
 ///
 /// # Examples
 ///
@@ -109,10 +121,7 @@ impl MeanAveragePrecision {
     /// # Errors
     /// If the detections have no scores.
     pub fn update(&mut self, detected: Boxes, truth: Boxes) -> Result<()> {
-        if detected.scores.len() != detected.boxes.len() {
-            return Err(Error::argument("detected", "boxes with scores", "boxes without")
-                .hint("use `Boxes::detected`; are detections and truth swapped?"));
-        }
+        detected.need_scores()?;
         self.images.push((detected, truth));
         Ok(())
     }
@@ -151,8 +160,8 @@ impl MeanAveragePrecision {
 
     fn average_precisions(&self, class: i64) -> [f64; THRESHOLDS] {
         let mut positives = 0;
-        // Of every detection its score, and whether it is right at each threshold.
-        let mut found: Vec<(f64, [bool; THRESHOLDS])> = Vec::new();
+        // Of every detection its score, its place in its image, and whether it is right at each threshold.
+        let mut found: Vec<(f64, usize, [bool; THRESHOLDS])> = Vec::new();
         for (detected, truth) in &self.images {
             let of_class = |boxes: &Boxes| -> Vec<usize> {
                 (0..boxes.labels.len()).filter(|&i| boxes.labels[i] == class).collect()
@@ -162,30 +171,114 @@ impl MeanAveragePrecision {
             let mut detections = of_class(detected);
             detections.sort_by(|&a, &b| detected.scores[b].total_cmp(&detected.scores[a]));
             detections.truncate(MAXIMUM_DETECTIONS);
-            let mut taken = vec![[false; THRESHOLDS]; truths.len()];
-            for i in detections {
-                let overlaps: Vec<f64> = truths.iter().map(|t| iou(&detected.boxes[i], t)).collect();
-                let mut right = [false; THRESHOLDS];
-                for (k, right) in right.iter_mut().enumerate() {
-                    // pycocotools: the last of equal overlaps wins, and 0.05 steps are decimals.
-                    let mut best = (0.5 + 0.05 * k as f64).min(1.0 - 1e-10);
-                    let mut matched = None;
-                    for (j, &overlap) in overlaps.iter().enumerate() {
-                        if !taken[j][k] && overlap >= best {
-                            (best, matched) = (overlap, Some(j));
-                        }
-                    }
-                    if let Some(j) = matched {
-                        taken[j][k] = true;
-                        *right = true;
-                    }
-                }
-                found.push((detected.scores[i], right));
+            let overlap = |&i: &usize| truths.iter().map(|truth| iou(&detected.boxes[i], truth)).collect();
+            let overlaps: Vec<Vec<f64>> = detections.iter().map(overlap).collect();
+            let matches: [Vec<Option<usize>>; THRESHOLDS] = std::array::from_fn(|k| greedy(&overlaps, threshold(k)));
+            for (place, &i) in detections.iter().enumerate() {
+                let right = std::array::from_fn(|k| matches[k][place].is_some());
+                found.push((detected.scores[i], place, right));
             }
         }
-        found.sort_by(|a, b| b.0.total_cmp(&a.0));
-        std::array::from_fn(|k| interpolated(&found.iter().map(|(_, right)| right[k]).collect::<Vec<_>>(), positives))
+        std::array::from_fn(|k| {
+            // Nothing here knows the order of the images.
+            let mut order: Vec<_> = found.iter().map(|(score, place, right)| (*score, *place, right[k])).collect();
+            order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+            interpolated(&order.into_iter().map(|(_, _, right)| right).collect::<Vec<_>>(), positives)
+        })
     }
+}
+
+/// COCO's thresholds 0.50, 0.55, …, 0.95, to the last bit those of `numpy.linspace`.
+fn threshold(k: usize) -> f64 {
+    if k + 1 == THRESHOLDS { 0.95 } else { 0.5 + k as f64 * ((0.95 - 0.5) / (THRESHOLDS - 1) as f64) }
+}
+
+/// Which column each row takes, rows in turn: the free one of the largest overlap that reaches
+/// `threshold`, the last of equal ones (as pycocotools).
+fn greedy(overlaps: &[Vec<f64>], threshold: f64) -> Vec<Option<usize>> {
+    let mut taken = vec![false; overlaps.first().map_or(0, Vec::len)];
+    let take = |row: &Vec<f64>| {
+        let (mut best, mut matched) = (threshold.min(1.0 - 1e-10), None);
+        for (j, &overlap) in row.iter().enumerate() {
+            if !taken[j] && overlap >= best {
+                (best, matched) = (overlap, Some(j));
+            }
+        }
+        if let Some(j) = matched {
+            taken[j] = true;
+        }
+        matched
+    };
+    overlaps.iter().map(take).collect()
+}
+
+/// Which true box each detection of an image finds: its index, or `None` for a false positive.
+///
+/// By falling score (of equal ones in their order), each detection takes the free true box of its
+/// class with the largest IoU, if that is at least `threshold`; of equal IoUs the last. No
+/// detection is suppressed: a second one of the same object finds nothing. What is left of the
+/// truth was missed.
+///
+/// # Errors
+/// If the detections have no scores, or the threshold is not in (0, 1].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let device = &Device::Cpu;
+/// let truth = Boxes::truth(&Tensor::new(&[[0f32, 0., 10., 10.]], device)?, &Tensor::new(&[1u32], device)?)?;
+/// let detected = Boxes::detected(
+///     &Tensor::new(&[[0f32, 0., 10., 8.], [0., 0., 10., 9.], [50., 50., 60., 60.]], device)?,
+///     &Tensor::new(&[1u32, 1, 1], device)?,
+///     &Tensor::new(&[0.6f32, 0.9, 0.3], device)?,
+/// )?;
+/// assert_eq!(match_boxes(&detected, &truth, 0.5)?, [None, Some(0), None]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn match_boxes(detected: &Boxes, truth: &Boxes, threshold: f64) -> Result<Vec<Option<usize>>> {
+    detected.need_scores()?;
+    if !(threshold > 0.0 && threshold <= 1.0) {
+        return Err(Error::argument("threshold", "an IoU in (0, 1]", threshold));
+    }
+    let mut order: Vec<usize> = (0..detected.boxes.len()).collect();
+    order.sort_by(|&a, &b| detected.scores[b].total_cmp(&detected.scores[a]));
+    let overlap = |i: usize, j: usize| {
+        // Below every threshold: a box of another class is none.
+        if detected.labels[i] == truth.labels[j] { iou(&detected.boxes[i], &truth.boxes[j]) } else { -1.0 }
+    };
+    let overlaps: Vec<Vec<f64>> =
+        order.iter().map(|&i| (0..truth.boxes.len()).map(|j| overlap(i, j)).collect()).collect();
+    let mut matches = vec![None; order.len()];
+    for (i, matched) in order.into_iter().zip(greedy(&overlaps, threshold)) {
+        matches[i] = matched;
+    }
+    Ok(matches)
+}
+
+/// [`MeanAveragePrecision`] of images: a pair of detections and truth each.
+///
+/// # Errors
+/// As [`MeanAveragePrecision`].
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let (boxes, labels) = (Tensor::new(&[[0f32, 0., 10., 10.]], &Device::Cpu)?, Tensor::new(&[1u32], &Device::Cpu)?);
+/// let detected = Boxes::detected(&boxes, &labels, &Tensor::new(&[0.9f32], &Device::Cpu)?)?;
+/// let summary = mean_average_precision([(detected, Boxes::truth(&boxes, &labels)?)])?;
+/// assert_eq!(summary.map, 1.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn mean_average_precision(images: impl IntoIterator<Item = (Boxes, Boxes)>) -> Result<PrecisionSummary> {
+    let mut metric = MeanAveragePrecision::new();
+    for (detected, truth) in images {
+        metric.update(detected, truth)?;
+    }
+    metric.compute()
 }
 
 /// Mean over recalls 0, 0.01, …, 1 of the best precision at that recall or above.
@@ -200,7 +293,7 @@ fn interpolated(right: &[bool], positives: usize) -> f64 {
         precisions[i - 1] = precisions[i - 1].max(precisions[i]);
     }
     let at = |i: usize| {
-        let recall = i as f64 / 100.0;
+        let recall = i as f64 * 0.01; // not i/100: pycocotools' numbers, numpy.linspace(0, 1, 101)
         precisions.get(recalls.partition_point(|&r| r < recall)).copied().unwrap_or(0.0)
     };
     (0..=100).map(at).sum::<f64>() / 101.0

@@ -18,6 +18,9 @@
 //! # Ok::<(), candle_course::Error>(())
 //! ```
 //!
+//! Every metric is a function as well: `accuracy(&logits, &targets)?`; [`confusion_matrix`] lists those of
+//! hard decisions.
+//!
 //! What is not defined is said: a metric of no examples, an AUC without a positive and a
 //! correlation of constants are errors. For a precision of a class that is never predicted see
 //! [`Undefined`].
@@ -45,18 +48,20 @@ mod steps;
 pub use accuracy::{Accuracy, TopK, accuracy, top_k_accuracy};
 pub use averaged::{
     BalancedAccuracy, CohenKappa, FBeta, Matthews, MeanDice, MeanIou, PixelAccuracy, Precision, Recall, Specificity,
+    balanced_accuracy, cohen_kappa, f_beta, matthews, mean_dice, mean_iou, pixel_accuracy, precision, recall,
+    specificity,
 };
 pub use boxes::{box_area, box_iou, generalized_box_iou};
 pub use calibration::{CalibrationBin, CalibrationError, LogLoss, calibration_error, log_loss};
-pub use confusion::ConfusionMatrix;
+pub use confusion::{ConfusionMatrix, confusion_matrix};
 pub use curves::{
-    AveragePrecision, PrecisionRecallCurve, RocAuc, RocCurve, average_precision, precision_recall_curve, roc_auc,
-    roc_auc_one_vs_rest, roc_curve,
+    AveragePrecision, PrecisionRecallCurve, RocAuc, RocAucOneVsRest, RocCurve, average_precision,
+    precision_recall_curve, roc_auc, roc_auc_one_vs_rest, roc_curve,
 };
-pub use mean_average_precision::{Boxes, MeanAveragePrecision, PrecisionSummary};
+pub use mean_average_precision::{Boxes, MeanAveragePrecision, PrecisionSummary, match_boxes, mean_average_precision};
 pub use regression::{
     MaximumError, MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError, R2, RegressionSummary,
-    RootMeanSquaredError, mean_absolute_percentage_error, r2_score,
+    RootMeanSquaredError, maximum_error, mean_absolute_percentage_error, r2_score,
 };
 pub use report::{ClassificationReport, ReportRow, classification_report};
 pub use scores::{Average, ClassScores, Undefined};

@@ -132,7 +132,7 @@ fn classification_agrees_with_scikit_learn() {
             check("recall", scores.recall());
             check("iou", scores.iou());
             // torchmetrics computes it in f32
-            let specificity = whole.specificity(Average::Class(label as usize)).unwrap();
+            let specificity = value!(Specificity::new(classes).unwrap().average(Average::Class(label as usize)));
             assert!((specificity - stored["specificity"][i].as_f64().unwrap()).abs() < 1e-6);
         }
         let scores = matrix(floats(&case["scores"]), classes);
@@ -152,8 +152,10 @@ fn curves_agree_with_scikit_learn() {
         let name = case["case"].as_str().unwrap();
         let auc = streamed(&RocAuc::new(), &scores, &targets, seed as u64, |a, b| a.merge(b));
         close(name, auc.compute().unwrap(), &case["auc"]);
+        all_close(name, &auc.curve().unwrap().true_positive_rate, &case["tpr"], 1e-12);
         let ap = streamed(&AveragePrecision::new(), &scores, &targets, seed as u64, |a, b| a.merge(b));
         close(name, ap.compute().unwrap(), &case["average_precision"]);
+        all_close(name, &ap.curve().unwrap().precision, &case["precision"], 1e-12);
         let curve = roc_curve(&scores, &targets).unwrap();
         all_close(name, &curve.false_positive_rate, &case["fpr"], 1e-12);
         all_close(name, &curve.true_positive_rate, &case["tpr"], 1e-12);
@@ -182,6 +184,9 @@ fn probabilities_agree_with_scikit_learn_and_torchmetrics() {
         }
         for (name, average) in AVERAGES {
             close(name, roc_auc_one_vs_rest(&p, &targets, average).unwrap(), &case["one_vs_rest"][name]);
+            let empty = RocAucOneVsRest::new(average);
+            let metric = streamed(&empty, &p, &targets, seed as u64, |a, b| a.merge(b).unwrap());
+            close(name, metric.compute().unwrap(), &case["one_vs_rest"][name]);
         }
     }
 }
@@ -275,8 +280,29 @@ proptest! {
             }};
         }
         same!(Accuracy::default(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
-        same!(Precision::new(classes).unwrap(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
-        same!(Matthews::new(classes).unwrap(), &targets, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        // The two first are right, so that neither targets nor predictions are all of one class.
+        let mut guesses: Vec<u32> = (0..length).map(|_| generator.below(classes) as u32).collect();
+        (guesses[0], guesses[1]) = (0, 1);
+        let guesses = vector(guesses);
+        macro_rules! of_counts {
+            ($($empty:expr),*) => {$(same!($empty, &guesses, &targets, |a, b| a.merge(b).unwrap(), 0.0);)*};
+        }
+        for (_, average) in AVERAGES {
+            of_counts!(
+                Precision::new(classes).unwrap().average(average),
+                Recall::new(classes).unwrap().average(average),
+                Specificity::new(classes).unwrap().average(average),
+                FBeta::new(classes, 2.0).unwrap().average(average),
+                MeanIou::new(classes).unwrap().average(average),
+                MeanDice::new(classes).unwrap().average(average)
+            );
+        }
+        of_counts!(
+            BalancedAccuracy::new(classes).unwrap(),
+            CohenKappa::new(classes).unwrap(),
+            Matthews::new(classes).unwrap(),
+            PixelAccuracy::new(classes).unwrap()
+        );
         same!(TopK::new(2).unwrap(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
         let p = candle_nn::ops::softmax(&scores, 1).unwrap();
         same!(LogLoss::new(), &p, &targets, |a, b| a.merge(b), 1e-12);
@@ -285,9 +311,45 @@ proptest! {
         let second = scores.narrow(1, 1, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap();
         same!(R2::new(), &first, &second, |a, b| a.merge(b), 1e-12);
         same!(MaximumError::new(), &first, &second, |a, b| a.merge(b), 0.0);
+        same!(MeanSquaredError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
+        same!(RootMeanSquaredError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
+        same!(MeanAbsoluteError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
+        same!(MeanAbsolutePercentageError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
+        let one_vs_rest = RocAucOneVsRest::new(Average::Micro);
+        same!(one_vs_rest, &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
         let binary = vector(labels.iter().map(|&l| u32::from(l == 1)).collect::<Vec<_>>());
         same!(RocAuc::new(), &first, &binary, |a, b| a.merge(b), 0.0);
         same!(AveragePrecision::new(), &first, &binary, |a, b| a.merge(b), 0.0);
+    }
+
+    #[test]
+    fn images_in_any_order_have_the_same_mean_average_precision(seed in any::<u64>(), images in 1usize..8) {
+        let mut generator = Generator::new(seed);
+        let mut images: Vec<(Boxes, Boxes)> = (0..images).map(|_| {
+            let mut random = |count: usize| {
+                let corners = (0..count).flat_map(|_| {
+                    let (x, y) = (generator.below(4) as f64, generator.below(4) as f64);
+                    [x, y, x + 3.0, y + 4.0]
+                });
+                let boxes = Tensor::from_vec(corners.collect::<Vec<_>>(), (count, 4), &Device::Cpu).unwrap();
+                let labels: Vec<u32> = (0..count).map(|_| generator.below(2) as u32).collect();
+                (boxes, vector(labels))
+            };
+            let ((found, found_labels), (truth, labels)) = (random(5), random(3));
+            let scores = vector((0..5).map(|_| generator.below(3) as f64).collect::<Vec<_>>()); // many ties
+            (Boxes::detected(&found, &found_labels, &scores).unwrap(), Boxes::truth(&truth, &labels).unwrap())
+        }).collect();
+        let whole = mean_average_precision(images.clone()).unwrap();
+        generator.shuffle(&mut images);
+        let mut total = MeanAveragePrecision::new();
+        for chunk in chunks(images.len(), seed) {
+            let mut part = MeanAveragePrecision::new();
+            for (found, truth) in &images[chunk] {
+                part.update(found.clone(), truth.clone()).unwrap();
+            }
+            total.merge(&part);
+        }
+        prop_assert_eq!(whole, total.compute().unwrap());
     }
 
     #[test]
@@ -402,4 +464,82 @@ fn the_report_shows_every_class_and_average() {
     assert_eq!(lines[1], "land                 0.6667  1.0000  0.8000        2");
     assert_eq!(lines[3], "cloud                     —       —       —        0");
     assert!(text.contains("accuracy                             0.7500        4"), "{text}");
+}
+
+#[test]
+fn equal_targets_have_no_r2_however_they_are_cut() {
+    let constant = |count: usize| vector(vec![0.1f64; count]);
+    let guesses = |count: usize| vector((0..count).map(|i| i as f64).collect::<Vec<_>>());
+    for sizes in [vec![3, 3], vec![6], vec![1, 2, 7, 3, 49], vec![3; 30]] {
+        let (mut streamed, mut merged) = (R2::new(), R2::new());
+        for count in sizes {
+            streamed.update(&guesses(count), &constant(count)).unwrap();
+            let mut part = R2::new();
+            part.update(&guesses(count), &constant(count)).unwrap();
+            merged.merge(&part);
+        }
+        assert!(message(streamed.compute()).contains("variance is 0"));
+        assert!(message(merged.compute()).contains("variance is 0"));
+    }
+}
+
+#[test]
+fn nan_is_refused_or_kept() {
+    let targets = vector(vec![0u32, 1]);
+    let logits = matrix(vec![f64::NAN, 0.0, 1.0, 2.0], 2);
+    let scores = vector(vec![f64::NAN, 1.0]);
+    let one_vs_rest = RocAucOneVsRest::new(Average::Macro).update(&logits, &targets);
+    for text in [
+        message(accuracy(&logits, &targets)),
+        message(top_k_accuracy(&logits, &targets, 1)),
+        message(confusion_matrix(&logits, &targets, 2)),
+        message(ConfusionMatrix::binary(0.5).update(&scores, &targets)),
+        message(one_vs_rest),
+    ] {
+        assert!(text.contains("got NaN; did the training diverge?"), "{text}");
+    }
+    // Infinities of both signs add up to NaN, but are numbers.
+    let infinite = matrix(vec![f64::INFINITY, f64::NEG_INFINITY, 1.0, 2.0], 2);
+    assert_eq!(accuracy(&infinite, &targets).unwrap(), 1.0);
+
+    let mut maximum = MaximumError::new();
+    maximum.update(&vector(vec![1.0, f64::NAN, 2.0]), &vector(vec![0.0, 0.0, 0.0])).unwrap();
+    assert!(maximum.compute().unwrap().is_nan());
+    let mut total = MaximumError::new();
+    total.update(&vector(vec![5.0]), &vector(vec![0.0])).unwrap();
+    maximum.merge(&total);
+    total.merge(&maximum);
+    assert!(maximum.compute().unwrap().is_nan() && total.compute().unwrap().is_nan());
+}
+
+#[test]
+fn labels_that_are_no_class_are_refused_whole() {
+    let logits = matrix(vec![1.0, 0.0, 1.0, 2.0], 2);
+    let mut top = TopK::new(1).unwrap();
+    assert!(message(top.update(&logits, &vector(vec![0u32, 2]))).contains("classes in 0..2"));
+    assert!(message(top.compute()).contains("no examples"));
+    let mut metric = Accuracy::default();
+    assert!(message(metric.update(&logits, &vector(vec![0u32, 255]))).contains("PixelAccuracy"));
+    assert!(message(metric.update(&logits, &vector(vec![0i64, -100]))).contains("ignore_index(-100)"));
+    assert!(message(metric.compute()).contains("no examples"));
+    assert!(message(accuracy(&matrix(vec![1.0, 2.0], 1), &vector(vec![0u32, 1]))).contains("ConfusionMatrix::binary"));
+    let mut binary = ConfusionMatrix::binary(0.0).ignore_index(255);
+    let half = binary.update(&vector(vec![1f32, -1.]), &vector(vec![1f32, 0.7]));
+    assert!(message(half).contains("expected 0 and 1, got 0.7"));
+}
+
+#[test]
+fn log_loss_is_clipped_at_the_epsilon_of_the_dtype() {
+    // sklearn.metrics.log_loss([1, 0], [[1, 0], [0.75, 0.25]]) in float64 and float32
+    let (p, labels) = (matrix(vec![1.0, 0.0, 0.75, 0.25], 2), vector(vec![1u32, 0]));
+    assert!((log_loss(&p, &labels).unwrap() - 18.165667730784467).abs() < 1e-9);
+    let narrow = p.to_dtype(candle_core::DType::F32).unwrap();
+    assert!((log_loss(&narrow, &labels).unwrap() - 8.115033149719238).abs() < 1e-6);
+}
+
+#[test]
+fn the_reliability_diagram_keeps_empty_bins() {
+    let mut error = CalibrationError::new(4).unwrap();
+    error.update(&matrix(vec![0.9, 0.1, 0.6, 0.4], 2), &vector(vec![0u32, 1])).unwrap();
+    assert!(error.figure("Reliability").unwrap().svg().contains("0.00–0.25"));
 }

@@ -27,6 +27,11 @@ fn of<T>(name: &str, count: u64, value: impl FnOnce(f64) -> T) -> Result<T> {
     Ok(value(count as f64))
 }
 
+/// Not `max`, which would pass over a NaN.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b <= a { a } else { b }
+}
+
 impl RegressionSummary {
     /// Takes in predictions and targets of one shape.
     ///
@@ -51,8 +56,7 @@ impl RegressionSummary {
             batch.count += 1;
             batch.squared += error * error;
             batch.absolute += error.abs();
-            // Not `max`, which would pass over a NaN.
-            batch.maximum = if error.abs() <= batch.maximum { batch.maximum } else { error.abs() };
+            batch.maximum = larger(batch.maximum, error.abs());
             if target == 0.0 {
                 batch.zero_targets += 1;
             } else {
@@ -72,6 +76,11 @@ impl RegressionSummary {
         if other.count == 0 {
             return;
         }
+        // Not by the formula below: b/b may round, and equal targets would seem to vary.
+        if self.count == 0 {
+            *self = *other;
+            return;
+        }
         let (a, b) = (self.count as f64, other.count as f64);
         let distance = other.target_mean - self.target_mean;
         self.target_mean += distance * b / (a + b);
@@ -79,7 +88,7 @@ impl RegressionSummary {
         self.count += other.count;
         self.squared += other.squared;
         self.absolute += other.absolute;
-        self.maximum = if other.maximum <= self.maximum { self.maximum } else { other.maximum };
+        self.maximum = larger(self.maximum, other.maximum);
         self.relative += other.relative;
         self.zero_targets += other.zero_targets;
     }
@@ -108,7 +117,7 @@ impl RegressionSummary {
         of("the mean absolute error", self.count, |n| self.absolute / n)
     }
 
-    /// The largest |e|, in the unit of the target.
+    /// The largest |e|, in the unit of the target; NaN if any error is.
     ///
     /// # Errors
     /// If there is no example.
@@ -235,7 +244,7 @@ of_summary! {
     MeanAbsoluteError, "mean absolute error", Minimize, mean_absolute_error
 }
 of_summary! {
-    /// The largest |ŷ − y|.
+    /// The largest |ŷ − y|; NaN if any prediction or target is.
     ///
     /// # Examples
     ///
@@ -316,6 +325,26 @@ pub fn r2_score(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
 /// ```
 pub fn mean_absolute_percentage_error(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
     let mut metric = MeanAbsolutePercentageError::new();
+    metric.update(predictions, targets)?;
+    metric.compute()
+}
+
+/// [`MaximumError`] of one set of predictions.
+///
+/// # Errors
+/// If the shapes differ, or there is no example.
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let (predictions, targets) = (Tensor::new(&[1f64, 5.], &Device::Cpu)?, Tensor::new(&[1.5f64, 3.], &Device::Cpu)?);
+/// assert_eq!(maximum_error(&predictions, &targets)?, 2.0);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn maximum_error(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
+    let mut metric = MaximumError::new();
     metric.update(predictions, targets)?;
     metric.compute()
 }
