@@ -1,7 +1,7 @@
 """Values and gradients of the losses, computed by PyTorch and torchvision in f64.
 
 Inputs are multiples of 1/64, exact in f32 and f64, so that one oracle serves both. Where PyTorch
-has no such loss its definition is written out here, in a form other than the crate's.
+has no such loss, or its own form rounds a small value away, the definition is written out here.
 """
 
 import json
@@ -30,14 +30,18 @@ class Writer:
     def __init__(self):
         self.cases = []
 
-    def add(self, loss, name, options, predictions, targets, function, smooth=True):
-        """One case; `smooth` says whether finite differences may be taken at its inputs."""
+    def add(self, loss, name, options, predictions, targets, function, smooth=True, by_hand=None):
+        """One case; `smooth` says whether finite differences may be taken at its inputs.
+
+        `by_hand` is the gradient where PyTorch's is NaN, or an arbitrary slope at a kink.
+        """
         predictions = predictions.clone().requires_grad_(True)
         value = function(predictions, targets)
         outer = torch.cos(torch.arange(value.numel(), dtype=torch.float64)).reshape(value.shape)
         outer = outer if value.dim() else torch.tensor(1.0)
         (gradient,) = torch.autograd.grad((value * outer).sum(), predictions, allow_unused=True)
         gradient = torch.zeros_like(predictions) if gradient is None else gradient
+        gradient = gradient if by_hand is None else by_hand
         assert torch.isfinite(value).all() and torch.isfinite(gradient).all(), (loss, name)
         self.cases.append({
             "loss": loss,
@@ -82,12 +86,18 @@ def regression(writer, generator):
                    lambda p, t: function(p, t, "none", **variants[0]))
         p = torch.tensor([1e4, -1e4, 3.0])
         writer.add(loss, "extreme", variants[0], p, torch.zeros(3), lambda p, t: function(p, t, "mean", **variants[0]), False)
-        if loss != "quantile":  # PyTorch picks a slope at the kink; 0 here
-            p = exact((4,), generator)
-            writer.add(loss, "perfect", variants[0], p, p.clone(), lambda p, t: function(p, t, "mean", **variants[0]), False)
+        p = exact((4,), generator)
+        writer.add(loss, "perfect", variants[0], p, p.clone(), lambda p, t: function(p, t, "mean", **variants[0]), False, torch.zeros(4))
     for i, shape in enumerate(shapes + [(1, 1), (3, 3), (40,)]):
         writer.add("rmse", str(shape), {}, exact(shape, generator), exact(shape, generator), lambda p, t: F.mse_loss(p, t).sqrt())
     writer.add("rmse", "extreme", {}, torch.tensor([1e4, -1e4, 3.0]), torch.zeros(3), lambda p, t: F.mse_loss(p, t).sqrt(), False)
+    p = exact((4,), generator)
+    writer.add("rmse", "perfect", {}, p, p.clone(), lambda p, t: F.mse_loss(p, t).sqrt(), False, torch.zeros(4))
+
+
+def binary_entropy(x, y, positive=1.0):
+    """Binary cross-entropy without a difference: PyTorch's max(x, 0) − x y cancels for sure and right logits."""
+    return -positive * y * F.logsigmoid(x) - (1 - y) * F.logsigmoid(-x)
 
 
 def binary(writer, generator):
@@ -106,8 +116,15 @@ def binary(writer, generator):
     writer.add("bce", "a weight per label", {"pos_weight": [0.5, 4.0]}, x, y, lambda x, y: bce(x, y, pos_weight=torch.tensor([0.5, 4.0])))
     w = torch.tensor([0.5, 2.0])
     writer.add("bce", "weights", {"weights": [0.5, 2.0]}, x, y, lambda x, y: bce(x, y, weight=w))
-    writer.add("bce", "edges", {"reduction": "none"}, edges, edge_targets, lambda x, y: bce(x, y, reduction="none"), False)
+    torch.testing.assert_close(binary_entropy(x, y, 3.5).mean(), bce(x, y, pos_weight=torch.tensor([3.5])))
+    writer.add("bce", "edges", {"reduction": "none"}, edges, edge_targets, binary_entropy, False)
     writer.add("bce", "perfect", {}, edges[:2], edge_targets[:2], bce, False)
+    for size in (8.0, 12.0, 20.0, 80.0):
+        for y in (0.0, 1.0):
+            x = torch.tensor([size if y else -size])
+            writer.add("bce", f"sure and right, {x.item()}", {}, x, torch.tensor([y]), lambda x, y: binary_entropy(x, y).mean(), False)
+            writer.add("bce", f"sure and right, {x.item()}, positive weight", {"pos_weight": [3.5]}, x, torch.tensor([y]),
+                       lambda x, y: binary_entropy(x, y, 3.5).mean(), False)
 
     def hinge(x, y, squared=False, reduction="mean"):
         margin = torch.clamp(1 - (2 * y - 1) * x, min=0)
@@ -156,6 +173,21 @@ def class_edges():
     return x, torch.tensor([0, 1, 1, 2, 0, 1])
 
 
+def log_odds(x, label):
+    """ln(p / (1 − p)) of the label: ln p = logsigmoid of it keeps what log-softmax rounds away near p = 1."""
+    others = x.masked_fill(F.one_hot(label, x.shape[1]).movedim(-1, 1).bool(), -torch.inf)
+    return x.gather(1, label.unsqueeze(1)).squeeze(1) - torch.logsumexp(others, 1)
+
+
+def right_and_sure(labels):
+    """Logits of one position whose leader is the target, in every place: at rest 0, at `gap` the leader."""
+    for gap in (10.0, 20.0, 60.0):
+        for label in range(labels):
+            x = torch.zeros((1, labels))
+            x[0, label] = gap
+            yield gap, label, x, torch.tensor([label])
+
+
 def cross_entropy(writer, generator):
     ce = F.cross_entropy
     for shape in CLASS_SHAPES:
@@ -177,10 +209,20 @@ def cross_entropy(writer, generator):
         writer.add("cross_entropy", f"{shape} soft, weighted, smoothed", {"class_weights": weights.tolist(), "label_smoothing": 0.2}, x, q,
                    lambda x, q: ce(x, q, weight=weights, label_smoothing=0.2))
     x, t = class_edges()
-    writer.add("cross_entropy", "edges", {"reduction": "none"}, x, t, lambda x, t: ce(x, t, reduction="none"), False)
+    entropy = lambda x, t: -F.logsigmoid(log_odds(x, t))
+    torch.testing.assert_close(entropy(x, t), ce(x, t, reduction="none"))
+    writer.add("cross_entropy", "edges", {"reduction": "none"}, x, t, entropy, False)
     writer.add("cross_entropy", "edges, smoothed", {"reduction": "none", "label_smoothing": 0.1}, x, t,
                lambda x, t: ce(x, t, reduction="none", label_smoothing=0.1), False)
     writer.add("cross_entropy", "perfect", {}, x[:1], t[:1], ce, False)
+    for gap, label, x, t in right_and_sure(3):
+        writer.add("cross_entropy", f"class {label} leads by {gap}", {}, x, t, lambda x, t: entropy(x, t).mean(), False)
+        writer.add("cross_entropy", f"class {label} leads by {gap}, weighted", {"class_weights": [0.5, 1.0, 2.0], "reduction": "sum"}, x, t,
+                   lambda x, t: (torch.tensor([0.5, 1.0, 2.0])[t] * entropy(x, t)).sum(), False)
+        writer.add("cross_entropy", f"class {label} leads by {gap}, soft", {}, x, F.one_hot(t, 3).double(),
+                   lambda x, q, t=t: entropy(x, t).mean(), False)
+        writer.add("cross_entropy", f"class {label} leads by {gap}, smoothed", {"label_smoothing": 0.1}, x, t,
+                   lambda x, t: ce(x, t, label_smoothing=0.1), False)
     everything = torch.full((2, 3), 255)
     writer.add("cross_entropy", "everything ignored", {"ignore_index": 255}, exact((2, 4, 3), generator), everything,
                lambda x, t: (x * 0).sum())
@@ -196,6 +238,13 @@ def cross_entropy(writer, generator):
     writer.add("nll", "ignored", {"ignore_index": 255, "reduction": "none"}, x, t,
                lambda x, t: F.nll_loss(x, t, ignore_index=255, reduction="none"))
     writer.add("nll", "everything ignored", {"ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: (x * 0).sum())
+    x, t = class_case((2, 3, 5), generator, absent=1)
+    x = torch.round(torch.log_softmax(x, 1) * 64) / 64 - 1 / 64
+    writer.add("nll", "one class absent", {"class_weights": [0.5, 1.0, 2.0]}, x, t,
+               lambda x, t: F.nll_loss(x, t, weight=torch.tensor([0.5, 1.0, 2.0])))
+    x, t = torch.tensor([[0.0, -1e4, -1e4], [-1e4, 0.0, -1e4]]), torch.tensor([0, 1])
+    writer.add("nll", "perfect", {}, x, t, F.nll_loss, False)
+    writer.add("nll", "certain and wrong", {}, x, 1 - t, F.nll_loss, False)
 
     for shape in CLASS_SHAPES + [(4, 4)]:
         x = torch.round(torch.log_softmax(exact(shape, generator), 1) * 64) / 64 - 1 / 64
@@ -205,13 +254,13 @@ def cross_entropy(writer, generator):
             writer.add("kl", f"{shape} {reduction}", {"reduction": reduction}, x, q, lambda x, q, r=name: F.kl_div(x, q, reduction=r))
     q = torch.tensor([[0.0, 1.0, 0.0]])
     writer.add("kl", "a certain target", {}, torch.tensor([[-1e4, -0.5, -3.0]]), q, lambda x, q: F.kl_div(x, q, reduction="batchmean"), False)
+    writer.add("kl", "perfect", {}, torch.tensor([[-1e4, 0.0, -1e4]]), q, lambda x, q: F.kl_div(x, q, reduction="batchmean"), False)
+    writer.add("kl", "certain and wrong", {}, torch.tensor([[0.0, -1e4, -1e4]]), q, lambda x, q: F.kl_div(x, q, reduction="batchmean"), False)
 
     def focal(x, t, gamma, alpha=None, ignored=None, reduction="mean"):
-        log_p = torch.log_softmax(x, 1)
         label = torch.where(t == ignored, 0, t) if ignored is not None else t
-        log_p_t = log_p.gather(1, label.unsqueeze(1)).squeeze(1)
-        others = log_p.masked_fill(F.one_hot(label, x.shape[1]).movedim(-1, 1).bool(), -torch.inf)
-        losses = -torch.exp(gamma * torch.logsumexp(others, 1)) * log_p_t
+        odds = log_odds(x, label)
+        losses = -torch.exp(gamma * F.logsigmoid(-odds)) * F.logsigmoid(odds)
         if alpha is not None:
             losses = losses * alpha[label]
         if ignored is not None:
@@ -229,6 +278,12 @@ def cross_entropy(writer, generator):
     alpha = torch.tensor([0.25, 1.0, 2.0])
     writer.add("focal", "ignored", {"gamma": 2.0, "alpha": alpha.tolist(), "ignore_index": 255}, x, t,
                lambda x, t: focal(x, t, 2.0, alpha, ignored=255))
+    writer.add("focal", "everything ignored", {"gamma": 2.0, "ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: (x * 0).sum())
+    x, t = class_case((2, 3, 5), generator, absent=1)
+    writer.add("focal", "one class absent", {"gamma": 2.0, "alpha": alpha.tolist()}, x, t, lambda x, t: focal(x, t, 2.0, alpha))
+    for gap, label, x, t in right_and_sure(3):
+        for gamma in (1.0, 0.5):
+            writer.add("focal", f"class {label} leads by {gap}, gamma {gamma}", {"gamma": gamma}, x, t, lambda x, t: focal(x, t, gamma), False)
     x, t = class_edges()
     for gamma in (2.0, 0.5):
         writer.add("focal", f"edges {gamma}", {"gamma": gamma, "reduction": "none"}, x[3:5], t[3:5],
@@ -286,12 +341,12 @@ def region(writer, generator):
         "focal_tversky": [{}, {"gamma": 1.5}, {"alpha": 0.2, "beta": 0.8, "gamma": 0.5}],
     }
     for loss, ratio in ratios.items():
-        def add(name, options, x, t, over="batch", classes="all", ignored=None, smooth=True):
+        def add(name, options, x, t, over="batch", classes="all", ignored=None, smooth=True, by_hand=None):
             call = lambda x, t: per_class(x, t, lambda p, q: ratio(p, q, **options), over, classes, ignored)
             named = {**options, "over": over, "classes": classes}
             if ignored is not None:
                 named["ignore_index"] = ignored
-            writer.add(loss, name, named, x, t, call, smooth)
+            writer.add(loss, name, named, x, t, call, smooth, by_hand)
 
         for i, options in enumerate(extra[loss]):
             add(f"classes {i}", options, *class_case((2, 3, 4, 3), generator))
@@ -309,8 +364,7 @@ def region(writer, generator):
         x, t = class_case((2, 3, 2, 2), generator)
         add("everything ignored", {}, x, torch.full_like(t, 255), ignored=255, classes="present")
         sure = (F.one_hot(t, 3).movedim(-1, 1) * 20000.0 - 10000.0)
-        if loss != "focal_tversky":
-            add("perfect", {}, sure, t, smooth=False)
+        add("perfect", {}, sure, t, smooth=False, by_hand=torch.zeros_like(sure))
         add("certain and wrong", {}, -sure, t, smooth=False)
 
     def generalised(x, t, over="batch", ignored=None):
@@ -330,6 +384,18 @@ def region(writer, generator):
             writer.add("generalised_dice", f"{shape} {over}", {"over": over, "ignore_index": 255}, x, t,
                        lambda x, t, o=over: generalised(x, t, o, 255))
     writer.add("generalised_dice", "everything ignored", {"ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: generalised(x, t, "batch", 255))
+    x, t = class_case((2, 3, 5), generator, absent=2)
+    for over in ("batch", "image"):
+        writer.add("generalised_dice", f"one class absent, {over}", {"over": over}, x, t, lambda x, t, o=over: generalised(x, t, o))
+    x, t = exact((2, 1, 3, 3), generator), (torch.rand((2, 3, 3), generator=generator) < 0.3).double()
+    writer.add("generalised_dice", "mask", {}, x, t, generalised)
+    x, t = exact((2, 3, 2, 2), generator), (torch.rand((2, 3, 2, 2), generator=generator) < 0.5).double()
+    writer.add("generalised_dice", "labels, per image", {"over": "image"}, x, t, lambda x, t: generalised(x, t, "image"))
+    writer.add("generalised_dice", "certain mask", {}, torch.where(t > 0, 1e4, -1e4), t, generalised, False)
+    x, t = class_case((2, 3, 2, 2), generator)
+    sure = (F.one_hot(t, 3).movedim(-1, 1) * 20000.0 - 10000.0)
+    writer.add("generalised_dice", "perfect", {}, sure, t, generalised, False)
+    writer.add("generalised_dice", "certain and wrong", {}, -sure, t, generalised, False)
 
 
 def jaccard_loss(chosen, truth):
@@ -351,7 +417,21 @@ def lovasz_extension(errors, truth):
     return total
 
 
+def distance_to_kinks(errors):
+    """How far the errors are from a tie with each other, or with 0, below which they are clipped."""
+    errors = errors.detach()
+    positive = errors[errors > 0].sort().values
+    return min([1.0, *errors.abs().tolist(), *positive.diff().tolist()])
+
+
 def lovasz(writer, generator):
+    distances = []
+
+    def add(*arguments):
+        distances.clear()
+        writer.add(*arguments, smooth=False)
+        writer.cases[-1]["smooth"] = min(distances, default=1.0) > 1e-4
+
     def softmax_loss(x, t, over="batch", classes="present", ignored=None):
         p, truth, counted = masks(x, t, ignored)
         groups = [slice(None)] if over == "batch" else [slice(n, n + 1) for n in range(p.shape[0])]
@@ -362,24 +442,26 @@ def lovasz(writer, generator):
                 keep = counted[group][:, c].flatten() > 0
                 q, y = p[group][:, c].flatten()[keep], truth[group][:, c].flatten()[keep]
                 if len(q) and (classes == "all" or y.sum() > 0):
-                    values.append(lovasz_extension((y - q).abs(), y.bool().tolist()))
+                    errors = (y - q).abs()
+                    distances.append(distance_to_kinks(errors))
+                    values.append(lovasz_extension(errors, y.bool().tolist()))
             if values:
                 total = total + sum(values) / len(values) / len(groups)
         return total
 
     for shape in CLASS_SHAPES[1:]:
         x, t = class_case(shape, generator)
-        writer.add("lovasz_softmax", f"{shape}", {}, x, t, softmax_loss, False)
+        add("lovasz_softmax", f"{shape}", {}, x, t, softmax_loss)
         x, t = class_case(shape, generator, ignored=255, absent=1)
         for over in ("batch", "image"):
             for classes in ("present", "all"):
-                writer.add("lovasz_softmax", f"{shape} {over} {classes}", {"over": over, "classes": classes, "ignore_index": 255}, x, t,
-                           lambda x, t, o=over, c=classes: softmax_loss(x, t, o, c, 255), False)
+                add("lovasz_softmax", f"{shape} {over} {classes}", {"over": over, "classes": classes, "ignore_index": 255}, x, t,
+                           lambda x, t, o=over, c=classes: softmax_loss(x, t, o, c, 255))
     x, t = class_case((2, 3, 2, 2), generator)
     sure = (F.one_hot(t, 3).movedim(-1, 1) * 20000.0 - 10000.0)
-    writer.add("lovasz_softmax", "perfect", {}, sure, t, softmax_loss, False)
-    writer.add("lovasz_softmax", "certain and wrong", {}, -sure, t, softmax_loss, False)
-    writer.add("lovasz_softmax", "everything ignored", {"ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: softmax_loss(x, t, ignored=255), False)
+    add("lovasz_softmax", "perfect", {}, sure, t, softmax_loss)
+    add("lovasz_softmax", "certain and wrong", {}, -sure, t, softmax_loss)
+    add("lovasz_softmax", "everything ignored", {"ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: softmax_loss(x, t, ignored=255))
 
     def hinge_loss(x, t, over="batch", ignored=None):
         t = t.double().reshape(x.shape[0], -1)
@@ -391,18 +473,24 @@ def lovasz(writer, generator):
             keep = y != ignored if ignored is not None else torch.ones_like(y, dtype=torch.bool)
             logits, y = logits[keep], y[keep]
             if len(y):
-                total = total + lovasz_extension(F.relu(1 - (2 * y - 1) * logits), y.bool().tolist()) / len(groups)
+                errors = 1 - (2 * y - 1) * logits
+                distances.append(distance_to_kinks(errors))
+                total = total + lovasz_extension(F.relu(errors), y.bool().tolist()) / len(groups)
         return total
 
     for shape in [(1, 1), (1, 9), (3, 4), (2, 1, 3, 3), (2, 3, 4), (1, 1, 5, 5)]:
         x = exact(shape, generator, 1.0) + torch.arange(math.prod(shape)).reshape(shape) / 4096
         t = (torch.rand(shape, generator=generator) < 0.4).long()
         for over in ("batch", "image"):
-            writer.add("lovasz_hinge", f"{shape} {over}", {"over": over}, x, t, lambda x, t, o=over: hinge_loss(x, t, o), False)
+            add("lovasz_hinge", f"{shape} {over}", {"over": over}, x, t, lambda x, t, o=over: hinge_loss(x, t, o))
     t[..., 0] = 255
-    writer.add("lovasz_hinge", "ignored", {"ignore_index": 255}, x, t, lambda x, t: hinge_loss(x, t, ignored=255), False)
-    writer.add("lovasz_hinge", "no positive", {}, x, torch.zeros_like(t), hinge_loss, False)
-    writer.add("lovasz_hinge", "everything ignored", {"ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: hinge_loss(x, t, ignored=255), False)
+    add("lovasz_hinge", "ignored", {"ignore_index": 255}, x, t, lambda x, t: hinge_loss(x, t, ignored=255))
+    add("lovasz_hinge", "no positive", {}, x, torch.zeros_like(t), hinge_loss)
+    x, t = torch.tensor([[1e4, -8e3, 6e3, -5e3]]), torch.tensor([[1, 0, 1, 0]])
+    add("lovasz_hinge", "perfect", {}, x, t, hinge_loss)
+    add("lovasz_hinge", "certain and wrong", {}, x, 1 - t, hinge_loss)
+    add("lovasz_hinge", "certain, half wrong", {}, x, torch.tensor([[1, 0, 0, 1]]), hinge_loss)
+    add("lovasz_hinge", "everything ignored", {"ignore_index": 255}, x, torch.full_like(t, 255), lambda x, t: hinge_loss(x, t, ignored=255))
 
 
 def write(folder):

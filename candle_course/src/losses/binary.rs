@@ -1,10 +1,10 @@
 //! Losses of yes-or-no logits.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::losses::kernels::{Pointwise, pointwise, sum_trailing};
-use crate::losses::validate::{binary_pair, probabilities, range, weights};
+use crate::losses::validate::{binary_pair, float, probabilities, range, weights};
 use crate::losses::{Loss, Reduction};
 
 /// Mean binary cross-entropy of logits; see [`BinaryCrossEntropy`].
@@ -32,7 +32,8 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
 ///
 /// `logits`, `targets`: one shape, any rank; logits f32 or f64, unnormalised (a probability given
 /// instead cannot be told apart, and trains badly); targets in [0, 1], floats or integers.
-/// Computed as (1 − y) x + (1 + (p − 1) y) ln(1 + e^−x), which is exact at any logit.
+/// Computed as (1 − y) ln(1 + e^x) + p y ln(1 + e^−x): a sum of what is never negative, so that a
+/// small loss keeps all its digits.
 ///
 /// # Examples
 ///
@@ -84,28 +85,36 @@ impl BinaryCrossEntropy {
     /// # Errors
     /// If a weight is negative or not finite, or all are 0.
     pub fn build(self) -> Result<Self> {
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<()> {
         if let Some(pos_weight) = &self.pos_weight {
             weights("pos_weight", pos_weight, None)?;
         }
         if let Some(tensor) = &self.weights {
-            let (low, high) = range(&crate::losses::validate::float("weights", tensor)?)?;
+            let (low, high) = range(&float("weights", tensor)?)?;
             if !(low >= 0.0 && high.is_finite()) {
-                return Err(Error::argument("weights", "finite numbers that are not negative", low));
+                let bad = if low >= 0.0 { high } else { low };
+                return Err(Error::argument("weights", "finite numbers that are not negative", bad));
+            }
+            if high == 0.0 {
+                return Err(Error::argument("weights", "at least one positive number", "0 everywhere"));
             }
         }
-        Ok(self)
+        Ok(())
     }
 }
 
 impl Loss for BinaryCrossEntropy {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.check()?;
         let (x, y) = binary_pair(logits, targets)?;
         probabilities("targets", &y)?;
-        let softplus = pointwise(&x.neg()?, Pointwise::Softplus)?;
-        let positive_part = match &self.pos_weight {
-            None => softplus,
+        let positive = match &self.pos_weight {
+            None => y.clone(),
             Some(pos_weight) => {
-                weights("pos_weight", pos_weight, None)?;
                 let dims = x.dims();
                 let shape = match (pos_weight.len(), dims.len()) {
                     (1, _) => vec![1; dims.len()],
@@ -122,12 +131,12 @@ impl Loss for BinaryCrossEntropy {
                         ));
                     }
                 };
-                let excess: Vec<f64> = pos_weight.iter().map(|p| p - 1.0).collect();
-                let excess = Tensor::from_vec(excess, shape, x.device())?.to_dtype(x.dtype())?;
-                ((y.broadcast_mul(&excess)? + 1.0)? * softplus)?
+                let pos_weight = Tensor::from_vec(pos_weight.clone(), shape, &Device::Cpu)?.to_dtype(x.dtype())?;
+                y.broadcast_mul(&pos_weight.to_device(x.device())?)?
             }
         };
-        let mut losses = (((1.0 - &y)? * &x)? + positive_part)?;
+        let missed = (positive * pointwise(&x.neg()?, Pointwise::Softplus)?)?;
+        let mut losses = (((1.0 - y)? * pointwise(&x, Pointwise::Softplus)?)? + missed)?;
         if let Some(weights) = &self.weights {
             let weights = weights.to_device(x.device())?.to_dtype(x.dtype())?;
             let weights = weights.broadcast_as(x.shape()).map_err(|error| {
@@ -205,12 +214,16 @@ impl Hinge {
 
 /// Targets 0/1 (or −1/1) as signs −1 and 1.
 pub(crate) fn signs(targets: &Tensor) -> Result<Tensor> {
-    let one = targets.eq(1.0)?.to_dtype(targets.dtype())?;
-    let zero = targets.eq(0.0)?.to_dtype(targets.dtype())?;
-    let minus_one = targets.eq(-1.0)?.to_dtype(targets.dtype())?;
-    let known = sum_trailing(&(&one + &zero)?, 0)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
-    let known = known + sum_trailing(&minus_one, 0)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
-    if known != targets.elem_count() as f64 {
+    let equal = |value: f64| targets.eq(value)?.to_dtype(targets.dtype());
+    let count =
+        |flags: &Tensor| -> Result<f64> { Ok(sum_trailing(flags, 0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?) };
+    let one = equal(1.0)?;
+    let (zeros, minus_ones) = (count(&equal(0.0)?)?, count(&equal(-1.0)?)?);
+    if zeros > 0.0 && minus_ones > 0.0 {
+        return Err(Error::argument("targets", "0 and 1 only (or −1 and 1)", "−1, 0 and 1 together")
+            .hint("is one of them the label of unknown examples? leave those out"));
+    }
+    if count(&one)? + zeros + minus_ones != targets.elem_count() as f64 {
         let (low, high) = range(targets)?;
         return Err(Error::argument("targets", "0 and 1 only (or −1 and 1)", format!("values from {low} to {high}"))
             .hint("soft labels need binary cross-entropy"));

@@ -298,7 +298,9 @@ impl<T: Real> Block<T> {
                 let score = |values: &[T], c: usize| values[c * len + i].to_f64();
                 let largest = (0..classes).fold(f64::NEG_INFINITY, |m, c| m.max(score(&self.values, c)));
                 let exps: Vec<f64> = (0..classes).map(|c| (score(&self.values, c) - largest).exp()).collect();
-                let rest = exps.iter().sum::<f64>() - 1.0;
+                // Without the leader's 1, beside which small terms would be rounded away.
+                let leader = exps.iter().position(|&e| e == 1.0);
+                let rest: f64 = exps.iter().enumerate().filter(|(c, _)| Some(*c) != leader).map(|(_, e)| e).sum();
                 let coefficients: Vec<f64> = (0..classes).map(|c| coefficient(first + i, c)).collect();
                 let mass: f64 = coefficients.iter().sum();
                 let mut loss = 0.0;

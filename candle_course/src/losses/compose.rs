@@ -54,23 +54,29 @@ impl WeightedSum {
     /// # Errors
     /// If there is no term, a weight is negative or not finite, or a name occurs twice.
     pub fn build(self) -> Result<Self> {
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<()> {
         if self.terms.is_empty() {
             return Err(Error::argument("terms", "at least one", 0));
         }
         for (i, term) in self.terms.iter().enumerate() {
-            number("weight", "a number that is not negative", term.weight, term.weight >= 0.0)?;
+            number("weight", "a finite number that is not negative", term.weight, term.weight >= 0.0)?;
             if self.terms[..i].iter().any(|other| other.name == term.name) {
                 return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
             }
         }
-        Ok(self)
+        Ok(())
     }
 
     /// The value of each loss before it is weighted.
     ///
     /// # Errors
-    /// If a loss fails, or is not a scalar.
+    /// As [`WeightedSum::build`], and if a loss fails, or is not a scalar.
     pub fn parts(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<(String, f64)>> {
+        self.check()?;
         self.terms
             .iter()
             .map(|term| {
@@ -83,6 +89,7 @@ impl WeightedSum {
 
 impl Loss for WeightedSum {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.check()?;
         let mut total: Option<Tensor> = None;
         for term in &self.terms {
             let value = term.loss.forward(predictions, targets)?;
@@ -175,7 +182,7 @@ impl MultiTask {
             return Err(Error::argument("tasks", "at least one", 0));
         }
         for (i, (term, _)) in self.tasks.iter().enumerate() {
-            number("weight", "a positive number", term.weight, term.weight > 0.0)?;
+            number("weight", "a positive number, and finite", term.weight, term.weight > 0.0)?;
             if self.tasks[..i].iter().any(|(other, _)| other.name == term.name) {
                 return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
             }

@@ -1,6 +1,6 @@
 //! Cross-entropy over classes: of hard and soft targets, with weights, smoothing and ignored pixels.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::losses::class_rule::{HardTargets, finish};
@@ -150,15 +150,22 @@ impl CrossEntropy {
         if targets.track_op() && targets.is_variable() {
             return Err(Error::argument("targets", "constants", "a variable").hint("`detach` the teacher's output"));
         }
+        // Probabilities rounded to half precision sum to 1 no better than its few digits.
+        let tolerance = match targets.dtype() {
+            DType::BF16 => 2e-2,
+            DType::F16 => 4e-3,
+            _ => 1e-3,
+        };
         let targets = targets.detach().to_dtype(logits.dtype())?;
         probabilities("targets", &targets)?;
-        let (low, high) = validate::range(&targets.sum(1)?)?;
-        let zeros_or_one = |sum: f64| (sum - 1.0).abs() < 1e-3 || sum == 0.0;
-        if !zeros_or_one(low) || !zeros_or_one(high) {
+        let accepted = |sum: f64| (sum - 1.0).abs() < tolerance || sum == 0.0;
+        let sums = targets.to_dtype(DType::F64)?.sum(1)?;
+        let wrong = with_elements::<f64, _>(&sums, |sums| sums.iter().copied().find(|&sum| !accepted(sum)))?;
+        if let Some(sum) = wrong {
             return Err(Error::argument(
                 "targets",
                 "probabilities that sum to 1 over the classes",
-                format!("sums from {low} to {high}"),
+                format!("a sum of {sum}"),
             )
             .hint("apply a softmax to a teacher's logits"));
         }
@@ -197,7 +204,7 @@ impl Loss for CrossEntropy {
         }
         if !logits.device().is_cpu() && self.is_plain() {
             class_targets(&logits, targets, None)?;
-            let targets = targets.to_dtype(candle_core::DType::U32)?.unsqueeze(1)?;
+            let targets = targets.to_dtype(DType::U32)?.unsqueeze(1)?;
             let log_probabilities = candle_nn::ops::log_softmax(&logits, 1)?;
             return Ok(log_probabilities.gather(&targets, 1)?.mean_all()?.neg()?);
         }

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 use crate::losses::Loss;
-use crate::losses::region::{Classes, Over, Region, loss_dtype, region_options};
+use crate::losses::region::{Classes, Over, Region, loss_dtype, negligible, region_options};
 
 /// Dice loss, the mean over classes of 1 − (2 Σ p t + s) / (Σ p + Σ t + s), with s smoothing 1.
 ///
@@ -189,8 +189,10 @@ impl Loss for GeneralisedDice {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let region = Region { over: self.over, ignore_index: self.ignore_index, ..Region::default() };
         let overlap = region.overlap(logits, targets)?;
-        let weights: Vec<f64> = overlap.totals.iter().map(|&t| if t > 0.0 { 1.0 / (t * t) } else { 0.0 }).collect();
         let [both, only_p, only_t] = overlap.parts()?;
+        let least = negligible(both.dtype());
+        let weight = |&total: &f64| if total > least { 1.0 / (total * total) } else { 0.0 };
+        let weights: Vec<f64> = overlap.totals.iter().map(weight).collect();
         let shape = (overlap.groups, overlap.classes);
         let weights = Tensor::from_vec(weights, shape, both.device())?.to_dtype(both.dtype())?;
         let wrong = ((only_p + only_t)? * &weights)?.sum(1)?;

@@ -26,6 +26,9 @@ fn mistakes_are_named() {
     let empty = Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap();
     let two = numbers(&[1., 2.]);
     let f64s = two.to_dtype(DType::F64).unwrap();
+    let thirds = logits.affine(0.0, 1.0 / 3.0).unwrap();
+    // Rows that sum to 0, which does not count, and to 1; the one between them is wrong.
+    let between = Tensor::new(&[[0f32, 0., 0.], [0.5, 0., 0.], [0., 1., 0.]], &Device::Cpu).unwrap();
     let cases = [
         // shapes
         (message(mse(&column, &two)), "did you forget `squeeze(1)`"),
@@ -43,6 +46,7 @@ fn mistakes_are_named() {
         (message(mse(&two, &labels(&[1, 2]))), "to_dtype(DType::F32)"),
         (message(mse(&labels(&[1, 2]), &two)), "are predictions and targets swapped?"),
         (message(mse(&two, &f64s)), "the dtype of the predictions, f32"),
+        (message(binary_cross_entropy(&f64s, &two)), "the dtype of the logits, f64, or integers, got f32"),
         (message(binary_cross_entropy(&two, &f64s)), "got f64"),
         (message(cross_entropy(&logits, &two)), "to_dtype(DType::U32)"),
         // ranges
@@ -51,10 +55,12 @@ fn mistakes_are_named() {
         (message(cross_entropy(&logits, &Tensor::new(&[0i64, -100], &Device::Cpu).unwrap())), "ignore_index(-100)"),
         (message(cross_entropy(&logits, &logits)), "numbers in [0, 1]"),
         (message(cross_entropy(&logits, &logits.affine(0.0, 0.9).unwrap())), "sum to 1"),
+        (message(cross_entropy(&between, &between)), "sum to 1 over the classes, got a sum of 0.5"),
         (message(binary_cross_entropy(&two, &numbers(&[0., 2.]))), "from 0 to 2"),
         (message(binary_cross_entropy(&two, &numbers(&[-1., 1.]))), "labels −1 and 1"),
         (message(binary_focal(&two, &numbers(&[0.5, 1.]))), "soft labels need binary cross-entropy"),
         (message(hinge(&two, &numbers(&[0., 2.]))), "0 and 1 only"),
+        (message(hinge(&numbers(&[1., 2., 3.]), &numbers(&[-1., 0., 1.]))), "−1, 0 and 1 together"),
         (message(nll(&logits, &labels(&[0, 1]))), "log_softmax"),
         (message(kl_divergence(&two, &numbers(&[0.5, 0.5]), Reduction::Mean)), "log-probabilities"),
         (message(kl_divergence(&numbers(&[-1., -2.]), &two, Reduction::Mean)), "numbers in [0, 1]"),
@@ -79,7 +85,37 @@ fn mistakes_are_named() {
             message(BinaryCrossEntropy::new().pos_weight(vec![1.0; 3]).forward(&two, &numbers(&[0., 1.]))),
             "one per label",
         ),
-        (message(BinaryCrossEntropy::new().weights(&numbers(&[-1.])).build()), "not negative"),
+        (message(BinaryCrossEntropy::new().weights(&numbers(&[-1.])).build()), "not negative, got -1"),
+        (message(BinaryCrossEntropy::new().weights(&numbers(&[1., f32::INFINITY])).build()), "not negative, got inf"),
+        (message(BinaryCrossEntropy::new().weights(&numbers(&[1., f32::NAN])).build()), "not negative, got NaN"),
+        (
+            message(BinaryCrossEntropy::new().weights(&numbers(&[0., 0.])).build()),
+            "`weights`: expected at least one positive",
+        ),
+        (message(BinaryCrossEntropy::new().weights(&labels(&[1])).build()), "`weights`: expected floating-point"),
+        (
+            message(BinaryCrossEntropy::new().weights(&numbers(&[1., -2.])).forward(&two, &numbers(&[0., 1.]))),
+            "`weights`: expected finite numbers that are not negative, got -2",
+        ),
+        (
+            message(BinaryCrossEntropy::new().pos_weight(vec![f64::INFINITY]).forward(&two, &numbers(&[0., 1.]))),
+            "`pos_weight`: expected finite numbers that are not negative, got inf",
+        ),
+        (message(Nll::new().class_weights(vec![1.0, -1.0]).build()), "`class_weights`: expected finite"),
+        (
+            message(
+                Nll::new()
+                    .class_weights(vec![1.0, 1.0, -1.0])
+                    .forward(&logits.affine(0.0, -1.0).unwrap(), &labels(&[0, 1])),
+            ),
+            "not negative, got -1",
+        ),
+        (
+            message(CrossEntropy::new().class_weights(vec![1.0, 1.0, -1.0]).forward(&logits, &labels(&[0, 1]))),
+            "not negative, got -1",
+        ),
+        (message(Focal::new().alpha(vec![1.0, 1.0, -1.0]).forward(&logits, &labels(&[0, 1]))), "not negative, got -1"),
+        (message(CrossEntropy::new().label_smoothing(1.5).forward(&logits, &thirds)), "a number in [0, 1], got 1.5"),
         (
             message(BinaryCrossEntropy::new().weights(&numbers(&[1., 1., 1.])).forward(&two, &numbers(&[0., 1.]))),
             "broadcasts",
@@ -101,6 +137,12 @@ fn mistakes_are_named() {
         (message(class_balanced_weights(&[5, 1], 1.0)), "`beta`: expected a number in [0, 1), got 1"),
         (message(WeightedSum::new().build()), "at least one"),
         (message(WeightedSum::new().term("a", -1.0, CrossEntropy).build()), "`weight`"),
+        (message(WeightedSum::new().term("a", -1.0, CrossEntropy).forward(&logits, &labels(&[0, 1]))), "`weight`"),
+        (message(WeightedSum::new().term("a", -1.0, CrossEntropy).parts(&logits, &labels(&[0, 1]))), "`weight`"),
+        (
+            message(WeightedSum::new().term("a", f64::INFINITY, CrossEntropy).build()),
+            "`weight`: expected a finite number that is not negative, got inf",
+        ),
         (message(WeightedSum::new().term("a", 1.0, CrossEntropy).term("a", 1.0, CrossEntropy).build()), "`a` twice"),
         (message(MultiTask::new().fixed()), "at least one"),
         (message(MultiTask::new().task("a", Task::Regression, 0.0, Mse::new()).fixed()), "a positive number"),
@@ -130,34 +172,140 @@ fn a_diverged_model_is_not_hidden() {
     }
 }
 
+/// What a loss is given in [`gradients_are_finite_where_naive_forms_fail`].
+#[derive(Clone, Copy)]
+enum Inputs {
+    /// Scores of classes, class indices, some 255.
+    Labels,
+    /// Their logarithms of probabilities.
+    LogProbabilities,
+    /// A mask of 0 and 1.
+    Mask,
+    /// A mask of 0, 1 and 255.
+    MaskWithGaps,
+    /// Logarithms of probabilities, and probabilities.
+    Divergence,
+}
+
 #[test]
 fn gradients_are_finite_where_naive_forms_fail() {
+    use Inputs::*;
+    let losses: Vec<(&str, Inputs, Box<dyn Loss>)> = vec![
+        ("cross-entropy", Labels, Box::new(CrossEntropy::new().label_smoothing(0.1).ignore_index(255))),
+        ("focal", Labels, Box::new(Focal::new().gamma(0.5).ignore_index(255))),
+        ("dice", Labels, Box::new(Dice::new().smooth(0.0).ignore_index(255))),
+        ("iou", Labels, Box::new(Iou::new().smooth(0.0).ignore_index(255))),
+        ("tversky", Labels, Box::new(Tversky::new().smooth(0.0).ignore_index(255))),
+        ("focal tversky", Labels, Box::new(FocalTversky::new().smooth(0.0).gamma(0.5).ignore_index(255))),
+        ("generalised dice", Labels, Box::new(GeneralisedDice::new().ignore_index(255))),
+        ("lovász", Labels, Box::new(LovaszSoftmax::new().ignore_index(255))),
+        ("lovász, all classes", Labels, Box::new(LovaszSoftmax::new().classes(Classes::All).ignore_index(255))),
+        ("nll", LogProbabilities, Box::new(Nll::new().ignore_index(255))),
+        ("kl", Divergence, Box::new(KlDivergence::new())),
+        ("bce", Mask, Box::new(BinaryCrossEntropy::new().pos_weight(vec![3.0]))),
+        ("hinge", Mask, Box::new(Hinge::new())),
+        ("squared hinge", Mask, Box::new(Hinge::new().squared(true))),
+        ("binary focal", Mask, Box::new(BinaryFocal::new().gamma(0.5))),
+        ("lovász hinge", MaskWithGaps, Box::new(LovaszHinge::new().ignore_index(255))),
+        ("dice of a mask", MaskWithGaps, Box::new(Dice::new().smooth(0.0).squared(true).ignore_index(255))),
+        ("iou of a mask", MaskWithGaps, Box::new(Iou::new().smooth(0.0).ignore_index(255))),
+        ("tversky of a mask", MaskWithGaps, Box::new(Tversky::new().smooth(0.0).ignore_index(255))),
+        (
+            "focal tversky of a mask",
+            MaskWithGaps,
+            Box::new(FocalTversky::new().smooth(0.0).gamma(0.01).ignore_index(255)),
+        ),
+        ("generalised dice of a mask", MaskWithGaps, Box::new(GeneralisedDice::new().ignore_index(255))),
+        ("mse", Mask, Box::new(Mse::new())),
+        ("mae", Mask, Box::new(Mae::new())),
+        ("rmse", Mask, Box::new(Rmse)),
+        ("huber", Mask, Box::new(Huber::new())),
+        ("smooth l1", Mask, Box::new(SmoothL1::new())),
+        ("log-cosh", Mask, Box::new(LogCosh::new())),
+        ("quantile", Mask, Box::new(Quantile::new(0.9))),
+    ];
     let shape = (1, 3, 2, 2);
     let mut generator = crate::random::Generator::new(9);
-    let losses: [(&str, Box<dyn Loss>); 9] = [
-        ("cross-entropy", Box::new(CrossEntropy::new().label_smoothing(0.1).ignore_index(255))),
-        ("focal", Box::new(Focal::new().gamma(0.5).ignore_index(255))),
-        ("dice", Box::new(Dice::new().smooth(0.0).ignore_index(255))),
-        ("iou", Box::new(Iou::new().smooth(0.0).ignore_index(255))),
-        ("tversky", Box::new(Tversky::new().smooth(0.0).ignore_index(255))),
-        ("focal tversky", Box::new(FocalTversky::new().smooth(0.0).gamma(0.5).ignore_index(255))),
-        ("generalised dice", Box::new(GeneralisedDice::new().ignore_index(255))),
-        ("lovász", Box::new(LovaszSoftmax::new().ignore_index(255))),
-        ("lovász, all classes", Box::new(LovaszSoftmax::new().classes(Classes::All).ignore_index(255))),
-    ];
-    for round in 0..50 {
-        let sizes = [0.0, 1.0, 30.0, 200.0, 1e4, 1e30];
-        let logits: Vec<f32> =
-            (0..12).map(|_| sizes[generator.below(6)] as f32 * if generator.chance(0.5) { 1. } else { -1. }).collect();
-        let targets: Vec<u32> =
-            (0..4).map(|_| [0, 1, 2, 255][generator.below(if round % 5 == 0 { 1 } else { 4 })]).collect();
-        let x = Var::from_tensor(&Tensor::from_vec(logits.clone(), shape, &Device::Cpu).unwrap()).unwrap();
-        let y = Tensor::from_vec(targets.clone(), (1, 2, 2), &Device::Cpu).unwrap();
-        for (name, loss) in &losses {
+    for round in 0..100 {
+        let dtype = if round % 2 == 0 { DType::F32 } else { DType::F64 };
+        let sizes = [0.0, 1.0, 30.0, 200.0, 400.0, 700.0, 1e4, 1e30];
+        let logits: Vec<f64> =
+            (0..12).map(|_| sizes[generator.below(8)] * if generator.chance(0.5) { 1. } else { -1. }).collect();
+        let kinds = if round % 5 == 0 { 1 } else { 4 };
+        let classes: Vec<u32> = (0..4).map(|_| [0, 1, 2, 255][generator.below(kinds)]).collect();
+        let degrees: Vec<f64> = (0..12).map(|_| [0.0, 1.0, 1.0, 255.0][generator.below(kinds)]).collect();
+        for (name, inputs, loss) in &losses {
+            let tensor =
+                |values: Vec<f64>| Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let (x, y) = match inputs {
+                Labels | LogProbabilities => {
+                    (logits.clone(), Tensor::from_vec(classes.clone(), (1, 2, 2), &Device::Cpu).unwrap())
+                }
+                MaskWithGaps => (logits.clone(), tensor(degrees.clone())),
+                Mask => (logits.clone(), tensor(degrees.iter().map(|d| d % 254.0).collect())),
+                Divergence => (logits.clone(), tensor(degrees.iter().map(|d| d % 254.0 * 0.25).collect())),
+            };
+            let logarithms = matches!(inputs, LogProbabilities | Divergence);
+            let x = if logarithms { x.iter().map(|x| -x.abs()).collect() } else { x };
+            let x = Var::from_tensor(&tensor(x)).unwrap();
             let value = loss.forward(&x, &y).unwrap();
-            let gradient = value.backward().unwrap().get(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert!(value.to_scalar::<f32>().unwrap().is_finite(), "{name} of {logits:?}, {targets:?}");
-            assert!(gradient.iter().all(|g| g.is_finite()), "{name} of {logits:?}, {targets:?}: {gradient:?}");
+            let gradient = value.backward().unwrap().get(&x).unwrap().to_dtype(DType::F64).unwrap();
+            let gradient = gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let value = value.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
+            let what = format!("{name} ({dtype:?}) of {logits:?}, {classes:?}, {degrees:?}: {value}, {gradient:?}");
+            // The square of 1e30 is beyond f32.
+            let overflows = dtype == DType::F32 && ["mse", "rmse", "squared hinge"].contains(name);
+            assert!(value.is_finite() || (overflows && value == f64::INFINITY), "{what}");
+            assert!(gradient.iter().all(|g| g.is_finite()), "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_absent_class_of_vanishing_probability_has_no_gradient() {
+    let targets = Tensor::new(&[[0u32, 1]], &Device::Cpu).unwrap();
+    for size in [360.0, 380.0, 400.0, 700.0, 740.0] {
+        let x = Var::new(&[[[0.0, -1.0], [0.5, 0.0], [-size, -size]]], &Device::Cpu).unwrap();
+        let losses: [Box<dyn Loss>; 5] = [
+            Box::new(Dice::new().smooth(0.0)),
+            Box::new(Dice::new().smooth(0.0).squared(true)),
+            Box::new(Iou::new().smooth(0.0)),
+            Box::new(Tversky::new().smooth(0.0)),
+            Box::new(FocalTversky::new().smooth(0.0).gamma(0.01)),
+        ];
+        for (i, loss) in losses.iter().enumerate() {
+            let value = loss.forward(&x, &targets).unwrap();
+            let gradient = value.backward().unwrap().get(&x).unwrap().squeeze(0).unwrap().to_vec2::<f64>().unwrap();
+            assert!(value.to_scalar::<f64>().unwrap() > 0.0);
+            assert!(gradient.iter().flatten().all(|g| g.is_finite()), "loss {i}, {size}: {gradient:?}");
+            assert!(gradient[0].iter().all(|g| *g != 0.0), "loss {i}, {size}: {gradient:?}");
+        }
+    }
+}
+
+#[test]
+fn half_precision_is_accepted_where_it_is_accurate_enough() {
+    let mut generator = crate::random::Generator::new(4);
+    let scores: Vec<f32> = (0..6 * 10 * 9).map(|_| 2.0 * generator.normal() as f32).collect();
+    let scores = Tensor::from_vec(scores, (6, 10, 9), &Device::Cpu).unwrap();
+    let soft = candle_nn::ops::softmax(&scores, 1).unwrap();
+    let exact = cross_entropy(&scores, &soft).unwrap().to_scalar::<f32>().unwrap();
+    for dtype in [DType::BF16, DType::F16] {
+        let half = soft.to_dtype(dtype).unwrap();
+        let value = cross_entropy(&scores, &half).unwrap().to_scalar::<f32>().unwrap();
+        assert!((value - exact).abs() < 0.02 * exact, "{dtype:?}: {value} {exact}");
+        // In f32 such sums are a mistake, not rounding.
+        let low = half.affine(0.98, 0.0).unwrap();
+        assert!(message(cross_entropy(&scores, &low.to_dtype(DType::F32).unwrap())).contains("sum to 1"));
+        // Logits of a half-precision model with targets as a loader makes them.
+        let (logits, mask) = (scores.to_dtype(dtype).unwrap(), scores.ge(0f32).unwrap().to_dtype(DType::F32).unwrap());
+        let upcast = logits.to_dtype(DType::F32).unwrap();
+        for (mixed, single) in [
+            (binary_cross_entropy(&logits, &mask), binary_cross_entropy(&upcast, &mask)),
+            (hinge(&logits, &mask), hinge(&upcast, &mask)),
+            (binary_focal(&logits, &mask), binary_focal(&upcast, &mask)),
+        ] {
+            assert_eq!(mixed.unwrap().to_scalar::<f32>().unwrap(), single.unwrap().to_scalar::<f32>().unwrap());
         }
     }
 }
@@ -223,4 +371,18 @@ fn class_weights_have_the_known_limits() {
     }
     // sklearn.utils.class_weight.compute_class_weight("balanced", …): n / (classes · count)
     assert!((inverse[1] - 555.0 / 150.0).abs() < 1e-12);
+    // The authors' formula, (1 − β) / (1 − β^n) scaled to a mean of 1, in exact fractions.
+    let weights = class_balanced_weights(&counts, 0.99).unwrap();
+    for (weight, expected) in
+        weights.iter().zip([0.126_129_883_280_415_97, 0.317_222_971_282_472_95, 2.556_647_145_437_111])
+    {
+        assert!((weight - expected).abs() < 1e-12 * expected, "{weights:?}");
+    }
+}
+
+#[test]
+fn another_device_is_named() {
+    let text = crate::losses::validate::different_devices("cuda:0", "cpu").to_string();
+    assert!(text.contains("`targets`: expected a tensor on the device of the predictions, cuda:0, got cpu"), "{text}");
+    assert!(text.contains("to_device"), "{text}");
 }

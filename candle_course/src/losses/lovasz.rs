@@ -1,7 +1,6 @@
 //! Lovász losses: the convex extension of 1 − IoU, so that training pushes the metric itself.
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::losses::Loss;
@@ -10,6 +9,7 @@ use crate::losses::kernels::{
 };
 use crate::losses::region::{Classes, Over};
 use crate::losses::validate::{IGNORED, class_targets, float, not_empty, same_device};
+use crate::ops::parallel;
 
 /// Lovász-Softmax over the classes present in the batch; see [`LovaszSoftmax`].
 ///
@@ -145,41 +145,39 @@ impl LovaszSoftmax {
         let mut gradient = tracked.then(|| vec![T::zero(); probabilities.len()]);
         // One class in one group touches its own rows of the gradient only: results of the jobs
         // are computed in parallel and copied in order.
-        let done: Vec<(f64, Vec<T>)> = jobs
-            .par_iter()
-            .map(|(group, class, weight)| {
-                let mut pixels = Vec::with_capacity(counted(group).len());
-                for n in group.clone() {
-                    let row = (n * classes + class) * positions;
-                    let at = (n - group.start) * positions;
-                    for (m, (&p, &label)) in
-                        probabilities[row..row + positions].iter().zip(&labels[n * positions..]).enumerate()
-                    {
-                        if label == IGNORED {
-                            continue;
-                        }
-                        let truth = label as usize == *class;
-                        let error = if truth { T::one() - p } else { p };
-                        let slope = if error == T::zero() {
-                            T::zero() // |0|, as everywhere in this crate
-                        } else if truth {
-                            T::zero() - T::one()
-                        } else {
-                            T::one()
-                        };
-                        pixels.push(Pixel { error, truth, slope, at: at + m });
+        let one = |(group, class, weight): &(std::ops::Range<usize>, usize, f64)| {
+            let mut pixels = Vec::with_capacity(counted(group).len());
+            for n in group.clone() {
+                let row = (n * classes + class) * positions;
+                let at = (n - group.start) * positions;
+                for (m, (&p, &label)) in
+                    probabilities[row..row + positions].iter().zip(&labels[n * positions..]).enumerate()
+                {
+                    if label == IGNORED {
+                        continue;
                     }
+                    let truth = label as usize == *class;
+                    let error = if truth { T::one() - p } else { p };
+                    let slope = if error == T::zero() {
+                        T::zero() // |0|, as everywhere in this crate
+                    } else if truth {
+                        T::zero() - T::one()
+                    } else {
+                        T::one()
+                    };
+                    pixels.push(Pixel { error, truth, slope, at: at + m });
                 }
-                let mut rows = vec![T::zero(); if tracked { counted(group).len() } else { 0 }];
-                let scale = T::from_f64(*weight);
-                let value = lovasz(&pixels, |at, derivative| {
-                    if tracked {
-                        rows[at] = derivative * scale;
-                    }
-                });
-                (value * weight, rows)
-            })
-            .collect();
+            }
+            let mut rows = vec![T::zero(); if tracked { counted(group).len() } else { 0 }];
+            let scale = T::from_f64(*weight);
+            let value = lovasz(&pixels, |at, derivative| {
+                if tracked {
+                    rows[at] = derivative * scale;
+                }
+            });
+            (value * weight, rows)
+        };
+        let done: Vec<(f64, Vec<T>)> = parallel::map(jobs.iter().collect(), one);
         let value = done.iter().map(|(value, _)| value).sum();
         if let Some(gradient) = &mut gradient {
             for ((group, class, _), (_, rows)) in jobs.iter().zip(&done) {

@@ -200,29 +200,36 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Element by element: a relative error, and below a hundredth of the largest number (where sums
-/// of many terms have cancelled) the same error relative to that hundredth.
-fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
+/// Relative to every element, however small beside the others, plus `allowed`.
+fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64, allowed: f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0f64, |m, x| m.max(x.abs()));
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
-        let scale = expected.abs().max(1e-2 * largest).max(1e-7);
-        assert!((got - expected).abs() <= tolerance * scale, "{what}, element {i}: expected {expected:e}, got {got:e}");
+        let error = (got - expected).abs();
+        let limit = tolerance * expected.abs() + allowed;
+        assert!(error <= limit, "{what}, element {i}: expected {expected:e}, got {got:e}");
     }
 }
 
-fn check(file: &str) {
+/// Gradients are compared element by element too. Where they go back through a softmax,
+/// p (g − Σ g p) is a difference, which cancels where g is near its mean: there elements below
+/// `floor` times the largest are only as accurate as that.
+fn check(file: &str, floor: f64) {
     let mut failures = Vec::new();
     for case in cases(file) {
         let name = format!("{}: {}", case.loss, case.case);
-        for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 1e-5)] {
+        let smallest = f64::from(f32::MIN_POSITIVE);
+        for (dtype, tolerance, smallest) in [(DType::F64, 1e-10, f64::MIN_POSITIVE), (DType::F32, 1e-5, smallest)] {
             let result = std::panic::catch_unwind(|| {
                 let x = case.variable(&case.predictions, dtype);
                 let (value, total) = case.run(&x, dtype);
-                assert_close(&format!("{name} ({dtype:?}) value"), &value, &case.value, tolerance);
+                // The oracle's own rounding where it subtracts from 1.
+                let rounding = f64::EPSILON;
+                assert_close(&format!("{name} ({dtype:?}) value"), &value, &case.value, tolerance, rounding);
                 let gradients = total.backward().unwrap();
                 let gradient = numbers(gradients.get(&x).expect("a gradient"));
-                assert_close(&format!("{name} ({dtype:?}) gradient"), &gradient, &case.gradient, tolerance);
+                let largest = case.gradient.iter().fold(0f64, |m, x| m.max(x.abs()));
+                let allowed = tolerance * floor * largest + smallest;
+                assert_close(&format!("{name} ({dtype:?}) gradient"), &gradient, &case.gradient, tolerance, allowed);
             });
             if let Err(panic) = result {
                 failures.push(panic.downcast_ref::<String>().cloned().unwrap_or_default());
@@ -234,22 +241,22 @@ fn check(file: &str) {
 
 #[test]
 fn regression_losses_agree_with_pytorch() {
-    check("regression.json");
+    check("regression.json", 0.0);
 }
 
 #[test]
 fn binary_losses_agree_with_pytorch() {
-    check("binary.json");
+    check("binary.json", 0.0);
 }
 
 #[test]
 fn class_losses_agree_with_pytorch() {
-    check("classes.json");
+    check("classes.json", 1e-4);
 }
 
 #[test]
 fn segmentation_losses_agree_with_pytorch() {
-    check("segmentation.json");
+    check("segmentation.json", 1e-3);
 }
 
 #[test]
@@ -268,7 +275,7 @@ fn every_loss_has_ten_cases_at_least() {
 fn gradients_agree_with_finite_differences() {
     let mut checked = 0;
     for file in ["regression.json", "binary.json", "classes.json", "segmentation.json"] {
-        for case in cases(file).into_iter().filter(|case| case.smooth && case.predictions.len() <= 24) {
+        for case in cases(file).into_iter().filter(|case| case.smooth && case.predictions.len() <= 40) {
             let x = case.variable(&case.predictions, DType::F64);
             let gradients = case.run(&x, DType::F64).1.backward().unwrap();
             let gradient = numbers(gradients.get(&x).unwrap());
@@ -297,20 +304,20 @@ fn gradients_agree_with_finite_differences() {
 
 #[test]
 fn half_precision_is_computed_in_f32() {
-    for case in cases("classes.json").iter().chain(&cases("binary.json")).filter(|case| case.smooth) {
+    let files = ["regression.json", "binary.json", "classes.json", "segmentation.json"];
+    for case in files.into_iter().flat_map(cases).filter(|case| case.smooth) {
         for dtype in [DType::BF16, DType::F16] {
             // Targets of real-valued losses are given in the dtype of the predictions.
             let x = case.variable(&case.predictions, dtype);
             let targets = case.targets(dtype);
-            let loss = build(case);
-            let value = loss.forward(&x, &targets);
-            if case.loss == "kl" || (case.loss == "cross_entropy" && case.target_kind == "real") {
-                continue; // rounded probabilities no longer sum to 1
-            }
-            let value = value.unwrap();
+            let loss = build(&case);
+            let value = loss.forward(&x, &targets).unwrap();
             assert_eq!(value.dtype(), DType::F32, "{}: {}", case.loss, case.case);
             let upcast = Var::from_tensor(&x.to_dtype(DType::F32).unwrap()).unwrap();
-            let targets = if case.target_kind == "class" { targets } else { targets.to_dtype(DType::F32).unwrap() };
+            // Soft targets stay as they are: rounded to half precision their sums are 1 to its accuracy only.
+            let soft = case.loss == "cross_entropy" && case.target_kind == "real";
+            let keep = case.target_kind == "class" || soft;
+            let targets = if keep { targets } else { targets.to_dtype(DType::F32).unwrap() };
             let expected = loss.forward(&upcast, &targets).unwrap();
             assert_eq!(numbers(&value), numbers(&expected), "{}: {}", case.loss, case.case);
             let gradient = value.sum_all().unwrap().backward().unwrap().get(&x).unwrap().clone();

@@ -123,8 +123,9 @@ impl Region {
         let wrong = ((only_p * false_positives)? + (only_t * false_negatives)?)?;
         let denominator = ((both + &wrong)? + self.smooth)?;
         // Without smoothing an absent class that nothing predicts has 0/0: no error, and no gradient.
-        let empty = denominator.eq(0.0)?.to_dtype(denominator.dtype())?;
-        Ok((wrong / (denominator + empty)?)?)
+        let empty = denominator.lt(negligible(denominator.dtype()))?.to_dtype(denominator.dtype())?;
+        let counted = (1.0 - &empty)?;
+        Ok(((wrong * &counted)? / ((denominator * counted)? + empty)?)?)
     }
 
     /// The mean of losses `[G, C]` over the classes that count, then over groups that have any.
@@ -147,6 +148,12 @@ impl Region {
     }
 }
 
+/// What is as good as 0 in a denominator: its square, by which the gradient of a quotient divides,
+/// underflows.
+pub(crate) fn negligible(dtype: DType) -> f64 {
+    if dtype == DType::F64 { 1e-140 } else { 1e-17 }
+}
+
 impl Overlap {
     pub fn parts(&self) -> Result<[Tensor; 3]> {
         Ok([self.sums.get(0)?, self.sums.get(1)?, self.sums.get(2)?])
@@ -166,7 +173,8 @@ macro_rules! region_options {
             }
 
             /// What is added to numerator and denominator; default 1. It steadies the gradient of
-            /// rare classes; 0 gives the bare ratio (0/0, an absent class that nothing predicts, is no error).
+            /// rare classes; 0 gives the bare ratio (0/0, an absent class that nothing predicts, is no error;
+            /// so is a sum below 1e-140, or on a GPU 1e-17).
             pub fn smooth(mut self, smooth: f64) -> Self {
                 self.region.smooth = smooth;
                 self

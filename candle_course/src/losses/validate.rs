@@ -20,12 +20,14 @@ pub(crate) fn same_device(predictions: &Tensor, targets: &Tensor) -> Result<()> 
     if predictions.device().same_device(targets.device()) {
         return Ok(());
     }
-    Err(Error::argument(
-        "targets",
-        format!("a tensor on the device of the predictions, {}", crate::device::name(predictions.device())),
-        crate::device::name(targets.device()),
-    )
-    .hint("move the batch with `to_device` before the forward pass"))
+    let name = crate::device::name;
+    Err(different_devices(&name(predictions.device()), &name(targets.device())))
+}
+
+/// What is said of targets on another device than the predictions.
+pub(crate) fn different_devices(predictions: &str, targets: &str) -> Error {
+    Error::argument("targets", format!("a tensor on the device of the predictions, {predictions}"), targets)
+        .hint("move the batch with `to_device` before the forward pass")
 }
 
 pub(crate) fn not_empty(name: &str, tensor: &Tensor) -> Result<()> {
@@ -74,18 +76,18 @@ pub(crate) fn pair(predictions: &Tensor, targets: &Tensor) -> Result<(Tensor, Te
 /// Logits and binary targets of one shape; integer targets (masks) are converted.
 pub(crate) fn binary_pair(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let logits_float = float("logits", logits)?;
-    let targets = if targets.dtype().is_float() && targets.dtype() == logits.dtype() {
-        targets.clone()
-    } else if targets.dtype().is_float() {
+    if !targets.dtype().is_float() {
+        return pair(&logits_float, &targets.to_dtype(logits_float.dtype())?);
+    }
+    let targets = float("targets", targets)?;
+    if targets.dtype() != logits_float.dtype() {
         return Err(Error::argument(
             "targets",
-            format!("the dtype of the logits, {}, or integers", logits.dtype().as_str()),
+            format!("the dtype of the logits, {}, or integers", logits_float.dtype().as_str()),
             targets.dtype().as_str(),
         ));
-    } else {
-        targets.to_dtype(logits_float.dtype())?
-    };
-    pair(&logits_float, &float("targets", &targets)?)
+    }
+    pair(&logits_float, &targets)
 }
 
 /// Smallest and largest element; NaN if there is a NaN.

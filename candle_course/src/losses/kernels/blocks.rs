@@ -44,16 +44,23 @@ impl<T: Real> Block<T> {
 /// Σ e^(x − max) − 1 per position.
 ///
 /// The 1 of the largest score is left out of the sum: ln(1 + rest) and rest / (1 + rest) then
-/// keep full relative accuracy when one class has nearly all the probability.
+/// keep full relative accuracy when one class has nearly all the probability. Terms of 1 are
+/// counted apart, wherever they stand: small ones beside them would be rounded away.
 #[inline(always)]
 pub(crate) fn exponentiate<T: Real>(largest: &[T], values: &mut [T]) -> Vec<T> {
-    let mut rest = vec![-T::ONE; largest.len()];
-    for row in values.chunks_exact_mut(largest.len()) {
-        for ((x, &largest), rest) in row.iter_mut().zip(largest).zip(&mut rest) {
+    let len = largest.len();
+    let (mut rest, mut further) = (vec![T::ZERO; len], vec![-T::ONE; len]);
+    for row in values.chunks_exact_mut(len) {
+        for (((x, &largest), rest), further) in row.iter_mut().zip(largest).zip(&mut rest).zip(&mut further) {
             let e = (*x - largest).exp_nonpositive();
+            let one = e == T::ONE;
             *x = e;
-            *rest += e;
+            *rest += if one { T::ZERO } else { e };
+            *further += if one { T::ONE } else { T::ZERO };
         }
+    }
+    for (rest, further) in rest.iter_mut().zip(&further) {
+        *rest += *further;
     }
     rest
 }
