@@ -63,6 +63,13 @@ def test_linked_statically_the_same_crate_gives_wrong_gradients(static_crate):
     assert "gradient [60.0]" in written(report)
 
 
+def test_cells_are_compiled_quickly_and_the_crate_for_speed(notebook_folder):
+    manifest = 'println!("{}", std::fs::read_to_string(std::env::var("EVCXR_TMPDIR")? + "/Cargo.toml")?);'
+    report = run(notebook_folder, manifest, ":opt 2", manifest)
+    assert report.failure == ""
+    assert [line for line in written(report).splitlines() if line.startswith("opt-level")] == ["opt-level = 0", "opt-level = 2"]
+
+
 def test_two_notebooks_run_at_the_same_time(notebook_folder):
     reports = {}
 

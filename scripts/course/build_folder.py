@@ -30,7 +30,7 @@ crate-type = ["cdylib"]
 path = "src/lib.rs"
 
 [profile.dev]
-opt-level = 2
+opt-level = 0
 debug = false
 strip = "debuginfo"
 rpath = true
@@ -96,6 +96,8 @@ def run_environment() -> dict:
     environment["CANDLE_COURSE_CARGO_HOME"] = environment.get("CARGO_HOME") or str(Path.home() / ".cargo")
     environment["CANDLE_COURSE_PYTHON"] = sys.executable
     here = Path(__file__).resolve().parent
+    # Also spares the notebooks a person's own start-up code for evcxr.
+    environment.setdefault("EVCXR_CONFIG_DIR", str(here / "kernel-config"))
     # evcxr asks rustup or the PATH for cargo; rust-analyzer inside it looks in CARGO_HOME first.
     environment["PATH"] = f"{here / 'kernel-bin'}{os.pathsep}{environment['PATH']}"
     environment["CARGO_HOME"] = str(here / "analysis")

@@ -293,7 +293,8 @@ fn interpolated(right: &[bool], positives: usize) -> f64 {
         precisions[i - 1] = precisions[i - 1].max(precisions[i]);
     }
     let at = |i: usize| {
-        let recall = i as f64 * 0.01; // not i/100: pycocotools' numbers, numpy.linspace(0, 1, 101)
+        // Not i · 0.01, which is above 35/100 and nine more by its last bit, so that it misses a recall of 7/20.
+        let recall = i as f64 / 100.0;
         precisions.get(recalls.partition_point(|&r| r < recall)).copied().unwrap_or(0.0)
     };
     (0..=100).map(at).sum::<f64>() / 101.0
