@@ -1,7 +1,10 @@
 """Setting the machine up, where something got in the way."""
 
 import errno
+import os
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -55,6 +58,20 @@ def test_an_interrupted_environment_is_made_anew(ran, monkeypatch, last):
     ran.clear()
     environment.ensure_venv()
     assert ran == ["venv", "pip"]
+
+
+def test_an_activated_environment_is_set_up_too_and_only_once(monkeypatch):
+    did = []
+    monkeypatch.setattr(paths, "VENV", Path(sys.prefix))
+    monkeypatch.setattr(environment, "enter_venv", lambda: did.append("enter"))
+    monkeypatch.delenv("CANDLE_COURSE_SET_UP", raising=False)
+    for _ in range(2):
+        environment.set_up(lambda: did.append("prepare"))
+    assert did == ["prepare", "enter"]
+    # What the command starts is another process, and looks for itself.
+    monkeypatch.setenv("CANDLE_COURSE_SET_UP", str(os.getppid()))
+    environment.set_up(lambda: did.append("prepare"))
+    assert did == ["prepare", "enter"] * 2
 
 
 def test_every_requirement_is_pinned_once():

@@ -14,12 +14,7 @@ def main(arguments: list) -> int:
     mode.add_argument("--check", action="store_true", help="write nothing; fail when sources and notebooks differ or the languages do")
     mode.add_argument("--prose", action="store_true", help="keep the stored outputs; only possible while the code is unchanged")
     chosen = parser.parse_args(arguments)
-    if not environment.inside_venv():
-        if chosen.check or chosen.prose:
-            environment.ensure_venv()
-        else:
-            environment.ensure()
-        environment.enter_venv()
+    environment.set_up(environment.ensure_venv if chosen.check or chosen.prose else environment.ensure)
 
     from . import check, source
 

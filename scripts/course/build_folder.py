@@ -167,12 +167,14 @@ class BuildFolder:
 
     def clean(self) -> None:
         """Removes the copies whose kernels have ended, and the folders of deleted clones."""
-        trash = self.home / "trash"
         if self.copies.exists():
             with say.lock(self.home / "lock", "building the notebook's dependencies"):
-                trash.mkdir(exist_ok=True)
+                # One of its own: another that cleans at the same time removes only its own.
+                trash = Path(tempfile.mkdtemp(prefix="trash-", dir=self.home))
+                left = [path for path in self.home.glob("trash-*") if path != trash]
                 self._discard(trash)
-        shutil.rmtree(trash, ignore_errors=True)
+            for folder in [trash, *left]:
+                shutil.rmtree(folder, ignore_errors=True)
         remove_orphans(self.home.parent)
 
     def clean_in_background(self) -> None:

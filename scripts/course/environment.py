@@ -21,19 +21,24 @@ def ensure(build: bool = True) -> None:
         build_folder.BuildFolder().prepare()
 
 
+def set_up(prepare=ensure) -> None:
+    """Does what is missing, once per command, and continues the command inside the virtual environment.
+
+    Not told by the Python that runs: in an activated environment it is the right one from the start.
+    """
+    # `execve` keeps the number of the process.
+    if os.environ.get("CANDLE_COURSE_SET_UP") != str(os.getpid()):
+        prepare()
+        os.environ["CANDLE_COURSE_SET_UP"] = str(os.getpid())
+        enter_venv()
+
+
 def enter_venv() -> None:
-    """Continues the running command inside the virtual environment."""
-    if os.path.realpath(sys.prefix) == os.path.realpath(paths.VENV):
-        return
     environment = dict(os.environ, VIRTUAL_ENV=str(paths.VENV), JUPYTER_PREFER_ENV_PATH="1")
     environment["PATH"] = f"{paths.VENV / 'bin'}{os.pathsep}{environment.get('PATH', '')}"
     environment.pop("PYTHONHOME", None)
     sys.stdout.flush()
     os.execve(paths.venv_python(), [str(paths.venv_python()), *sys.argv], environment)
-
-
-def inside_venv() -> bool:
-    return os.path.realpath(sys.prefix) == os.path.realpath(paths.VENV)
 
 
 def check_rust() -> None:
@@ -74,7 +79,8 @@ def ensure_venv() -> None:
             if not paths.venv_python().exists() or not stamp.exists():
                 shutil.rmtree(paths.VENV, ignore_errors=True)
                 try:
-                    say.run([sys.executable, "-m", "venv", paths.VENV], quiet=True)
+                    # In an activated environment `sys.executable` was just removed.
+                    say.run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", paths.VENV], quiet=True)
                 except say.Failure as failure:
                     raise say.Failure(f"{failure}\nOn Debian and Ubuntu: sudo apt install python3-venv") from None
             pip = [paths.venv_python(), "-m", "pip", "install", "-q", "--disable-pip-version-check"]

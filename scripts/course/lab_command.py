@@ -19,9 +19,7 @@ def main(arguments: list) -> int:
     parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser, as on a remote machine")
     parser.add_argument("--setup", action="store_true", help="set everything up, prove that the kernel answers, and stop")
     chosen, others = parser.parse_known_args(arguments)
-    if not environment.inside_venv():
-        environment.ensure()
-        environment.enter_venv()
+    environment.set_up()
     if chosen.setup:
         return prove_kernel()
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from course import build_folder, evcxr, paths, say  # noqa: E402
+from course import build_folder, environment, evcxr, paths, say  # noqa: E402
 
 
 def main(arguments: list) -> None:
     try:
+        environment.check_rust()
         with say.writing(paths.user_cache()):
             binary = evcxr.find()
         if binary is None:
@@ -21,12 +22,11 @@ def main(arguments: list) -> None:
         builds = build_folder.BuildFolder()
         folder = builds.copy()
         builds.clean_in_background()
+        variables = dict(build_folder.run_environment(), EVCXR_TMPDIR=str(folder))
     except say.Failure as failure:
         say.note(f"The Rust kernel could not start: {failure}")
         sys.exit(1)
-    environment = build_folder.run_environment()
-    environment["EVCXR_TMPDIR"] = str(folder)
-    os.execve(binary, [str(binary), "--control_file", *arguments], environment)
+    os.execve(binary, [str(binary), "--control_file", *arguments], variables)
 
 
 if __name__ == "__main__":

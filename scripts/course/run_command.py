@@ -10,17 +10,15 @@ def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(prog="scripts/run", description="Runs lessons headless, as a learner would run them in JupyterLab.")
     parser.add_argument("lessons", nargs="*", help="a number (3.1), a name, a .md source or an .ipynb; all lessons by default")
     chosen = parser.parse_args(arguments)
-    if not environment.inside_venv():
-        environment.ensure()
-        environment.enter_venv()
+    environment.set_up()
 
     from . import execute
 
     reports = []
     for name, cells, folder in [load(text) for text in chosen.lessons] or [load(path) for path in every_lesson()]:
         reports.append(execute.run(name, cells, folder, progress=execute.show_progress(name)))
+    print(execute.table(reports), flush=True)
     build_folder.BuildFolder().clean()
-    print(execute.table(reports))
     execute.failing(reports)
     return 0
 

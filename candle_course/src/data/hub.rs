@@ -39,7 +39,11 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
     let repository = Repo::new(set.repository.to_owned(), RepoType::Dataset);
     let snapshot = cached_snapshot(&cache, &repository);
     if let Some(files) = snapshot.as_deref().and_then(complete) {
-        let images = decode(set, &files)?;
+        let images = decode(set, &files).or_else(|error| {
+            // A file that the disk has damaged is removed, so that the next load can fetch it again.
+            files.iter().flatten().try_for_each(|file| check_download(file))?;
+            Err(error)
+        })?;
         return Ok(Found::Images(images, Source::HubCache(cache.path().clone())));
     }
     if options.offline || ["CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE"].iter().any(|name| switched_on(name)) {
@@ -62,12 +66,14 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
         .with_retries(2)
         .build()
         .context("cannot prepare a client of the hub")?;
-    let remote = match list(api.repo(repository.clone()), options.patience.unwrap_or(LIST)) {
+    let (commit, remote) = match list(api.repo(repository.clone()), options.patience.unwrap_or(LIST)) {
         Ok(remote) => remote,
         Err(reason) => return Ok(Found::Nothing(format!("{endpoint} did not list {}: {reason}", set.repository))),
     };
     let cached = cache.repo(repository.clone());
     let api = api.repo(repository);
+    // Of this very version, files that an earlier load finished need not be fetched again.
+    let unchanged = snapshot.as_deref().is_some_and(|snapshot| snapshot.ends_with(&commit));
     let mut local: [Vec<PathBuf>; 2] = [vec![], vec![]];
     for (split, files) in remote.iter().enumerate() {
         if files.is_empty() {
@@ -78,7 +84,9 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
             )));
         }
         for file in files {
-            match download(&api, &cached, file, || Lines::new(options.quiet, set.name)) {
+            let finished = if unchanged { cached.get(file) } else { None };
+            let lines = || Lines::new(options.quiet, set.name);
+            match finished.map_or_else(|| download(&api, &cached, file, lines), Ok) {
                 Ok(path) => {
                     check_download(&path)?;
                     local[split].push(path);
@@ -209,14 +217,14 @@ fn splits(files: impl Iterator<Item = String>) -> [Vec<String>; 2] {
     splits
 }
 
-/// The repository's parquet files, or why there is no answer.
-fn list(repository: ApiRepo, patience: Duration) -> std::result::Result<[Vec<String>; 2], String> {
+/// The repository's commit and parquet files, or why there is no answer.
+fn list(repository: ApiRepo, patience: Duration) -> std::result::Result<(String, [Vec<String>; 2]), String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let _ = sender.send(repository.info());
     });
     match receiver.recv_timeout(patience) {
-        Ok(Ok(info)) => Ok(splits(info.siblings.into_iter().map(|file| file.rfilename))),
+        Ok(Ok(info)) => Ok((info.sha, splits(info.siblings.into_iter().map(|file| file.rfilename)))),
         Ok(Err(error)) => Err(short(&error)),
         Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32())),
     }
@@ -272,7 +280,7 @@ fn check_download(path: &Path) -> Result<()> {
     // Leaving it in the cache would make every later load fail, too.
     let _ = fs::remove_file(path);
     let _ = fs::remove_file(&blob);
-    Err(Error::data(format!("{} was damaged on its way: expected sha256 {name}, got {got}", path.display()))
+    Err(Error::data(format!("{} was damaged: expected sha256 {name}, got {got}", path.display()))
         .hint("it was removed; load again"))
 }
 
@@ -630,6 +638,34 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_load_finished_is_not_fetched_again() {
+        let (_, mut hub) = mnist_hub();
+        hub.files.insert("mnist/test-00000-of-00001.parquet".to_owned(), vec![]); // has no first byte: refused
+        let cache = tempfile::tempdir().unwrap();
+        let broken_off = from(Mnist::builder(), &Arc::new(hub).serve(), &cache).unwrap();
+        assert_eq!(*broken_off.source(), Source::Sample);
+        let whole = Arc::new(mnist_hub().1);
+        let mnist = from(Mnist::builder(), &whole.serve(), &cache).unwrap();
+        assert_eq!((mnist.train().len(), mnist.test().len()), (50, 3));
+        let requests = whole.requests.lock().unwrap();
+        assert!(requests.iter().any(|request| request.contains("/test-")));
+        assert!(!requests.iter().any(|request| request.contains("/train-")), "{requests:?}");
+    }
+
+    #[test]
+    fn a_file_that_the_disk_damaged_is_removed_and_fetched_again() {
+        let hub = Arc::new(mnist_hub().1);
+        let (endpoint, cache) = (hub.serve(), tempfile::tempdir().unwrap());
+        from(Mnist::builder(), &endpoint, &cache).unwrap();
+        let blobs = cache.path().join("datasets--ylecun--mnist/blobs");
+        let blob = blobs.join(digest(&hub.files["mnist/train-00000-of-00001.parquet"]));
+        fs::write(&blob, b"PAR1").unwrap();
+        let error = from(Mnist::builder(), &endpoint, &cache).unwrap_err().to_string();
+        assert!(error.contains("was damaged: expected sha256") && error.contains("load again"), "{error}");
+        assert_eq!(from(Mnist::builder(), &endpoint, &cache).unwrap().train().len(), 50);
+    }
+
+    #[test]
     fn a_download_that_only_lacks_its_name_does_not_stay_in_the_way() {
         let (_, hub) = mnist_hub();
         let content = hub.files["mnist/train-00000-of-00001.parquet"].clone();
@@ -668,7 +704,7 @@ mod tests {
         let hub = Arc::new(hub);
         let cache = tempfile::tempdir().unwrap();
         let error = from(Mnist::builder(), &hub.serve(), &cache).unwrap_err().to_string();
-        assert!(error.contains("train-00000-of-00001.parquet was damaged on its way: expected sha256"), "{error}");
+        assert!(error.contains("train-00000-of-00001.parquet was damaged: expected sha256"), "{error}");
         let (_, honest) = mnist_hub();
         let mnist = from(Mnist::builder(), &Arc::new(honest).serve(), &cache).unwrap();
         assert_eq!(mnist.train().len(), 50);

@@ -73,6 +73,7 @@ pub struct Specification {
     pub(crate) counts: [usize; 2],
     pub(crate) layout: Layout,
     /// The repository of the Hugging Face hub.
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
     pub(crate) repository: &'static str,
     /// The packed samples of training and test images.
     pub(crate) sample: [&'static [u8]; 2],
@@ -115,6 +116,7 @@ pub struct ImageSetBuilder<S> {
 
 /// How the hub is spoken to.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 pub(crate) struct HubOptions {
     pub endpoint: Option<String>,
     pub cache: Option<PathBuf>,
