@@ -24,9 +24,9 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
     };
     for (i, pair) in channels.windows(2).enumerate() {
         let convolution = Conv2d::new(pair[0], pair[1], 3).padding(1);
-        model = model.add(convolution.build(&parameters.at(&format!("conv{i}")))?);
+        model = model.add(convolution.build(&parameters.at(format!("conv{i}")))?);
         if normalise {
-            model = model.add(BatchNorm2d::new(pair[1]).build(&parameters.at(&format!("norm{i}")))?);
+            model = model.add(BatchNorm2d::new(pair[1]).build(&parameters.at(format!("norm{i}")))?);
         }
         model = model.add(Activation::Relu);
         if (i + 1) % pool == 0 {
