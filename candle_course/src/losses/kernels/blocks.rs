@@ -49,14 +49,24 @@ impl<T: Real> Block<T> {
 #[inline(always)]
 pub(crate) fn exponentiate<T: Real>(largest: &[T], values: &mut [T]) -> Vec<T> {
     let len = largest.len();
-    let (mut rest, mut further) = (vec![T::ZERO; len], vec![-T::ONE; len]);
+    let mut rest = vec![T::ZERO; len];
+    let mut below = 0;
     for row in values.chunks_exact_mut(len) {
-        for (((x, &largest), rest), further) in row.iter_mut().zip(largest).zip(&mut rest).zip(&mut further) {
+        for ((x, &largest), rest) in row.iter_mut().zip(largest).zip(&mut rest) {
             let e = (*x - largest).exp_nonpositive();
-            let one = e == T::ONE;
             *x = e;
-            *rest += if one { T::ZERO } else { e };
-            *further += if one { T::ONE } else { T::ZERO };
+            *rest += if e == T::ONE { T::ZERO } else { e };
+            below += u32::from(e < T::ONE);
+        }
+    }
+    // Every position has its leader, or NaN. Where that is all, no leader has an equal.
+    if values.len() - below as usize == len {
+        return rest;
+    }
+    let mut further = vec![-T::ONE; len];
+    for row in values.chunks_exact(len) {
+        for (&e, further) in row.iter().zip(&mut further) {
+            *further += if e == T::ONE { T::ONE } else { T::ZERO };
         }
     }
     for (rest, further) in rest.iter_mut().zip(&further) {
@@ -214,6 +224,22 @@ mod tests {
                 next += len;
             }
             assert_eq!(next, dims.pixels());
+        }
+    }
+
+    #[test]
+    fn leaders_have_their_equals_counted_beside_nan_too() {
+        let small = (-20f64).exp();
+        // By position: one leader, two, three, none for NaN; then without the last two.
+        let largest = [0.0, 1.0, 2.0, f64::NAN];
+        let rows = [[0.0, 1.0, 2.0, 0.0], [-20.0, 1.0, 2.0, f64::NAN], [-20.0, -19.0, 2.0, 1.0]];
+        for len in [4, 2, 1] {
+            let mut values: Vec<f64> = rows.iter().flat_map(|row| row[..len].to_vec()).collect();
+            let rest = exponentiate(&largest[..len], &mut values);
+            let expected = [2.0 * small, 1.0 + small, 2.0, f64::NAN];
+            for (i, (got, expected)) in rest.iter().zip(expected).enumerate() {
+                assert!(got == &expected || (got.is_nan() && expected.is_nan()), "{len}, {i}: {got}, {expected}");
+            }
         }
     }
 }
