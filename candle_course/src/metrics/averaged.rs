@@ -436,7 +436,7 @@ pub fn f_beta(predictions: &Tensor, targets: &Tensor, classes: usize, beta: f64,
 /// # Examples
 ///
 /// ```
-/// use candle_course::metrics::{balanced_accuracy};
+/// use candle_course::metrics::balanced_accuracy;
 /// use candle_course::prelude::{Device, Tensor};
 ///
 /// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
@@ -456,7 +456,7 @@ pub fn balanced_accuracy(predictions: &Tensor, targets: &Tensor, classes: usize)
 /// # Examples
 ///
 /// ```
-/// use candle_course::metrics::{cohen_kappa};
+/// use candle_course::metrics::cohen_kappa;
 /// use candle_course::prelude::{Device, Tensor};
 ///
 /// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
@@ -476,7 +476,7 @@ pub fn cohen_kappa(predictions: &Tensor, targets: &Tensor, classes: usize) -> Re
 /// # Examples
 ///
 /// ```
-/// use candle_course::metrics::{matthews};
+/// use candle_course::metrics::matthews;
 /// use candle_course::prelude::{Device, Tensor};
 ///
 /// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
@@ -496,7 +496,7 @@ pub fn matthews(predictions: &Tensor, targets: &Tensor, classes: usize) -> Resul
 /// # Examples
 ///
 /// ```
-/// use candle_course::metrics::{pixel_accuracy};
+/// use candle_course::metrics::pixel_accuracy;
 /// use candle_course::prelude::{Device, Tensor};
 ///
 /// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
@@ -516,7 +516,7 @@ pub fn pixel_accuracy(predictions: &Tensor, targets: &Tensor, classes: usize) ->
 /// # Examples
 ///
 /// ```
-/// use candle_course::metrics::{mean_iou};
+/// use candle_course::metrics::mean_iou;
 /// use candle_course::prelude::{Device, Tensor};
 ///
 /// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;
@@ -536,7 +536,7 @@ pub fn mean_iou(predictions: &Tensor, targets: &Tensor, classes: usize) -> Resul
 /// # Examples
 ///
 /// ```
-/// use candle_course::metrics::{mean_dice};
+/// use candle_course::metrics::mean_dice;
 /// use candle_course::prelude::{Device, Tensor};
 ///
 /// let predicted = Tensor::new(&[0u32, 1, 0, 0], &Device::Cpu)?;

@@ -32,7 +32,7 @@ mod tests {
 
     use super::*;
     use crate::training::Flow;
-    use crate::training::trainer_tests::{loaders, trainer};
+    use crate::training::trainer_tests::{FailsAt, loaders, trainer};
 
     struct Hears(Arc<Mutex<Vec<String>>>);
 
@@ -47,20 +47,6 @@ mod tests {
         fn fit_failed(&mut self, trainer: &mut Trainer, error: &Error) -> Result<()> {
             self.0.lock().unwrap().push(format!("failed after step {}: {error}", trainer.state().step));
             Err(Error::training("and this, too"))
-        }
-    }
-
-    struct FailsAt(usize);
-
-    impl Callback for FailsAt {
-        fn name(&self) -> &str {
-            "fails"
-        }
-        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-            match trainer.state().step {
-                step if step == self.0 => Err(Error::training("the disk is full")),
-                _ => Ok(Flow::Continue),
-            }
         }
     }
 

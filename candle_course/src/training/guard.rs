@@ -171,6 +171,9 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
     use candle_core::{Device, Tensor};
 
     use crate::checkpoint::Checkpoint as _;
@@ -228,8 +231,12 @@ mod tests {
         {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let saved =
-            candle_core::safetensors::load(folder.path().join("last-finite.safetensors"), &Device::Cpu).unwrap();
+        assert_set_back_and_saved(&parameters, &before, folder.path());
+    }
+
+    /// The variables are those of `before`, and so are the saved ones.
+    fn assert_set_back_and_saved(parameters: &Parameters, before: &BTreeMap<String, Tensor>, folder: &Path) {
+        let saved = candle_core::safetensors::load(folder.join("last-finite.safetensors"), &Device::Cpu).unwrap();
         let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (name, tensor) in parameters.tensors().unwrap() {
             assert_eq!(values(&tensor), values(&saved[&name]), "{name}");
@@ -270,13 +277,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let saved =
-            candle_core::safetensors::load(folder.path().join("last-finite.safetensors"), &Device::Cpu).unwrap();
-        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        for (name, tensor) in parameters.tensors().unwrap() {
-            assert_eq!(values(&tensor), values(&saved[&name]), "{name}");
-            assert_eq!(values(&tensor), values(&before[&name]), "{name}");
-        }
+        assert_set_back_and_saved(&parameters, &before, folder.path());
         parameters.get("0.weight").unwrap().set(&Tensor::full(f32::NAN, (16, 2), &Device::Cpu).unwrap()).unwrap();
         let text = of(&parameters).build().unwrap().fit(&train, None).unwrap_err().to_string();
         assert!(text.contains("look at the initial weights"), "{text}");

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::*;
 use crate::data::{Batch, DataLoader, TensorDataset};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::losses::{CrossEntropy, Loss};
 use crate::metrics::{Accuracy, Metric};
 use crate::nn::{Activation, Dropout, Linear, Parameters, Sequential};
@@ -52,6 +52,21 @@ pub(crate) fn trainer(seed: u64) -> (TrainerBuilder, Parameters) {
     let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
     let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).metric(Accuracy::default());
     (builder, parameters)
+}
+
+/// Fails after so many steps.
+pub(crate) struct FailsAt(pub usize);
+
+impl Callback for FailsAt {
+    fn name(&self) -> &str {
+        "fails"
+    }
+    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+        match trainer.state().step == self.0 {
+            true => Err(Error::training("the disk is full")),
+            false => Ok(Flow::Continue),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -198,7 +198,7 @@ mod tests {
     use crate::metrics::Accuracy;
     use crate::optimizers::Sgd;
     use crate::tensorboard::{Scalars, session_ends};
-    use crate::training::trainer_tests::{loaders, mlp, points, trainer};
+    use crate::training::trainer_tests::{FailsAt, loaders, mlp, points, trainer};
 
     #[test]
     fn the_run_holds_what_the_history_holds_and_changes_nothing() {
@@ -252,20 +252,6 @@ mod tests {
         // On its chart, as a result of the run, and with its value.
         assert_eq!((count("accuracy/train"), count("loss/train")), (3, 3));
         assert_eq!(count("accuracy/validation"), 1, "on the chart alone");
-    }
-
-    /// Fails after so many steps.
-    struct FailsAt(usize);
-    impl Callback for FailsAt {
-        fn name(&self) -> &str {
-            "fails"
-        }
-        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-            match trainer.state().step == self.0 {
-                true => Err(Error::training("the disk is full")),
-                false => Ok(Flow::Continue),
-            }
-        }
     }
 
     #[test]
