@@ -7,7 +7,7 @@ use super::conv::{Geometry, Run, pad, runs};
 use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
-use super::tile::{Epilogue, STRIDED_ROWS, Target, Walk, packed_tile, panel_columns, strided_tile};
+use super::tile::{Epilogue, Offsets, Target, Walk, packed_tile, panel_columns, strided_tile};
 
 struct Scatter<'a, T> {
     geometry: &'a Geometry,
@@ -133,6 +133,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
     fn run<S: Simd<T>>(self, simd: S) {
         let g = self.geometry;
         let (depth, pixels, lanes) = (g.depth(), g.pixels(), padded_channels::<S, T>(g));
+        let columns = S::WALK_VECTORS * S::LANES;
         let all_offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
         let walk = Walk {
             rows: g.output.0,
@@ -151,9 +152,9 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                 let dy = &self.dy[first..][..g.group_out() * pixels];
                 transpose(simd, dy, g.group_out(), pixels, transposed, lanes);
                 let sums = &mut self.sums[group * depth * lanes..][..depth * lanes];
-                for channel in (0..lanes).step_by(2 * S::LANES) {
-                    for k in (0..depth).step_by(STRIDED_ROWS) {
-                        let offsets: [usize; STRIDED_ROWS] =
+                for channel in (0..lanes).step_by(columns) {
+                    for k in (0..depth).step_by(S::WALK_ROWS) {
+                        let offsets: Offsets =
                             std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
                         debug_assert!(offsets.iter().all(|offset| offset + walk.last() < g.padded_image()));
                         debug_assert!(walk.rows * walk.columns * lanes <= transposed.len() && lanes % S::LANES == 0);
@@ -173,8 +174,8 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                                 Target {
                                     start: sums.as_mut_ptr().add(k * lanes + channel),
                                     stride: lanes,
-                                    rows: STRIDED_ROWS.min(depth - k),
-                                    columns: (2 * S::LANES).min(lanes - channel),
+                                    rows: S::WALK_ROWS.min(depth - k),
+                                    columns: columns.min(lanes - channel),
                                 },
                             );
                         }

@@ -79,10 +79,15 @@ fn level() -> SimdLevel {
 pub trait Simd<T>: Copy {
     /// Numbers in a vector.
     const LANES: usize;
-    /// Rows of a register tile.
+    /// Rows of a register tile. Its sums, a row of the right operand and a number of the left one
+    /// must fit the registers: a sum that goes through memory at every step halves the speed.
     const TILE_ROWS: usize;
     /// Vectors in a row of a register tile.
     const TILE_VECTORS: usize;
+    /// Rows of a tile whose left operand is walked in place; at most 8.
+    const WALK_ROWS: usize;
+    /// Vectors in a row of such a tile.
+    const WALK_VECTORS: usize;
     /// A vector.
     type V: Copy;
 
@@ -241,6 +246,8 @@ impl<T: Element> Simd<T> for Portable {
     const LANES: usize = PORTABLE_LANES;
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 1;
+    const WALK_ROWS: usize = 4;
+    const WALK_VECTORS: usize = 1;
     type V = [T; PORTABLE_LANES];
 
     #[inline(always)]

@@ -22,8 +22,8 @@ pub struct Target<T> {
     pub columns: usize,
 }
 
-/// `target = a · b` with both operands packed: `a` is `[depth][ROWS]`, `b` is
-/// `[depth][VECTORS · LANES]`.
+/// `target = a · b` with both operands packed: `a` is `[depth][a_stride]`, of which ROWS are used,
+/// `b` is `[depth][b_stride]`, of which VECTORS · LANES are used.
 ///
 /// # Safety
 /// `a` and `b` must be readable for those sizes, the target writable, its rows and columns no
@@ -33,6 +33,7 @@ unsafe fn packed<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize
     simd: S,
     depth: usize,
     a: *const T,
+    a_stride: usize,
     b: *const T,
     b_stride: usize,
     target: Target<T>,
@@ -53,7 +54,7 @@ unsafe fn packed<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize
                     *sum = simd.fma(x, column, *sum);
                 }
             }
-            a = a.add(ROWS);
+            a = a.add(a_stride);
             b = b.add(b_stride);
         }
     }
@@ -112,10 +113,10 @@ pub const fn panel_columns<T, S: Simd<T>>() -> usize {
     S::LANES * S::TILE_VECTORS
 }
 
-/// [`packed`] for the instruction set's tile; a panel with few columns takes fewer vectors.
+/// [`packed`] for the instruction set's tile; a panel with few rows or columns takes a smaller one.
 ///
 /// # Safety
-/// As for [`packed`], with `b` rows [`panel_columns`] apart.
+/// As for [`packed`], with `a` rows [`Simd::TILE_ROWS`] apart, `b` rows [`panel_columns`].
 #[inline(always)]
 pub unsafe fn packed_tile<T: Element, S: Simd<T>>(
     simd: S,
@@ -125,18 +126,28 @@ pub unsafe fn packed_tile<T: Element, S: Simd<T>>(
     target: Target<T>,
     epilogue: Epilogue<T>,
 ) {
-    let stride = panel_columns::<T, S>();
     let vectors = target.columns.div_ceil(S::LANES);
-    // SAFETY: passed on from the caller; fewer vectors read less of every row of `b`.
+    macro_rules! tile {
+        ($rows:literal, $vectors:literal) => {
+            packed::<T, S, $rows, $vectors>(simd, depth, a, S::TILE_ROWS, b, panel_columns::<T, S>(), target, epilogue)
+        };
+    }
+    // SAFETY: passed on from the caller; a smaller tile reads less of every row.
     unsafe {
-        match (S::TILE_ROWS, S::TILE_VECTORS, vectors) {
-            (8, 3, 1) => packed::<T, S, 8, 1>(simd, depth, a, b, stride, target, epilogue),
-            (8, 3, 2) => packed::<T, S, 8, 2>(simd, depth, a, b, stride, target, epilogue),
-            (8, 3, _) => packed::<T, S, 8, 3>(simd, depth, a, b, stride, target, epilogue),
-            (4, 3, 1) => packed::<T, S, 4, 1>(simd, depth, a, b, stride, target, epilogue),
-            (4, 3, 2) => packed::<T, S, 4, 2>(simd, depth, a, b, stride, target, epilogue),
-            (4, 3, _) => packed::<T, S, 4, 3>(simd, depth, a, b, stride, target, epilogue),
-            (4, 1, _) => packed::<T, S, 4, 1>(simd, depth, a, b, stride, target, epilogue),
+        match (S::TILE_ROWS, S::TILE_VECTORS, target.rows, vectors) {
+            (8, 3, 5.., 3) => tile!(8, 3),
+            (8, 3, 5.., 2) => tile!(8, 2),
+            (8, 3, 5.., _) => tile!(8, 1),
+            (8, 3, _, 3) => tile!(4, 3),
+            (8, 3, _, 2) => tile!(4, 2),
+            (8, 3, _, _) => tile!(4, 1),
+            (6, 2, 5.., 2) => tile!(6, 2),
+            (6, 2, 5.., _) => tile!(6, 1),
+            (6, 2, 3.., 2) => tile!(4, 2),
+            (6, 2, 3.., _) => tile!(4, 1),
+            (6, 2, _, 2) => tile!(2, 2),
+            (6, 2, _, _) => tile!(2, 1),
+            (4, 1, _, _) => tile!(4, 1),
             _ => unreachable!("a tile size without a kernel"),
         }
     }
@@ -159,7 +170,7 @@ impl Walk {
 }
 
 /// `sums += a · b` where row `i` of `a` begins at `a + offsets[i]` and is walked with strides,
-/// and `b` is `[walk.rows · walk.columns][b_stride]`.
+/// and `b` is `[walk.rows · walk.columns][b_stride]`. Only the first ROWS offsets count.
 ///
 /// # Safety
 /// Every step of the walk must be readable from every offset, and `b` for VECTORS vectors in
@@ -169,7 +180,7 @@ unsafe fn strided<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usiz
     simd: S,
     walk: Walk,
     a: *const T,
-    offsets: &[usize; ROWS],
+    offsets: &Offsets,
     b: *const T,
     b_stride: usize,
     target: Target<T>,
@@ -201,10 +212,10 @@ unsafe fn strided<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usiz
     unsafe { finish(simd, &sums, target, epilogue) }
 }
 
-/// Rows of a tile of [`strided_tile`].
-pub const STRIDED_ROWS: usize = 8;
+/// Where the rows of a tile of [`strided_tile`] begin: [`Simd::WALK_ROWS`] count.
+pub type Offsets = [usize; 8];
 
-/// [`strided`] with as many vectors as the target has columns for: 1 or 2.
+/// [`strided`] for the instruction set's tile, with as many vectors as the target has columns for.
 ///
 /// # Safety
 /// As for [`strided`].
@@ -213,18 +224,26 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
     simd: S,
     walk: Walk,
     a: *const T,
-    offsets: &[usize; STRIDED_ROWS],
+    offsets: &Offsets,
     b: *const T,
     b_stride: usize,
     target: Target<T>,
 ) {
     let epilogue = Epilogue { bias: std::ptr::null(), relu: false, accumulate: true };
+    macro_rules! tile {
+        ($rows:literal, $vectors:literal) => {
+            strided::<T, S, $rows, $vectors>(simd, walk, a, offsets, b, b_stride, target, epilogue)
+        };
+    }
     // SAFETY: passed on from the caller.
     unsafe {
-        if target.columns <= S::LANES {
-            strided::<T, S, STRIDED_ROWS, 1>(simd, walk, a, offsets, b, b_stride, target, epilogue);
-        } else {
-            strided::<T, S, STRIDED_ROWS, 2>(simd, walk, a, offsets, b, b_stride, target, epilogue);
+        match (S::WALK_ROWS, S::WALK_VECTORS, target.columns.div_ceil(S::LANES)) {
+            (8, 2, 2) => tile!(8, 2),
+            (8, 2, _) => tile!(8, 1),
+            (6, 2, 2) => tile!(6, 2),
+            (6, 2, _) => tile!(6, 1),
+            (4, 1, _) => tile!(4, 1),
+            _ => unreachable!("a tile size without a kernel"),
         }
     }
 }

@@ -34,6 +34,8 @@ impl Simd<f32> for Avx512 {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 8;
     const TILE_VECTORS: usize = 3;
+    const WALK_ROWS: usize = 8;
+    const WALK_VECTORS: usize = 2;
     type V = __m512;
 
     #[inline(always)]
@@ -120,8 +122,10 @@ impl Simd<f32> for Avx512 {
 
 impl Simd<f32> for Avx2 {
     const LANES: usize = 8;
-    const TILE_ROWS: usize = 4;
-    const TILE_VECTORS: usize = 3;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 2;
+    const WALK_ROWS: usize = 6;
+    const WALK_VECTORS: usize = 2;
     type V = __m256;
 
     #[inline(always)]
@@ -168,5 +172,36 @@ impl Simd<f32> for Avx2 {
     fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         // SAFETY: `self` exists, so the machine has FMA.
         unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // Three rounds that swap blocks of 1, 2 and 4 lanes.
+        // SAFETY: 8 rows of 8 numbers are readable and writable, as the caller guarantees.
+        unsafe {
+            let mut a = [_mm256_setzero_ps(); 8];
+            for (i, row) in a.iter_mut().enumerate() {
+                *row = _mm256_loadu_ps(src.add(i * src_stride));
+            }
+            let mut b = a;
+            for i in 0..4 {
+                b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+            }
+            for i in 0..2 {
+                for half in 0..2 {
+                    let (low, high) = (b[4 * i + half], b[4 * i + half + 2]);
+                    a[4 * i + 2 * half] = _mm256_shuffle_ps::<0x44>(low, high);
+                    a[4 * i + 2 * half + 1] = _mm256_shuffle_ps::<0xee>(low, high);
+                }
+            }
+            for i in 0..4 {
+                b[i] = _mm256_permute2f128_ps::<0x20>(a[i], a[i + 4]);
+                b[i + 4] = _mm256_permute2f128_ps::<0x31>(a[i], a[i + 4]);
+            }
+            for (i, row) in b.iter().enumerate() {
+                _mm256_storeu_ps(dst.add(i * dst_stride), *row);
+            }
+        }
     }
 }
