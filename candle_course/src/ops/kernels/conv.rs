@@ -11,7 +11,7 @@ use super::buffer::{Scratch, written};
 use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
-use super::tile::{Epilogue, Target, packed_tile, panel_columns};
+use super::tile::{Epilogue, InPlace, Target, packed_tile, panel_columns, tile};
 
 /// The sizes of a 2-d convolution; pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +102,21 @@ impl Run {
     }
 }
 
+/// Where the first input number of an output pixel lies in a channel of the padded image.
+#[inline(always)]
+fn source(geometry: &Geometry, pixel: usize) -> usize {
+    let (y, x) = (pixel / geometry.output.1, pixel % geometry.output.1);
+    y * geometry.stride.0 * geometry.padded().1 + x * geometry.stride.1
+}
+
 /// The runs that make up output pixels `start..end`.
 pub fn runs(geometry: &Geometry, start: usize, end: usize, runs: &mut Vec<Run>) {
     runs.clear();
-    let (width, (_, padded_width)) = (geometry.output.1, geometry.padded());
+    let width = geometry.output.1;
     let mut pixel = start;
     while pixel < end {
-        let (y, x) = (pixel / width, pixel % width);
-        let len = (width - x).min(end - pixel);
-        runs.push(Run { source: y * geometry.stride.0 * padded_width + x * geometry.stride.1, len });
+        let len = (width - pixel % width).min(end - pixel);
+        runs.push(Run { source: source(geometry, pixel), len });
         pixel += len;
     }
 }
@@ -177,7 +183,9 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
         // A run is copied in whole vectors: some slack behind both buffers.
         let mut padded = Scratch::<T>::new(g.padded_image() + S::LANES);
         let padded = &mut *padded;
-        let mut packed = Scratch::<T>::new(depth * columns + S::LANES);
+        // Where every vector of pixels lies in one row, the products read the padded image itself.
+        let in_place = g.stride.1 == 1 && g.output.1.is_multiple_of(S::LANES);
+        let mut packed = Scratch::<T>::new(if in_place { 0 } else { depth * columns + S::LANES });
         let packed = &mut *packed;
         let mut padded_image = usize::MAX;
         for unit in self.units {
@@ -190,10 +198,15 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
                 let (start, end) = (block * columns, pixels.min((block + 1) * columns));
                 runs(g, start, end, &mut block_runs);
                 debug_assert_eq!(block_runs.iter().map(|run| run.len).sum::<usize>(), end - start);
-                debug_assert!(end - start <= columns && depth * columns + S::LANES <= packed.len());
+                debug_assert!(end - start <= columns);
+                let sources = std::array::from_fn(|j| source(g, (start + j * S::LANES).min(end - 1)));
                 for group in 0..g.groups {
-                    for (k, &offset) in offsets[group * depth..][..depth].iter().enumerate() {
-                        debug_assert!(block_runs.iter().all(|run| offset + run.end(g.stride.1) <= g.padded_image()));
+                    let offsets = &offsets[group * depth..][..depth];
+                    debug_assert!(offsets.iter().all(|offset| {
+                        block_runs.iter().all(|run| offset + run.end(g.stride.1) <= g.padded_image())
+                    }));
+                    for (k, &offset) in offsets.iter().enumerate().take(if in_place { 0 } else { depth }) {
+                        debug_assert!((k + 1) * columns + S::LANES <= packed.len());
                         // SAFETY: offsets and runs stay inside the padded image, a row of
                         // the panel holds `columns` numbers, and both have LANES of slack.
                         unsafe {
@@ -207,22 +220,22 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
                         let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
                         let first = (image * g.out_channels + channel) * pixels + start;
                         // SAFETY: units and blocks are disjoint sets of output pixels, and the
-                        // tile writes no others between them; the packed operands have `depth`
-                        // steps.
+                        // tile writes no others between them; the operands have `depth` steps.
+                        // In place, every vector is a part of a run.
                         unsafe {
                             let y = self.y.range(first..first + (rows - 1) * pixels + (end - start));
-                            packed_tile(
-                                simd,
-                                depth,
-                                a.as_ptr(),
-                                packed.as_ptr(),
-                                Target { start: y, stride: pixels, rows, columns: end - start },
-                                Epilogue {
-                                    bias: self.bias.map_or(std::ptr::null(), |bias| bias[channel..][..rows].as_ptr()),
-                                    relu: self.relu,
-                                    accumulate: false,
-                                },
-                            );
+                            let target = Target { start: y, stride: pixels, rows, columns: end - start };
+                            let epilogue = Epilogue {
+                                bias: self.bias.map_or(std::ptr::null(), |bias| bias[channel..][..rows].as_ptr()),
+                                relu: self.relu,
+                                accumulate: false,
+                            };
+                            if in_place {
+                                let b = InPlace { start: padded.as_ptr(), offsets, sources };
+                                tile(simd, depth, a.as_ptr(), b, target, epilogue);
+                            } else {
+                                packed_tile(simd, depth, a.as_ptr(), packed.as_ptr(), target, epilogue);
+                            }
                         }
                     }
                 }

@@ -22,31 +22,73 @@ pub struct Target<T> {
     pub columns: usize,
 }
 
-/// `target = a · b` with both operands packed: `a` is `[depth][a_stride]`, of which ROWS are used,
-/// `b` is `[depth][b_stride]`, of which VECTORS · LANES are used.
+/// The right operand of a tile.
+pub trait Columns<T>: Copy {
+    /// Where vector `vector` of step `step` begins.
+    ///
+    /// # Safety
+    /// Both must be inside the operand.
+    unsafe fn at(self, step: usize, vector: usize) -> *const T;
+}
+
+/// `[depth][TILE_VECTORS · LANES]`, one step behind the other.
+#[derive(Clone, Copy)]
+struct Packed<T> {
+    start: *const T,
+    stride: usize,
+    lanes: usize,
+}
+
+impl<T: Copy> Columns<T> for Packed<T> {
+    #[inline(always)]
+    unsafe fn at(self, step: usize, vector: usize) -> *const T {
+        // SAFETY: inside the panel, says the caller.
+        unsafe { self.start.add(step * self.stride + vector * self.lanes) }
+    }
+}
+
+/// Vectors that lie as they are in the input of a convolution: step `k` of vector `j` at
+/// `start + offsets[k] + sources[j]`.
+#[derive(Clone, Copy)]
+pub struct InPlace<'a, T> {
+    pub start: *const T,
+    pub offsets: &'a [usize],
+    pub sources: [usize; 3],
+}
+
+impl<T: Copy> Columns<T> for InPlace<'_, T> {
+    #[inline(always)]
+    unsafe fn at(self, step: usize, vector: usize) -> *const T {
+        debug_assert!(step < self.offsets.len());
+        // SAFETY: inside the input, says the caller.
+        unsafe { self.start.add(*self.offsets.get_unchecked(step) + self.sources[vector]) }
+    }
+}
+
+/// `target = a · b`, with `a` packed: `[depth][a_stride]`, of which ROWS are used. Of `b` VECTORS
+/// are used.
 ///
 /// # Safety
 /// `a` and `b` must be readable for those sizes, the target writable, its rows and columns no
 /// more than the tile's, and the bias readable for `rows` numbers unless null.
 #[inline(always)]
-unsafe fn packed<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize>(
+unsafe fn product<T: Element, S: Simd<T>, C: Columns<T>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     depth: usize,
     a: *const T,
     a_stride: usize,
-    b: *const T,
-    b_stride: usize,
+    b: C,
     target: Target<T>,
     epilogue: Epilogue<T>,
 ) {
     let mut sums = [[simd.splat(T::ZERO); VECTORS]; ROWS];
-    let (mut a, mut b) = (a, b);
-    for _ in 0..depth {
-        // SAFETY: step `depth` of both packed operands, inside what the caller guarantees.
+    let mut a = a;
+    for step in 0..depth {
+        // SAFETY: step `step` of both operands, inside what the caller guarantees.
         unsafe {
             let mut columns = [simd.splat(T::ZERO); VECTORS];
             for (j, column) in columns.iter_mut().enumerate() {
-                *column = simd.load(b.add(j * S::LANES));
+                *column = simd.load(b.at(step, j));
             }
             for (i, row) in sums.iter_mut().enumerate() {
                 let x = simd.splat(*a.add(i));
@@ -55,7 +97,6 @@ unsafe fn packed<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize
                 }
             }
             a = a.add(a_stride);
-            b = b.add(b_stride);
         }
     }
     // SAFETY: the caller guarantees the target and the bias.
@@ -65,7 +106,7 @@ unsafe fn packed<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize
 /// Writes a tile of sums.
 ///
 /// # Safety
-/// As for [`packed`].
+/// As for [`product`].
 #[inline(always)]
 unsafe fn finish<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
@@ -113,10 +154,10 @@ pub const fn panel_columns<T, S: Simd<T>>() -> usize {
     S::LANES * S::TILE_VECTORS
 }
 
-/// [`packed`] for the instruction set's tile; a panel with few rows or columns takes a smaller one.
+/// `target = a · b` with `b` packed in a panel of [`panel_columns`].
 ///
 /// # Safety
-/// As for [`packed`], with `a` rows [`Simd::TILE_ROWS`] apart, `b` rows [`panel_columns`].
+/// As for [`tile`].
 #[inline(always)]
 pub unsafe fn packed_tile<T: Element, S: Simd<T>>(
     simd: S,
@@ -126,10 +167,30 @@ pub unsafe fn packed_tile<T: Element, S: Simd<T>>(
     target: Target<T>,
     epilogue: Epilogue<T>,
 ) {
+    let b = Packed { start: b, stride: panel_columns::<T, S>(), lanes: S::LANES };
+    // SAFETY: passed on from the caller.
+    unsafe { tile(simd, depth, a, b, target, epilogue) }
+}
+
+/// `target = a · b` for the instruction set's tile; few rows or columns take a smaller one.
+///
+/// # Safety
+/// `a` must be packed in rows of [`Simd::TILE_ROWS`], `depth` of them; `b` must have as many steps,
+/// each readable for the vectors that the target's columns need, the target be writable, its rows
+/// and columns no more than the tile's, and the bias readable for `rows` numbers unless null.
+#[inline(always)]
+pub unsafe fn tile<T: Element, S: Simd<T>, C: Columns<T>>(
+    simd: S,
+    depth: usize,
+    a: *const T,
+    b: C,
+    target: Target<T>,
+    epilogue: Epilogue<T>,
+) {
     let vectors = target.columns.div_ceil(S::LANES);
     macro_rules! tile {
         ($rows:literal, $vectors:literal) => {
-            packed::<T, S, $rows, $vectors>(simd, depth, a, S::TILE_ROWS, b, panel_columns::<T, S>(), target, epilogue)
+            product::<T, S, C, $rows, $vectors>(simd, depth, a, S::TILE_ROWS, b, target, epilogue)
         };
     }
     // SAFETY: passed on from the caller; a smaller tile reads less of every row.
