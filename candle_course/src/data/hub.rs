@@ -768,6 +768,64 @@ mod tests {
         }
     }
 
+    /// What users set outside the program; every setting is a process of its own.
+    #[test]
+    fn the_environment_names_folder_hub_and_cache() {
+        const CHILD: &str = "CANDLE_COURSE_TEST_SOURCE_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            match Mnist::builder().verify(false).load() {
+                Ok(mnist) => println!("\nsource: {}, {} images", mnist.source(), mnist.train().len()),
+                Err(error) => println!("\nsource: {}", error.to_string().replace('\n', " ")),
+            }
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("data");
+        fs::create_dir_all(&folder).unwrap();
+        for split in ["train", "t10k"] {
+            let images = [vec![0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 28, 0, 0, 0, 28], [0, 9].repeat(392)].concat();
+            fs::write(folder.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
+            fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), [0, 0, 8, 1, 0, 0, 0, 1, 7]).unwrap();
+        }
+        let load = |settings: &[(&str, &str)]| {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "data::hub::tests::the_environment_names_folder_hub_and_cache", "--nocapture"]);
+            for name in ["CANDLE_COURSE_DATA", "CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN"] {
+                child.env_remove(name);
+            }
+            child.env(CHILD, "1").env("HF_HOME", home.path()).envs(settings.iter().copied());
+            let text = String::from_utf8_lossy(&child.output().unwrap().stdout).into_owned();
+            let told = text.lines().find(|line| line.contains(" test images from ")).unwrap_or_default().to_owned();
+            let source = text.lines().find_map(|line| line.strip_prefix("source: "));
+            (source.unwrap_or_else(|| panic!("{settings:?}:\n{text}")).to_owned(), told)
+        };
+        let endpoint = Arc::new(mnist_hub().1).serve();
+        let hub = ("HF_ENDPOINT", endpoint.as_str());
+
+        let (source, told) = load(&[("CANDLE_COURSE_DATA", folder.to_str().unwrap()), hub]);
+        assert_eq!(source, format!("{}, 1 images", Source::Folder(folder.clone())));
+        assert!(told.contains("1 training and 1 test images") && told.contains(folder.to_str().unwrap()), "{told}");
+        let missing = home.path().join("missing");
+        let (error, _) = load(&[("CANDLE_COURSE_DATA", missing.to_str().unwrap()), hub]);
+        assert!(error.contains("CANDLE_COURSE_DATA names") && error.contains("not a folder"), "{error}");
+
+        for offline in ["CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE"] {
+            let (source, told) = load(&[(offline, "1"), hub]);
+            assert_eq!(source, format!("{}, 6000 images", Source::Sample));
+            assert!(told.contains("(offline, and the complete set is not in the local cache)"), "{told}");
+        }
+        // A folder without this set goes on to the hub, and says why.
+        let (source, told) = load(&[("CANDLE_COURSE_DATA", home.path().to_str().unwrap()), hub]);
+        assert_eq!(source, format!("{}, 50 images", Source::Hub("ylecun/mnist".to_owned())));
+        assert!(told.contains("no MNIST in"), "{told}");
+        let cached = Source::HubCache(home.path().join("hub"));
+        assert_eq!(load(&[("CANDLE_COURSE_OFFLINE", "1"), hub]).0, format!("{cached}, 50 images"));
+        // Another cache knows nothing of it.
+        let other = home.path().join("other");
+        let (source, _) = load(&[("HF_HUB_CACHE", other.to_str().unwrap()), ("HF_HUB_OFFLINE", "1"), hub]);
+        assert_eq!(source, format!("{}, 6000 images", Source::Sample));
+    }
+
     #[test]
     fn urls_give_host_and_port() {
         let parts = |url| host_and_port(url).map(|(host, port)| format!("{host} {port}"));
