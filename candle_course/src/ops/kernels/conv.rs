@@ -1,7 +1,9 @@
 //! Convolution as matrix products of packed blocks.
 //!
-//! Forward: for a block of output pixels the input values that each needs are packed (im2col of
-//! some kilobytes, in cache) and multiplied with the packed weight; output pixels are the lanes.
+//! Forward: the input values that a block of output pixels needs are multiplied with the packed
+//! weight; output pixels are the lanes. Where every vector of pixels lies in one row of the padded
+//! input, the values are read there; elsewhere they are packed first (im2col of some kilobytes, in
+//! cache).
 //! The gradient of the input is, for stride 1, a convolution with the flipped weight, otherwise
 //! the scattered product of weight and output gradient. The gradient of the weight multiplies
 //! the padded input, walked in place, with the transposed output gradient; output channels are
