@@ -102,6 +102,8 @@ fn every_instruction_set_and_a_single_thread() {
         vec![("CANDLE_COURSE_SIMD", "portable", SimdLevel::Portable, threads), ("RAYON_NUM_THREADS", "1", widest, 1)];
     if widest == SimdLevel::Avx512 {
         settings.push(("CANDLE_COURSE_SIMD", "avx2", SimdLevel::Avx2, threads));
+    } else {
+        settings.push(("CANDLE_COURSE_SIMD", "wide", SimdLevel::Wide, threads));
     }
     for (name, value, level, threads) in settings {
         let child = std::process::Command::new(std::env::current_exe().unwrap())

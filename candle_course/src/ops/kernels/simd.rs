@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// The instruction sets that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SimdLevel {
+    /// Plain Rust with the lanes and tiles of AVX-512: its roads on machines that lack it.
+    #[cfg(test)]
+    Wide,
     /// What the compiler makes of plain Rust.
     Portable,
     /// AVX2 with fused multiply-add, 8 lanes.
@@ -41,6 +44,8 @@ fn supported() -> SimdLevel {
 fn choose(wanted: Option<&str>, supported: SimdLevel) -> Result<SimdLevel> {
     let level = match wanted {
         None | Some("") => return Ok(supported),
+        #[cfg(test)]
+        Some("wide") => SimdLevel::Wide,
         Some("portable") => SimdLevel::Portable,
         Some("avx2") => SimdLevel::Avx2,
         Some("avx512") => SimdLevel::Avx512,
@@ -224,7 +229,9 @@ element!(
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             SimdLevel::Avx2 => unsafe { super::x86::run_avx2(kernel) },
-            _ => kernel.run(Portable),
+            #[cfg(test)]
+            SimdLevel::Wide => kernel.run(Plain::<16>),
+            _ => kernel.run(Plain::<8>),
         }
     }
 );
@@ -232,27 +239,25 @@ element!(
 element!(
     f64,
     fn dispatch<K: Kernel<f64>>(kernel: K) -> K::Output {
-        kernel.run(Portable)
+        kernel.run(Plain::<8>)
     }
 );
 
 /// Plain Rust: arrays that the compiler turns into whatever vectors the target has.
 #[derive(Clone, Copy)]
-pub struct Portable;
+pub struct Plain<const LANES: usize>;
 
-const PORTABLE_LANES: usize = 8;
-
-impl<T: Element> Simd<T> for Portable {
-    const LANES: usize = PORTABLE_LANES;
-    const TILE_ROWS: usize = 4;
-    const TILE_VECTORS: usize = 1;
-    const WALK_ROWS: usize = 4;
-    const WALK_VECTORS: usize = 1;
-    type V = [T; PORTABLE_LANES];
+impl<T: Element, const LANES: usize> Simd<T> for Plain<LANES> {
+    const LANES: usize = LANES;
+    const TILE_ROWS: usize = if LANES == 16 { 8 } else { 4 };
+    const TILE_VECTORS: usize = if LANES == 16 { 3 } else { 1 };
+    const WALK_ROWS: usize = if LANES == 16 { 8 } else { 4 };
+    const WALK_VECTORS: usize = if LANES == 16 { 2 } else { 1 };
+    type V = [T; LANES];
 
     #[inline(always)]
     fn splat(self, x: T) -> Self::V {
-        [x; PORTABLE_LANES]
+        [x; LANES]
     }
 
     #[inline(always)]
@@ -326,6 +331,7 @@ mod tests {
     #[test]
     fn transposing_a_square() {
         f32::dispatch(Transpose);
-        Transpose.run(Portable);
+        Transpose.run(Plain::<8>);
+        Transpose.run(Plain::<16>);
     }
 }
