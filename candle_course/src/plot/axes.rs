@@ -91,8 +91,12 @@ pub(super) fn title(canvas: &mut Canvas, title: &str, width: f64) -> f64 {
     if title.is_empty() {
         return MARGIN;
     }
-    let size = TITLE.min(TITLE * (width - 2.0 * MARGIN) / text::width(title, TITLE, true)).max(11.0);
-    canvas.text((width / 2.0, 23.0), title, Style::new(size).bold().middle());
+    let room = width - 2.0 * MARGIN;
+    let size = TITLE.min(TITLE * room / text::width(title, TITLE, true)).max(11.0);
+    let (length, style) = (text::width(title, size, true), Style::new(size).bold().middle());
+    // Other fonts are up to a fifth wider than the one that was measured.
+    let style = if 1.25 * length > room { style.length(length.min(width)) } else { style };
+    canvas.text((width / 2.0, 23.0), title, style);
     34.0
 }
 

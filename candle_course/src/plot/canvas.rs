@@ -23,11 +23,13 @@ pub(super) struct Style {
     pub anchor: Anchor,
     /// Degrees, clockwise, around the text's point.
     pub angle: i32,
+    /// How long the text must be, in whatever font the viewer has.
+    pub length: Option<f64>,
 }
 
 impl Style {
     pub fn new(size: f64) -> Self {
-        Self { size, color: super::palette::TEXT, bold: false, anchor: Anchor::Start, angle: 0 }
+        Self { size, color: super::palette::TEXT, bold: false, anchor: Anchor::Start, angle: 0, length: None }
     }
 
     pub fn color(self, color: &'static str) -> Self {
@@ -48,6 +50,10 @@ impl Style {
 
     pub fn turned(self, angle: i32) -> Self {
         Self { angle, ..self }
+    }
+
+    pub fn length(self, length: f64) -> Self {
+        Self { length: Some(length), ..self }
     }
 }
 
@@ -185,6 +191,9 @@ impl Canvas {
             Anchor::Start => {}
             Anchor::Middle => self.body.push_str(r#" text-anchor="middle""#),
             Anchor::End => self.body.push_str(r#" text-anchor="end""#),
+        }
+        if let Some(length) = style.length {
+            put!(self, r#" textLength="{}" lengthAdjust="spacingAndGlyphs""#, number(length));
         }
         if style.angle != 0 {
             put!(self, r#" transform="rotate({} {x} {y})""#, style.angle);

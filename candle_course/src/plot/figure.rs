@@ -170,7 +170,7 @@ impl fmt::Debug for Figure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::LineChart;
+    use super::super::{HeatMap, LineChart};
     use super::*;
 
     fn figure() -> Figure {
@@ -196,6 +196,16 @@ mod tests {
     fn a_title_cannot_break_the_document() {
         assert!(figure().svg().contains("aria-label=\"Loss &lt;train&gt; &amp; &quot;test&quot;\""));
         figure().png().unwrap();
+    }
+
+    #[test]
+    fn a_title_that_fills_its_figure_is_no_longer_in_a_wider_font() {
+        let title = "Fires: a row per truth, a column per answer";
+        let narrow = HeatMap::confusion(title, &[vec![85, 5], vec![4, 6]], &["no", "yes"]).build().unwrap();
+        let length = narrow.svg().split("textLength=\"").nth(1).unwrap().split('"').next().unwrap();
+        let length: f64 = length.parse().unwrap();
+        assert!((300.0..=narrow.width() as f64 - 8.0).contains(&length), "{length} of {}", narrow.width());
+        assert!(!figure().svg().contains("textLength"));
     }
 
     #[test]
