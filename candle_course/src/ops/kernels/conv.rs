@@ -373,3 +373,76 @@ pub(super) fn transposed_general<T: Element>(g: &Geometry, dy: &[T], weight: &[T
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::kernels::backward_weight;
+
+    /// From the definition, in f64.
+    fn by_definition(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f64> {
+        let (height, width) = g.input;
+        let mut y = vec![0.0; g.batch * g.out_channels * g.pixels()];
+        for (index, value) in y.iter_mut().enumerate() {
+            let (image, channel) = (index / g.pixels() / g.out_channels, index / g.pixels() % g.out_channels);
+            let (row, column) = (index % g.pixels() / g.output.1, index % g.output.1);
+            for k in 0..g.depth() {
+                let (from, ky, kx) = (k / (g.kernel.0 * g.kernel.1), k / g.kernel.1 % g.kernel.0, k % g.kernel.1);
+                let from = channel / g.group_out() * g.group_in() + from;
+                let at = (row * g.stride.0 + ky * g.dilation.0, column * g.stride.1 + kx * g.dilation.1);
+                let (Some(i), Some(j)) = (at.0.checked_sub(g.padding.0), at.1.checked_sub(g.padding.1)) else {
+                    continue;
+                };
+                if i < height && j < width {
+                    let x = x[((image * g.in_channels + from) * height + i) * width + j];
+                    *value += f64::from(x) * f64::from(weight[channel * g.depth() + k]);
+                }
+            }
+        }
+        y
+    }
+
+    fn dot(a: &[f32], b: impl IntoIterator<Item = f64>) -> f64 {
+        a.iter().zip(b).map(|(&a, b)| f64::from(a) * b).sum()
+    }
+
+    /// Rows that are whole vectors, and rows that are not, over several blocks, with panels of all
+    /// heights.
+    #[test]
+    fn blocks_of_all_widths_and_channels_follow_the_definition() {
+        let waves = |len: usize, pace: f32| -> Vec<f32> { (0..len).map(|i| (i as f32 * pace).sin()).collect() };
+        for width in [5, 8, 16, 20, 24, 32, 48, 64] {
+            for out_channels in [2, 4, 6, 8, 10, 14, 16, 18, 20, 22, 34] {
+                let (groups, stride) = (1 + usize::from(out_channels % 4 == 0), 1 + usize::from(width % 3 == 0));
+                let g = Geometry {
+                    batch: 2,
+                    in_channels: 4,
+                    out_channels,
+                    groups,
+                    input: (3, width),
+                    kernel: (3, 3),
+                    stride: (stride, 1),
+                    padding: (1, 1),
+                    dilation: (1, 1),
+                    output: (2 / stride + 1, width),
+                };
+                let x = waves(g.batch * g.image(), 0.7);
+                let weight = waves(out_channels * g.depth(), 0.9);
+                let dy = waves(g.batch * out_channels * g.pixels(), 1.3);
+                let expected = by_definition(&g, &x, &weight);
+                let y = forward(&g, &x, &weight, None, false);
+                let worst = y.iter().zip(&expected).map(|(&y, e)| (f64::from(y) - e).abs()).fold(0.0, f64::max);
+                assert!(y.len() == expected.len() && worst < 2e-5, "{g:?}: {worst}");
+                // Both gradients are adjoint to the convolution.
+                let product = dot(&dy, expected);
+                let wide = |values: Vec<f32>| values.into_iter().map(f64::from);
+                for (name, same) in [
+                    ("input", dot(&x, wide(backward_input(&g, &dy, &weight)))),
+                    ("weight", dot(&weight, wide(backward_weight(&g, &x, &dy)))),
+                ] {
+                    assert!((same - product).abs() < 1e-3, "{name} of {g:?}: {same}, not {product}");
+                }
+            }
+        }
+    }
+}
