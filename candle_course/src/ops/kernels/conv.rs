@@ -207,13 +207,15 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
                     debug_assert!(offsets.iter().all(|offset| {
                         block_runs.iter().all(|run| offset + run.end(g.stride.1) <= g.padded_image())
                     }));
-                    for (k, &offset) in offsets.iter().enumerate().take(if in_place { 0 } else { depth }) {
-                        debug_assert!((k + 1) * columns + S::LANES <= packed.len());
-                        // SAFETY: offsets and runs stay inside the padded image, a row of
-                        // the panel holds `columns` numbers, and both have LANES of slack.
-                        unsafe {
-                            let source = padded.as_ptr().add(offset);
-                            pack_runs(simd, &block_runs, g.stride.1, source, packed.as_mut_ptr().add(k * columns));
+                    if !in_place {
+                        debug_assert!(depth * columns + S::LANES <= packed.len());
+                        for (k, &offset) in offsets.iter().enumerate() {
+                            // SAFETY: offsets and runs stay inside the padded image, a row of
+                            // the panel holds `columns` numbers, and both have LANES of slack.
+                            unsafe {
+                                let source = padded.as_ptr().add(offset);
+                                pack_runs(simd, &block_runs, g.stride.1, source, packed.as_mut_ptr().add(k * columns));
+                            }
                         }
                     }
                     for panel in 0..group_panels {
