@@ -92,7 +92,7 @@ let images = Tensor::from_vec(pixels, (64, 1, 28, 28), &device)?;
 let labels = Tensor::from_vec((0..64u32).map(|i| i * 7 % 10).collect::<Vec<_>>(), 64, &device)?;
 let parameters = Parameters::new(42, &device);
 let model = Sequential::new()
-    .add(Conv2d::new(1, 8, 3).padding(1).build(&parameters.at("conv"))?)
+    .add(Conv2d::builder(1, 8, 3).padding(1).build(&parameters.at("conv"))?)
     .add(Activation::Relu)
     .add(MaxPool2d::new(2))
     .add(Flatten)
@@ -101,7 +101,7 @@ let model = Sequential::new()
 """
 
 STEPS = """
-let mut optimizer = AdamW::new(&parameters).build()?;
+let mut optimizer = AdamW::builder(&parameters).build()?;
 let mut losses = Vec::new();
 for _ in 0..20 {
     let loss = cross_entropy(&model.forward_t(&images, true)?, &labels)?;

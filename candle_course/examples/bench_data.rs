@@ -35,11 +35,11 @@ fn main() -> Result<()> {
         ["export", folder] => export(Path::new(folder)),
         ["mnist", count] => {
             let images = Mnist::builder().sample().quiet().load()?.train();
-            measure(DataLoader::new(images).batch_size(64).shuffle(1).workers(workers(count)?).build()?, 3.0)
+            measure(DataLoader::builder(images).batch_size(64).shuffle(1).workers(workers(count)?).build()?, 3.0)
         }
         ["cifar10", count] => {
             let images = Cifar10::builder().sample().quiet().load()?.train();
-            let loader = DataLoader::new(images)
+            let loader = DataLoader::builder(images)
                 .batch_size(64)
                 .shuffle(1)
                 .transform(RandomCrop::new(4, 2))
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
             let count = workers(count)?;
             // As long an epoch for every number of workers.
             let files = SlowFiles(16 * 40 * count.max(1));
-            measure(DataLoader::new(files).batch_size(16).workers(count).build()?, 0.0)
+            measure(DataLoader::builder(files).batch_size(16).workers(count).build()?, 0.0)
         }
         _ => Err(Error::argument("arguments", "mnist|cifar10|io <workers>, or export <folder>", arguments.join(" "))),
     }

@@ -18,7 +18,7 @@ fn run(folder: &std::path::Path) -> Result<()> {
     let mut generator = Generator::new(0);
     let values: Vec<f32> = (0..100_000).map(|_| generator.normal() as f32).collect();
     let weights = Tensor::new(values, &Device::Cpu)?;
-    let loss = LineChart::new("Loss").line("train", &[2.3, 1.0, 0.5]).build()?;
+    let loss = LineChart::builder("Loss").line("train", &[2.3, 1.0, 0.5]).build()?;
     report("scalar", 100_000, |step| writer.scalar("loss", step as f64, step))?;
     report("histogram of 100,000 values", 50, |step| writer.histogram("weights", &weights, step))?;
     report("figure", 5, |step| writer.figure("loss", &loss, step))?;
@@ -53,15 +53,17 @@ fn epochs(run: Option<&std::path::Path>) -> Result<Vec<f64>> {
     let labels: Vec<u32> = (0..6000).map(|_| generator.below(10) as u32).collect();
     let digits =
         TensorDataset::new(Tensor::from_vec(pixels, (6000, 784), &Device::Cpu)?, Tensor::new(labels, &Device::Cpu)?)?;
-    let loader = DataLoader::new(digits).batch_size(64).shuffle(0).build()?;
+    let loader = DataLoader::builder(digits).batch_size(64).shuffle(0).build()?;
     let parameters = Parameters::new(0, &Device::Cpu);
     let model = Sequential::new()
         .add(Linear::new(784, 128, &parameters.at("fc1"))?)
         .add(Activation::Relu)
         .add(Linear::new(128, 10, &parameters.at("fc2"))?);
-    let optimizer = Sgd::new(&parameters).build()?;
-    let mut builder =
-        Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).epochs(EPOCHS).learning_rate(0.01).quiet();
+    let optimizer = Sgd::builder(&parameters).build()?;
+    let mut builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
+        .epochs(EPOCHS)
+        .learning_rate(0.01)
+        .quiet();
     if let Some(folder) = run {
         builder = builder.callback(TensorBoard::new(folder)?);
     }

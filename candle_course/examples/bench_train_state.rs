@@ -28,7 +28,7 @@ fn step(policy: NonFinite) -> Result<f64> {
         let var = parameters.root().parameter(&format!("layer{layer}.weight"), (1000, 1000), init)?;
         gradients.insert(&var, (var.as_tensor() * 0.3)?);
     }
-    let mut optimizer = AdamW::new(&parameters).non_finite(policy).build()?;
+    let mut optimizer = AdamW::builder(&parameters).non_finite(policy).build()?;
     median(31, || optimizer.step(&gradients, 1e-3))
 }
 

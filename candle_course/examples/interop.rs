@@ -17,10 +17,10 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
             .add(Activation::Relu)
             .add(Linear::new(64, 10, &at("fc3"))?),
         "mnist_cnn" => model
-            .add(Conv2d::new(1, 32, 3).padding(1).build(&at("conv1"))?)
+            .add(Conv2d::builder(1, 32, 3).padding(1).build(&at("conv1"))?)
             .add(Activation::Relu)
             .add(MaxPool2d::new(2))
-            .add(Conv2d::new(32, 64, 3).padding(1).build(&at("conv2"))?)
+            .add(Conv2d::builder(32, 64, 3).padding(1).build(&at("conv2"))?)
             .add(Activation::Relu)
             .add(MaxPool2d::new(2))
             .add(Flatten)
@@ -33,8 +33,8 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
                 [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)].into_iter().enumerate()
             {
                 model = model
-                    .add(Conv2d::new(inputs, outputs, 3).padding(1).build(&at(&format!("conv{index}")))?)
-                    .add(BatchNorm2d::new(outputs).build(&at(&format!("norm{index}")))?)
+                    .add(Conv2d::builder(inputs, outputs, 3).padding(1).build(&at(&format!("conv{index}")))?)
+                    .add(BatchNorm2d::builder(outputs).build(&at(&format!("norm{index}")))?)
                     .add(Activation::Relu);
                 if index % 2 == 1 {
                     model = model.add(MaxPool2d::new(2));
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 
         let parameters = Parameters::new(7, &Device::Cpu);
         let model = build(name, &parameters)?;
-        let mut optimizer = Sgd::new(&parameters).build()?;
+        let mut optimizer = Sgd::builder(&parameters).build()?;
         let examples = probe["xs"].dims()[0] as u32;
         let targets = Tensor::arange(0u32, examples, &Device::Cpu)?;
         let batch = Batch { inputs: probe["xs"].clone(), targets, indices: (0..examples as usize).collect() };

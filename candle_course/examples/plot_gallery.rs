@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     ] {
         save(&folder, name, &figure)?;
     }
-    let panels = Panels::new(2)
+    let panels = Panels::builder(2)
         .title("Run 7")
         .add(learning_curves()?)
         .add(schedules()?)
@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         .add(weights(&mut generator)?)
         .build()?;
     save(&folder, "panels", &panels)?;
-    let three = Panels::new(3).add(learning_curves()?).add(bars()?).add(seeds()?).build()?;
+    let three = Panels::builder(3).add(learning_curves()?).add(bars()?).add(seeds()?).build()?;
     save(&folder, "three_panels", &three)
 }
 
@@ -59,7 +59,7 @@ fn learning_curves() -> Result<Figure> {
     let train = curve(30, 2.3, 0.05, 0.2);
     let validation: Vec<f64> =
         curve(30, 2.3, 0.3, 0.25).iter().zip(0..).map(|(y, x)| y + 0.0008 * f64::from(x * x)).collect();
-    LineChart::new("Overfitting")
+    LineChart::builder("Overfitting")
         .x_label("epoch")
         .y_label("cross-entropy")
         .first_x(1.0)
@@ -75,7 +75,7 @@ fn seeds() -> Result<Figure> {
     let band = |mean: &[f64]| -> Vec<(f64, f64, f64)> {
         mean.iter().zip(1..).map(|(y, x)| (f64::from(x), y - 0.06 / f64::from(x), y + 0.06 / f64::from(x))).collect()
     };
-    LineChart::new("Mean and spread over five seeds")
+    LineChart::builder("Mean and spread over five seeds")
         .x_label("epoch")
         .y_label("accuracy")
         .first_x(1.0)
@@ -93,7 +93,7 @@ fn schedules() -> Result<Figure> {
         (0..steps).map(|s| 0.05 * (1.0 + (f64::from(s) / 2000.0 * std::f64::consts::PI).cos())).collect();
     let steps_of: Vec<f64> = (0..steps).map(|s| 0.1 * 0.3f64.powi(s / 500)).collect();
     let exponential: Vec<f64> = (0..steps).map(|s| 0.1 * 0.998f64.powi(s)).collect();
-    LineChart::new("Schedules")
+    LineChart::builder("Schedules")
         .x_label("step")
         .y_label("learning rate")
         .line("cosine", &cosine)
@@ -111,7 +111,7 @@ fn range_test(generator: &mut Generator) -> Result<Figure> {
             (rate, loss + 0.03 * (generator.uniform() - 0.5))
         })
         .collect();
-    LineChart::new("Learning-rate range test")
+    LineChart::builder("Learning-rate range test")
         .x_label("learning rate")
         .y_label("loss")
         .log_x()
@@ -123,7 +123,7 @@ fn range_test(generator: &mut Generator) -> Result<Figure> {
 
 fn diverged() -> Result<Figure> {
     let bad: Vec<f64> = (0..40).map(|i| if i < 25 { 2.0 * 1.5f64.powi(i) } else { f64::NAN }).collect();
-    LineChart::new("A rate too high")
+    LineChart::builder("A rate too high")
         .x_label("step")
         .y_label("loss")
         .log_y()
@@ -133,7 +133,7 @@ fn diverged() -> Result<Figure> {
 }
 
 fn bars() -> Result<Figure> {
-    BarChart::new("Recall per class")
+    BarChart::builder("Recall per class")
         .y_label("recall")
         .categories(&["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"])
         .bars("no balancing", &[0.81, 0.9, 0.62, 0.21, 0.7, 0.66, 0.86, 0.8, 0.35, 0.3])
@@ -143,7 +143,7 @@ fn bars() -> Result<Figure> {
 }
 
 fn stacked() -> Result<Figure> {
-    BarChart::new("Classes in each batch")
+    BarChart::builder("Classes in each batch")
         .x_label("batch")
         .y_label("examples")
         .categories(&["1", "2", "3", "4", "5"])
@@ -156,7 +156,7 @@ fn stacked() -> Result<Figure> {
 }
 
 fn horizontal() -> Result<Figure> {
-    BarChart::new("Throughput")
+    BarChart::builder("Throughput")
         .y_label("examples per second")
         .categories(&["in memory", "transforms", "simulated I/O, 4 workers"])
         .bars("", &[182_000.0, 61_500.0, 12_345.0])
@@ -165,7 +165,7 @@ fn horizontal() -> Result<Figure> {
 }
 
 fn errors() -> Result<Figure> {
-    BarChart::new("Ablation")
+    BarChart::builder("Ablation")
         .y_label("change of accuracy, points")
         .categories(&["dropout", "weight decay", "mixup", "label smoothing"])
         .bars_with_errors("", &[1.2, 0.8, -0.4, 0.3], &[0.2, 0.3, 0.25, 0.4])
@@ -183,7 +183,7 @@ fn confusion() -> Result<Figure> {
 fn correlations() -> Result<Figure> {
     let values: Vec<Vec<f64>> =
         (0..4).map(|i| (0..5).map(|j| (f64::from(i) - f64::from(j) * 0.8) / 3.0).collect()).collect();
-    HeatMap::new("Gradient · update", &values)
+    HeatMap::builder("Gradient · update", &values)
         .row_labels(&["conv1", "conv2", "fc1", "fc2"])
         .column_labels(&["1", "2", "3", "4", "5"])
         .x_label("epoch")
@@ -194,7 +194,7 @@ fn correlations() -> Result<Figure> {
 
 fn filters(generator: &mut Generator) -> Result<Figure> {
     let values: Vec<f32> = (0..16 * 25).map(|_| generator.normal() as f32).collect();
-    ImageGrid::new("Filters of conv1", &Tensor::from_vec(values, (16, 1, 5, 5), &Device::Cpu)?)
+    ImageGrid::builder("Filters of conv1", &Tensor::from_vec(values, (16, 1, 5, 5), &Device::Cpu)?)
         .stretched()
         .columns(8)
         .pixel_size(8.0)
@@ -217,7 +217,7 @@ fn predictions(generator: &mut Generator) -> Result<Figure> {
     let captions: Vec<String> =
         (0..12).map(|i| if i % 5 == 3 { "cat (is dog)".into() } else { format!("ship {}", 99 - i) }).collect();
     let correct: Vec<bool> = (0..12).map(|i| i % 5 != 3).collect();
-    ImageGrid::new("Predictions", &Tensor::from_vec(values, (12, 3, 32, 32), &Device::Cpu)?)
+    ImageGrid::builder("Predictions", &Tensor::from_vec(values, (12, 3, 32, 32), &Device::Cpu)?)
         .captions(&captions)
         .correct(&correct)
         .columns(6)
@@ -250,7 +250,7 @@ fn masks() -> Result<Figure> {
 fn weights(generator: &mut Generator) -> Result<Figure> {
     let first: Vec<f64> = (0..4000).map(|_| 0.05 * generator.normal()).collect();
     let second: Vec<f64> = (0..4000).map(|_| 0.02 + 0.1 * generator.normal()).collect();
-    Histogram::new("Weights").x_label("value").values("conv1", &first).values("fc1", &second).build()
+    Histogram::builder("Weights").x_label("value").values("conv1", &first).values("fc1", &second).build()
 }
 
 fn two_classes(generator: &mut Generator) -> Result<Figure> {
@@ -258,7 +258,7 @@ fn two_classes(generator: &mut Generator) -> Result<Figure> {
         (0..count).map(|_| (x + generator.normal(), y + generator.normal())).collect()
     };
     let (common, rare) = (cloud(0.0, 0.0, 450), cloud(2.5, 2.0, 50));
-    ScatterChart::new("90/10")
+    ScatterChart::builder("90/10")
         .x_label("x₁")
         .y_label("x₂")
         .points("common", &common)
@@ -274,7 +274,7 @@ fn regression(generator: &mut Generator) -> Result<Figure> {
             (x, x + 18.0 * generator.normal())
         })
         .collect();
-    ScatterChart::new("Biomassa: previsão × medição")
+    ScatterChart::builder("Biomassa: previsão × medição")
         .x_label("medida, t·ha^{-1}")
         .y_label("prevista, t·ha^{-1}")
         .points("parcelas", &points)

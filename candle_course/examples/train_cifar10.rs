@@ -112,8 +112,13 @@ fn network(parameters: &Parameters, width: usize, dropout: f64) -> Result<Sequen
     let deep = [(2 * width, 4 * width, false), (4 * width, 4 * width, true)];
     for (i, (inputs, outputs, pool)) in layers.into_iter().chain(deep).enumerate() {
         model = model
-            .add(Conv2d::new(inputs, outputs, 3).padding(1).no_bias().build(&parameters.at(format!("conv{}", i + 1)))?)
-            .add(BatchNorm2d::new(outputs).build(&parameters.at(format!("norm{}", i + 1)))?.with_relu());
+            .add(
+                Conv2d::builder(inputs, outputs, 3)
+                    .padding(1)
+                    .no_bias()
+                    .build(&parameters.at(format!("conv{}", i + 1)))?,
+            )
+            .add(BatchNorm2d::builder(outputs).build(&parameters.at(format!("norm{}", i + 1)))?.with_relu());
         if pool {
             model = model.add(MaxPool2d::new(2));
         }
@@ -159,12 +164,12 @@ fn main() -> Result<()> {
     println!("training images per class: {:?}", class_counts(train_set.labels(), 10)?);
 
     let mut loss = CrossEntropy::default().label_smoothing(0.05);
-    let mut loader = DataLoader::new(train_set.clone()).shuffle(seed);
+    let mut loader = DataLoader::builder(train_set.clone()).shuffle(seed);
     match arguments.text("balance").unwrap_or("none") {
         "none" => {}
         "sampler" => {
             let weights = example_weights(train_set.labels());
-            loader = loader.sampler(WeightedRandomSampler::new(&weights).seed(seed).build()?);
+            loader = loader.sampler(WeightedRandomSampler::builder(&weights).seed(seed).build()?);
         }
         "weights" => loss = loss.class_weights(class_weights(train_set.labels(), 10)?),
         other => return Err(Error::argument("balance", "none, sampler or weights", other)),
@@ -177,7 +182,7 @@ fn main() -> Result<()> {
         .workers(arguments.number("workers")?.unwrap_or(1))
         .device(&device)
         .build()?;
-    let plain = |set: &ImageDataset| DataLoader::new(set.clone()).batch_size(250).device(&device).build();
+    let plain = |set: &ImageDataset| DataLoader::builder(set.clone()).batch_size(250).device(&device).build();
     let (validation, test) = (plain(&validation_set)?, plain(&test_set)?);
 
     let parameters = Parameters::new(seed, &device);
@@ -185,10 +190,10 @@ fn main() -> Result<()> {
     let model = network(&parameters, width, arguments.number("dropout")?.unwrap_or(0.1))?;
     println!("{}", ModelSummary::sequential(&model, &parameters, (batch_size, 3, 32, 32))?);
     let decay = arguments.number("weight-decay")?.unwrap_or(5e-4);
-    let optimizer = Sgd::new(&parameters).momentum(0.9).nesterov(true).weight_decay(decay).build()?;
+    let optimizer = Sgd::builder(&parameters).momentum(0.9).nesterov(true).weight_decay(decay).build()?;
     let steps = epochs * train.len().div_ceil(accumulate);
-    let schedule = OneCycleLR::new(rate, steps).pct_start(0.25).constant_momentum().build()?;
-    let mut builder = Trainer::new(model.clone(), &parameters, loss, optimizer)
+    let schedule = OneCycleLR::builder(rate, steps).pct_start(0.25).constant_momentum().build()?;
+    let mut builder = Trainer::builder(model.clone(), &parameters, loss, optimizer)
         .epochs(epochs)
         .schedule(schedule)
         .accumulate(accumulate)
@@ -197,10 +202,10 @@ fn main() -> Result<()> {
         builder = builder.clip_norm(norm);
     }
     if let Some(patience) = arguments.number("patience")? {
-        builder = builder.early_stopping(EarlyStopping::new("validation_loss").patience(patience).build()?);
+        builder = builder.early_stopping(EarlyStopping::builder("validation_loss").patience(patience).build()?);
     }
     if let Some(folder) = arguments.text("checkpoints") {
-        builder = builder.checkpoints(Checkpoints::new(folder).keep_best(1, "accuracy").build()?);
+        builder = builder.checkpoints(Checkpoints::builder(folder).keep_best(1, "accuracy").build()?);
     }
     let mut writer = None;
     if let Some(folder) = arguments.text("tensorboard") {

@@ -80,7 +80,7 @@ fn fit(folder: &str, epochs: usize, fails: Option<usize>) -> Result<History> {
         Tensor::from_vec(targets, 32, &Device::Cpu)?,
     )?;
     let first = data.batch(&[0, 1, 2, 3])?;
-    let train = DataLoader::new(data).batch_size(8).shuffle(1).build()?;
+    let train = DataLoader::builder(data).batch_size(8).shuffle(1).build()?;
     let parameters = Parameters::new(0, &Device::Cpu);
     let model = Sequential::new()
         .add(Linear::new(2, 8, &parameters.at("fc1"))?)
@@ -91,8 +91,8 @@ fn fit(folder: &str, epochs: usize, fails: Option<usize>) -> Result<History> {
         .every_steps(2)?
         .hyper_parameters(HyperParameters::new().number("epochs", epochs as f64))
         .probe(&probe, first);
-    let optimizer = Sgd::new(&parameters).build()?;
-    let builder = Trainer::new(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
+    let optimizer = Sgd::builder(&parameters).build()?;
+    let builder = Trainer::builder(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
         .epochs(epochs)
         .learning_rate(0.1)
         .metric(Accuracy::default())
@@ -139,7 +139,7 @@ fn write(folder: &str, rate: f64) -> Result<()> {
 
     let counts = [vec![90, 10], vec![(200.0 * rate) as u64, 80]];
     writer.figure("confusion_matrix", &HeatMap::confusion("Validation", &counts, &["land", "water"]).build()?, 199)?;
-    writer.figure("curve", &LineChart::new("Loss").line("train", &[2.3, 1.0, 0.5]).build()?, 199)?;
+    writer.figure("curve", &LineChart::builder("Loss").line("train", &[2.3, 1.0, 0.5]).build()?, 199)?;
 
     let labels: Vec<f64> = (0..500).map(|i| f64::from(i % 5 == 0)).collect();
     let scores: Vec<f64> =

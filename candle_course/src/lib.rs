@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod error;
+mod kernels;
 pub mod losses;
 pub mod metrics;
 pub mod nn;

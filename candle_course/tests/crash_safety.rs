@@ -67,8 +67,8 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
         .add(Activation::Relu)
         .add(Dropout::new(0.3, &parameters.at("dropout"))?)
         .add(Linear::new(16, 3, &parameters.at("fc2"))?);
-    let mut optimizer = AdamW::new(&parameters).no_decay_for_biases_and_norms().build()?;
-    let mut schedule = ReduceLROnPlateau::new(0.02).patience(0).factor(0.9).build()?;
+    let mut optimizer = AdamW::builder(&parameters).no_decay_for_biases_and_norms().build()?;
+    let mut schedule = ReduceLROnPlateau::builder(0.02).patience(0).factor(0.9).build()?;
     let mut accumulator = GradientAccumulator::new(&parameters, 2)?;
     let mut average = WeightAverage::exponential(&parameters).decay(0.9).build()?;
     let loader = loader()?;
@@ -148,7 +148,7 @@ fn loader() -> Result<DataLoader> {
         Tensor::from_vec(xs, (50, 1, 2, 2), &Device::Cpu)?,
         Tensor::from_vec(ys, 50, &Device::Cpu)?,
     )?;
-    DataLoader::new(dataset).batch_size(8).shuffle(3).transform(RandomHorizontalFlip::new(5)).workers(2).build()
+    DataLoader::builder(dataset).batch_size(8).shuffle(3).transform(RandomHorizontalFlip::new(5)).workers(2).build()
 }
 
 fn child(folder: &Path, until: u64) -> Command {

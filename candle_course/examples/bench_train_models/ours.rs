@@ -9,8 +9,8 @@ struct ConvNorm(Conv2d, BatchNorm2d);
 
 impl ConvNorm {
     fn new(from: usize, to: usize, scope: &Scope) -> Result<Self> {
-        let conv = Conv2d::new(from, to, 3).padding(1).build(&scope.at("conv"))?;
-        Ok(Self(conv, BatchNorm2d::new(to).build(&scope.at("norm"))?.with_relu()))
+        let conv = Conv2d::builder(from, to, 3).padding(1).build(&scope.at("conv"))?;
+        Ok(Self(conv, BatchNorm2d::builder(to).build(&scope.at("norm"))?.with_relu()))
     }
 }
 
@@ -29,9 +29,9 @@ fn mlp(parameters: &Parameters) -> Result<Sequential> {
 
 fn mnist(parameters: &Parameters) -> Result<Sequential> {
     Ok(Sequential::new()
-        .add(Conv2d::new(1, 32, 3).padding(1).build(&parameters.at("conv1"))?.with_relu())
+        .add(Conv2d::builder(1, 32, 3).padding(1).build(&parameters.at("conv1"))?.with_relu())
         .add(MaxPool2d::new(2))
-        .add(Conv2d::new(32, 64, 3).padding(1).build(&parameters.at("conv2"))?.with_relu())
+        .add(Conv2d::builder(32, 64, 3).padding(1).build(&parameters.at("conv2"))?.with_relu())
         .add(MaxPool2d::new(2))
         .add(Flatten)
         .add(Linear::new(3136, 128, &parameters.at("fc1"))?.with_relu())
@@ -71,14 +71,14 @@ impl UNet {
             Ok(Sequential::new().add(ConvNorm::new(from, to, &scope.at(0))?).add(ConvNorm::new(to, to, &scope.at(1))?))
         };
         let enlarge = |name: &str, from: usize, to: usize| {
-            ConvTranspose2d::new(from, to, 2).stride(2).build(&parameters.at(name))
+            ConvTranspose2d::builder(from, to, 2).stride(2).build(&parameters.at(name))
         };
         Ok(Self {
             down: [twice("down1", 4, 16)?, twice("down2", 16, 32)?],
             bottom: twice("bottom", 32, 64)?,
             enlarge: [enlarge("enlarge2", 64, 32)?, enlarge("enlarge1", 32, 16)?],
             up: [twice("up2", 64, 32)?, twice("up1", 32, 16)?],
-            head: Conv2d::new(16, 5, 1).build(&parameters.at("head"))?,
+            head: Conv2d::builder(16, 5, 1).build(&parameters.at("head"))?,
         })
     }
 }
@@ -107,7 +107,7 @@ impl ModuleT for LastState {
 }
 
 fn gru(parameters: &Parameters) -> Result<LastState> {
-    let layer = Gru::new(32, 64, &parameters.at("gru")).build()?;
+    let layer = Gru::builder(32, 64, &parameters.at("gru")).build()?;
     Ok(LastState(layer, Linear::new(64, 10, &parameters.at("head"))?))
 }
 
@@ -122,9 +122,9 @@ pub fn build(model: &str) -> Result<Step> {
         _ => (Box::new(UNet::new(&parameters)?), true),
     };
     let mut optimizer: Box<dyn Optimizer> = if adam {
-        Box::new(AdamW::new(&parameters).build()?)
+        Box::new(AdamW::builder(&parameters).build()?)
     } else {
-        Box::new(Sgd::new(&parameters).momentum(0.9).build()?)
+        Box::new(Sgd::builder(&parameters).momentum(0.9).build()?)
     };
     let loss = CrossEntropy::default();
     Ok(Box::new(move |xs, targets| {

@@ -24,11 +24,12 @@ fn mlp(parameters: &Parameters) -> Sequential {
 fn cnn(parameters: &Parameters, folded: bool) -> Sequential {
     let mut model = Sequential::new();
     for (layer, channels_in, channels_out) in [(1, 3, 4), (2, 4, 6)] {
-        let conv = Conv2d::new(channels_in, channels_out, 3).padding(1);
+        let conv = Conv2d::builder(channels_in, channels_out, 3).padding(1);
         let conv = if folded { conv } else { conv.no_bias() };
         model = model.add(conv.build(&parameters.at(format!("conv{layer}"))).unwrap());
         if !folded {
-            model = model.add(BatchNorm2d::new(channels_out).build(&parameters.at(format!("norm{layer}"))).unwrap());
+            model =
+                model.add(BatchNorm2d::builder(channels_out).build(&parameters.at(format!("norm{layer}"))).unwrap());
         }
         model = model.add(Activation::Relu).add(MaxPool2d::new(2));
     }

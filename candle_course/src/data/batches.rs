@@ -293,7 +293,7 @@ mod tests {
     fn batches_are_the_same_bits_whatever_the_workers() {
         let images = Cifar10::builder().sample().quiet().limit(250, 10).load().unwrap().train();
         let run = |workers: usize, prefetch: usize, from: usize| {
-            let mut loader = DataLoader::new(images.clone())
+            let mut loader = DataLoader::builder(images.clone())
                 .batch_size(32)
                 .shuffle(3)
                 .transform(RandomCrop::new(4, 1))
@@ -336,7 +336,7 @@ mod tests {
         within(Duration::from_secs(20), || {
             for workers in [0, 1, 3] {
                 let run = |dataset: Odd| {
-                    let loader = DataLoader::new(dataset).batch_size(4).workers(workers).build().unwrap();
+                    let loader = DataLoader::builder(dataset).batch_size(4).workers(workers).build().unwrap();
                     let mut batches = loader.epoch(2).unwrap();
                     let good = batches.by_ref().take_while(|batch| batch.is_ok()).count();
                     assert!(batches.next().is_none(), "an epoch ends with its first error");
@@ -370,7 +370,7 @@ mod tests {
         within(Duration::from_secs(20), || {
             let fetched = Arc::new(AtomicUsize::new(0));
             let dataset = Odd { length: 100, fetched: Arc::clone(&fetched), ..Odd::default() };
-            let loader = DataLoader::new(dataset).workers(2).prefetch(3).build().unwrap();
+            let loader = DataLoader::builder(dataset).workers(2).prefetch(3).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
             for taken in 1..=10 {
                 batches.next().unwrap().unwrap();
@@ -388,7 +388,7 @@ mod tests {
             let fetched = Arc::new(AtomicUsize::new(0));
             let dataset =
                 Odd { length: 1000, fetched: Arc::clone(&fetched), sleep: Duration::from_millis(1), ..Odd::default() };
-            let loader = DataLoader::new(dataset).batch_size(2).workers(2).prefetch(8).build().unwrap();
+            let loader = DataLoader::builder(dataset).batch_size(2).workers(2).prefetch(8).build().unwrap();
             let mut batches = loader.epoch(0).unwrap();
             batches.next().unwrap().unwrap();
             drop(batches);
@@ -408,7 +408,7 @@ mod tests {
     fn two_epochs_of_one_loader_run_side_by_side() {
         within(Duration::from_secs(20), || {
             let loader =
-                DataLoader::new(Odd { length: 30, ..Odd::default() }).batch_size(4).workers(2).build().unwrap();
+                DataLoader::builder(Odd { length: 30, ..Odd::default() }).batch_size(4).workers(2).build().unwrap();
             let copy = loader.clone();
             let pairs = loader.epoch(0).unwrap().zip(copy.epoch(1).unwrap());
             assert!(pairs.map(|(a, b)| (a.unwrap().indices, b.unwrap().indices)).all(|(a, b)| a == b));
@@ -424,7 +424,7 @@ mod tests {
         within(Duration::from_secs(20), || {
             let dataset = Odd { length: 4, sleep: Duration::from_millis(300), ..Odd::default() };
             let timeout = Duration::from_millis(20);
-            let loader = DataLoader::new(dataset).workers(1).timeout(timeout).build().unwrap();
+            let loader = DataLoader::builder(dataset).workers(1).timeout(timeout).build().unwrap();
             let error = loader.epoch(0).unwrap().next().unwrap().unwrap_err().to_string();
             assert_eq!(error, "batch 0 of epoch 0, example 0, did not come within 20ms");
         });

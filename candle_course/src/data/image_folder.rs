@@ -27,7 +27,7 @@ use crate::error::{Context, Error, Result};
 ///
 /// let tiles = ImageFolder::new("tiles")?.resize(64, 64)?;
 /// println!("{:?}", tiles.class_names());
-/// let loader = DataLoader::new(tiles).batch_size(32).shuffle(1).workers(4).build()?;
+/// let loader = DataLoader::builder(tiles).batch_size(32).shuffle(1).workers(4).build()?;
 /// # Ok::<(), candle_course::error::Error>(())
 /// ```
 #[derive(Debug, Clone)]

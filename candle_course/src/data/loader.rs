@@ -34,7 +34,7 @@ use crate::error::{Context, Error, Result};
 /// use candle_course::data::{DataLoader, Mnist};
 ///
 /// let mnist = Mnist::builder().sample().load()?;
-/// let loader = DataLoader::new(mnist.train()).batch_size(64).shuffle(42).workers(2).build()?;
+/// let loader = DataLoader::builder(mnist.train()).batch_size(64).shuffle(42).workers(2).build()?;
 /// assert_eq!(loader.len(), 94);
 /// let mut examples = 0;
 /// for batch in loader.epoch(0)? {
@@ -83,8 +83,7 @@ pub struct DataLoaderBuilder {
 impl DataLoader {
     /// A loader of `dataset`, in order, with batches of 1 on the CPU, without workers, unless told
     /// otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(dataset: impl Dataset + 'static) -> DataLoaderBuilder {
+    pub fn builder(dataset: impl Dataset + 'static) -> DataLoaderBuilder {
         DataLoaderBuilder {
             dataset: Arc::new(dataset),
             sampler: None,
@@ -315,8 +314,12 @@ mod tests {
     fn lengths_follow_the_batch_size() {
         for (drop_last, expected) in [(false, vec![4, 4, 2]), (true, vec![4, 4])] {
             for workers in [0, 2] {
-                let loader =
-                    DataLoader::new(numbers(10)).batch_size(4).drop_last(drop_last).workers(workers).build().unwrap();
+                let loader = DataLoader::builder(numbers(10))
+                    .batch_size(4)
+                    .drop_last(drop_last)
+                    .workers(workers)
+                    .build()
+                    .unwrap();
                 assert_eq!(loader.len(), expected.len());
                 let batches = loader.epoch(0).unwrap();
                 assert_eq!(batches.len(), expected.len());
@@ -324,33 +327,33 @@ mod tests {
                 assert_eq!(sizes, expected);
             }
         }
-        assert_eq!(DataLoader::new(numbers(3)).build().unwrap().epoch(7).unwrap().count(), 3);
+        assert_eq!(DataLoader::builder(numbers(3)).build().unwrap().epoch(7).unwrap().count(), 3);
     }
 
     #[test]
     fn arguments_that_cannot_work_are_refused() {
         assert!(
-            text(DataLoader::new(numbers(10)).batch_size(0))
+            text(DataLoader::builder(numbers(10)).batch_size(0))
                 .contains("`batch_size`: expected 1 to 10, the examples of an epoch, got 0")
         );
-        assert!(text(DataLoader::new(numbers(10)).batch_size(11)).contains("expected 1 to 10"));
-        assert!(text(DataLoader::new(numbers(0))).contains("`dataset`: expected at least one example"));
-        assert!(text(DataLoader::new(numbers(1)).prefetch(2)).contains("`workers`: expected at least 1"));
-        assert!(text(DataLoader::new(numbers(1)).workers(2000)).contains("at most 1024"));
-        assert!(text(DataLoader::new(numbers(5)).sampler(SequentialSampler(0))).contains("`sampler`"));
-        let other = DataLoader::new(numbers(5)).sampler(SequentialSampler(6)).build().unwrap();
+        assert!(text(DataLoader::builder(numbers(10)).batch_size(11)).contains("expected 1 to 10"));
+        assert!(text(DataLoader::builder(numbers(0))).contains("`dataset`: expected at least one example"));
+        assert!(text(DataLoader::builder(numbers(1)).prefetch(2)).contains("`workers`: expected at least 1"));
+        assert!(text(DataLoader::builder(numbers(1)).workers(2000)).contains("at most 1024"));
+        assert!(text(DataLoader::builder(numbers(5)).sampler(SequentialSampler(0))).contains("`sampler`"));
+        let other = DataLoader::builder(numbers(5)).sampler(SequentialSampler(6)).build().unwrap();
         assert!(other.epoch(0).unwrap_err().to_string().contains("indices below 5, the data set's size, got 5"));
         assert!(from_batch(6).unwrap_err().to_string().contains("`batch`: expected at most 5"));
     }
 
     fn from_batch(batch: usize) -> Result<Batches> {
-        DataLoader::new(numbers(5)).build().unwrap().epoch_from(0, batch)
+        DataLoader::builder(numbers(5)).build().unwrap().epoch_from(0, batch)
     }
 
     #[test]
     fn an_epoch_goes_on_where_it_was_left() {
         for workers in [0, 3] {
-            let loader = DataLoader::new(numbers(23)).batch_size(4).shuffle(9).workers(workers).build().unwrap();
+            let loader = DataLoader::builder(numbers(23)).batch_size(4).shuffle(9).workers(workers).build().unwrap();
             let indices =
                 |batches: Batches| -> Vec<Vec<usize>> { batches.map(|batch| batch.unwrap().indices).collect() };
             let whole = indices(loader.epoch(5).unwrap());
@@ -367,7 +370,7 @@ mod tests {
 
     #[test]
     fn statistics_count_what_was_taken() {
-        let loader = DataLoader::new(numbers(10)).batch_size(4).workers(1).build().unwrap();
+        let loader = DataLoader::builder(numbers(10)).batch_size(4).workers(1).build().unwrap();
         assert_eq!(loader.statistics().batches, 0);
         let batches: Vec<Batch> = loader.epoch(0).unwrap().map(|batch| batch.unwrap()).collect();
         assert_eq!(batches.len(), 3);

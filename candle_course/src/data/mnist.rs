@@ -23,7 +23,7 @@ image_set! {
     /// use candle_course::data::{DataLoader, Mnist};
     ///
     /// let mnist = Mnist::builder().sample().load()?;
-    /// let loader = DataLoader::new(mnist.train()).batch_size(64).shuffle(42).build()?;
+    /// let loader = DataLoader::builder(mnist.train()).batch_size(64).shuffle(42).build()?;
     /// let batch = loader.epoch(0)?.next().unwrap()?;
     /// assert_eq!(batch.inputs.dims(), [64, 1, 28, 28]);
     /// # Ok::<(), candle_course::error::Error>(())

@@ -23,8 +23,8 @@
 //! let cifar = Cifar10::builder().sample().load()?;
 //! let split = Split::stratified(cifar.train().labels()).validation(0.1).seed(1).build()?;
 //! let train = cifar.train().select(split.train())?;
-//! let sampler = WeightedRandomSampler::new(&example_weights(train.labels())).seed(2).build()?;
-//! let loader = DataLoader::new(train)
+//! let sampler = WeightedRandomSampler::builder(&example_weights(train.labels())).seed(2).build()?;
+//! let loader = DataLoader::builder(train)
 //!     .batch_size(64)
 //!     .sampler(sampler)
 //!     .transform(RandomCrop::new(4, 3))

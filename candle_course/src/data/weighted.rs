@@ -19,7 +19,7 @@ use crate::random::Generator;
 ///
 /// // Nine of class 0, one of class 1: the weights 1/count make both equally frequent.
 /// let labels = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-/// let sampler = WeightedRandomSampler::new(&example_weights(&labels)).samples(1000).seed(42).build()?;
+/// let sampler = WeightedRandomSampler::builder(&example_weights(&labels)).samples(1000).seed(42).build()?;
 /// let rare = sampler.indices(0)?.iter().filter(|&&index| index == 9).count();
 /// assert!((450..550).contains(&rare));
 /// # Ok::<(), candle_course::error::Error>(())
@@ -46,8 +46,7 @@ pub struct WeightedRandomSamplerBuilder {
 impl WeightedRandomSampler {
     /// Draws by `weights`, one per example; they need not sum to 1. As many draws as weights, with
     /// replacement, from seed 0, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(weights: &[f64]) -> WeightedRandomSamplerBuilder {
+    pub fn builder(weights: &[f64]) -> WeightedRandomSamplerBuilder {
         WeightedRandomSamplerBuilder { weights: weights.to_vec(), samples: None, replacement: true, seed: 0 }
     }
 }
@@ -165,7 +164,7 @@ mod tests {
     #[test]
     fn draws_with_replacement_have_the_right_frequencies() {
         let weights = [1.0, 0.0, 2.0, 5.0, 0.5, 1.5];
-        let sampler = WeightedRandomSampler::new(&weights).samples(50_000).seed(3).build().unwrap();
+        let sampler = WeightedRandomSampler::builder(&weights).samples(50_000).seed(3).build().unwrap();
         let mut counts = [0; 6];
         sampler.indices(2).unwrap().into_iter().for_each(|index| counts[index] += 1);
         assert_eq!(counts[1], 0);
@@ -181,7 +180,7 @@ mod tests {
     #[test]
     fn draws_without_replacement_follow_successive_sampling() {
         let weights = [1.0, 2.0, 3.0, 4.0];
-        let sampler = WeightedRandomSampler::new(&weights).samples(2).replacement(false).seed(5).build().unwrap();
+        let sampler = WeightedRandomSampler::builder(&weights).samples(2).replacement(false).seed(5).build().unwrap();
         let epochs = 24_000;
         let mut counts: HashMap<(usize, usize), usize> = HashMap::new();
         for epoch in 0..epochs {
@@ -207,7 +206,12 @@ mod tests {
     fn draws_are_pure_in_seed_and_epoch() {
         for replacement in [true, false] {
             let sampler = |seed| {
-                WeightedRandomSampler::new(&[1.0; 50]).samples(20).replacement(replacement).seed(seed).build().unwrap()
+                WeightedRandomSampler::builder(&[1.0; 50])
+                    .samples(20)
+                    .replacement(replacement)
+                    .seed(seed)
+                    .build()
+                    .unwrap()
             };
             assert_eq!(sampler(1).indices(3).unwrap(), sampler(1).indices(3).unwrap());
             assert_ne!(sampler(1).indices(3).unwrap(), sampler(1).indices(4).unwrap());
@@ -218,13 +222,13 @@ mod tests {
 
     #[test]
     fn bad_weights_are_explained() {
-        let text = |weights: &[f64]| WeightedRandomSampler::new(weights).build().unwrap_err().to_string();
+        let text = |weights: &[f64]| WeightedRandomSampler::builder(weights).build().unwrap_err().to_string();
         assert!(text(&[1.0, -1.0]).contains("finite numbers, 0 or more, got -1 for example 1"));
         assert!(text(&[f64::NAN]).contains("got NaN for example 0"));
         assert!(text(&[f64::INFINITY]).contains("divided by its count"));
         assert!(text(&[0.0, 0.0]).contains("all 0"));
         assert!(text(&[]).contains("one per example"));
-        let few = WeightedRandomSampler::new(&[1.0, 0.0, 1.0]);
+        let few = WeightedRandomSampler::builder(&[1.0, 0.0, 1.0]);
         assert!(few.clone().samples(3).replacement(false).build().unwrap_err().to_string().contains("at most 2"));
         assert!(few.samples(0).build().unwrap_err().to_string().contains("`samples`"));
     }

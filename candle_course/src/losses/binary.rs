@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::losses::kernels::{Pointwise, pointwise, sum_trailing};
+use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
 use crate::losses::validate::{binary_pair, float, probabilities, range, weights};
 use crate::losses::{Loss, Reduction};
 

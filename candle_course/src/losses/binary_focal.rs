@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::kernels::losses::{Pointwise, pointwise};
 use crate::losses::binary::signs;
-use crate::losses::kernels::{Pointwise, pointwise};
 use crate::losses::validate::{binary_pair, number};
 use crate::losses::{Loss, Reduction};
 

@@ -4,13 +4,13 @@
 use candle_core::{Device, Tensor};
 
 use crate::error::Result;
-use crate::losses::Reduction;
-use crate::losses::kernels::{
+use crate::kernels::buffer::written;
+use crate::kernels::losses::{
     Block, Dims, Real, exponentiate, for_blocks, for_float, precomputed, sum_slice, with_elements,
 };
+use crate::kernels::simd::{Element, Kernel, Simd};
+use crate::losses::Reduction;
 use crate::losses::validate::IGNORED;
-use crate::ops::buffer::written;
-use crate::ops::simd::{Element, Kernel, Simd};
 
 /// Cross-entropy of class indices, or, with a positive `gamma`, its focal form.
 pub(crate) struct HardTargets<'a> {

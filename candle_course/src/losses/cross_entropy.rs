@@ -3,8 +3,8 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernels::losses::{Dims, for_float, with_elements};
 use crate::losses::class_rule::{HardTargets, finish};
-use crate::losses::kernels::{Dims, for_float, with_elements};
 use crate::losses::validate::{self, class_targets, float, not_empty, number, probabilities};
 use crate::losses::{Loss, Reduction};
 

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::losses::kernels::sum_trailing;
+use crate::kernels::losses::sum_trailing;
 use crate::losses::validate::{log_probabilities_only, pair, probabilities};
 use crate::losses::{Loss, Reduction};
 

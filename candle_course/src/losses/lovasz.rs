@@ -3,13 +3,13 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::losses::Loss;
-use crate::losses::kernels::{
-    Dims, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements,
+use crate::kernels::losses::{
+    Dims, IGNORED, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements,
 };
+use crate::kernels::parallel;
+use crate::losses::Loss;
 use crate::losses::region::{Classes, Over};
-use crate::losses::validate::{IGNORED, class_targets, float, not_empty, same_device};
-use crate::ops::parallel;
+use crate::losses::validate::{class_targets, float, not_empty, same_device};
 
 /// Lovász-Softmax over the classes present in the batch; see [`LovaszSoftmax`].
 ///

@@ -36,7 +36,6 @@ mod dice;
 #[cfg(test)]
 mod error_tests;
 mod focal;
-mod kernels;
 mod kl;
 mod lovasz;
 mod nll;

@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::kernels::losses::{Dims, for_float};
 use crate::losses::class_rule::{HardTargets, finish};
-use crate::losses::kernels::{Dims, for_float};
 use crate::losses::validate::{self, IGNORED, class_targets, float, log_probabilities_only};
 use crate::losses::{Loss, Reduction};
 

@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::kernels::parallel::same_on_any_number_of_threads;
 use crate::losses::*;
-use crate::ops::parallel::same_on_any_number_of_threads;
 
 #[derive(Deserialize)]
 struct Case {

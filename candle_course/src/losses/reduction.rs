@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::losses::kernels::sum_trailing;
+use crate::kernels::losses::sum_trailing;
 
 /// What becomes of the losses of single elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

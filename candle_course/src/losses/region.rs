@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::losses::kernels::{Dims, Pointwise, Truth, degrees, pointwise, region_sums, softmax};
+use crate::kernels::losses::{Dims, Pointwise, Truth, degrees, pointwise, region_sums, softmax};
 use crate::losses::validate::{class_targets, float, not_empty, number, probabilities, same_device};
 
 /// Over what the overlap of a class is counted.

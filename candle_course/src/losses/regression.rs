@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::losses::kernels::{Pointwise, pointwise, sum_trailing};
+use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
 use crate::losses::validate::{number, pair};
 use crate::losses::{Loss, Reduction};
 

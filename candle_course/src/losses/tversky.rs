@@ -3,8 +3,8 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::kernels::losses::{Pointwise, pointwise};
 use crate::losses::Loss;
-use crate::losses::kernels::{Pointwise, pointwise};
 use crate::losses::region::{Classes, Over, Region, loss_dtype, region_options};
 use crate::losses::validate::number;
 

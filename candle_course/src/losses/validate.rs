@@ -3,8 +3,9 @@
 use candle_core::{DType, Tensor, WithDType};
 
 use crate::error::{Error, Result};
-use crate::losses::kernels::{PIECE, for_float, with_elements};
-use crate::ops::parallel;
+pub(crate) use crate::kernels::losses::IGNORED;
+use crate::kernels::losses::{PIECE, for_float, with_elements};
+use crate::kernels::parallel;
 
 /// `predictions` as f32 or f64: other floats are computed in f32.
 pub(crate) fn float(name: &str, tensor: &Tensor) -> Result<Tensor> {
@@ -145,9 +146,6 @@ pub(crate) fn weights(name: &str, weights: &[f64], classes: Option<usize>) -> Re
         _ => Ok(()),
     }
 }
-
-/// What stands for an ignored position in [`class_targets`].
-pub(crate) const IGNORED: u32 = u32::MAX;
 
 /// Class indices for logits of shape `[N, C, …]`, in row-major order, with [`IGNORED`] where they
 /// equal `ignore_index`.

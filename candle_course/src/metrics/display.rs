@@ -196,7 +196,7 @@ impl RocCurve {
     /// # Ok::<(), candle_course::Error>(())
     /// ```
     pub fn figure(&self, title: &str) -> Result<Figure> {
-        LineChart::new(title)
+        LineChart::builder(title)
             .x_label("false positive rate")
             .y_label("true positive rate")
             .points(&format!("AUC {:.3}", self.area()), &thinned(&self.false_positive_rate, &self.true_positive_rate))
@@ -231,7 +231,7 @@ impl PrecisionRecallCurve {
     /// ```
     pub fn figure(&self, title: &str) -> Result<Figure> {
         let chance = self.precision.first().copied().unwrap_or(0.0);
-        LineChart::new(title)
+        LineChart::builder(title)
             .x_label("recall")
             .y_label("precision")
             .points("model", &thinned(&self.recall, &self.precision))
@@ -275,7 +275,7 @@ impl CalibrationError {
         let column = |value: fn(&crate::metrics::CalibrationBin) -> Option<f64>| -> Vec<f64> {
             bins.iter().map(|bin| value(bin).unwrap_or(0.0)).collect()
         };
-        BarChart::new(title)
+        BarChart::builder(title)
             .x_label("confidence")
             .y_label("share")
             .categories(&names)

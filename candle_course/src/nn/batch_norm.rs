@@ -109,8 +109,7 @@ macro_rules! layer {
         impl $name {
             /// A layer for so many channels, with ε 1e-5, momentum 0.1, weight and bias, unless
             /// told otherwise.
-            #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-            pub fn new(channels: usize) -> BatchNormBuilder<Self> {
+            pub fn builder(channels: usize) -> BatchNormBuilder<Self> {
                 BatchNormBuilder::new(channels)
             }
 
@@ -179,7 +178,7 @@ layer!(
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let norm = BatchNorm2d::new(8).build(&parameters.at("bn1"))?;
+    /// let norm = BatchNorm2d::builder(8).build(&parameters.at("bn1"))?;
     /// let images = Tensor::ones((4, 8, 5, 5), DType::F32, &Device::Cpu)?;
     /// let normalised = norm.forward_t(&images, true)?;
     /// assert_eq!(normalised.max_all()?.to_scalar::<f32>()?, 0.0);
@@ -198,7 +197,7 @@ mod tests {
     #[test]
     fn running_statistics_move_towards_each_batch_in_training_only() {
         let parameters = Parameters::new(0, &Device::Cpu);
-        let norm = BatchNorm1d::new(1).momentum(0.5).build(&parameters.root()).unwrap();
+        let norm = BatchNorm1d::builder(1).momentum(0.5).build(&parameters.root()).unwrap();
         let x = Tensor::new(&[[1f32], [3.], [5.]], &Device::Cpu).unwrap();
         norm.forward_t(&x, false).unwrap();
         assert_eq!(norm.running_mean().to_vec1::<f32>().unwrap(), [0.0]);
@@ -210,6 +209,6 @@ mod tests {
         assert_eq!(y.to_vec2::<f32>().unwrap(), [[0.0]]);
         let text = norm.forward_t(&Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu).unwrap(), true).unwrap_err();
         assert!(text.to_string().contains("shape [N, C] or [N, C, L]"), "{text}");
-        assert!(BatchNorm2d::new(3).momentum(1.5).build(&parameters.at("b")).is_err());
+        assert!(BatchNorm2d::builder(3).momentum(1.5).build(&parameters.at("b")).is_err());
     }
 }

@@ -19,7 +19,7 @@ use crate::ops::{self, Conv2dOptions, ConvTranspose2dOptions};
 /// use candle_course::prelude::*;
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
-/// let conv = Conv2d::new(3, 8, 3).stride(2).padding(1).build(&parameters.at("conv1"))?;
+/// let conv = Conv2d::builder(3, 8, 3).stride(2).padding(1).build(&parameters.at("conv1"))?;
 /// let images = Tensor::ones((4, 3, 32, 32), DType::F32, &Device::Cpu)?;
 /// assert_eq!(conv.forward(&images)?.dims(), [4, 8, 16, 16]);
 /// # Ok::<(), candle_course::Error>(())
@@ -55,8 +55,7 @@ fn check_sizes(sizes: &[(&str, usize)], groups: usize) -> Result<()> {
 
 impl Conv2d {
     /// A convolution with stride 1, no padding and a bias, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> Conv2dBuilder {
+    pub fn builder(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> Conv2dBuilder {
         Conv2dBuilder {
             in_channels,
             out_channels,
@@ -163,7 +162,7 @@ impl Module for Conv2d {
 /// use candle_course::prelude::*;
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
-/// let up = ConvTranspose2d::new(8, 4, 2).stride(2).build(&parameters.at("up"))?;
+/// let up = ConvTranspose2d::builder(8, 4, 2).stride(2).build(&parameters.at("up"))?;
 /// let features = Tensor::ones((1, 8, 16, 16), DType::F32, &Device::Cpu)?;
 /// assert_eq!(up.forward(&features)?.dims(), [1, 4, 32, 32]);
 /// # Ok::<(), candle_course::Error>(())
@@ -187,8 +186,7 @@ pub struct ConvTranspose2dBuilder {
 
 impl ConvTranspose2d {
     /// A transposed convolution with stride 1, no padding and a bias, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> ConvTranspose2dBuilder {
+    pub fn builder(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> ConvTranspose2dBuilder {
         ConvTranspose2dBuilder {
             in_channels,
             out_channels,
@@ -293,11 +291,11 @@ mod tests {
     #[test]
     fn wrong_sizes_are_refused_at_construction() {
         let parameters = Parameters::new(0, &Device::Cpu);
-        let text = Conv2d::new(3, 8, 3).groups(2).build(&parameters.at("a")).unwrap_err().to_string();
+        let text = Conv2d::builder(3, 8, 3).groups(2).build(&parameters.at("a")).unwrap_err().to_string();
         assert_eq!(text, "`groups`: expected a divisor of the 3 in_channels, got 2");
-        assert!(Conv2d::new(3, 8, (3, 0)).build(&parameters.at("a")).is_err());
-        assert!(ConvTranspose2d::new(3, 8, 3).stride(0).build(&parameters.at("a")).is_err());
-        let conv = Conv2d::new(4, 8, (3, 1)).groups(2).no_bias().build(&parameters.at("a")).unwrap();
+        assert!(Conv2d::builder(3, 8, (3, 0)).build(&parameters.at("a")).is_err());
+        assert!(ConvTranspose2d::builder(3, 8, 3).stride(0).build(&parameters.at("a")).is_err());
+        let conv = Conv2d::builder(4, 8, (3, 1)).groups(2).no_bias().build(&parameters.at("a")).unwrap();
         assert_eq!(conv.weight().dims(), [8, 2, 3, 1]);
         assert!(conv.bias().is_none());
         let grey = Tensor::zeros((1, 1, 5, 5), candle_core::DType::F32, &Device::Cpu).unwrap();

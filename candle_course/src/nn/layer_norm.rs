@@ -18,7 +18,7 @@ use crate::ops;
 /// use candle_course::prelude::*;
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
-/// let norm = LayerNorm::new(4).build(&parameters.at("norm"))?;
+/// let norm = LayerNorm::builder(4).build(&parameters.at("norm"))?;
 /// let y = norm.forward(&Tensor::new(&[[1f32, 2., 3., 4.]], &Device::Cpu)?)?;
 /// assert!(y.sum_all()?.to_scalar::<f32>()?.abs() < 1e-6);
 /// # Ok::<(), candle_course::Error>(())
@@ -41,8 +41,7 @@ pub struct LayerNormBuilder {
 impl LayerNorm {
     /// Normalisation over the last dimensions, which have this shape, with ε 1e-5, weight and
     /// bias, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(normalised_shape: impl Into<Shape>) -> LayerNormBuilder {
+    pub fn builder(normalised_shape: impl Into<Shape>) -> LayerNormBuilder {
         LayerNormBuilder { shape: normalised_shape.into().into_dims(), epsilon: 1e-5, affine: true }
     }
 }

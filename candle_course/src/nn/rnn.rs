@@ -166,8 +166,7 @@ macro_rules! recurrent {
 
         impl $layer {
             /// One layer, forwards, unless told otherwise.
-            #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-            pub fn new(input_size: usize, hidden_size: usize, scope: &Scope) -> $builder {
+            pub fn builder(input_size: usize, hidden_size: usize, scope: &Scope) -> $builder {
                 $builder {
                     settings: Settings {
                         input: input_size,
@@ -245,7 +244,7 @@ recurrent! {
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let layer = Rnn::new(3, 8, &parameters.at("rnn")).build()?;
+    /// let layer = Rnn::builder(3, 8, &parameters.at("rnn")).build()?;
     /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
     /// assert_eq!(layer.run(&xs, None, true)?.hidden.dims(), [1, 2, 8]);
     /// # Ok::<(), candle_course::Error>(())
@@ -266,7 +265,7 @@ recurrent! {
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let layer = Lstm::new(3, 8, &parameters.at("lstm")).layers(2).dropout(0.2).build()?;
+    /// let layer = Lstm::builder(3, 8, &parameters.at("lstm")).layers(2).dropout(0.2).build()?;
     /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
     /// assert_eq!(layer.run(&xs, None, true)?.output.dims(), [2, 5, 8]);
     /// # Ok::<(), candle_course::Error>(())
@@ -287,7 +286,7 @@ recurrent! {
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let layer = Gru::new(3, 8, &parameters.at("gru")).bidirectional(true).build()?;
+    /// let layer = Gru::builder(3, 8, &parameters.at("gru")).bidirectional(true).build()?;
     /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
     /// assert_eq!(layer.run(&xs, None, true)?.output.dims(), [2, 5, 16]);
     /// # Ok::<(), candle_course::Error>(())
@@ -359,15 +358,15 @@ mod tests {
             let (layers, both) = if deep { (2, true) } else { (1, false) };
             let run: Box<dyn Fn(&Tensor) -> Result<RecurrentOutput>> = match case.split('_').next() {
                 Some("lstm") => {
-                    let layer = Lstm::new(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
+                    let layer = Lstm::builder(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
                 Some("gru") => {
-                    let layer = Gru::new(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
+                    let layer = Gru::builder(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
                 _ => {
-                    let builder = Rnn::new(3, 4, &scope);
+                    let builder = Rnn::builder(3, 4, &scope);
                     let layer = if case == "rnn_relu" { builder.relu() } else { builder }.build().unwrap();
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
@@ -403,10 +402,10 @@ mod tests {
                 };
             }
             let layer: Stack = match op {
-                "rnn_tanh" => build!(Rnn::new(features, hidden, &scope)),
-                "rnn_relu" => build!(Rnn::new(features, hidden, &scope).relu()),
-                "lstm" => build!(Lstm::new(features, hidden, &scope)),
-                _ => build!(Gru::new(features, hidden, &scope)),
+                "rnn_tanh" => build!(Rnn::builder(features, hidden, &scope)),
+                "rnn_relu" => build!(Rnn::builder(features, hidden, &scope).relu()),
+                "lstm" => build!(Lstm::builder(features, hidden, &scope)),
+                _ => build!(Gru::builder(features, hidden, &scope)),
             };
             let kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"];
             let names: Vec<String> = (0..4 * layers * directions)
@@ -463,7 +462,7 @@ mod tests {
     #[test]
     fn a_sequence_can_be_run_in_two_parts() {
         let parameters = Parameters::with_dtype(5, DType::F64, &Device::Cpu);
-        let layer = Lstm::new(3, 4, &parameters.root()).layers(2).build().unwrap();
+        let layer = Lstm::builder(3, 4, &parameters.root()).layers(2).build().unwrap();
         let xs = reference("lstm")["xs"].clone();
         let whole = layer.run(&xs, None, false).unwrap();
         let first = layer.run(&xs.narrow(1, 0, 2).unwrap(), None, false).unwrap();
@@ -475,15 +474,15 @@ mod tests {
     #[test]
     fn dropout_stands_between_layers_and_only_in_training() {
         let parameters = Parameters::new(5, &Device::Cpu);
-        let layer = Gru::new(3, 4, &parameters.root()).layers(3).dropout(0.5).build().unwrap();
+        let layer = Gru::builder(3, 4, &parameters.root()).layers(3).dropout(0.5).build().unwrap();
         assert_eq!(parameters.generators().len(), 2);
         let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu).unwrap();
         let run = |train| layer.forward_t(&xs, train).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(run(false), run(false));
         assert_ne!(run(true), run(true));
-        assert!(Gru::new(3, 4, &parameters.at("one")).dropout(0.5).build().is_err());
+        assert!(Gru::builder(3, 4, &parameters.at("one")).dropout(0.5).build().is_err());
         for p in [-0.5, 1.0, f64::NAN] {
-            let text = Gru::new(3, 4, &parameters.at("none")).layers(2).dropout(p).build().unwrap_err().to_string();
+            let text = Gru::builder(3, 4, &parameters.at("none")).layers(2).dropout(p).build().unwrap_err().to_string();
             assert!(text.contains("`dropout`: expected a probability in [0, 1)"), "{text}");
         }
         let text = layer.forward_t(&xs.narrow(2, 0, 2).unwrap(), true).unwrap_err().to_string();

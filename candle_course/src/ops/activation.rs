@@ -2,11 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::kernels::activation::{self, Curve, Gelu, Silu};
 use super::support::{
     Reading, check_input, dtype_of, incoming, on_cpu, output, relu_composed, slice, tensor, with_element,
 };
 use crate::error::Result;
+use crate::kernels::activation::{self, Curve, Gelu, Silu};
 
 struct Relu;
 

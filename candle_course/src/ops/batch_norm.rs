@@ -2,13 +2,13 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, DType, Layout, Shape, Tensor};
 
-use super::kernels::norm::{self, Statistics};
-use super::kernels::simd::Element;
 use super::support::{
     Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, relu_composed, slice,
     tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::norm::{self, Statistics};
+use crate::kernels::simd::Element;
 
 /// What [`batch_norm`] found in a batch, per channel.
 #[derive(Debug, Clone)]

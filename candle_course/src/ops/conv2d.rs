@@ -2,12 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
-use super::kernels::{self, conv::Geometry, simd::Element};
 use super::support::{
     Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, image_sizes, incoming, on_cpu, output,
     relu_composed, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::{self, conv::Geometry, simd::Element};
 
 /// How [`conv2d`] moves its window. Pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

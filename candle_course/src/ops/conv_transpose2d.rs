@@ -3,12 +3,12 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::conv2d::{check_options, checked, spread, too_large};
-use super::kernels::{self, conv::Geometry, simd::Element};
 use super::support::{
     Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, image_sizes, incoming, on_cpu, output,
     slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::{self, conv::Geometry, simd::Element};
 
 /// How [`conv_transpose2d`] spreads its windows. Pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

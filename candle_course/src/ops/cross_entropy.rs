@@ -2,11 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
 
-use super::kernels::{simd::Element, softmax};
 use super::support::{
     Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::{simd::Element, softmax};
 
 /// Options of [`softmax_cross_entropy`].
 #[derive(Debug, Clone, Default)]

@@ -2,9 +2,9 @@
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
 
-use super::kernels::dropout;
 use super::support::{Reading, check_input, dtype_of, incoming, on_cpu, output, slice, tensor, with_element};
 use crate::error::{Error, Result};
+use crate::kernels::dropout;
 
 struct Dropout {
     p: f64,

@@ -2,12 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor};
 
-use super::kernels::layer_norm as kernel;
-use super::kernels::simd::Element;
 use super::support::{
     Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::layer_norm as kernel;
+use crate::kernels::simd::Element;
 
 struct LayerNorm {
     size: usize,

@@ -2,14 +2,14 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
-use super::kernels::gemm::{Matrix, gemm};
-use super::kernels::simd::Element;
-use super::kernels::{activation, buffer::written, reduce};
 use super::support::{
     Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, incoming, on_cpu, output,
     relu_composed, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::gemm::{Matrix, gemm};
+use crate::kernels::simd::Element;
+use crate::kernels::{activation, buffer::written, reduce};
 
 struct Linear {
     rows: usize,

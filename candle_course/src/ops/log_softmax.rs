@@ -3,9 +3,9 @@
 use candle_core::shape::Dim;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::kernels::softmax;
 use super::support::{Reading, check_input, dtype_of, incoming, on_cpu, output, slice, tensor, with_element};
 use crate::error::Result;
+use crate::kernels::softmax;
 
 /// Along the last dimension.
 struct LogSoftmax;

@@ -22,7 +22,6 @@ mod conv2d;
 mod conv_transpose2d;
 mod cross_entropy;
 mod dropout;
-mod kernels;
 mod layer_norm;
 mod linear;
 mod log_softmax;
@@ -35,14 +34,14 @@ mod property_tests;
 #[cfg(test)]
 pub(crate) mod reference_tests;
 
+pub use crate::kernels::simd::{SimdLevel, simd_level};
 pub use activation::{gelu, relu, silu};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};
 pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use cross_entropy::{CrossEntropyOptions, softmax_cross_entropy};
 pub use dropout::dropout;
-pub use kernels::simd::{SimdLevel, simd_level};
-pub(crate) use kernels::{buffer, parallel, real, simd};
+
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use log_softmax::log_softmax;

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
-use super::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
 use super::support::{
     Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
 
 /// The windows of [`max_pool2d`] and [`avg_pool2d`]. Pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

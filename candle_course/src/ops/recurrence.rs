@@ -4,12 +4,12 @@ use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
 
-pub(crate) use super::kernels::recurrence::Cell;
-use super::kernels::recurrence::{Gradients, Recurrence};
 use super::support::{
     Reading, check_input, dtype_of, incoming, on_cpu, output, relu_composed, slice, tensor, with_element,
 };
 use crate::error::Result;
+pub(crate) use crate::kernels::recurrence::Cell;
+use crate::kernels::recurrence::{Gradients, Recurrence};
 
 struct Op {
     sizes: Recurrence,

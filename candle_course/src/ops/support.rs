@@ -3,8 +3,8 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 
-use super::kernels::simd::{Element, simd_level};
 use crate::error::{Error, Result};
+use crate::kernels::simd::{Element, simd_level};
 
 /// Runs the block with `$t` being the element type of `$dtype`, which was checked to be a float
 /// that kernels know.

@@ -2,11 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::kernels::upsample::{self, Tap};
 use super::support::{
     Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
+use crate::kernels::upsample::{self, Tap};
 
 struct Resize {
     name: &'static str,

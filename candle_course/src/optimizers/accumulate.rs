@@ -7,10 +7,10 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::clip::{Change, apply, separate};
 use crate::optimizers::engine::collect;
-use crate::optimizers::kernels::{self, Kernel, Real, Slots};
 
 /// Sums the gradients of several batches, to step once with the gradient of their union.
 ///
@@ -26,7 +26,7 @@ use crate::optimizers::kernels::{self, Kernel, Real, Slots};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(1, 1, &parameters.at("fc"))?;
-/// let mut optimizer = Sgd::new(&parameters).build()?;
+/// let mut optimizer = Sgd::builder(&parameters).build()?;
 /// let mut accumulator = GradientAccumulator::new(&parameters, 4)?;
 /// let batches = [8, 8, 8, 8, 8, 3]; // the last group has 2 batches and 11 examples
 /// let mut steps = 0;

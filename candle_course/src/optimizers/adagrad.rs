@@ -4,11 +4,11 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
+use crate::kernels::updates::{Kernel, Real};
 use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, not_negative};
-use crate::optimizers::kernels::{Kernel, Real};
 
 /// Adagrad, as `torch.optim.Adagrad`.
 ///
@@ -23,7 +23,7 @@ use crate::optimizers::kernels::{Kernel, Real};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(2, 1, &parameters.at("fc"))?;
-/// let mut optimizer = Adagrad::new(&parameters).initial_accumulator(0.1).build()?;
+/// let mut optimizer = Adagrad::builder(&parameters).initial_accumulator(0.1).build()?;
 /// let loss = layer.forward(&Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
 /// optimizer.step(&loss.backward()?, 1e-2)?;
 /// # Ok::<(), candle_course::Error>(())
@@ -46,8 +46,7 @@ pub struct AdagradBuilder {
 
 impl Adagrad {
     /// PyTorch's defaults on `parameters`, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(parameters: &Parameters) -> AdagradBuilder {
+    pub fn builder(parameters: &Parameters) -> AdagradBuilder {
         AdagradBuilder {
             parameters: parameters.clone(),
             options: Options::new(0.0),

@@ -4,11 +4,11 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
+use crate::kernels::updates::{Kernel, Real};
 use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
-use crate::optimizers::kernels::{Kernel, Real};
 
 macro_rules! adam_family {
     ($(#[$docs:meta])* $optimizer:ident, $builder:ident, $decoupled:literal, $weight_decay:literal) => {
@@ -31,8 +31,7 @@ macro_rules! adam_family {
 
         impl $optimizer {
             /// PyTorch's defaults on `parameters`, unless told otherwise.
-            #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-            pub fn new(parameters: &Parameters) -> $builder {
+            pub fn builder(parameters: &Parameters) -> $builder {
                 $builder {
                     parameters: parameters.clone(),
                     options: Options::new($weight_decay),
@@ -131,7 +130,7 @@ adam_family! {
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
     /// let layer = Linear::new(2, 1, &parameters.at("fc"))?;
-    /// let mut optimizer = Adam::new(&parameters).beta2(0.99).build()?;
+    /// let mut optimizer = Adam::builder(&parameters).beta2(0.99).build()?;
     /// let loss = layer.forward(&Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
     /// optimizer.step(&loss.backward()?, 1e-3)?;
     /// # Ok::<(), candle_course::Error>(())
@@ -153,7 +152,7 @@ adam_family! {
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
     /// let layer = Linear::new(2, 1, &parameters.at("fc"))?;
-    /// let mut optimizer = AdamW::new(&parameters).weight_decay(0.05).no_decay_for_biases_and_norms().build()?;
+    /// let mut optimizer = AdamW::builder(&parameters).weight_decay(0.05).no_decay_for_biases_and_norms().build()?;
     /// let loss = layer.forward(&Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
     /// optimizer.step(&loss.backward()?, 1e-3)?;
     /// # Ok::<(), candle_course::Error>(())

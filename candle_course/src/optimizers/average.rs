@@ -6,9 +6,9 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::groups::fraction;
-use crate::optimizers::kernels::{self, Kernel, Real, Slots};
 
 /// A running average of a model's parameters, which often generalises better than the last ones;
 /// as `torch.optim.swa_utils.AveragedModel`.

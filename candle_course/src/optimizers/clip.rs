@@ -4,9 +4,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, Var};
 
 use crate::error::{Error, Result};
+use crate::kernels::updates::{Real, contiguous_range, map_chunks, sum_chunks};
 use crate::nn::Parameters;
 use crate::optimizers::engine::collect;
-use crate::optimizers::kernels::{Real, contiguous_range, map_chunks, sum_chunks};
 
 /// Scales all gradients so that their global norm is at most `max_norm`, as
 /// `torch.nn.utils.clip_grad_norm_`. Returns the norm before.

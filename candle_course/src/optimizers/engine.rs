@@ -6,9 +6,9 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 use crate::error::{Error, Result};
+use crate::kernels::updates::{self as kernels, Kernel, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::groups::{NonFinite, Options};
-use crate::optimizers::kernels::{self, Kernel, Slots};
 
 /// The numbers of one step for one parameter.
 #[derive(Debug, Clone, Copy)]

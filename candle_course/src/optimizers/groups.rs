@@ -17,7 +17,7 @@ use crate::nn::Parameters;
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let backbone = Linear::new(4, 8, &parameters.at("backbone"))?;
 /// let head = Linear::new(8, 2, &parameters.at("head"))?;
-/// let optimizer = AdamW::new(&parameters)
+/// let optimizer = AdamW::builder(&parameters)
 ///     .group(ParameterGroup::prefix("backbone").learning_rate_factor(0.1))
 ///     .no_decay_for_biases_and_norms()
 ///     .build()?;

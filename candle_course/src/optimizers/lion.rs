@@ -4,11 +4,11 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::error::Result;
+use crate::kernels::updates::{Kernel, Real};
 use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
-use crate::optimizers::kernels::{Kernel, Real};
 
 /// Lion (evolved sign momentum): every number moves by exactly η, so it wants a learning rate 3 to
 /// 10 times smaller, and a weight decay as much larger, than AdamW.
@@ -23,7 +23,7 @@ use crate::optimizers::kernels::{Kernel, Real};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(2, 1, &parameters.at("fc"))?;
-/// let mut optimizer = Lion::new(&parameters).weight_decay(0.1).build()?;
+/// let mut optimizer = Lion::builder(&parameters).weight_decay(0.1).build()?;
 /// let loss = layer.forward(&Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
 /// optimizer.step(&loss.backward()?, 1e-4)?;
 /// # Ok::<(), candle_course::Error>(())
@@ -43,8 +43,7 @@ pub struct LionBuilder {
 
 impl Lion {
     /// The paper's defaults on `parameters`, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(parameters: &Parameters) -> LionBuilder {
+    pub fn builder(parameters: &Parameters) -> LionBuilder {
         LionBuilder { parameters: parameters.clone(), options: Options::new(0.0), betas: (0.9, 0.99) }
     }
 }

@@ -25,7 +25,6 @@ mod average;
 mod clip;
 mod engine;
 mod groups;
-mod kernels;
 mod lion;
 mod penalty;
 mod rms_prop;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
+use crate::kernels::parallel::same_on_any_number_of_threads;
 use crate::nn::{Init, Parameters};
-use crate::ops::parallel::same_on_any_number_of_threads;
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -62,42 +62,42 @@ macro_rules! build {
 
 fn configurations() -> Vec<(&'static str, f64, Build)> {
     vec![
-        ("sgd", 0.05, build!(Sgd::new)),
-        ("sgd_decay", 0.05, build!(|p| Sgd::new(p).weight_decay(0.1))),
-        ("sgd_momentum", 0.02, build!(|p| Sgd::new(p).momentum(0.9))),
-        ("sgd_dampening", 0.02, build!(|p| Sgd::new(p).momentum(0.8).dampening(0.3).weight_decay(0.01))),
-        ("sgd_nesterov", 0.02, build!(|p| Sgd::new(p).momentum(0.9).nesterov(true).weight_decay(0.01))),
-        ("adam", 0.01, build!(Adam::new)),
-        ("adam_decay", 0.01, build!(|p| Adam::new(p).weight_decay(0.05).beta1(0.8).beta2(0.95).epsilon(1e-6))),
-        ("adam_amsgrad", 0.01, build!(|p| Adam::new(p).amsgrad(true))),
-        ("adamw", 0.01, build!(AdamW::new)),
-        ("adamw_amsgrad", 0.01, build!(|p| AdamW::new(p).amsgrad(true).weight_decay(0.1))),
+        ("sgd", 0.05, build!(Sgd::builder)),
+        ("sgd_decay", 0.05, build!(|p| Sgd::builder(p).weight_decay(0.1))),
+        ("sgd_momentum", 0.02, build!(|p| Sgd::builder(p).momentum(0.9))),
+        ("sgd_dampening", 0.02, build!(|p| Sgd::builder(p).momentum(0.8).dampening(0.3).weight_decay(0.01))),
+        ("sgd_nesterov", 0.02, build!(|p| Sgd::builder(p).momentum(0.9).nesterov(true).weight_decay(0.01))),
+        ("adam", 0.01, build!(Adam::builder)),
+        ("adam_decay", 0.01, build!(|p| Adam::builder(p).weight_decay(0.05).beta1(0.8).beta2(0.95).epsilon(1e-6))),
+        ("adam_amsgrad", 0.01, build!(|p| Adam::builder(p).amsgrad(true))),
+        ("adamw", 0.01, build!(AdamW::builder)),
+        ("adamw_amsgrad", 0.01, build!(|p| AdamW::builder(p).amsgrad(true).weight_decay(0.1))),
         (
             "adamw_groups",
             0.01,
             build!(|p: &Parameters| {
-                let builder = AdamW::new(p).weight_decay(0.1).no_decay_for_biases_and_norms();
+                let builder = AdamW::builder(p).weight_decay(0.1).no_decay_for_biases_and_norms();
                 match p.get("fc1.weight") {
                     Some(_) => builder.group(ParameterGroup::prefix("fc1").learning_rate_factor(0.1)),
                     None => builder,
                 }
             }),
         ),
-        ("rms_prop", 0.005, build!(RmsProp::new)),
+        ("rms_prop", 0.005, build!(RmsProp::builder)),
         (
             "rms_prop_momentum",
             0.001,
-            build!(|p| RmsProp::new(p).momentum(0.7).alpha(0.95).weight_decay(0.01).epsilon(0.03)),
+            build!(|p| RmsProp::builder(p).momentum(0.7).alpha(0.95).weight_decay(0.01).epsilon(0.03)),
         ),
-        ("rms_prop_centered", 0.005, build!(|p| RmsProp::new(p).centered(true).epsilon(1e-3))),
-        ("rms_prop_all", 0.001, build!(|p| RmsProp::new(p).centered(true).momentum(0.5).epsilon(1e-3))),
-        ("adagrad", 0.1, build!(Adagrad::new)),
+        ("rms_prop_centered", 0.005, build!(|p| RmsProp::builder(p).centered(true).epsilon(1e-3))),
+        ("rms_prop_all", 0.001, build!(|p| RmsProp::builder(p).centered(true).momentum(0.5).epsilon(1e-3))),
+        ("adagrad", 0.1, build!(Adagrad::builder)),
         (
             "adagrad_decay",
             0.1,
-            build!(|p| Adagrad::new(p).learning_rate_decay(0.01).weight_decay(0.01).initial_accumulator(0.2)),
+            build!(|p| Adagrad::builder(p).learning_rate_decay(0.01).weight_decay(0.01).initial_accumulator(0.2)),
         ),
-        ("lion", 0.001, build!(|p| Lion::new(p).weight_decay(0.1))),
+        ("lion", 0.001, build!(|p| Lion::builder(p).weight_decay(0.1))),
     ]
 }
 
@@ -204,13 +204,13 @@ fn a_resumed_optimizer_continues_bit_for_bit() {
 fn state_of_another_optimizer_is_refused_by_name() {
     let initial = below(&reference(), "mlp/initial/", DType::F32);
     let parameters = parameters(&initial, DType::F32);
-    let mut adam = Adam::new(&parameters).build().unwrap();
+    let mut adam = Adam::builder(&parameters).build().unwrap();
     let gradients = (parameters.get("fc1.bias").unwrap().sum_all().unwrap()).backward().unwrap();
     let text = adam.step(&gradients, 0.1).unwrap_err().to_string();
     assert!(text.contains("`fc1.weight`, `fc2.bias`, `fc2.weight` received no gradient"), "{text}");
     let constants = below(&reference(), "mlp/constant/", DType::F32);
     adam.step(&loss("mlp", &parameters, &constants).unwrap().backward().unwrap(), 0.1).unwrap();
-    let mut sgd = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+    let mut sgd = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
     let text = sgd.load_tensors(&adam.tensors().unwrap()).unwrap_err().to_string();
     assert!(text.contains("`fc1.bias.momentum_buffer` is missing"), "{text}");
     assert!(text.contains("`fc1.bias.exp_avg` is not of this optimizer"), "{text}");
@@ -225,7 +225,7 @@ fn non_finite_gradients_are_reported_skipped_or_ignored() {
     let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
     let steps = |policy: NonFinite| {
         let parameters = parameters(&initial, DType::F32);
-        let mut optimizer = Sgd::new(&parameters).non_finite(policy).build().unwrap();
+        let mut optimizer = Sgd::builder(&parameters).non_finite(policy).build().unwrap();
         let bad = (parameters.get("w").unwrap().as_tensor() * f64::INFINITY).unwrap().sum_all().unwrap();
         let result = optimizer.step(&bad.backward().unwrap(), 0.1);
         let weights = parameters.get("w").unwrap().to_vec1::<f32>().unwrap();
@@ -246,10 +246,10 @@ fn non_finite_gradients_are_reported_skipped_or_ignored() {
 #[test]
 fn momentum_may_be_zero_for_a_while() {
     let builds: [Build; 4] = [
-        build!(|p| Sgd::new(p).momentum(0.9)),
-        build!(|p| Sgd::new(p).momentum(0.9).nesterov(true)),
-        build!(|p| RmsProp::new(p).momentum(0.9)),
-        build!(|p| RmsProp::new(p).momentum(0.9).centered(true).epsilon(1e-3)),
+        build!(|p| Sgd::builder(p).momentum(0.9)),
+        build!(|p| Sgd::builder(p).momentum(0.9).nesterov(true)),
+        build!(|p| RmsProp::builder(p).momentum(0.9)),
+        build!(|p| RmsProp::builder(p).momentum(0.9).centered(true).epsilon(1e-3)),
     ];
     let initial = Tensors::from([("w".into(), Tensor::new(&[1f64, -2.0, 3.0], &Device::Cpu).unwrap())]);
     for (i, build) in builds.into_iter().enumerate() {
@@ -271,9 +271,9 @@ fn momentum_may_be_zero_for_a_while() {
         assert_ne!(run(false, momenta), run(false, [0.9, 0.1, 0.5, 0.9]));
     }
     let parameters = parameters(&initial, DType::F64);
-    let text = Sgd::new(&parameters).build().unwrap().set_momentum(0.5).unwrap_err().to_string();
+    let text = Sgd::builder(&parameters).build().unwrap().set_momentum(0.5).unwrap_err().to_string();
     assert!(text.contains("expected an Sgd built with momentum"), "{text}");
-    assert!(RmsProp::new(&parameters).build().unwrap().set_momentum(0.5).is_err());
+    assert!(RmsProp::builder(&parameters).build().unwrap().set_momentum(0.5).is_err());
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
         let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
         let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap())]);
         let parameters = parameters(&initial, DType::F32);
-        let mut optimizer = AdamW::new(&parameters).build().unwrap();
+        let mut optimizer = AdamW::builder(&parameters).build().unwrap();
         for _ in 0..3 {
             let w = parameters.get("w").unwrap();
             optimizer.step(&w.sqr().unwrap().sum_all().unwrap().backward().unwrap(), 0.01).unwrap();
@@ -298,14 +298,14 @@ fn half_precision_parameters_keep_their_state_in_f32() {
     for dtype in [DType::F16, DType::BF16] {
         let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, -2.0, 3.0], &Device::Cpu).unwrap())]);
         let half = parameters(&initial, dtype);
-        let mut optimizer = AdamW::new(&half).build().unwrap();
+        let mut optimizer = AdamW::builder(&half).build().unwrap();
         for _ in 0..20 {
             let loss = half.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
             optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();
         }
         assert_eq!(optimizer.tensors().unwrap()["w.exp_avg"].dtype(), DType::F32);
         let full = parameters(&initial, DType::F32);
-        let mut optimizer = AdamW::new(&full).build().unwrap();
+        let mut optimizer = AdamW::builder(&full).build().unwrap();
         for _ in 0..20 {
             let loss = full.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
             optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();

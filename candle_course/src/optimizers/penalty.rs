@@ -78,7 +78,7 @@ mod tests {
             let parameters = Parameters::with_dtype(4, DType::F64, &Device::Cpu);
             let layer = Linear::new(3, 2, &parameters.root()).unwrap();
             let mut optimizer =
-                Sgd::new(&parameters).weight_decay(decay).no_decay_for_biases_and_norms().build().unwrap();
+                Sgd::builder(&parameters).weight_decay(decay).no_decay_for_biases_and_norms().build().unwrap();
             let xs = Tensor::new(&[[1f64, -2.0, 0.5]], &Device::Cpu).unwrap();
             for _ in 0..10 {
                 let loss = layer.forward(&xs).unwrap().sqr().unwrap().mean_all().unwrap();

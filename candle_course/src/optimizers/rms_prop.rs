@@ -4,11 +4,11 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
+use crate::kernels::updates::{Kernel, Real};
 use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
-use crate::optimizers::kernels::{Kernel, Real};
 
 /// RMSprop, as `torch.optim.RMSprop`.
 ///
@@ -25,7 +25,7 @@ use crate::optimizers::kernels::{Kernel, Real};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(2, 1, &parameters.at("fc"))?;
-/// let mut optimizer = RmsProp::new(&parameters).alpha(0.95).momentum(0.9).build()?;
+/// let mut optimizer = RmsProp::builder(&parameters).alpha(0.95).momentum(0.9).build()?;
 /// let loss = layer.forward(&Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
 /// optimizer.step(&loss.backward()?, 1e-3)?;
 /// # Ok::<(), candle_course::Error>(())
@@ -51,8 +51,7 @@ pub struct RmsPropBuilder {
 
 impl RmsProp {
     /// PyTorch's defaults on `parameters`, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(parameters: &Parameters) -> RmsPropBuilder {
+    pub fn builder(parameters: &Parameters) -> RmsPropBuilder {
         RmsPropBuilder {
             parameters: parameters.clone(),
             options: Options::new(0.0),

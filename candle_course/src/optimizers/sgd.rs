@@ -4,11 +4,11 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::error::{Error, Result};
+use crate::kernels::updates::{Kernel, Real};
 use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
-use crate::optimizers::kernels::{Kernel, Real};
 
 /// Stochastic gradient descent, as `torch.optim.SGD`.
 ///
@@ -24,7 +24,7 @@ use crate::optimizers::kernels::{Kernel, Real};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(1, 1, &parameters.at("fc"))?;
-/// let mut optimizer = Sgd::new(&parameters).momentum(0.9).nesterov(true).weight_decay(1e-4).build()?;
+/// let mut optimizer = Sgd::builder(&parameters).momentum(0.9).nesterov(true).weight_decay(1e-4).build()?;
 /// let x = Tensor::new(&[[1f32], [2.0]], &Device::Cpu)?;
 /// for _ in 0..100 {
 ///     let loss = (layer.forward(&x)? - (&x * 3.0)?)?.sqr()?.mean_all()?;
@@ -53,8 +53,7 @@ pub struct SgdBuilder {
 
 impl Sgd {
     /// Plain descent on `parameters`, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(parameters: &Parameters) -> SgdBuilder {
+    pub fn builder(parameters: &Parameters) -> SgdBuilder {
         SgdBuilder {
             parameters: parameters.clone(),
             options: Options::new(0.0),

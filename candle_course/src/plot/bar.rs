@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// ```
 /// use candle_course::plot::BarChart;
 ///
-/// let figure = BarChart::new("Recall per class")
+/// let figure = BarChart::builder("Recall per class")
 ///     .y_label("recall")
 ///     .categories(&["cat", "dog", "ship"])
 ///     .bars("no balancing", &[0.31, 0.78, 0.85])
@@ -40,7 +40,7 @@ pub struct BarChart {
 
 impl BarChart {
     /// An empty chart with a title (may be empty).
-    pub fn new(title: &str) -> Self {
+    pub fn builder(title: &str) -> Self {
         Self {
             title: title.into(),
             label: String::new(),
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn bars_have_the_height_of_their_values() {
         let figure =
-            BarChart::new("").categories(&["a", "b"]).bars("", &[10.0, 5.0]).y_range(0.0, 10.0).build().unwrap();
+            BarChart::builder("").categories(&["a", "b"]).bars("", &[10.0, 5.0]).y_range(0.0, 10.0).build().unwrap();
         let heights: Vec<f64> = figure
             .svg()
             .split("<rect ")
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn stacked_bars_begin_where_the_last_ended() {
-        let chart = BarChart::new("").categories(&["a"]).bars("x", &[3.0]).bars("y", &[4.0]).stacked();
+        let chart = BarChart::builder("").categories(&["a"]).bars("x", &[3.0]).bars("y", &[4.0]).stacked();
         assert_eq!((chart.span(0, 0), chart.span(1, 0)), ((0.0, 3.0), (3.0, 7.0)));
         assert!(chart.values_range().1 >= 7.0);
     }
@@ -302,12 +302,12 @@ mod tests {
     #[test]
     fn errors_say_what_is_wrong() {
         let message = |chart: BarChart| chart.build().unwrap_err().to_string();
-        assert!(message(BarChart::new("").categories(&["a"])).contains("did you forget `.bars"));
+        assert!(message(BarChart::builder("").categories(&["a"])).contains("did you forget `.bars"));
         assert!(
-            message(BarChart::new("").categories(&["a", "b"]).bars("x", &[1.0]))
+            message(BarChart::builder("").categories(&["a", "b"]).bars("x", &[1.0]))
                 .contains("each of the 2 categories, got 1")
         );
-        assert!(message(BarChart::new("").categories(&["a"]).bars("x", &[f64::NAN])).contains("undefined"));
-        assert!(message(BarChart::new("").categories(&["a"]).bars("x", &[-1.0]).stacked()).contains("stacked"));
+        assert!(message(BarChart::builder("").categories(&["a"]).bars("x", &[f64::NAN])).contains("undefined"));
+        assert!(message(BarChart::builder("").categories(&["a"]).bars("x", &[-1.0]).stacked()).contains("stacked"));
     }
 }

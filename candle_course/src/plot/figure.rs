@@ -33,7 +33,7 @@ pub(super) trait Chart: Send + Sync {
 /// ```
 /// use candle_course::plot::BarChart;
 ///
-/// let figure = BarChart::new("Examples per class").categories(&["cat", "dog"]).bars("train", &[90.0, 10.0]).build()?;
+/// let figure = BarChart::builder("Examples per class").categories(&["cat", "dog"]).bars("train", &[90.0, 10.0]).build()?;
 /// assert!(figure.svg().contains("Examples per class"));
 /// assert_eq!(&figure.png()?[1..4], b"PNG");
 /// # Ok::<(), candle_course::Error>(())
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn figure() -> Figure {
-        LineChart::new("Loss <train> & \"test\"").line("a", &[3.0, 2.0, 1.0]).build().unwrap()
+        LineChart::builder("Loss <train> & \"test\"").line("a", &[3.0, 2.0, 1.0]).build().unwrap()
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct HeatMap {
 
 impl HeatMap {
     /// A matrix given by its rows, with a title (may be empty).
-    pub fn new(title: &str, values: &[Vec<f64>]) -> Self {
+    pub fn builder(title: &str, values: &[Vec<f64>]) -> Self {
         Self {
             title: title.into(),
             x_label: String::new(),
@@ -65,7 +65,7 @@ impl HeatMap {
             let total = row.iter().sum::<u64>().max(1) as f64;
             row.iter().map(|&count| count as f64 / total).collect()
         };
-        let mut map = Self::new(title, &counts.iter().map(share).collect::<Vec<_>>())
+        let mut map = Self::builder(title, &counts.iter().map(share).collect::<Vec<_>>())
             .row_labels(classes)
             .column_labels(classes)
             .x_label("predicted")
@@ -335,10 +335,10 @@ mod tests {
     #[test]
     fn errors_say_what_is_wrong() {
         let message = |map: HeatMap| map.build().unwrap_err().to_string();
-        assert!(message(HeatMap::new("", &[])).contains("empty matrix"));
-        assert!(message(HeatMap::new("", &[vec![1.0], vec![]])).contains("0 in row 1"));
+        assert!(message(HeatMap::builder("", &[])).contains("empty matrix"));
+        assert!(message(HeatMap::builder("", &[vec![1.0], vec![]])).contains("0 in row 1"));
         assert!(
-            message(HeatMap::new("", &[vec![1.0]]).row_labels(&["a", "b"]))
+            message(HeatMap::builder("", &[vec![1.0]]).row_labels(&["a", "b"]))
                 .contains("`row_labels`: expected 1 names, got 2")
         );
     }

@@ -16,7 +16,7 @@ use candle_core::{DType, Tensor};
 /// use candle_course::plot::Histogram;
 ///
 /// let weights: Vec<f64> = (0..500).map(|i| (f64::from(i) * 0.37).sin()).collect();
-/// let figure = Histogram::new("Weights").x_label("value").values("fc1", &weights).bins(30).build()?;
+/// let figure = Histogram::builder("Weights").x_label("value").values("fc1", &weights).bins(30).build()?;
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// An empty chart with a title (may be empty).
-    pub fn new(title: &str) -> Self {
+    pub fn builder(title: &str) -> Self {
         Self {
             title: title.into(),
             x_label: String::new(),
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn counts_are_right_and_edges_belong_somewhere() {
-        let chart = Histogram::new("").bins(4).values("", &[0.0, 0.9, 1.0, 2.5, 3.9, 4.0]);
+        let chart = Histogram::builder("").bins(4).values("", &[0.0, 0.9, 1.0, 2.5, 3.9, 4.0]);
         assert_eq!(chart.edges(), (0.0, 4.0));
         assert_eq!(chart.heights(&chart.sets[0].1, (0.0, 4.0)), [2.0, 1.0, 1.0, 2.0]);
     }
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn density_has_area_one() {
         let values: Vec<f64> = (0..1000).map(|i| f64::from(i * i % 97)).collect();
-        let chart = Histogram::new("").density().values("", &values);
+        let chart = Histogram::builder("").density().values("", &values);
         let edges = chart.edges();
         let area: f64 = chart.heights(&values, edges).iter().sum::<f64>() * (edges.1 - edges.0) / 40.0;
         assert!((area - 1.0).abs() < 1e-12);
@@ -234,15 +234,15 @@ mod tests {
     fn errors_say_what_is_wrong() {
         let message = |chart: Histogram| chart.build().unwrap_err().to_string();
         assert!(
-            message(Histogram::new("").values("w", &[1.0, f64::NAN]))
+            message(Histogram::builder("").values("w", &[1.0, f64::NAN]))
                 .contains("`w`: expected finite values, got 1 NaN")
         );
-        assert!(message(Histogram::new("").values("w", &[1.0]).bins(0)).contains("`bins`"));
-        assert!(message(Histogram::new("")).contains("did you forget"));
+        assert!(message(Histogram::builder("").values("w", &[1.0]).bins(0)).contains("`bins`"));
+        assert!(message(Histogram::builder("")).contains("did you forget"));
     }
 
     #[test]
     fn one_value_many_times_is_drawn() {
-        Histogram::new("").values("w", &[0.0; 10]).log_y().build().unwrap();
+        Histogram::builder("").values("w", &[0.0; 10]).log_y().build().unwrap();
     }
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// use candle_course::prelude::*;
 ///
 /// let digits = Tensor::zeros((4, 1, 28, 28), DType::F32, &Device::Cpu)?;
-/// let figure = ImageGrid::new("Predictions", &digits)
+/// let figure = ImageGrid::builder("Predictions", &digits)
 ///     .captions(&["7", "2", "1 (is 7)", "0"])
 ///     .correct(&[true, true, false, true])
 ///     .build()?;
@@ -55,7 +55,7 @@ enum Values {
 
 impl ImageGrid {
     /// Images with a title (may be empty).
-    pub fn new(title: &str, images: &Tensor) -> Self {
+    pub fn builder(title: &str, images: &Tensor) -> Self {
         Self {
             title: title.into(),
             images: images.clone(),
@@ -72,7 +72,7 @@ impl ImageGrid {
     pub fn class_maps<S: AsRef<str>>(title: &str, maps: &Tensor, classes: &[S]) -> Self {
         let named = |(index, name): (usize, &S)| (name.as_ref().to_string(), class_color(index));
         let classes = classes.iter().enumerate().map(named).collect();
-        Self { values: Values::Classes(classes), ..Self::new(title, maps) }
+        Self { values: Values::Classes(classes), ..Self::builder(title, maps) }
     }
 
     /// Colours of one's own for the classes of [`ImageGrid::class_maps`], red, green and blue in 0 to
@@ -264,7 +264,7 @@ pub(crate) fn encode_image(image: &Tensor) -> Result<(usize, usize, i32, Vec<u8>
             return Err(Error::argument("image", "`[C, H, W]` or `[H, W]`", got));
         }
     };
-    let mut tiles = ImageGrid::new("", &image.unsqueeze(0)?).tiles()?;
+    let mut tiles = ImageGrid::builder("", &image.unsqueeze(0)?).tiles()?;
     Ok((tiles.width, tiles.height, channels, tiles.files.remove(0)))
 }
 
@@ -394,7 +394,7 @@ mod tests {
             .chain([9; 6])
             .collect();
         let image = Tensor::from_vec(values, (1, 3, 2, 3), &Device::Cpu).unwrap();
-        let tile = first_tile(&ImageGrid::new("", &image).build().unwrap());
+        let tile = first_tile(&ImageGrid::builder("", &image).build().unwrap());
         assert_eq!(tile.dimensions(), (3, 2));
         assert_eq!(tile.get_pixel(2, 0).0, [200, 0, 9]);
         assert_eq!(tile.get_pixel(1, 1).0, [100, 50, 9]);
@@ -404,7 +404,7 @@ mod tests {
     fn a_normalisation_is_undone() {
         let image =
             Tensor::from_vec(vec![(1.0f32 - 0.25) / 0.5, (0.0 - 0.25) / 0.5], (1, 1, 1, 2), &Device::Cpu).unwrap();
-        let tile = first_tile(&ImageGrid::new("", &image).normalized(&[0.25], &[0.5]).build().unwrap());
+        let tile = first_tile(&ImageGrid::builder("", &image).normalized(&[0.25], &[0.5]).build().unwrap());
         assert_eq!((tile.get_pixel(0, 0).0[0], tile.get_pixel(1, 0).0[0]), (255, 0));
     }
 
@@ -424,13 +424,14 @@ mod tests {
     fn errors_say_what_is_wrong() {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         let message = |grid: ImageGrid| grid.build().unwrap_err().to_string();
-        assert!(message(ImageGrid::new("", &zeros(&[4, 784]))).contains("reshape"));
-        assert!(message(ImageGrid::new("", &zeros(&[1, 28, 28, 4]))).contains("another order"));
-        assert!(message(ImageGrid::new("", &zeros(&[0, 1, 8, 8]))).contains("selection empty"));
+        assert!(message(ImageGrid::builder("", &zeros(&[4, 784]))).contains("reshape"));
+        assert!(message(ImageGrid::builder("", &zeros(&[1, 28, 28, 4]))).contains("another order"));
+        assert!(message(ImageGrid::builder("", &zeros(&[0, 1, 8, 8]))).contains("selection empty"));
         let normalised = (zeros(&[1, 1, 2, 2]) - 0.5).unwrap();
-        assert!(message(ImageGrid::new("", &normalised)).contains("`.normalized(&mean, &std)`"));
+        assert!(message(ImageGrid::builder("", &normalised)).contains("`.normalized(&mean, &std)`"));
         assert!(
-            message(ImageGrid::new("", &zeros(&[2, 1, 2, 2])).captions(&["a"])).contains("each of the 2 images, got 1")
+            message(ImageGrid::builder("", &zeros(&[2, 1, 2, 2])).captions(&["a"]))
+                .contains("each of the 2 images, got 1")
         );
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// use candle_course::plot::LineChart;
 ///
 /// let loss: Vec<f64> = (1..=200).map(|step| 2.3 / f64::from(step).sqrt()).collect();
-/// let figure = LineChart::new("Training").x_label("step").y_label("loss").log_y().line("train", &loss).build()?;
+/// let figure = LineChart::builder("Training").x_label("step").y_label("loss").log_y().line("train", &loss).build()?;
 /// figure.show();
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -28,7 +28,7 @@ pub struct LineChart {
 
 impl LineChart {
     /// An empty chart with a title (may be empty).
-    pub fn new(title: &str) -> Self {
+    pub fn builder(title: &str) -> Self {
         Self { inner: Cartesian::new(title) }
     }
 
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn axes_carry_the_range_of_the_data() {
-        let figure = LineChart::new("t").first_x(1.0).line("a", &[0.9, 0.5, 0.1]).build().unwrap();
+        let figure = LineChart::builder("t").first_x(1.0).line("a", &[0.9, 0.5, 0.1]).build().unwrap();
         for label in [">1<", ">2<", ">3<", ">0.2<", ">0.8<", ">a<"] {
             assert!(figure.svg().contains(label), "{label} in {}", figure.svg());
         }
@@ -173,23 +173,23 @@ mod tests {
     #[test]
     fn errors_say_what_is_wrong() {
         let message = |chart: LineChart| chart.build().unwrap_err().to_string();
-        assert!(message(LineChart::new("")).contains("did you forget `.line"));
-        assert!(message(LineChart::new("").line("loss", &[])).contains("`loss`: expected at least one point"));
-        assert!(message(LineChart::new("").log_y().line("loss", &[1.0, 0.0])).contains("positive y values"));
-        assert!(message(LineChart::new("").line("loss", &[f64::NAN])).contains("diverge"));
-        assert!(message(LineChart::new("").line("a", &[1.0]).y_range(2.0, 1.0)).contains("`y_range`"));
+        assert!(message(LineChart::builder("")).contains("did you forget `.line"));
+        assert!(message(LineChart::builder("").line("loss", &[])).contains("`loss`: expected at least one point"));
+        assert!(message(LineChart::builder("").log_y().line("loss", &[1.0, 0.0])).contains("positive y values"));
+        assert!(message(LineChart::builder("").line("loss", &[f64::NAN])).contains("diverge"));
+        assert!(message(LineChart::builder("").line("a", &[1.0]).y_range(2.0, 1.0)).contains("`y_range`"));
     }
 
     #[test]
     fn a_diverged_curve_ends_in_a_cross() {
-        let figure = LineChart::new("").line("loss", &[1.0, 2.0, f64::NAN, f64::INFINITY]).build().unwrap();
+        let figure = LineChart::builder("").line("loss", &[1.0, 2.0, f64::NAN, f64::INFINITY]).build().unwrap();
         assert!(figure.svg().contains("NaN or infinite"));
     }
 
     #[test]
     fn a_long_curve_stays_small() {
         let noise: Vec<f64> = (0..100_000u64).map(|i| (i.wrapping_mul(2_654_435_761) % 1000) as f64).collect();
-        let figure = LineChart::new("noise").line("a", &noise).build().unwrap();
+        let figure = LineChart::builder("noise").line("a", &noise).build().unwrap();
         assert!(figure.svg().len() < 20_000, "{}", figure.svg().len());
         assert!(figure.png().unwrap().len() < 60_000);
     }

@@ -19,7 +19,7 @@
 //!
 //! let train = [2.3, 1.1, 0.7, 0.45, 0.31];
 //! let validation = [2.2, 1.2, 0.9, 0.85, 0.9];
-//! let loss = LineChart::new("Loss")
+//! let loss = LineChart::builder("Loss")
 //!     .x_label("epoch")
 //!     .y_label("cross-entropy")
 //!     .first_x(1.0)
@@ -29,7 +29,7 @@
 //!     .build()?;
 //! assert!(loss.svg().starts_with("<svg"));
 //!
-//! let both = Panels::new(2).add(loss.clone()).add(loss).build()?;
+//! let both = Panels::builder(2).add(loss.clone()).add(loss).build()?;
 //! assert!(both.width() > 900);
 //! # Ok::<(), candle_course::Error>(())
 //! ```

@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 /// ```
 /// use candle_course::plot::{LineChart, Panels};
 ///
-/// let loss = LineChart::new("Loss").line("train", &[2.0, 1.0, 0.5]).build()?;
-/// let rate = LineChart::new("Learning rate").line("", &[0.1, 0.05, 0.01]).build()?;
-/// let figure = Panels::new(2).title("Run 7").add(loss).add(rate).build()?;
+/// let loss = LineChart::builder("Loss").line("train", &[2.0, 1.0, 0.5]).build()?;
+/// let rate = LineChart::builder("Learning rate").line("", &[0.1, 0.05, 0.01]).build()?;
+/// let figure = Panels::builder(2).title("Run 7").add(loss).add(rate).build()?;
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct Panels {
 
 impl Panels {
     /// An empty grid of so many columns.
-    pub fn new(columns: usize) -> Self {
+    pub fn builder(columns: usize) -> Self {
         Self { title: String::new(), columns, size: None, figures: Vec::new() }
     }
 
@@ -136,9 +136,9 @@ mod tests {
 
     #[test]
     fn charts_fill_their_panel_and_maps_are_scaled() {
-        let line = LineChart::new("a").line("x", &[1.0, 2.0]).build().unwrap();
-        let wide = HeatMap::new("b", &[vec![1.0; 12]]).cell_size(60.0, 20.0).build().unwrap();
-        let figure = Panels::new(2).title("both").add(line.clone()).add(wide).add(line).build().unwrap();
+        let line = LineChart::builder("a").line("x", &[1.0, 2.0]).build().unwrap();
+        let wide = HeatMap::builder("b", &[vec![1.0; 12]]).cell_size(60.0, 20.0).build().unwrap();
+        let figure = Panels::builder(2).title("both").add(line.clone()).add(wide).add(line).build().unwrap();
         assert_eq!((figure.width(), figure.height()), (960, 34 + 310 * 2));
         assert!(figure.svg().contains("scale(0."));
         assert_eq!(figure.title(), "both");
@@ -147,13 +147,13 @@ mod tests {
 
     #[test]
     fn panels_nest() {
-        let line = LineChart::new("a").line("x", &[1.0, 2.0]).build().unwrap();
-        let inner = Panels::new(2).add(line.clone()).add(line).build().unwrap();
-        Panels::new(1).add(inner).build().unwrap();
+        let line = LineChart::builder("a").line("x", &[1.0, 2.0]).build().unwrap();
+        let inner = Panels::builder(2).add(line.clone()).add(line).build().unwrap();
+        Panels::builder(1).add(inner).build().unwrap();
     }
 
     #[test]
     fn errors_say_what_is_wrong() {
-        assert!(Panels::new(2).build().unwrap_err().to_string().contains(".add(figure)"));
+        assert!(Panels::builder(2).build().unwrap_err().to_string().contains(".add(figure)"));
     }
 }

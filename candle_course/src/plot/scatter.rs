@@ -11,7 +11,7 @@ use crate::error::Result;
 /// ```
 /// use candle_course::plot::ScatterChart;
 ///
-/// let figure = ScatterChart::new("Predictions")
+/// let figure = ScatterChart::builder("Predictions")
 ///     .x_label("measured biomass, t/ha")
 ///     .y_label("predicted, t/ha")
 ///     .points("plots", &[(10.0, 12.0), (50.0, 44.0), (90.0, 95.0)])
@@ -27,7 +27,7 @@ pub struct ScatterChart {
 
 impl ScatterChart {
     /// An empty chart with a title (may be empty).
-    pub fn new(title: &str) -> Self {
+    pub fn builder(title: &str) -> Self {
         let mut inner = Cartesian::new(title);
         inner.size = (520.0, 400.0);
         inner.x_padding = 0.05;
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn every_point_is_in_one_path() {
         let points: Vec<(f64, f64)> = (0..50).map(|i| (f64::from(i), f64::from(i * i % 17))).collect();
-        let figure = ScatterChart::new("t").points("a", &points).build().unwrap();
+        let figure = ScatterChart::builder("t").points("a", &points).build().unwrap();
         assert_eq!(figure.svg().matches("h.01").count(), 50 + 1, "points and the legend's key");
     }
 }

@@ -13,7 +13,7 @@ use crate::schedules::{Schedule, rate};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = SequentialLR::new(Constant(0.01)).then(10, ExponentialLR::new(0.1, 0.5)?).build()?;
+/// let schedule = SequentialLR::builder(Constant(0.01)).then(10, ExponentialLR::new(0.1, 0.5)?).build()?;
 /// assert_eq!(schedule.learning_rate(9), 0.01);
 /// assert_eq!(schedule.learning_rate(10), 0.1);
 /// assert_eq!(schedule.learning_rate(11), 0.05);
@@ -28,8 +28,7 @@ pub struct SequentialLRBuilder(SequentialLR);
 
 impl SequentialLR {
     /// Begins with `schedule`.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(schedule: impl Schedule + 'static) -> SequentialLRBuilder {
+    pub fn builder(schedule: impl Schedule + 'static) -> SequentialLRBuilder {
         SequentialLRBuilder(Self { parts: vec![(0, Box::new(schedule))] })
     }
 
@@ -83,8 +82,8 @@ impl Schedule for SequentialLR {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = ChainedScheduler::new(0.1)
-///     .times(ConstantLR::new(1.0, 2).factor(0.1).build()?)
+/// let schedule = ChainedScheduler::builder(0.1)
+///     .times(ConstantLR::builder(1.0, 2).factor(0.1).build()?)
 ///     .times(ExponentialLR::new(1.0, 0.9)?)
 ///     .build()?;
 /// assert!((schedule.learning_rate(1) - 0.1 * 0.1 * 0.9).abs() < 1e-15);
@@ -101,8 +100,7 @@ pub struct ChainedSchedulerBuilder(ChainedScheduler);
 
 impl ChainedScheduler {
     /// `learning_rate`, to be multiplied.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64) -> ChainedSchedulerBuilder {
+    pub fn builder(learning_rate: f64) -> ChainedSchedulerBuilder {
         ChainedSchedulerBuilder(Self { base: learning_rate, factors: Vec::new() })
     }
 }

@@ -15,7 +15,7 @@ use crate::schedules::{Schedule, at_least_one, rate};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = CosineAnnealingLR::new(0.1, 100).eta_min(0.001).build()?;
+/// let schedule = CosineAnnealingLR::builder(0.1, 100).eta_min(0.001).build()?;
 /// assert_eq!(schedule.learning_rate(0), 0.1);
 /// assert!((schedule.learning_rate(50) - 0.0505).abs() < 1e-12);
 /// assert!((schedule.learning_rate(100) - 0.001).abs() < 1e-12);
@@ -34,8 +34,7 @@ pub struct CosineAnnealingLRBuilder(CosineAnnealingLR);
 
 impl CosineAnnealingLR {
     /// From `learning_rate` down in `t_max` steps (to 0 unless told otherwise).
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, t_max: usize) -> CosineAnnealingLRBuilder {
+    pub fn builder(learning_rate: f64, t_max: usize) -> CosineAnnealingLRBuilder {
         CosineAnnealingLRBuilder(Self { base: learning_rate, t_max, eta_min: 0.0 })
     }
 }
@@ -76,7 +75,7 @@ impl Schedule for CosineAnnealingLR {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = CosineAnnealingWarmRestarts::new(0.1, 10).t_mult(2).build()?;
+/// let schedule = CosineAnnealingWarmRestarts::builder(0.1, 10).t_mult(2).build()?;
 /// for restart in [0, 10, 30, 70] {
 ///     assert_eq!(schedule.learning_rate(restart), 0.1);
 /// }
@@ -97,8 +96,7 @@ pub struct CosineAnnealingWarmRestartsBuilder(CosineAnnealingWarmRestarts);
 impl CosineAnnealingWarmRestarts {
     /// From `learning_rate`, with a first cycle of `t_0` steps and all others alike, unless told
     /// otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, t_0: usize) -> CosineAnnealingWarmRestartsBuilder {
+    pub fn builder(learning_rate: f64, t_0: usize) -> CosineAnnealingWarmRestartsBuilder {
         CosineAnnealingWarmRestartsBuilder(Self { base: learning_rate, t_0, t_mult: 1, eta_min: 0.0 })
     }
 }

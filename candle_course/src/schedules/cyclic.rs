@@ -27,7 +27,7 @@ pub enum CyclicMode {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = CyclicLR::new(0.1, 0.5).step_size_up(2).build()?;
+/// let schedule = CyclicLR::builder(0.1, 0.5).step_size_up(2).build()?;
 /// let expected = [0.1, 0.3, 0.5, 0.3, 0.1, 0.3];
 /// for (step, expected) in expected.into_iter().enumerate() {
 ///     assert!((schedule.learning_rate(step) - expected).abs() < 1e-12);
@@ -51,8 +51,7 @@ pub struct CyclicLRBuilder(CyclicLR);
 impl CyclicLR {
     /// Between `base_learning_rate` and `max_learning_rate`, 2000 steps up and 2000 down, the
     /// momentum left alone, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(base_learning_rate: f64, max_learning_rate: f64) -> CyclicLRBuilder {
+    pub fn builder(base_learning_rate: f64, max_learning_rate: f64) -> CyclicLRBuilder {
         CyclicLRBuilder(Self {
             base: base_learning_rate,
             max: max_learning_rate,

@@ -44,7 +44,7 @@ impl Schedule for ExponentialLR {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = PolynomialLR::new(0.1, 4).power(1.0).build()?;
+/// let schedule = PolynomialLR::builder(0.1, 4).power(1.0).build()?;
 /// assert_eq!(schedule.learning_rates(6), [0.1, 0.1 * 0.75, 0.05, 0.025, 0.0, 0.0]);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -61,8 +61,7 @@ pub struct PolynomialLRBuilder(PolynomialLR);
 
 impl PolynomialLR {
     /// From `learning_rate` to 0 in `total_steps` (p = 1 unless told otherwise).
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, total_steps: usize) -> PolynomialLRBuilder {
+    pub fn builder(learning_rate: f64, total_steps: usize) -> PolynomialLRBuilder {
         PolynomialLRBuilder(Self { base: learning_rate, total: total_steps, power: 1.0 })
     }
 }

@@ -10,7 +10,7 @@ use crate::schedules::{Schedule, at_least_one, rate};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = ConstantLR::new(0.1, 2).factor(0.5).build()?;
+/// let schedule = ConstantLR::builder(0.1, 2).factor(0.5).build()?;
 /// assert_eq!(schedule.learning_rates(3), [0.05, 0.05, 0.1]);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -27,8 +27,7 @@ pub struct ConstantLRBuilder(ConstantLR);
 
 impl ConstantLR {
     /// A part of `learning_rate` for `total_steps` (a third unless told otherwise).
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, total_steps: usize) -> ConstantLRBuilder {
+    pub fn builder(learning_rate: f64, total_steps: usize) -> ConstantLRBuilder {
         ConstantLRBuilder(Self { base: learning_rate, total: total_steps, factor: 1.0 / 3.0 })
     }
 }
@@ -65,7 +64,7 @@ impl Schedule for ConstantLR {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = LinearLR::new(0.1, 2).start_factor(0.5).build()?;
+/// let schedule = LinearLR::builder(0.1, 2).start_factor(0.5).build()?;
 /// assert_eq!(schedule.learning_rates(4), [0.05, 0.1 * 0.75, 0.1, 0.1]);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -83,8 +82,7 @@ pub struct LinearLRBuilder(LinearLR);
 
 impl LinearLR {
     /// From a third of `learning_rate` to the whole in `total_steps`, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, total_steps: usize) -> LinearLRBuilder {
+    pub fn builder(learning_rate: f64, total_steps: usize) -> LinearLRBuilder {
         LinearLRBuilder(Self { base: learning_rate, total: total_steps, start: 1.0 / 3.0, end: 1.0 })
     }
 }

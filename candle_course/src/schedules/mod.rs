@@ -64,7 +64,7 @@ pub use warm_up::{WarmUp, WarmUpBuilder};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = StepLR::new(0.1, 30).gamma(0.1).build()?;
+/// let schedule = StepLR::builder(0.1, 30).gamma(0.1).build()?;
 /// assert_eq!(schedule.learning_rate(29), 0.1);
 /// assert!((schedule.learning_rate(30) - 0.01).abs() < 1e-12);
 /// # Ok::<(), candle_course::Error>(())
@@ -131,13 +131,13 @@ pub trait Schedule: Send + Sync {
             return Err(Error::argument("steps", "at least 1", 0));
         }
         let chart = |title: &str, what: &str, values: &[f64]| {
-            LineChart::new(title).x_label("step").y_label(what).first_x(0.0).line(what, values).build()
+            LineChart::builder(title).x_label("step").y_label(what).first_x(0.0).line(what, values).build()
         };
         let rates = chart("Learning rate", "learning rate", &self.learning_rates(steps))?;
         let momenta: Option<Vec<f64>> = (0..steps).map(|step| self.momentum(step)).collect();
         match momenta {
             None => Ok(rates),
-            Some(momenta) => Panels::new(1).add(rates).add(chart("Momentum", "momentum", &momenta)?).build(),
+            Some(momenta) => Panels::builder(1).add(rates).add(chart("Momentum", "momentum", &momenta)?).build(),
         }
     }
 }

@@ -37,7 +37,7 @@ impl Anneal {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = OneCycleLR::new(0.1, 100).pct_start(0.25).build()?;
+/// let schedule = OneCycleLR::builder(0.1, 100).pct_start(0.25).build()?;
 /// assert!((schedule.learning_rate(0) - 0.004).abs() < 1e-12);
 /// assert!((schedule.learning_rate(24) - 0.1).abs() < 1e-12);
 /// assert!((schedule.momentum(24).unwrap() - 0.85).abs() < 1e-12);
@@ -63,8 +63,7 @@ pub struct OneCycleLRBuilder(OneCycleLR);
 impl OneCycleLR {
     /// Up to `max_learning_rate` and down in `total_steps`, with PyTorch's defaults unless told
     /// otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(max_learning_rate: f64, total_steps: usize) -> OneCycleLRBuilder {
+    pub fn builder(max_learning_rate: f64, total_steps: usize) -> OneCycleLRBuilder {
         OneCycleLRBuilder(Self {
             max: max_learning_rate,
             total: total_steps,
@@ -201,18 +200,18 @@ mod tests {
 
     #[test]
     fn the_figure_shows_rate_and_momentum() {
-        let with = OneCycleLR::new(0.1, 50).build().unwrap().plot(50).unwrap();
+        let with = OneCycleLR::builder(0.1, 50).build().unwrap().plot(50).unwrap();
         assert!(with.svg().contains("momentum"));
-        let without = OneCycleLR::new(0.1, 50).constant_momentum().build().unwrap().plot(50).unwrap();
+        let without = OneCycleLR::builder(0.1, 50).constant_momentum().build().unwrap().plot(50).unwrap();
         assert!(!without.svg().contains("momentum"));
     }
 
     #[test]
     fn the_last_rate_stays_and_bad_phases_are_refused() {
-        let schedule = OneCycleLR::new(0.1, 10).build().unwrap();
+        let schedule = OneCycleLR::builder(0.1, 10).build().unwrap();
         assert_eq!(schedule.learning_rate(9), schedule.learning_rate(1000));
-        let text = OneCycleLR::new(0.1, 10).three_phase(true).pct_start(0.6).build().unwrap_err().to_string();
+        let text = OneCycleLR::builder(0.1, 10).three_phase(true).pct_start(0.6).build().unwrap_err().to_string();
         assert!(text.contains("at most 0.5 with three phases"), "{text}");
-        assert!(OneCycleLR::new(0.1, 1).build().unwrap_err().to_string().contains("epochs × batches per epoch"));
+        assert!(OneCycleLR::builder(0.1, 1).build().unwrap_err().to_string().contains("epochs × batches per epoch"));
     }
 }

@@ -20,20 +20,20 @@ fn schedule(name: &str) -> Box<dyn Schedule> {
         Box::new(schedule.unwrap())
     }
     match name {
-        "constant" => boxed(ConstantLR::new(BASE, 40).factor(0.25).build()),
-        "linear" => boxed(LinearLR::new(BASE, 700).start_factor(0.2).end_factor(0.9).build()),
-        "linear_default" => boxed(LinearLR::new(BASE, 5).build()),
-        "step" => boxed(StepLR::new(BASE, 150).gamma(0.5).build()),
-        "multi_step" => boxed(MultiStepLR::new(BASE, [3, 100, 101, 750]).gamma(0.3).build()),
+        "constant" => boxed(ConstantLR::builder(BASE, 40).factor(0.25).build()),
+        "linear" => boxed(LinearLR::builder(BASE, 700).start_factor(0.2).end_factor(0.9).build()),
+        "linear_default" => boxed(LinearLR::builder(BASE, 5).build()),
+        "step" => boxed(StepLR::builder(BASE, 150).gamma(0.5).build()),
+        "multi_step" => boxed(MultiStepLR::builder(BASE, [3, 100, 101, 750]).gamma(0.3).build()),
         "exponential" => boxed(ExponentialLR::new(BASE, 0.996)),
-        "polynomial" => boxed(PolynomialLR::new(BASE, 800).power(2.5).build()),
-        "cosine" => boxed(CosineAnnealingLR::new(BASE, 1000).eta_min(0.001).build()),
-        "cosine_again" => boxed(CosineAnnealingLR::new(BASE, 130).build()),
-        "restarts" => boxed(CosineAnnealingWarmRestarts::new(BASE, 90).eta_min(0.002).build()),
-        "restarts_longer" => boxed(CosineAnnealingWarmRestarts::new(BASE, 30).t_mult(2).build()),
-        "one_cycle" => boxed(OneCycleLR::new(BASE, 1001).build()),
+        "polynomial" => boxed(PolynomialLR::builder(BASE, 800).power(2.5).build()),
+        "cosine" => boxed(CosineAnnealingLR::builder(BASE, 1000).eta_min(0.001).build()),
+        "cosine_again" => boxed(CosineAnnealingLR::builder(BASE, 130).build()),
+        "restarts" => boxed(CosineAnnealingWarmRestarts::builder(BASE, 90).eta_min(0.002).build()),
+        "restarts_longer" => boxed(CosineAnnealingWarmRestarts::builder(BASE, 30).t_mult(2).build()),
+        "one_cycle" => boxed(OneCycleLR::builder(BASE, 1001).build()),
         "one_cycle_linear" => boxed(
-            OneCycleLR::new(BASE, 1001)
+            OneCycleLR::builder(BASE, 1001)
                 .anneal(Anneal::Linear)
                 .pct_start(0.4)
                 .div_factor(10.0)
@@ -41,11 +41,13 @@ fn schedule(name: &str) -> Box<dyn Schedule> {
                 .momentum_between(0.8, 0.9)
                 .build(),
         ),
-        "one_cycle_three" => boxed(OneCycleLR::new(BASE, 1001).three_phase(true).pct_start(0.33).build()),
-        "one_cycle_three_linear" => boxed(OneCycleLR::new(BASE, 1001).three_phase(true).anneal(Anneal::Linear).build()),
-        "cyclic" => boxed(CyclicLR::new(0.01, BASE).step_size_up(70).momentum_between(0.8, 0.9).build()),
+        "one_cycle_three" => boxed(OneCycleLR::builder(BASE, 1001).three_phase(true).pct_start(0.33).build()),
+        "one_cycle_three_linear" => {
+            boxed(OneCycleLR::builder(BASE, 1001).three_phase(true).anneal(Anneal::Linear).build())
+        }
+        "cyclic" => boxed(CyclicLR::builder(0.01, BASE).step_size_up(70).momentum_between(0.8, 0.9).build()),
         "cyclic_halved" => boxed(
-            CyclicLR::new(0.01, BASE)
+            CyclicLR::builder(0.01, BASE)
                 .step_size_up(40)
                 .step_size_down(110)
                 .mode(CyclicMode::Triangular2)
@@ -53,7 +55,7 @@ fn schedule(name: &str) -> Box<dyn Schedule> {
                 .build(),
         ),
         "cyclic_exponential" => boxed(
-            CyclicLR::new(0.01, BASE)
+            CyclicLR::builder(0.01, BASE)
                 .step_size_up(100)
                 .mode(CyclicMode::ExpRange { gamma: 0.998 })
                 .momentum_between(0.8, 0.9)
@@ -61,15 +63,15 @@ fn schedule(name: &str) -> Box<dyn Schedule> {
         ),
         "lambda" => boxed(LambdaLR::new(BASE, |step| 1.0 / (1.0 + 0.01 * step as f64))),
         "sequential" => boxed(
-            SequentialLR::new(LinearLR::new(BASE, 50).start_factor(0.1).build().unwrap())
-                .then(50, CosineAnnealingLR::new(BASE, 400).build().unwrap())
+            SequentialLR::builder(LinearLR::builder(BASE, 50).start_factor(0.1).build().unwrap())
+                .then(50, CosineAnnealingLR::builder(BASE, 400).build().unwrap())
                 .then(450, ExponentialLR::new(BASE, 0.99).unwrap())
                 .build(),
         ),
         "chained" => boxed(
-            ChainedScheduler::new(BASE)
-                .times(ConstantLR::new(1.0, 20).factor(0.1).build().unwrap())
-                .times(StepLR::new(1.0, 200).gamma(0.7).build().unwrap())
+            ChainedScheduler::builder(BASE)
+                .times(ConstantLR::builder(1.0, 20).factor(0.1).build().unwrap())
+                .times(StepLR::builder(1.0, 200).gamma(0.7).build().unwrap())
                 .times(ExponentialLR::new(1.0, 0.999).unwrap())
                 .build(),
         ),
@@ -98,7 +100,7 @@ fn a_thousand_steps_agree_with_pytorch() {
 }
 
 fn plateau(name: &str) -> ReduceLROnPlateau {
-    let builder = ReduceLROnPlateau::new(BASE);
+    let builder = ReduceLROnPlateau::builder(BASE);
     let builder = match name {
         "default" => builder,
         "patient" => builder.factor(0.5).patience(4).cooldown(3),

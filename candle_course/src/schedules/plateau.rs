@@ -30,7 +30,7 @@ pub enum ThresholdMode {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let mut schedule = ReduceLROnPlateau::new(0.1).factor(0.5).patience(1).build()?;
+/// let mut schedule = ReduceLROnPlateau::builder(0.1).factor(0.5).patience(1).build()?;
 /// for loss in [1.0, 0.8, 0.8, 0.8] {
 ///     schedule.observe(loss)?;
 /// }
@@ -69,8 +69,7 @@ pub struct ReduceLROnPlateauBuilder {
 impl ReduceLROnPlateau {
     /// From `learning_rate`, following a loss (smaller is better) with PyTorch's defaults, unless
     /// told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64) -> ReduceLROnPlateauBuilder {
+    pub fn builder(learning_rate: f64) -> ReduceLROnPlateauBuilder {
         ReduceLROnPlateauBuilder {
             rate: learning_rate,
             settings: Settings {
@@ -258,13 +257,13 @@ mod tests {
 
     #[test]
     fn a_restored_schedule_continues_alike() {
-        let build = || ReduceLROnPlateau::new(0.1).factor(0.7).patience(2).cooldown(1).build().unwrap();
+        let build = || ReduceLROnPlateau::builder(0.1).factor(0.7).patience(2).cooldown(1).build().unwrap();
         let mut generator = Generator::new(5);
         let metrics: Vec<f64> = (0..200).map(|_| generator.uniform()).collect();
         for cut in [1, 50, 123] {
             let mut whole = build();
             metrics[..cut].iter().for_each(|&metric| whole.observe(metric).unwrap());
-            let mut resumed = WarmUp::new(1, build()).build().unwrap();
+            let mut resumed = WarmUp::builder(1, build()).build().unwrap();
             resumed.load_state(&whole.state().unwrap()).unwrap();
             for &metric in &metrics[cut..] {
                 whole.observe(metric).unwrap();
@@ -277,7 +276,7 @@ mod tests {
 
     #[test]
     fn foreign_state_and_nan_are_refused() {
-        let mut schedule = ReduceLROnPlateau::new(0.1).build().unwrap();
+        let mut schedule = ReduceLROnPlateau::builder(0.1).build().unwrap();
         assert!(schedule.observe(f64::NAN).unwrap_err().to_string().contains("did the loss diverge?"));
         let text = schedule.load_state(&BTreeMap::new()).unwrap_err().to_string();
         assert!(text.contains("plateau.counts"), "{text}");

@@ -22,7 +22,7 @@ use crate::schedules::{Schedule, positive};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let test = LearningRateRangeTest::new(1e-5, 1.0).steps(6).build()?;
+/// let test = LearningRateRangeTest::builder(1e-5, 1.0).steps(6).build()?;
 /// assert!((test.learning_rate(2) - 1e-3).abs() < 1e-12);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -41,8 +41,7 @@ pub struct LearningRateRangeTestBuilder(LearningRateRangeTest);
 
 impl LearningRateRangeTest {
     /// From `low` to `high` in 100 steps, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(low: f64, high: f64) -> LearningRateRangeTestBuilder {
+    pub fn builder(low: f64, high: f64) -> LearningRateRangeTestBuilder {
         LearningRateRangeTestBuilder(Self { low, high, steps: 100, smoothing: 0.9, stop_factor: 4.0 })
     }
 
@@ -260,7 +259,7 @@ impl RangeTestCurve {
         // The explosion at the end would flatten everything before it.
         let (first, low) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
         let margin = 0.5 * (first - low).abs().max(1e-12);
-        LineChart::new("Learning-rate range test")
+        LineChart::builder("Learning-rate range test")
             .x_label("learning rate")
             .y_label("loss")
             .log_x()
@@ -292,16 +291,16 @@ mod tests {
             Tensor::from_vec(labels, 256, &Device::Cpu).unwrap(),
         )
         .unwrap();
-        let loader = DataLoader::new(dataset).batch_size(32).shuffle(1).build().unwrap();
+        let loader = DataLoader::builder(dataset).batch_size(32).shuffle(1).build().unwrap();
         let parameters = Parameters::new(0, &Device::Cpu);
         let model = Sequential::new()
             .add(Linear::new(4, 16, &parameters.at("0")).unwrap())
             .add(Dropout::new(0.1, &parameters.at("1")).unwrap())
             .add(Linear::new(16, 2, &parameters.at("2")).unwrap());
-        let mut optimizer = AdamW::new(&parameters).build().unwrap();
+        let mut optimizer = AdamW::builder(&parameters).build().unwrap();
         let before = parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap();
         let generator_before = parameters.generators()[0].1.lock().clone();
-        let test = LearningRateRangeTest::new(1e-5, 10.0).build().unwrap();
+        let test = LearningRateRangeTest::builder(1e-5, 10.0).build().unwrap();
         let curve = test.run(&model, &CrossEntropy, &mut optimizer, &parameters, &loader).unwrap();
         assert!((1e-4..0.5).contains(&curve.suggestion()), "{}", curve.suggestion());
         assert!(curve.suggestion() < curve.lowest());
@@ -313,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_suggestion_of_a_known_curve() {
-        let test = LearningRateRangeTest::new(1e-6, 1.0).steps(61).smoothing(0.0).build().unwrap();
+        let test = LearningRateRangeTest::builder(1e-6, 1.0).steps(61).smoothing(0.0).build().unwrap();
         // A sigmoid fall around 10⁻³ and a rise from 10⁻¹ on: ten points a decade.
         let losses: Vec<f64> = (0..61)
             .map(|i| {
@@ -327,7 +326,7 @@ mod tests {
         // A second, deeper fall after an explosion is not what one looks for.
         let mut exploded = losses.clone();
         exploded.extend([5.0, 4.0, 1.0, 0.0]);
-        let longer = LearningRateRangeTest::new(1e-6, 10f64.powf(0.4)).steps(65).smoothing(0.0).build().unwrap();
+        let longer = LearningRateRangeTest::builder(1e-6, 10f64.powf(0.4)).steps(65).smoothing(0.0).build().unwrap();
         let found = longer.curve(&exploded).unwrap();
         assert!((found.steepest() / curve.steepest() - 1.0).abs() < 1e-9, "{}", found.steepest());
         assert!((found.lowest() / curve.lowest() - 1.0).abs() < 1e-9, "{}", found.lowest());

@@ -10,7 +10,7 @@ use crate::schedules::{Schedule, at_least_one, positive, rate};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = StepLR::new(0.1, 2).gamma(0.5).build()?;
+/// let schedule = StepLR::builder(0.1, 2).gamma(0.5).build()?;
 /// assert_eq!(schedule.learning_rates(5), [0.1, 0.1, 0.05, 0.05, 0.025]);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -27,8 +27,7 @@ pub struct StepLRBuilder(StepLR);
 
 impl StepLR {
     /// From `learning_rate`, down every `step_size` steps (γ = 0.1 unless told otherwise).
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, step_size: usize) -> StepLRBuilder {
+    pub fn builder(learning_rate: f64, step_size: usize) -> StepLRBuilder {
         StepLRBuilder(Self { base: learning_rate, step_size, gamma: 0.1 })
     }
 }
@@ -66,7 +65,7 @@ impl Schedule for StepLR {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = MultiStepLR::new(0.1, [1, 3]).gamma(0.5).build()?;
+/// let schedule = MultiStepLR::builder(0.1, [1, 3]).gamma(0.5).build()?;
 /// assert_eq!(schedule.learning_rates(5), [0.1, 0.05, 0.05, 0.025, 0.025]);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -83,8 +82,7 @@ pub struct MultiStepLRBuilder(MultiStepLR);
 
 impl MultiStepLR {
     /// From `learning_rate`, down at each of `milestones` (γ = 0.1 unless told otherwise).
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(learning_rate: f64, milestones: impl Into<Vec<usize>>) -> MultiStepLRBuilder {
+    pub fn builder(learning_rate: f64, milestones: impl Into<Vec<usize>>) -> MultiStepLRBuilder {
         MultiStepLRBuilder(Self { base: learning_rate, milestones: milestones.into(), gamma: 0.1 })
     }
 }

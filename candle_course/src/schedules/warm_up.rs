@@ -20,7 +20,7 @@ use crate::schedules::{Schedule, at_least_one};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = WarmUp::new(4, CosineAnnealingLR::new(0.1, 100).build()?).start_factor(0.2).build()?;
+/// let schedule = WarmUp::builder(4, CosineAnnealingLR::builder(0.1, 100).build()?).start_factor(0.2).build()?;
 /// let rates = schedule.learning_rates(6);
 /// assert!((rates[0] - 0.02).abs() < 1e-12 && (rates[3] - 0.08).abs() < 1e-12);
 /// assert_eq!(rates[4], 0.1);
@@ -39,8 +39,7 @@ pub struct WarmUpBuilder(WarmUp);
 
 impl WarmUp {
     /// A linear rise in `steps` steps, from 0 unless told otherwise, before `schedule`.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(steps: usize, schedule: impl Schedule + 'static) -> WarmUpBuilder {
+    pub fn builder(steps: usize, schedule: impl Schedule + 'static) -> WarmUpBuilder {
         WarmUpBuilder(Self { steps, start: 0.0, stairs: None, then: Box::new(schedule) })
     }
 }
@@ -120,7 +119,7 @@ mod tests {
     #[test]
     fn the_hand_over_has_no_jump() {
         for stairs in [None, Some(5)] {
-            let mut builder = WarmUp::new(50, CosineAnnealingLR::new(0.2, 100).build().unwrap());
+            let mut builder = WarmUp::builder(50, CosineAnnealingLR::builder(0.2, 100).build().unwrap());
             if let Some(stairs) = stairs {
                 builder = builder.stairs(stairs);
             }
@@ -135,8 +134,8 @@ mod tests {
 
     #[test]
     fn bad_arguments_are_named() {
-        let text = WarmUp::new(2, Constant(0.1)).stairs(3).build().err().unwrap().to_string();
+        let text = WarmUp::builder(2, Constant(0.1)).stairs(3).build().err().unwrap().to_string();
         assert!(text.contains("`stairs`: expected 1 to 2"), "{text}");
-        assert!(WarmUp::new(0, Constant(0.1)).build().err().unwrap().to_string().contains("`steps`"));
+        assert!(WarmUp::builder(0, Constant(0.1)).build().err().unwrap().to_string().contains("`steps`"));
     }
 }

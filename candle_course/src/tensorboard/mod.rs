@@ -26,12 +26,12 @@
 //!     writer.scalar("loss/train", 1.0 / epoch as f64, epoch)?;
 //!     writer.scalar("loss/validation", 1.2 / epoch as f64, epoch)?;
 //! }
-//! writer.figure("curves", &LineChart::new("Loss").line("train", &[1.0, 0.5, 0.33]).build()?, 3)?;
+//! writer.figure("curves", &LineChart::builder("Loss").line("train", &[1.0, 0.5, 0.33]).build()?, 3)?;
 //! writer.close()?;
 //!
 //! let scalars = Scalars::read(folder.path().join("run-1"))?;
 //! assert_eq!(scalars.tags(), ["loss/train", "loss/validation"]);
-//! let figure = LineChart::new("Loss").points("train", &scalars.points("loss/train")?).build()?;
+//! let figure = LineChart::builder("Loss").points("train", &scalars.points("loss/train")?).build()?;
 //! # Ok::<(), candle_course::Error>(())
 //! ```
 //!

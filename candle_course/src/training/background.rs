@@ -40,8 +40,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// let model = Linear::new(1, 2, &parameters.at("fc"))?;
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
-/// let train = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let trainer = Trainer::new(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters).build()?)
+/// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
+/// let trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
 ///     .epochs(20)
 ///     .learning_rate(0.1)
 ///     .build()?;
@@ -349,16 +349,16 @@ impl Seen {
             let epochs = self.history.epochs().iter();
             epochs.filter_map(|record| Some((record.step as f64, record.metric(name).ok()?))).collect()
         };
-        let mut loss = LineChart::new("Loss").x_label("step").y_label("loss").points("train, every step", &steps);
+        let mut loss = LineChart::builder("Loss").x_label("step").y_label("loss").points("train, every step", &steps);
         let validation = ends("validation_loss");
         if !validation.is_empty() {
             loss = loss.points("validation", &validation);
         }
         let Some(last) = self.history.epochs().last() else { return loss.build() };
-        let mut panels = Panels::new(2).add(loss.build()?);
+        let mut panels = Panels::builder(2).add(loss.build()?);
         for (name, _) in &last.metrics {
             panels = panels.add(
-                LineChart::new(&headline(name))
+                LineChart::builder(&headline(name))
                     .x_label("step")
                     .y_label(name)
                     .points("validation", &ends(name))
@@ -523,9 +523,9 @@ mod tests {
     #[test]
     fn a_dropped_handle_waits_for_the_end_which_is_near_in_the_validation_too() {
         let train = loaders().0;
-        let validation = DataLoader::new(points(2)).batch_size(1).build().unwrap();
+        let validation = DataLoader::builder(points(2)).batch_size(1).build().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let checkpoints = || Checkpoints::new(folder.path()).build().unwrap();
+        let checkpoints = || Checkpoints::builder(folder.path()).build().unwrap();
         let batches = Arc::new(AtomicUsize::new(0));
         let builder = trainer(3).0.epochs(50).learning_rate(0.1).callback(Slow(batches.clone()));
         let training = builder.checkpoints(checkpoints()).build().unwrap();
@@ -548,7 +548,7 @@ mod tests {
     #[test]
     fn the_speed_is_that_of_the_training_alone() {
         let train = loaders().0;
-        let validation = DataLoader::new(points(2)).batch_size(6).build().unwrap();
+        let validation = DataLoader::builder(points(2)).batch_size(6).build().unwrap();
         let slow = Slow(Arc::new(AtomicUsize::new(0)));
         let trainer = trainer(3).0.epochs(1).learning_rate(0.1).callback(slow).build().unwrap();
         let training = trainer.fit_in_background(&train, Some(&validation)).unwrap();

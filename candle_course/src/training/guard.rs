@@ -191,7 +191,7 @@ mod tests {
         inputs.iter().for_each(|&(example, value)| values[2 * example + 1] = value);
         let inputs = Tensor::from_vec(values, (60, 2), &Device::Cpu).unwrap();
         let data = TensorDataset::new(inputs, clean.targets().clone()).unwrap();
-        DataLoader::new(data).batch_size(20).build().unwrap()
+        DataLoader::builder(data).batch_size(20).build().unwrap()
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         let train = poisoned(&[]);
         let folder = tempfile::tempdir().unwrap();
         let before = parameters.tensors().unwrap();
-        let mut trainer = Trainer::new(model, &parameters, LogOfZero, Sgd::new(&parameters).build().unwrap())
+        let mut trainer = Trainer::builder(model, &parameters, LogOfZero, Sgd::builder(&parameters).build().unwrap())
             .learning_rate(0.1)
             .last_finite_folder(folder.path())
             .quiet()
@@ -296,8 +296,8 @@ mod tests {
     fn of(parameters: &Parameters) -> crate::training::TrainerBuilder {
         let [first, second] = ["0.weight", "3.weight"].map(|name| parameters.get(name).unwrap());
         let model = candle_nn::func(move |xs| xs.matmul(&first.t()?)?.relu()?.matmul(&second.t()?));
-        let optimizer = Sgd::new(parameters).build().unwrap();
-        let builder = Trainer::new(model, parameters, crate::losses::CrossEntropy::default(), optimizer);
+        let optimizer = Sgd::builder(parameters).build().unwrap();
+        let builder = Trainer::builder(model, parameters, crate::losses::CrossEntropy::default(), optimizer);
         builder.learning_rate(0.01).quiet()
     }
 

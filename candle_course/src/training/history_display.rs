@@ -50,8 +50,8 @@ impl History {
     /// If no epoch is done.
     pub fn curves(&self) -> Result<Figure> {
         let last = self.last()?;
-        let mut panels = Panels::new(if last.metrics.is_empty() { 2 } else { 3 });
-        let mut loss = LineChart::new("Loss").x_label("epoch").y_label("loss").first_x(1.0);
+        let mut panels = Panels::builder(if last.metrics.is_empty() { 2 } else { 3 });
+        let mut loss = LineChart::builder("Loss").x_label("epoch").y_label("loss").first_x(1.0);
         loss = loss.line("train", &self.values("train_loss")?);
         if let Ok(values) = self.values("validation_loss") {
             let best = self.best("validation_loss")?;
@@ -62,7 +62,7 @@ impl History {
         panels = panels.add(loss.build()?);
         for (name, _) in &last.metrics {
             let Ok(values) = self.values(name) else { continue };
-            let mut chart = LineChart::new(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
+            let mut chart = LineChart::builder(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
             if let Ok(values) = self.values(&format!("train_{name}")) {
                 chart = chart.line("train", &values);
             }
@@ -74,7 +74,7 @@ impl History {
         if last.metrics.is_empty() {
             for (name, _) in &last.train_metrics {
                 let values = self.values(&format!("train_{name}"))?;
-                let chart = LineChart::new(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
+                let chart = LineChart::builder(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
                 panels = panels.add(chart.line("train", &values).build()?);
             }
         }
@@ -83,7 +83,7 @@ impl History {
 
     fn rate_chart(&self) -> Result<Figure> {
         let rates: Vec<(f64, f64)> = self.steps().iter().map(|step| (step.step as f64, step.learning_rate)).collect();
-        LineChart::new("Learning rate").x_label("step").y_label("learning rate").points("", &rates).build()
+        LineChart::builder("Learning rate").x_label("step").y_label("learning rate").points("", &rates).build()
     }
 
     /// The loss of every step, with its moving average over `window` steps.
@@ -98,7 +98,7 @@ impl History {
         let smooth: Vec<(f64, f64)> = (window..=losses.len())
             .map(|end| (end as f64, losses[end - window..end].iter().sum::<f64>() / window as f64))
             .collect();
-        let mut chart = LineChart::new("Training loss").x_label("step").y_label("loss").first_x(1.0);
+        let mut chart = LineChart::builder("Training loss").x_label("step").y_label("loss").first_x(1.0);
         chart = chart.line("every step", &losses);
         if window > 1 && !smooth.is_empty() {
             chart = chart.points(&format!("mean of {window}"), &smooth);

@@ -205,16 +205,16 @@ impl Trainer {
     ///
     /// # let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
     /// # let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
-    /// # let train = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
+    /// # let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
     /// # let temporary = tempfile::tempdir()?;
     /// # let folder = temporary.path();
     /// let run = |epochs: usize| -> Result<History> {
     ///     let parameters = Parameters::new(0, &Device::Cpu);
     ///     let model = Linear::new(1, 2, &parameters.at("fc"))?;
-    ///     let mut trainer = Trainer::new(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters).build()?)
+    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
     ///         .epochs(epochs)
     ///         .learning_rate(0.1)
-    ///         .checkpoints(Checkpoints::new(folder).build()?)
+    ///         .checkpoints(Checkpoints::builder(folder).build()?)
     ///         .build()?;
     ///     trainer.resume(folder)?;
     ///     trainer.fit(&train, None)

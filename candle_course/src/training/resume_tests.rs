@@ -25,7 +25,7 @@ fn normed(seed: u64) -> (Sequential, Parameters) {
     let parameters = Parameters::new(seed, &Device::Cpu);
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
-        .add(BatchNorm1d::new(16).build(&parameters.at("1")).unwrap())
+        .add(BatchNorm1d::builder(16).build(&parameters.at("1")).unwrap())
         .add(Activation::Relu)
         .add(Dropout::new(0.2, &parameters.at("3")).unwrap())
         .add(Linear::new(16, 3, &parameters.at("4")).unwrap());
@@ -48,20 +48,20 @@ impl Transform for Noise {
 
 /// The training batches of [`loaders`] with noise, made by so many workers.
 fn noisy(workers: usize) -> DataLoader {
-    let loader = DataLoader::new(points(1)).batch_size(16).shuffle(5).transform(Noise);
+    let loader = DataLoader::builder(points(1)).batch_size(16).shuffle(5).transform(Noise);
     loader.workers(workers).build().unwrap()
 }
 
 fn one_cycle() -> OneCycleLR {
-    OneCycleLR::new(0.2, 12).build().unwrap()
+    OneCycleLR::builder(0.2, 12).build().unwrap()
 }
 
 /// Dropout, batch normalisation, accumulation in pairs, clipping by value, averages, and a rate and
 /// a momentum for every step; to be trained on [`noisy`] data.
 fn cycled(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
     let (model, parameters) = normed(9);
-    let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
-    let mut builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
+    let optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
+    let mut builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
         .epochs(epochs)
         .schedule(one_cycle())
         .accumulate(2)
@@ -87,8 +87,8 @@ fn full(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
 }
 
 fn configured(model: Sequential, parameters: &Parameters) -> TrainerBuilder {
-    let optimizer = AdamW::new(parameters).build().unwrap();
-    Trainer::new(model, parameters, CrossEntropy::default(), optimizer)
+    let optimizer = AdamW::builder(parameters).build().unwrap();
+    Trainer::builder(model, parameters, CrossEntropy::default(), optimizer)
         .schedule(plateau())
         .accumulate(3)
         .clip_norm(0.5)
@@ -98,15 +98,15 @@ fn configured(model: Sequential, parameters: &Parameters) -> TrainerBuilder {
 }
 
 fn stopping(patience: usize) -> EarlyStopping {
-    EarlyStopping::new("validation_loss").patience(patience).build().unwrap()
+    EarlyStopping::builder("validation_loss").patience(patience).build().unwrap()
 }
 
 fn every_step(folder: &Path) -> Checkpoints {
-    Checkpoints::new(folder).every_steps(1).keep_last(100).build().unwrap()
+    Checkpoints::builder(folder).every_steps(1).keep_last(100).build().unwrap()
 }
 
 fn plateau() -> ReduceLROnPlateau {
-    ReduceLROnPlateau::new(0.02).factor(0.5).patience(0).build().unwrap()
+    ReduceLROnPlateau::builder(0.02).factor(0.5).patience(0).build().unwrap()
 }
 
 fn bits(parameters: &Parameters) -> Vec<(String, Vec<u64>)> {
@@ -136,7 +136,7 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     let (train, validation) = loaders();
     let loss = CrossEntropy::default();
     let (model, parameters) = normed(9);
-    let mut optimizer = AdamW::new(&parameters).build().unwrap();
+    let mut optimizer = AdamW::builder(&parameters).build().unwrap();
     let mut schedule = plateau();
     let mut group = GradientAccumulator::new(&parameters, 3).unwrap();
     let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
@@ -192,7 +192,7 @@ fn one_cycle_clipping_by_value_workers_and_a_transform_are_the_raw_loop_bit_by_b
     let (plain, validation) = (noisy(0), loaders().1);
     let loss = CrossEntropy::default();
     let (model, parameters) = normed(9);
-    let (schedule, mut optimizer) = (one_cycle(), Sgd::new(&parameters).momentum(0.9).build().unwrap());
+    let (schedule, mut optimizer) = (one_cycle(), Sgd::builder(&parameters).momentum(0.9).build().unwrap());
     let mut group = GradientAccumulator::new(&parameters, 2).unwrap();
     let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
@@ -296,7 +296,7 @@ fn a_stop_in_the_middle_of_a_group_loses_nothing() {
     let history = undisturbed.fit(&train, Some(&validation)).unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let (model, here) = normed(9);
-    let checkpoints = Checkpoints::new(temporary.path()).keep_best(1, "validation_loss").build().unwrap();
+    let checkpoints = Checkpoints::builder(temporary.path()).keep_best(1, "validation_loss").build().unwrap();
     let builder = configured(model, &here).epochs(4).callback(StopInGroup(false)).checkpoints(checkpoints);
     let mut stopped = builder.quiet().build().unwrap();
     stopped.fit(&train, Some(&validation)).unwrap();
@@ -331,7 +331,7 @@ fn a_stop_in_the_validation_loses_nothing() {
     let temporary = tempfile::tempdir().unwrap();
     let build = |batches: usize, folder: &str| {
         let (model, parameters) = normed(9);
-        let checkpoints = Checkpoints::new(temporary.path().join(folder)).build().unwrap();
+        let checkpoints = Checkpoints::builder(temporary.path().join(folder)).build().unwrap();
         let builder = configured(model, &parameters).epochs(3).train_metrics().checkpoints(checkpoints);
         (builder.callback(StopInValidation(batches)).quiet().build().unwrap(), parameters)
     };
@@ -360,8 +360,9 @@ fn the_model_of_every_checkpoint_is_what_its_metric_is_of() {
     let temporary = tempfile::tempdir().unwrap();
     let (builder, parameters) = trainer(3);
     // Early stopping and the checkpoints watch different values.
-    let accuracy = EarlyStopping::new("accuracy").patience(3).build().unwrap();
-    let checkpoints = Checkpoints::new(temporary.path()).keep_last(2).keep_best(2, "validation_loss").build().unwrap();
+    let accuracy = EarlyStopping::builder("accuracy").patience(3).build().unwrap();
+    let checkpoints =
+        Checkpoints::builder(temporary.path()).keep_last(2).keep_best(2, "validation_loss").build().unwrap();
     let builder = builder.epochs(40).learning_rate(0.8).early_stopping(accuracy).checkpoints(checkpoints);
     let history = builder.quiet().build().unwrap().fit(&train, Some(&validation)).unwrap();
     let best = history.best("accuracy").unwrap();
@@ -386,7 +387,7 @@ fn a_metric_added_on_resuming_knows_its_direction() {
     let temporary = tempfile::tempdir().unwrap();
     let build = || {
         let builder = trainer(3).0.epochs(1).learning_rate(0.1).quiet();
-        builder.checkpoints(Checkpoints::new(temporary.path()).build().unwrap())
+        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap())
     };
     build().build().unwrap().fit(&train, Some(&validation)).unwrap();
     let mut resumed = build().metric(crate::metrics::FBeta::new(3, 1.0).unwrap()).build().unwrap();
@@ -403,7 +404,7 @@ fn a_stopped_training_is_saved_stays_stopped_when_resumed_and_can_be_gone_on_wit
     // A rate this high overshoots: the best epoch is neither the first nor the last.
     let build = |folder: &Path| {
         let (builder, parameters) = trainer(3);
-        let checkpoints = Checkpoints::new(folder).every_epochs(1000).every_steps(8).build().unwrap();
+        let checkpoints = Checkpoints::builder(folder).every_epochs(1000).every_steps(8).build().unwrap();
         let builder = builder.epochs(40).learning_rate(0.8).early_stopping(stopping(2)).checkpoints(checkpoints);
         (builder.quiet().build().unwrap(), parameters)
     };
@@ -471,13 +472,13 @@ fn what_is_not_finite_is_recorded_and_resumed() {
     let not_finite = Tensor::full(f32::NAN, (3, 2), &candle_core::Device::Cpu).unwrap();
     let targets = Tensor::new(&[0u32, 1, 2], &candle_core::Device::Cpu).unwrap();
     let validation = TensorDataset::new(not_finite, targets).unwrap();
-    let validation = DataLoader::new(validation).build().unwrap();
+    let validation = DataLoader::builder(validation).build().unwrap();
     let temporary = tempfile::tempdir().unwrap();
     // Without accuracy, which has no value for NaN and says so.
     let plain = || {
         let (model, parameters) = mlp(3);
-        let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
-        Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).quiet()
+        let optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
+        Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).quiet()
     };
     let accuracy = plain()
         .epochs(1)
@@ -489,7 +490,7 @@ fn what_is_not_finite_is_recorded_and_resumed() {
     assert!(accuracy.unwrap_err().to_string().contains("did the training diverge?"));
     let build = || {
         let builder = plain().epochs(2).learning_rate(0.1).metric(Nothing(f64::NEG_INFINITY));
-        builder.checkpoints(Checkpoints::new(temporary.path()).build().unwrap()).build().unwrap()
+        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap()).build().unwrap()
     };
     let history = build().fit(&train, Some(&validation)).unwrap();
     assert!(history.values("validation_loss").unwrap()[0].is_nan());
@@ -513,9 +514,9 @@ fn callbacks_of_one_name_are_saved_apart() {
     let (train, validation) = loaders();
     let temporary = tempfile::tempdir().unwrap();
     let build = || {
-        let accuracy = EarlyStopping::new("accuracy").patience(9).build().unwrap();
+        let accuracy = EarlyStopping::builder("accuracy").patience(9).build().unwrap();
         let builder = trainer(3).0.epochs(1).learning_rate(0.1).early_stopping(stopping(7)).early_stopping(accuracy);
-        builder.checkpoints(Checkpoints::new(temporary.path()).build().unwrap()).quiet().build().unwrap()
+        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap()).quiet().build().unwrap()
     };
     build().fit(&train, Some(&validation)).unwrap();
     let mut resumed = build();
@@ -529,7 +530,7 @@ fn callbacks_of_one_name_are_saved_apart() {
     assert_eq!(saved(&mut resumed, "callback early stopping 2"), record.metric("accuracy").unwrap());
 
     // Both bring their best weights back, and the last ones are still there to go on from.
-    let accuracy = EarlyStopping::new("accuracy").patience(9).build().unwrap();
+    let accuracy = EarlyStopping::builder("accuracy").patience(9).build().unwrap();
     let (builder, parameters) = trainer(3);
     let builder = builder.epochs(12).learning_rate(0.8).early_stopping(accuracy).early_stopping(stopping(50));
     let mut both = builder.quiet().build().unwrap();
@@ -550,8 +551,8 @@ fn checkpoints_of_another_training_are_refused() {
     full(1, Some(&folder)).0.fit(&train, Some(&validation)).unwrap();
     let (mut plain, before) = {
         let (model, parameters) = mlp(1);
-        let optimizer = AdamW::new(&parameters).build().unwrap();
-        let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
+        let optimizer = AdamW::builder(&parameters).build().unwrap();
+        let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
         (builder.quiet().build().unwrap(), parameters)
     };
     let untouched = bits(&before);
@@ -561,16 +562,16 @@ fn checkpoints_of_another_training_are_refused() {
     assert!(!plain.resume(temporary.path().join("nowhere")).unwrap());
 
     let (model, parameters) = normed(9);
-    let optimizer = AdamW::new(&parameters).build().unwrap();
-    let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
+    let optimizer = AdamW::builder(&parameters).build().unwrap();
+    let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
     let mut no_stopping = builder.accumulate(3).ema(0.9).quiet().build().unwrap();
     let text = no_stopping.resume(&folder).unwrap_err().to_string();
     assert!(text.contains("the state of callback early stopping, which this trainer lacks"), "{text}");
 
     // Found out after the model's weights have been read: they are set back.
     let (model, parameters) = normed(1);
-    let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
-    let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
+    let optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
+    let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
     let builder = builder.accumulate(3).ema(0.9).early_stopping(stopping(5));
     let mut other_optimizer = builder.metric(Accuracy::default()).quiet().build().unwrap();
     let untouched = bits(&parameters);
@@ -601,7 +602,8 @@ fn the_best_is_kept_besides_the_newest() {
     let (train, validation) = loaders();
     let temporary = tempfile::tempdir().unwrap();
     let (builder, _) = trainer(3);
-    let checkpoints = Checkpoints::new(temporary.path()).keep_last(1).keep_best(1, "validation_loss").build().unwrap();
+    let checkpoints =
+        Checkpoints::builder(temporary.path()).keep_last(1).keep_best(1, "validation_loss").build().unwrap();
     let mut trainer = builder.epochs(25).learning_rate(0.8).checkpoints(checkpoints).quiet().build().unwrap();
     let history = trainer.fit(&train, Some(&validation)).unwrap();
     let best = history.best("validation_loss").unwrap();
@@ -612,7 +614,7 @@ fn the_best_is_kept_besides_the_newest() {
     steps.sort_unstable();
     assert!(best.epoch < 25, "the test wants a best epoch before the last");
     assert_eq!(steps, [best.step, 100]);
-    let unknown = Checkpoints::new(temporary.path()).keep_best(1, "acc").build().unwrap();
+    let unknown = Checkpoints::builder(temporary.path()).keep_best(1, "acc").build().unwrap();
     let mut wrong = super::trainer_tests::trainer(3).0.learning_rate(0.1).checkpoints(unknown).quiet().build().unwrap();
     assert!(wrong.fit(&train, Some(&validation)).unwrap_err().to_string().contains("got `acc`"));
 }
@@ -622,7 +624,7 @@ fn a_plateau_follows_no_value_the_wrong_way_round() {
     use crate::metrics::Direction::{Maximize, Minimize};
     let (train, validation) = loaders();
     let fit = |monitor: Option<&str>, mode| {
-        let schedule = ReduceLROnPlateau::new(0.02).mode(mode).build().unwrap();
+        let schedule = ReduceLROnPlateau::builder(0.02).mode(mode).build().unwrap();
         let mut builder = trainer(3).0.schedule(schedule).quiet();
         if let Some(name) = monitor {
             builder = builder.schedule_monitor(name);
@@ -645,5 +647,5 @@ fn clipping_by_zero_and_groups_of_nothing_are_refused() {
     assert!(text(trainer(1).0.clip_value(f64::NAN)).contains("`clip`"));
     assert!(text(trainer(1).0.accumulate(0)).contains("`batches`: expected at least 1"));
     assert!(text(trainer(1).0.ema(1.0)).contains("`decay`"));
-    assert!(Checkpoints::new("x").keep_best(0, "accuracy").build().unwrap_err().to_string().contains("keep_best"));
+    assert!(Checkpoints::builder("x").keep_best(0, "accuracy").build().unwrap_err().to_string().contains("keep_best"));
 }

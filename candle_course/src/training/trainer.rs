@@ -42,9 +42,9 @@ use crate::training::{Callback, EpochRecord, Evaluation, Flow, History, TrainSta
 /// let model = Linear::new(1, 2, &parameters.at("fc"))?;
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
-/// let train = DataLoader::new(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let optimizer = Sgd::new(&parameters).build()?;
-/// let mut trainer = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
+/// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
+/// let optimizer = Sgd::builder(&parameters).build()?;
+/// let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
 ///     .epochs(3)
 ///     .learning_rate(0.1)
 ///     .metric(Accuracy::default())
@@ -86,8 +86,7 @@ pub struct Trainer {
 impl Trainer {
     /// Trains `model`, whose variables are `parameters`. Clones of a model share its variables, so
     /// pass a clone to keep the model at hand.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(
+    pub fn builder(
         model: impl Model + 'static,
         parameters: &Parameters,
         loss: impl Loss + 'static,

@@ -32,8 +32,8 @@ pub(crate) fn points(seed: u64) -> TensorDataset {
 /// Four batches of 16, the last one of 12; validation in batches of 25.
 pub(crate) fn loaders() -> (DataLoader, DataLoader) {
     (
-        DataLoader::new(points(1)).batch_size(16).shuffle(5).build().unwrap(),
-        DataLoader::new(points(2)).batch_size(25).build().unwrap(),
+        DataLoader::builder(points(1)).batch_size(16).shuffle(5).build().unwrap(),
+        DataLoader::builder(points(2)).batch_size(25).build().unwrap(),
     )
 }
 
@@ -49,8 +49,8 @@ pub(crate) fn mlp(seed: u64) -> (Sequential, Parameters) {
 
 pub(crate) fn trainer(seed: u64) -> (TrainerBuilder, Parameters) {
     let (model, parameters) = mlp(seed);
-    let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
-    let builder = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer).metric(Accuracy::default());
+    let optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
+    let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).metric(Accuracy::default());
     (builder, parameters)
 }
 
@@ -84,7 +84,7 @@ fn fit_is_the_raw_loop_bit_by_bit() {
     let loss = CrossEntropy::default();
 
     let (model, parameters) = mlp(3);
-    let mut optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+    let mut optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
     let (mut losses, mut evaluations, mut step) = (Vec::new(), Vec::new(), 0);
     for epoch in 0..3 {
@@ -134,7 +134,7 @@ impl Schedule for Falling {
 fn a_schedule_per_epoch_is_asked_with_the_epoch_for_rate_and_momentum() {
     let (train, validation) = loaders();
     let (model, parameters) = mlp(3);
-    let mut optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
+    let mut optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
     let (mut losses, mut rates) = (Vec::new(), Vec::new());
     for epoch in 0..3 {
         for batch in train.epoch(epoch).unwrap() {
@@ -277,7 +277,7 @@ impl Callback for Log {
 
 #[test]
 fn events_come_in_the_printed_order_and_a_callback_can_stop() {
-    let [train, validation] = [1, 2].map(|seed| DataLoader::new(points(seed)).batch_size(60).build().unwrap());
+    let [train, validation] = [1, 2].map(|seed| DataLoader::builder(points(seed)).batch_size(60).build().unwrap());
     let log = Log::default();
     let events = log.0.clone();
     let mut trainer = trainer(1).0.epochs(5).learning_rate(0.1).callback(log).quiet().build().unwrap();
@@ -296,8 +296,8 @@ fn parameters_without_gradient_are_named() {
     let (train, _) = loaders();
     let (model, parameters) = mlp(1);
     Linear::new(3, 3, &parameters.at("idle")).unwrap();
-    let optimizer = Sgd::new(&parameters).build().unwrap();
-    let mut trainer = Trainer::new(model, &parameters, CrossEntropy::default(), optimizer)
+    let optimizer = Sgd::builder(&parameters).build().unwrap();
+    let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
         .learning_rate(0.1)
         .quiet()
         .build()
@@ -316,9 +316,9 @@ fn a_loss_that_is_no_scalar_is_explained() {
     }
     let (train, _) = loaders();
     let (model, parameters) = mlp(1);
-    let optimizer = Sgd::new(&parameters).build().unwrap();
+    let optimizer = Sgd::builder(&parameters).build().unwrap();
     let mut trainer =
-        Trainer::new(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
+        Trainer::builder(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
     let error = trainer.fit(&train, None).unwrap_err().to_string();
     assert!(error.contains("`loss`: expected a scalar") && error.contains("reduction"), "{error}");
 }
@@ -335,7 +335,7 @@ fn validation_examples_that_are_trained_on_are_noted() {
     let data = points(1);
     let loader = |indices: &[usize]| {
         let sampler = SubsetSampler::new(indices, 1).unwrap();
-        DataLoader::new(data.clone()).sampler(sampler).batch_size(10).build().unwrap()
+        DataLoader::builder(data.clone()).sampler(sampler).batch_size(10).build().unwrap()
     };
     let (first, rest): (Vec<usize>, Vec<usize>) = ((0..40).collect(), (38..60).collect());
     let note = history(&loader(&first), &loader(&rest)).notes()[0].clone();
@@ -347,10 +347,10 @@ fn validation_examples_that_are_trained_on_are_noted() {
     // Parts cut out of one tensor are told by where they were.
     let cut = |from: usize, length: usize| {
         let [x, y] = [data.inputs(), data.targets()].map(|tensor| tensor.narrow(0, from, length).unwrap());
-        DataLoader::new(TensorDataset::new(x, y).unwrap()).build().unwrap()
+        DataLoader::builder(TensorDataset::new(x, y).unwrap()).build().unwrap()
     };
     assert!(history(&cut(0, 40), &cut(40, 20)).notes().is_empty());
     assert!(history(&cut(0, 41), &cut(40, 20)).notes()[0].contains("1 of 20 validation examples"));
-    let part = DataLoader::new(Subset::new(data.clone(), &[5, 50]).unwrap()).build().unwrap();
+    let part = DataLoader::builder(Subset::new(data.clone(), &[5, 50]).unwrap()).build().unwrap();
     assert!(history(&loader(&first), &part).notes()[0].contains("1 of 2 validation examples"));
 }

@@ -38,7 +38,7 @@ pub enum SatelliteTarget {
 /// ```
 /// use candle_course::data::{Dataset, Satellite, ndvi};
 ///
-/// let tiles = Satellite::new(100).size(64).seed(42).build()?;
+/// let tiles = Satellite::builder(100).size(64).seed(42).build()?;
 /// let tile = tiles.get(0)?;
 /// assert_eq!(tile.input.dims(), [4, 64, 64]);
 /// assert_eq!(tile.target.dims(), [64, 64]);
@@ -71,8 +71,7 @@ impl Satellite {
     ];
 
     /// `tiles` tiles of 64×64 pixels from seed 0 with masks, unless told otherwise.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(tiles: usize) -> SatelliteBuilder {
+    pub fn builder(tiles: usize) -> SatelliteBuilder {
         SatelliteBuilder(Satellite { tiles, size: 64, seed: 0, target: SatelliteTarget::Mask, clouds: true })
     }
 
@@ -238,13 +237,13 @@ mod tests {
     #[test]
     fn tiles_are_pure_in_seed_and_index() {
         let tile = |seed: u64, index: usize| {
-            let set = Satellite::new(9).size(32).seed(seed).build().unwrap();
+            let set = Satellite::builder(9).size(32).seed(seed).build().unwrap();
             set.get(index).unwrap().input.flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         assert_eq!(tile(1, 4), tile(1, 4));
         assert_ne!(tile(1, 4), tile(1, 5));
         assert_ne!(tile(1, 4), tile(2, 4));
-        let set = Satellite::new(9).size(32).seed(1).build().unwrap();
+        let set = Satellite::builder(9).size(32).seed(1).build().unwrap();
         let all = set.to_tensors().unwrap();
         let fifth = all.get(4).unwrap().input.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(fifth, tile(1, 4));
@@ -252,7 +251,7 @@ mod tests {
 
     #[test]
     fn every_class_occurs_rare_ones_rarely_and_spectra_are_physical() {
-        let set = Satellite::new(60).size(64).seed(3).build().unwrap();
+        let set = Satellite::builder(60).size(64).seed(3).build().unwrap();
         let all = set.to_tensors().unwrap();
         let mask: Vec<u32> = all.targets().flatten_all().unwrap().to_vec1().unwrap();
         let share = |class: u32| mask.iter().filter(|&&c| c == class).count() as f64 / mask.len() as f64;
@@ -285,7 +284,7 @@ mod tests {
 
     #[test]
     fn targets_agree_with_the_mask() {
-        let set = |target| Satellite::new(3).size(32).seed(5).target(target).build().unwrap();
+        let set = |target| Satellite::builder(3).size(32).seed(5).target(target).build().unwrap();
         let mask: Vec<u32> =
             set(SatelliteTarget::Mask).get(1).unwrap().target.flatten_all().unwrap().to_vec1().unwrap();
         let forest = set(SatelliteTarget::Class(1)).get(1).unwrap().target;
@@ -298,23 +297,23 @@ mod tests {
         let biomass: Vec<f32> =
             (0..3).map(|i| set(SatelliteTarget::Biomass).get(i).unwrap().target.to_vec1::<f32>().unwrap()[0]).collect();
         assert!(biomass.iter().all(|b| (0.0..400.0).contains(b)), "{biomass:?}");
-        let clear = Satellite::new(3).size(32).seed(5).clouds(false).build().unwrap();
+        let clear = Satellite::builder(3).size(32).seed(5).clouds(false).build().unwrap();
         assert!((0..3).all(|i| clear.mask(i).unwrap().max_all().unwrap().to_scalar::<u32>().unwrap() < 5));
     }
 
     #[test]
     fn composites_are_images_and_arguments_are_checked() {
-        let bands = Satellite::new(1).build().unwrap().get(0).unwrap().input;
+        let bands = Satellite::builder(1).build().unwrap().get(0).unwrap().input;
         for image in [true_color(&bands).unwrap(), false_color(&bands.unsqueeze(0).unwrap()).unwrap()] {
             assert_eq!(image.dims()[image.rank() - 3..], [3, 64, 64]);
             assert!(image.max_all().unwrap().to_scalar::<f32>().unwrap() <= 1.0);
         }
         let three = Tensor::zeros((3, 4, 4), DType::F32, &Device::Cpu).unwrap();
         assert!(ndvi(&three).unwrap_err().to_string().contains("[…, 4, H, W]"));
-        assert!(Satellite::new(0).build().unwrap_err().to_string().contains("`tiles`"));
-        assert!(Satellite::new(1).size(8).build().unwrap_err().to_string().contains("`size`"));
-        let class = Satellite::new(1).target(SatelliteTarget::Class(7)).build();
+        assert!(Satellite::builder(0).build().unwrap_err().to_string().contains("`tiles`"));
+        assert!(Satellite::builder(1).size(8).build().unwrap_err().to_string().contains("`size`"));
+        let class = Satellite::builder(1).target(SatelliteTarget::Class(7)).build();
         assert!(class.unwrap_err().to_string().contains("a class below 7"));
-        assert!(Satellite::new(1).build().unwrap().get(1).unwrap_err().to_string().contains("less than 1"));
+        assert!(Satellite::builder(1).build().unwrap().get(1).unwrap_err().to_string().contains("less than 1"));
     }
 }

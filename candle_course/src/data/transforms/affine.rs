@@ -16,7 +16,7 @@ use crate::random::Generator;
 ///
 /// let affine = RandomAffine::new(7).degrees(15.0).translate(0.1).scale(0.9, 1.1).build()?;
 /// let images = Mnist::builder().sample().quiet().load()?.train();
-/// let loader = DataLoader::new(images).batch_size(32).transform(affine).build()?;
+/// let loader = DataLoader::builder(images).batch_size(32).transform(affine).build()?;
 /// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [32, 1, 28, 28]);
 /// # Ok::<(), candle_course::error::Error>(())
 /// ```

@@ -23,7 +23,7 @@ use crate::random::Generator;
 ///
 /// let images = Cifar10::builder().sample().quiet().load()?.train();
 /// let (mean, std) = images.mean_std();
-/// let loader = DataLoader::new(images.unnormalized())
+/// let loader = DataLoader::builder(images.unnormalized())
 ///     .batch_size(16)
 ///     .transform(ColorJitter::new(5).brightness(0.4).contrast(0.4).saturation(0.4).build()?)
 ///     .transform(Normalize::new(&mean, &std)?)

@@ -17,7 +17,7 @@ use crate::random::Generator;
 /// use candle_course::data::{Cifar10, DataLoader, RandomCrop, RandomHorizontalFlip};
 ///
 /// let images = Cifar10::builder().sample().quiet().load()?.train();
-/// let loader = DataLoader::new(images)
+/// let loader = DataLoader::builder(images)
 ///     .batch_size(64)
 ///     .shuffle(1)
 ///     .transform(RandomCrop::new(4, 2))

@@ -68,7 +68,7 @@ flip! {
     /// use candle_course::data::{Cifar10, DataLoader, RandomHorizontalFlip};
     ///
     /// let images = Cifar10::builder().sample().quiet().load()?.test();
-    /// let loader = DataLoader::new(images).batch_size(8).transform(RandomHorizontalFlip::new(1)).build()?;
+    /// let loader = DataLoader::builder(images).batch_size(8).transform(RandomHorizontalFlip::new(1)).build()?;
     /// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [8, 3, 32, 32]);
     /// # Ok::<(), candle_course::error::Error>(())
     /// ```

@@ -24,7 +24,7 @@ use crate::random::Generator;
 /// use candle_course::data::{DataLoader, MixUp, Mnist};
 ///
 /// let images = Mnist::builder().sample().quiet().load()?.train();
-/// let loader = DataLoader::new(images).batch_size(32).shuffle(1).transform(MixUp::new(0.2, 10, 9)?).build()?;
+/// let loader = DataLoader::builder(images).batch_size(32).shuffle(1).transform(MixUp::new(0.2, 10, 9)?).build()?;
 /// let batch = loader.epoch(0)?.next().unwrap()?;
 /// assert_eq!(batch.targets.dims(), [32, 10]);
 /// # Ok::<(), candle_course::error::Error>(())

@@ -67,7 +67,7 @@ impl BatchPosition {
 /// }
 ///
 /// let images = Mnist::builder().sample().quiet().load()?.test();
-/// let loader = DataLoader::new(images).batch_size(10).transform(Noise(0.1)).build()?;
+/// let loader = DataLoader::builder(images).batch_size(10).transform(Noise(0.1)).build()?;
 /// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [10, 1, 28, 28]);
 /// # Ok::<(), Error>(())
 /// ```

@@ -28,8 +28,8 @@ use crate::training::callbacks::monitor::Monitor;
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let checkpoints = Checkpoints::new("checkpoints/cnn").every_steps(500).keep_last(2).keep_best(1, "accuracy").build()?;
-/// assert!(Checkpoints::new("checkpoints/cnn").every_steps(0).build().is_err());
+/// let checkpoints = Checkpoints::builder("checkpoints/cnn").every_steps(500).keep_last(2).keep_best(1, "accuracy").build()?;
+/// assert!(Checkpoints::builder("checkpoints/cnn").every_steps(0).build().is_err());
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -50,8 +50,7 @@ pub struct CheckpointsBuilder(Checkpoints);
 
 impl Checkpoints {
     /// Checkpoints in `folder`, which is made if need be.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(folder: impl AsRef<Path>) -> CheckpointsBuilder {
+    pub fn builder(folder: impl AsRef<Path>) -> CheckpointsBuilder {
         CheckpointsBuilder(Self {
             folder: folder.as_ref().to_owned(),
             every_epochs: Some(1),

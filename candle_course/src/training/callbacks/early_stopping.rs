@@ -27,8 +27,8 @@ use crate::training::{Callback, Flow, Trainer};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let stopping = EarlyStopping::new("validation_loss").patience(3).min_delta(1e-3).build()?;
-/// assert!(EarlyStopping::new("accuracy").min_delta(-1.0).build().is_err());
+/// let stopping = EarlyStopping::builder("validation_loss").patience(3).min_delta(1e-3).build()?;
+/// assert!(EarlyStopping::builder("accuracy").min_delta(-1.0).build().is_err());
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -56,8 +56,7 @@ pub struct EarlyStoppingBuilder {
 
 impl EarlyStopping {
     /// Watches `monitor`: `validation_loss`, `train_loss` or a metric's name.
-    #[allow(clippy::new_ret_no_self)] // a builder, as everywhere in this crate
-    pub fn new(monitor: impl Into<String>) -> EarlyStoppingBuilder {
+    pub fn builder(monitor: impl Into<String>) -> EarlyStoppingBuilder {
         EarlyStoppingBuilder { monitor: Monitor::new(monitor), patience: 5, min_delta: 0.0, restore_best: true }
     }
 }
@@ -221,7 +220,8 @@ mod tests {
 
     #[test]
     fn patience_and_min_delta_count_as_documented() {
-        let stopping = |patience, delta| EarlyStopping::new("x").patience(patience).min_delta(delta).build().unwrap();
+        let stopping =
+            |patience, delta| EarlyStopping::builder("x").patience(patience).min_delta(delta).build().unwrap();
         let losses = [1.0, 0.5, 0.49, 0.48, 0.6, 0.47];
         assert_eq!(stops_after(&losses, stopping(2, 0.0), Direction::Minimize), None);
         assert_eq!(stops_after(&losses, stopping(2, 0.05), Direction::Minimize), Some(4));
@@ -234,7 +234,7 @@ mod tests {
     fn the_best_weights_come_back() {
         let (train, validation) = loaders();
         // A rate this high overshoots after some epochs; the best epoch is not the last.
-        let stopping = EarlyStopping::new("validation_loss").patience(2).build().unwrap();
+        let stopping = EarlyStopping::builder("validation_loss").patience(2).build().unwrap();
         let (builder, _) = trainer(3);
         let mut trainer = builder.epochs(40).learning_rate(0.8).callback(stopping).quiet().build().unwrap();
         let history = trainer.fit(&train, Some(&validation)).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     fn an_unknown_monitor_is_an_error_before_the_first_step() {
         let (train, validation) = loaders();
         let monitored = |name: &str| {
-            let stopping = EarlyStopping::new(name).build().unwrap();
+            let stopping = EarlyStopping::builder(name).build().unwrap();
             trainer(3).0.learning_rate(0.1).callback(stopping).quiet().build().unwrap()
         };
         let mut misspelt = monitored("val_loss");
@@ -259,7 +259,7 @@ mod tests {
             "{error}"
         );
         assert_eq!(misspelt.state().step, 0);
-        let alone = DataLoader::new(points(1)).batch_size(16).build().unwrap();
+        let alone = DataLoader::builder(points(1)).batch_size(16).build().unwrap();
         assert!(monitored("accuracy").fit(&alone, Some(&validation)).is_ok());
     }
 }

@@ -213,8 +213,8 @@ mod tests {
             .unwrap()
             .hyper_parameters(HyperParameters::new().number("learning_rate", 0.1))
             .probe(&probe, points(1).batch(&[0, 1, 2]).unwrap());
-        let optimizer = Sgd::new(&parameters).momentum(0.9).build().unwrap();
-        let mut with = Trainer::new(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
+        let optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
+        let mut with = Trainer::builder(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
             .epochs(3)
             .learning_rate(0.1)
             .metric(Accuracy::default())

@@ -43,7 +43,7 @@ impl Prediction {
 /// let model = Linear::new(2, 3, &parameters.at("fc"))?;
 /// let x = Tensor::new(&[[1f32, 0.], [0., 1.], [5., 5.]], &Device::Cpu)?;
 /// let data = TensorDataset::new(x, Tensor::new(&[0u32, 1, 2], &Device::Cpu)?)?;
-/// let loader = DataLoader::new(data).batch_size(2).build()?;
+/// let loader = DataLoader::builder(data).batch_size(2).build()?;
 /// let report = PredictionReport::new(&model, &loader)?;
 /// assert_eq!(report.predictions().len(), 3);
 /// let hardest = report.hardest(1);
@@ -177,7 +177,7 @@ impl PredictionReport {
             })
             .collect();
         let right: Vec<bool> = self.predictions.iter().map(Prediction::is_right).collect();
-        ImageGrid::new(title, &Tensor::stack(&images, 0)?)
+        ImageGrid::builder(title, &Tensor::stack(&images, 0)?)
             .normalized(mean, std)
             .captions(&captions)
             .correct(&right)
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_report_agrees_with_loss_and_metric() {
         let (model, _) = mlp(1);
-        let loader = DataLoader::new(points(1)).batch_size(25).build().unwrap();
+        let loader = DataLoader::builder(points(1)).batch_size(25).build().unwrap();
         let report = PredictionReport::new(&model, &loader).unwrap();
         let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
         let evaluation = evaluate(&model, &CrossEntropy::default(), &loader, &mut metrics).unwrap();
@@ -226,7 +226,8 @@ mod tests {
         let logits = [[3f32, 0., 0., 0.], [0., 2., 0., 0.], [0., 0., 5., 0.], [1., 0., 0., 0.]];
         let x = Tensor::new(&logits, &candle_core::Device::Cpu).unwrap();
         let y = Tensor::new(&[0u32, 0, 1, 3], &candle_core::Device::Cpu).unwrap();
-        let loader = DataLoader::new(TensorDataset::new(x.clone(), y.clone()).unwrap()).batch_size(3).build().unwrap();
+        let loader =
+            DataLoader::builder(TensorDataset::new(x.clone(), y.clone()).unwrap()).batch_size(3).build().unwrap();
         let report = PredictionReport::new(&crate::nn::Sequential::new(), &loader).unwrap();
         let report = report.class_names(&["cat", "dog", "cow", "hen"]);
         let order = |part: PredictionReport| part.predictions().iter().map(|p| p.index).collect::<Vec<_>>();

@@ -267,9 +267,15 @@ impl LayerReport {
         let names: Vec<&str> = self.layers.iter().map(|layer| layer.name.as_str()).collect();
         let bars = |title: &str, label: &str, value: fn(&LayerStatistics) -> f64| {
             let values: Vec<f64> = self.layers.iter().map(value).collect();
-            BarChart::new(title).y_label(label).categories(&names).bars("", &values).horizontal().numbers(false).build()
+            BarChart::builder(title)
+                .y_label(label)
+                .categories(&names)
+                .bars("", &values)
+                .horizontal()
+                .numbers(false)
+                .build()
         };
-        Panels::new(3)
+        Panels::builder(3)
             .add(bars("Activations", "standard deviation", |layer| layer.std)?)
             .add(bars("Dead units", "share", |layer| layer.dead as f64 / layer.units as f64)?)
             .add(bars("Gradients", "log₁₀ of the root mean square", |layer| {

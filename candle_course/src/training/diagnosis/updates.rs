@@ -86,7 +86,7 @@ impl UpdateRatios {
     /// # Errors
     /// If nothing was recorded.
     pub fn figure(&self) -> Result<Figure> {
-        let mut chart = LineChart::new("Update-to-weight ratio").x_label("step").y_label("‖Δw‖ / ‖w‖").log_y();
+        let mut chart = LineChart::builder("Update-to-weight ratio").x_label("step").y_label("‖Δw‖ / ‖w‖").log_y();
         for (name, points) in self.recorded().iter() {
             let points: Vec<(f64, f64)> =
                 points.iter().filter(|(_, ratio)| *ratio > 0.0).map(|&(step, ratio)| (step as f64, ratio)).collect();

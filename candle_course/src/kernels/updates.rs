@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Tensor, Var};
 use half::{bf16, f16};
 
 use crate::error::Result;
-use crate::ops::parallel;
+use crate::kernels::parallel;
 
 /// Numbers a task works on: small enough for the second-level cache together with two moments.
 /// Element-wise updates give the same bits however they are split.

@@ -1,8 +1,8 @@
 //! Walks `[N, C, M]` class scores in blocks of positions that fit the cache, in parallel.
 
 use super::Real;
-use crate::ops::parallel;
-use crate::ops::simd::{Kernel, Simd};
+use crate::kernels::parallel;
+use crate::kernels::simd::{Kernel, Simd};
 
 /// Scores of `classes` at `positions` of each of `examples`: a row-major `[N, C, M]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

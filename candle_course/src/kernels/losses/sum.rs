@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, WithDType};
 
 use super::{PIECE, contiguous, for_float};
 use crate::error::Result;
-use crate::ops::parallel;
+use crate::kernels::parallel;
 
 /// Σ of a slice, in f64, over fixed pieces added in order.
 pub(crate) fn sum_slice<T: WithDType>(values: &[T]) -> f64 {

@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor
 use super::blocks::gather;
 use super::{Block, Dims, Real, contiguous, for_blocks, for_float};
 use crate::error::Result;
-use crate::ops::buffer::written;
-use crate::ops::simd::{Kernel, Simd};
+use crate::kernels::buffer::written;
+use crate::kernels::simd::{Kernel, Simd};
 
 struct Softmax;
 struct SoftmaxBackward;

@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor
 
 use super::{PIECE, Real, contiguous, for_float};
 use crate::error::Result;
-use crate::ops::buffer::written;
-use crate::ops::parallel;
+use crate::kernels::buffer::written;
+use crate::kernels::parallel;
 
 /// A function of one number. Values and derivatives are computed in f64 and rounded once.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,9 +6,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Shape
 
 use super::{Dims, Real, contiguous, for_float, with_elements};
 use crate::error::Result;
-use crate::losses::validate::IGNORED;
-use crate::ops::parallel;
-use crate::ops::simd::{Kernel, Simd};
+use crate::kernels::losses::IGNORED;
+use crate::kernels::parallel;
+use crate::kernels::simd::{Kernel, Simd};
 
 /// What the probabilities are compared with.
 #[derive(Clone)]

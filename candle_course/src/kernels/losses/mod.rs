@@ -20,7 +20,10 @@ pub(crate) use sum::{sum_slice, sum_trailing};
 use candle_core::{CpuStorage, Layout, Tensor, WithDType};
 
 use crate::error::Result;
-pub(crate) use crate::ops::real::Real;
+pub(crate) use crate::kernels::real::Real;
+
+/// What stands for an ignored position among class indices.
+pub(crate) const IGNORED: u32 = u32::MAX;
 
 /// Elements a thread takes at once. A constant, so that results do not depend on the thread count.
 pub(crate) const PIECE: usize = 1 << 14;

@@ -25,3 +25,6 @@ pub mod upsample;
 mod x86;
 
 pub use conv_backward::{backward_bias, backward_weight, scatter_input};
+
+pub mod losses;
+pub mod updates;

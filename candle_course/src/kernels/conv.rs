@@ -379,7 +379,7 @@ pub(super) fn transposed_general<T: Element>(g: &Geometry, dy: &[T], weight: &[T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::kernels::backward_weight;
+    use crate::kernels::backward_weight;
 
     /// From the definition, in f64.
     fn by_definition(g: &Geometry, x: &[f32], weight: &[f32]) -> Vec<f64> {
