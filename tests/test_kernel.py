@@ -94,7 +94,7 @@ let parameters = Parameters::new(42, &device);
 let model = Sequential::new()
     .add(Conv2d::builder(1, 8, 3).padding(1).build(&parameters.at("conv"))?)
     .add(Activation::Relu)
-    .add(MaxPool2d::new(2))
+    .add(MaxPool2d::new(2)?)
     .add(Flatten)
     .add(Dropout::new(0.5, &parameters.at("dropout"))?)
     .add(Linear::new(8 * 14 * 14, 10, &parameters.at("linear"))?);

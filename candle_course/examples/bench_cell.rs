@@ -26,11 +26,11 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
         let convolution = Conv2d::builder(pair[0], pair[1], 3).padding(1);
         model = model.add(convolution.build(&parameters.at(format!("conv{i}")))?);
         if normalise {
-            model = model.add(BatchNorm2d::builder(pair[1]).build(&parameters.at(format!("norm{i}")))?);
+            model = model.add(BatchNorm2d::new(pair[1], &parameters.at(format!("norm{i}")))?);
         }
         model = model.add(Activation::Relu);
         if (i + 1) % pool == 0 {
-            model = model.add(MaxPool2d::new(2));
+            model = model.add(MaxPool2d::new(2)?);
         }
     }
     Ok(model

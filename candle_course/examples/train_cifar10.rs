@@ -118,14 +118,14 @@ fn network(parameters: &Parameters, width: usize, dropout: f64) -> Result<Sequen
                     .no_bias()
                     .build(&parameters.at(format!("conv{}", i + 1)))?,
             )
-            .add(BatchNorm2d::builder(outputs).build(&parameters.at(format!("norm{}", i + 1)))?.with_relu());
+            .add(BatchNorm2d::new(outputs, &parameters.at(format!("norm{}", i + 1)))?.with_relu());
         if pool {
-            model = model.add(MaxPool2d::new(2));
+            model = model.add(MaxPool2d::new(2)?);
         }
     }
     // 4 × 4 positions are left of the 32 × 32.
     Ok(model
-        .add(AdaptiveAvgPool2d::new(2))
+        .add(AdaptiveAvgPool2d::new(2)?)
         .add(Flatten)
         .add(Dropout::new(dropout, &parameters.at("dropout"))?)
         .add(Linear::new(4 * width * 4, 10, &parameters.at("fc"))?))
@@ -150,7 +150,7 @@ fn main() -> Result<()> {
         None => builder.load()?,
     };
     let (all, test_set) = (cifar.train(), cifar.test());
-    let split = Split::stratified(all.labels()).validation(0.1).seed(seed).build()?;
+    let split = Split::builder(all.len()).stratify(all.labels()).validation(0.1).seed(seed).build()?;
     let validation_set = all.select(split.validation())?;
     let mut train_set = all.select(split.train())?;
     match arguments.text("imbalance").unwrap_or("none") {
@@ -215,7 +215,7 @@ fn main() -> Result<()> {
             .number("weight_decay", decay)
             .text("imbalance", arguments.text("imbalance").unwrap_or("none"))
             .text("balance", arguments.text("balance").unwrap_or("none"));
-        let tensorboard = TensorBoard::new(folder)?.hyper_parameters(hyper_parameters);
+        let tensorboard = TensorBoard::builder(folder).hyper_parameters(hyper_parameters).build()?;
         writer = Some(tensorboard.writer());
         builder = builder.callback(tensorboard);
     }

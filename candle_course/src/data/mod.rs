@@ -21,7 +21,7 @@
 //! use candle_course::prelude::*;
 //!
 //! let cifar = Cifar10::builder().sample().load()?;
-//! let split = Split::stratified(cifar.train().labels()).validation(0.1).seed(1).build()?;
+//! let split = Split::builder(cifar.train().len()).stratify(cifar.train().labels()).validation(0.1).seed(1).build()?;
 //! let train = cifar.train().select(split.train())?;
 //! let sampler = WeightedRandomSampler::builder(&example_weights(train.labels())).seed(2).build()?;
 //! let loader = DataLoader::builder(train)
@@ -67,7 +67,7 @@ pub use cifar10::Cifar10;
 pub use compose::{ConcatDataset, MappedDataset, Subset};
 pub use dataset::{Batch, Dataset, Example, TensorDataset};
 pub use fashion_mnist::FashionMnist;
-pub use image_folder::ImageFolder;
+pub use image_folder::{ImageFolder, ImageFolderBuilder};
 pub use images::ImageDataset;
 pub use imbalance::{class_counts, class_weights, example_weights, imbalance, long_tail, oversample, undersample};
 pub use loader::{DataLoader, DataLoaderBuilder};
@@ -80,7 +80,8 @@ pub use split::{Split, SplitBuilder};
 pub use statistics::LoaderStatistics;
 pub use stratified::StratifiedBatchSampler;
 pub use transforms::{
-    BatchPosition, ColorJitter, MixUp, Normalize, RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip,
-    RandomQuarterTurn, RandomVerticalFlip, Transform,
+    BatchPosition, ColorJitter, ColorJitterBuilder, MixUp, Normalize, RandomAffine, RandomAffineBuilder, RandomCrop,
+    RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn,
+    RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
 };
 pub use weighted::{WeightedRandomSampler, WeightedRandomSamplerBuilder};
