@@ -58,8 +58,8 @@ pub use crate::optimizers::{
 // schedules
 pub use crate::schedules::{
     Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
-    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
-    RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+    CyclicMode, ExponentialLR, LambdaLR, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR, ReduceLROnPlateau, Schedule,
+    SequentialLR, StepLR, ThresholdMode, WarmUp,
 };
 
 // checkpoint
@@ -72,8 +72,8 @@ pub use crate::checkpoint::{
 pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
-    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
-    Trainer, evaluate, forward_backward, train_step,
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, LearningRateRangeTest, ModelSummary,
+    RangeTestCurve, StepRecord, TrainState, Trainer, Training, evaluate, forward_backward, train_step,
 };
 
 // plot

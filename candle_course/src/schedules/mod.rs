@@ -40,7 +40,6 @@ mod exponential;
 mod linear;
 mod one_cycle;
 mod plateau;
-mod range_test;
 mod step;
 mod warm_up;
 
@@ -53,7 +52,6 @@ pub use exponential::{ExponentialLR, PolynomialLR, PolynomialLRBuilder};
 pub use linear::{ConstantLR, ConstantLRBuilder, LinearLR, LinearLRBuilder};
 pub use one_cycle::{Anneal, OneCycleLR, OneCycleLRBuilder};
 pub use plateau::{ReduceLROnPlateau, ReduceLROnPlateauBuilder, ThresholdMode};
-pub use range_test::{LearningRateRangeTest, LearningRateRangeTestBuilder, RangeTestCurve};
 pub use step::{MultiStepLR, MultiStepLRBuilder, StepLR, StepLRBuilder};
 pub use warm_up::{WarmUp, WarmUpBuilder};
 

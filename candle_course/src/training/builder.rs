@@ -11,10 +11,10 @@ use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
 use crate::schedules::{Constant, Schedule};
-use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
+use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
-use crate::training::{Callback, History, TrainState, Trainer};
+use crate::training::{Callback, History, TrainState, Trainer, Training};
 
 /// Configures a [`Trainer`].
 pub struct TrainerBuilder {
@@ -27,7 +27,7 @@ pub struct TrainerBuilder {
     pub(super) schedule_per_epoch: bool,
     pub(super) metrics: Vec<Box<dyn Metric>>,
     pub(super) train_metrics: bool,
-    pub(super) callbacks: Vec<Box<dyn Callback>>,
+    pub(super) callbacks: Callbacks,
     pub(super) progress: Option<Progress>,
     pub(super) last_finite_folder: Option<PathBuf>,
     pub(super) schedule_monitor: Option<String>,
@@ -71,7 +71,7 @@ impl TrainerBuilder {
             schedule_per_epoch: false,
             metrics: Vec::new(),
             train_metrics: false,
-            callbacks: Vec::new(),
+            callbacks: Callbacks::default(),
             progress: Some(Progress::default()),
             last_finite_folder: None,
             schedule_monitor: None,
@@ -139,7 +139,7 @@ impl TrainerBuilder {
 
     /// Keeps an exponential moving average of the weights, with this decay (0.999, say). Validation,
     /// [`Trainer::evaluate`] and the best weights that early stopping restores are those of the
-    /// average; the model itself holds the last weights, until [`Trainer::swap_average`]. So in a
+    /// average; the model itself holds the last weights, until [`Training::swap_average`]. So in a
     /// checkpoint: its `model` are the last weights, and the average that its metric is of is in
     /// `average`.
     pub fn ema(mut self, decay: f64) -> Self {
@@ -255,7 +255,7 @@ impl TrainerBuilder {
         let mut guard = Guard::default();
         let checkpoint_folder = self.checkpoints.as_ref().map(|checkpoints| checkpoints.folder().to_owned());
         self.last_finite_folder.or(checkpoint_folder).iter().for_each(|folder| guard.set_folder(folder));
-        let mut trainer = Trainer {
+        let mut training = Training {
             model: self.model,
             parameters: self.parameters,
             loss: self.loss,
@@ -269,8 +269,6 @@ impl TrainerBuilder {
             metrics: self.metrics,
             train_metrics: self.train_metrics,
             train_values: None,
-            callbacks,
-            checkpoints: self.checkpoints,
             epochs: self.epochs,
             validating: false,
             state: TrainState::default(),
@@ -280,7 +278,7 @@ impl TrainerBuilder {
             guard,
             history,
         };
-        trainer.state.learning_rate = trainer.scheduled_rate();
-        Ok(trainer)
+        training.state.learning_rate = training.scheduled_rate();
+        Ok(Trainer { training, callbacks, checkpoints: self.checkpoints })
     }
 }

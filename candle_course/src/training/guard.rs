@@ -183,7 +183,7 @@ mod tests {
     use crate::nn::Parameters;
     use crate::optimizers::Sgd;
     use crate::training::trainer_tests::{loaders, mlp, points, trainer};
-    use crate::training::{Callback, Flow, Trainer};
+    use crate::training::{Callback, Flow, Trainer, Training};
 
     fn poisoned(inputs: &[(usize, f32)]) -> DataLoader {
         let clean = points(1);
@@ -250,9 +250,9 @@ mod tests {
         fn name(&self) -> &str {
             "loses"
         }
-        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-            if trainer.state().step == self.0 {
-                let weight = trainer.parameters().get("0.weight").unwrap();
+        fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+            if training.state().step == self.0 {
+                let weight = training.parameters().get("0.weight").unwrap();
                 weight.set(&Tensor::full(f32::NAN, weight.shape(), &Device::Cpu)?)?;
             }
             Ok(Flow::Continue)

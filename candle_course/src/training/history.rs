@@ -137,19 +137,6 @@ impl History {
         self.epochs.push(record);
     }
 
-    /// Every number in a fixed order: JSON, as it is read here, may be off in the last bit.
-    pub(super) fn numbers(&mut self) -> Vec<&mut f64> {
-        let mut numbers = Vec::new();
-        for record in &mut self.epochs {
-            numbers.extend([&mut record.train_loss, &mut record.learning_rate, &mut record.seconds]);
-            numbers.push(&mut record.train_seconds);
-            numbers.extend(record.validation_loss.as_mut());
-            numbers.extend(record.metrics.iter_mut().chain(&mut record.train_metrics).map(|(_, value)| value));
-        }
-        numbers.extend(self.steps.iter_mut().flat_map(|step| [&mut step.loss, &mut step.learning_rate]));
-        numbers
-    }
-
     pub(super) fn set_stopped(&mut self, reason: Option<String>) {
         self.stopped = reason;
     }

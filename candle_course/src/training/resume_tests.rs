@@ -25,7 +25,7 @@ fn normed(seed: u64) -> (Sequential, Parameters) {
     let parameters = Parameters::new(seed, &Device::Cpu);
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
-        .add(BatchNorm1d::builder(16).build(&parameters.at("1")).unwrap())
+        .add(BatchNorm1d::new(16, &parameters.at("1")).unwrap())
         .add(Activation::Relu)
         .add(Dropout::new(0.2, &parameters.at("3")).unwrap())
         .add(Linear::new(16, 3, &parameters.at("4")).unwrap());
@@ -167,24 +167,24 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     let temporary = tempfile::tempdir().unwrap();
     let (model, trained) = normed(9);
     let probe = Probe::new();
-    let tensorboard = TensorBoard::new(temporary.path().join("tensorboard")).unwrap().every_steps(1).unwrap();
+    let tensorboard = TensorBoard::builder(temporary.path().join("tensorboard")).every_steps(1);
     let mut trainer = configured(probe.sequential(&model), &trained)
         .epochs(6)
         .train_metrics()
         .checkpoints(every_step(&temporary.path().join("checkpoints")))
-        .callback(tensorboard.probe(&probe, points(1).batch(&[0, 1, 2]).unwrap()))
-        .progress(Progress::every(Duration::ZERO))
+        .callback(tensorboard.probe(&probe, points(1).batch(&[0, 1, 2]).unwrap()).build().unwrap())
+        .progress(Progress::new(Duration::ZERO))
         .build()
         .unwrap();
     let history = trainer.fit(&train, Some(&validation)).unwrap();
     assert_eq!(history.values("validation_loss").unwrap(), validation_losses);
     assert_eq!(bits(&trained), best.1, "the best weights");
     assert_eq!(trainer.evaluate(&validation).unwrap().loss, best.0);
-    trainer.release().unwrap();
+    trainer.training.release().unwrap();
     assert_eq!(bits(&trained), bits(&parameters), "the last weights");
     // Four batches in groups of three: two steps an epoch.
     assert_eq!(history.last().unwrap().step, 12);
-    assert!(trainer.gradient_norm().unwrap() > 0.0);
+    assert!(trainer.training.gradient_norm().unwrap() > 0.0);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn one_cycle_clipping_by_value_workers_and_a_transform_are_the_raw_loop_bit_by_b
     let history = trainer.fit(&noisy(2), Some(&validation)).unwrap();
     assert_eq!(history.values("validation_loss").unwrap(), validation_losses);
     assert_eq!(history.steps().iter().map(|step| step.learning_rate).collect::<Vec<_>>(), rates);
-    trainer.release().unwrap();
+    trainer.training.release().unwrap();
     assert_eq!(bits(&trained), bits(&parameters), "the last weights");
     assert_eq!((rates.len(), unclipped), (12, 0));
 }
@@ -261,8 +261,8 @@ fn a_stop_in_the_middle_of_an_epoch_loses_nothing() {
         fn name(&self) -> &str {
             "stop at"
         }
-        fn step_end(&mut self, trainer: &mut Trainer) -> crate::Result<Flow> {
-            Ok(if trainer.state().step == self.0 { Flow::Stop("here".into()) } else { Flow::Continue })
+        fn step_end(&mut self, training: &mut Training) -> crate::Result<Flow> {
+            Ok(if training.state().step == self.0 { Flow::Stop("here".into()) } else { Flow::Continue })
         }
     }
     let (train, validation) = loaders();
@@ -285,9 +285,9 @@ fn a_stop_in_the_middle_of_a_group_loses_nothing() {
         fn name(&self) -> &str {
             "stop in group"
         }
-        fn batch_start(&mut self, trainer: &mut Trainer, _: &Batch) -> crate::Result<Flow> {
+        fn batch_start(&mut self, training: &mut Training, _: &Batch) -> crate::Result<Flow> {
             let here =
-                (trainer.state().epoch, trainer.state().batch) == (1, 1) && !std::mem::replace(&mut self.0, true);
+                (training.state().epoch, training.state().batch) == (1, 1) && !std::mem::replace(&mut self.0, true);
             Ok(if here { Flow::Stop("one batch of three is missing".into()) } else { Flow::Continue })
         }
     }
@@ -331,7 +331,7 @@ fn a_stop_in_the_validation_loses_nothing() {
     let temporary = tempfile::tempdir().unwrap();
     let build = |batches: usize, folder: &str| {
         let (model, parameters) = normed(9);
-        let checkpoints = Checkpoints::builder(temporary.path().join(folder)).build().unwrap();
+        let checkpoints = Checkpoints::new(temporary.path().join(folder));
         let builder = configured(model, &parameters).epochs(3).train_metrics().checkpoints(checkpoints);
         (builder.callback(StopInValidation(batches)).quiet().build().unwrap(), parameters)
     };
@@ -387,12 +387,12 @@ fn a_metric_added_on_resuming_knows_its_direction() {
     let temporary = tempfile::tempdir().unwrap();
     let build = || {
         let builder = trainer(3).0.epochs(1).learning_rate(0.1).quiet();
-        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap())
+        builder.checkpoints(Checkpoints::new(temporary.path()))
     };
     build().build().unwrap().fit(&train, Some(&validation)).unwrap();
     let mut resumed = build().metric(crate::metrics::FBeta::new(3, 1.0).unwrap()).build().unwrap();
     assert!(resumed.resume(temporary.path()).unwrap());
-    let name = resumed.metrics[1].name().to_owned();
+    let name = resumed.training.metrics[1].name().to_owned();
     assert!(resumed.history().is_maximized(&name) && resumed.history().is_maximized("accuracy"));
     assert!(!resumed.history().is_maximized("validation_loss"));
 }
@@ -490,7 +490,7 @@ fn what_is_not_finite_is_recorded_and_resumed() {
     assert!(accuracy.unwrap_err().to_string().contains("did the training diverge?"));
     let build = || {
         let builder = plain().epochs(2).learning_rate(0.1).metric(Nothing(f64::NEG_INFINITY));
-        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap()).build().unwrap()
+        builder.checkpoints(Checkpoints::new(temporary.path())).build().unwrap()
     };
     let history = build().fit(&train, Some(&validation)).unwrap();
     assert!(history.values("validation_loss").unwrap()[0].is_nan());
@@ -516,7 +516,7 @@ fn callbacks_of_one_name_are_saved_apart() {
     let build = || {
         let accuracy = EarlyStopping::builder("accuracy").patience(9).build().unwrap();
         let builder = trainer(3).0.epochs(1).learning_rate(0.1).early_stopping(stopping(7)).early_stopping(accuracy);
-        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap()).quiet().build().unwrap()
+        builder.checkpoints(Checkpoints::new(temporary.path())).quiet().build().unwrap()
     };
     build().fit(&train, Some(&validation)).unwrap();
     let mut resumed = build();
@@ -539,7 +539,7 @@ fn callbacks_of_one_name_are_saved_apart() {
     let mut plain = builder.epochs(history.epochs().len()).learning_rate(0.8).quiet().build().unwrap();
     plain.fit(&train, Some(&validation)).unwrap();
     assert_ne!(bits(&parameters), bits(&last));
-    both.release().unwrap();
+    both.training.release().unwrap();
     assert_eq!(bits(&parameters), bits(&last));
 }
 

@@ -61,8 +61,8 @@ impl Callback for FailsAt {
     fn name(&self) -> &str {
         "fails"
     }
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        match trainer.state().step == self.0 {
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+        match training.state().step == self.0 {
             true => Err(Error::training("the disk is full")),
             false => Ok(Flow::Continue),
         }
@@ -194,9 +194,9 @@ fn an_evaluation_within_an_epoch_is_told_apart_from_training() {
         fn name(&self) -> &str {
             "evaluates"
         }
-        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-            if trainer.state().step == 2 {
-                trainer.evaluate(&self.0)?;
+        fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+            if training.state().step == 2 {
+                training.evaluate(&self.0)?;
             }
             Ok(Flow::Continue)
         }
@@ -237,27 +237,27 @@ impl Callback for Log {
     fn name(&self) -> &str {
         "log"
     }
-    fn fit_start(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn fit_start(&mut self, _: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("fit_start".into());
         Ok(Flow::Continue)
     }
-    fn epoch_start(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn epoch_start(&mut self, _: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("epoch_start".into());
         Ok(Flow::Continue)
     }
-    fn batch_start(&mut self, _: &mut Trainer, _: &Batch) -> Result<Flow> {
+    fn batch_start(&mut self, _: &mut Training, _: &Batch) -> Result<Flow> {
         self.0.lock().unwrap().push("batch_start".into());
         Ok(Flow::Continue)
     }
-    fn backward_end(&mut self, _: &mut Trainer, _: &mut GradStore) -> Result<Flow> {
+    fn backward_end(&mut self, _: &mut Training, _: &mut GradStore) -> Result<Flow> {
         self.0.lock().unwrap().push("backward_end".into());
         Ok(Flow::Continue)
     }
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("step_end".into());
-        Ok(if trainer.state().step == 1 { Flow::Stop("enough".into()) } else { Flow::Continue })
+        Ok(if training.state().step == 1 { Flow::Stop("enough".into()) } else { Flow::Continue })
     }
-    fn validation_start(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn validation_start(&mut self, _: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("validation_start".into());
         Ok(Flow::Continue)
     }
@@ -265,11 +265,11 @@ impl Callback for Log {
         self.0.lock().unwrap().push("validation_batch".into());
         Ok(Flow::Continue)
     }
-    fn epoch_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn epoch_end(&mut self, _: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("epoch_end".into());
         Ok(Flow::Continue)
     }
-    fn fit_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn fit_end(&mut self, _: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("fit_end".into());
         Ok(Flow::Continue)
     }
@@ -353,4 +353,86 @@ fn validation_examples_that_are_trained_on_are_noted() {
     assert!(history(&cut(0, 41), &cut(40, 20)).notes()[0].contains("1 of 20 validation examples"));
     let part = DataLoader::builder(Subset::new(data.clone(), &[5, 50]).unwrap()).build().unwrap();
     assert!(history(&loader(&first), &part).notes()[0].contains("1 of 2 validation examples"));
+}
+
+struct Hears(Arc<Mutex<Vec<String>>>);
+
+impl Callback for Hears {
+    fn name(&self) -> &str {
+        "hears"
+    }
+    fn fit_end(&mut self, _: &mut Training) -> Result<Flow> {
+        self.0.lock().unwrap().push("end".into());
+        Ok(Flow::Continue)
+    }
+    fn fit_failed(&mut self, training: &mut Training, error: &Error) -> Result<()> {
+        self.0.lock().unwrap().push(format!("failed after step {}: {error}", training.state().step));
+        Err(Error::training("and this, too"))
+    }
+}
+
+#[test]
+fn every_callback_hears_of_a_failure_and_the_first_error_is_the_one_given() {
+    let (train, validation) = loaders();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = || Hears(heard.clone());
+    let builder = trainer(3).0.epochs(3).learning_rate(0.1).callback(hears()).callback(FailsAt(6));
+    let mut trainer = builder.callback(hears()).quiet().build().unwrap();
+    let error = trainer.fit(&train, Some(&validation)).unwrap_err().to_string();
+    assert!(error.contains("callback `fails` failed") && error.contains("the disk is full"), "{error}");
+    let told = format!("failed after step 6: {error}");
+    assert_eq!(*heard.lock().unwrap(), [told.clone(), told]);
+    assert!(trainer.history().notes()[0].contains("and this, too"), "{:?}", trainer.history().notes());
+    // The epoch can be gone on with, and its end is heard.
+    trainer.fit(&train, Some(&validation)).unwrap();
+    assert_eq!(heard.lock().unwrap()[2..], ["end", "end"]);
+}
+
+/// Panics after so many steps.
+struct PanicsAt(usize);
+
+impl Callback for PanicsAt {
+    fn name(&self) -> &str {
+        "panics"
+    }
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+        assert!(training.state().step != self.0, "boom");
+        Ok(Flow::Continue)
+    }
+    fn validation_batch(&mut self, _: &Batch) -> Result<Flow> {
+        assert!(self.0 != 0, "boom");
+        Ok(Flow::Continue)
+    }
+}
+
+#[test]
+fn a_panic_within_fit_takes_no_callback_no_checkpoint_and_no_weight_away() {
+    use crate::training::callbacks::Checkpoints;
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    for at in [6, 0] {
+        let build = |callback: Option<PanicsAt>, folder: &str| {
+            let (mut builder, parameters) = trainer(3);
+            builder = builder.epochs(3).learning_rate(0.1).ema(0.9);
+            if let Some(callback) = callback {
+                builder = builder.callback(callback);
+            }
+            let checkpoints = Checkpoints::new(temporary.path().join(format!("{at} {folder}")));
+            (builder.checkpoints(checkpoints).quiet().build().unwrap(), parameters)
+        };
+        let (mut calm, expected) = build(None, "calm");
+        calm.fit(&train, Some(&validation)).unwrap();
+        let (mut shaken, parameters) = build(Some(PanicsAt(at)), "shaken");
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shaken.fit(&train, Some(&validation))));
+        assert!(panic.is_err());
+        assert_eq!(shaken.callbacks.names(), ["panics"]);
+        shaken.callbacks.find::<PanicsAt>().unwrap().0 = usize::MAX;
+        shaken.fit(&train, Some(&validation)).unwrap();
+        let folder = shaken.checkpoints.as_ref().unwrap().folder();
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 2, "the checkpoints of the last two epochs");
+        for ((name, calm), (_, shaken)) in expected.all().into_iter().zip(parameters.all()) {
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(&calm), values(&shaken), "{name}, panic at step {at}");
+        }
+    }
 }

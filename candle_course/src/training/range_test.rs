@@ -1,6 +1,6 @@
 //! The learning-rate range test.
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
 use crate::checkpoint::Checkpoint;
 use crate::data::DataLoader;
@@ -9,7 +9,8 @@ use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
 use crate::plot::{Figure, LineChart};
-use crate::schedules::{Schedule, positive};
+use crate::schedules::Schedule;
+use crate::training::{Backward, forward_backward};
 
 /// Trains for a few steps while the rate rises exponentially, and records the loss: where it falls
 /// fastest is a good rate, where it explodes is too high.
@@ -40,6 +41,14 @@ pub struct LearningRateRangeTest {
 pub struct LearningRateRangeTestBuilder(LearningRateRangeTest);
 
 impl LearningRateRangeTest {
+    /// From `low` to `high` in 100 steps.
+    ///
+    /// # Errors
+    /// If the rates do not rise.
+    pub fn new(low: f64, high: f64) -> Result<Self> {
+        Self::builder(low, high).build()
+    }
+
     /// From `low` to `high` in 100 steps, unless told otherwise.
     pub fn builder(low: f64, high: f64) -> LearningRateRangeTestBuilder {
         LearningRateRangeTestBuilder(Self { low, high, steps: 100, smoothing: 0.9, stop_factor: 4.0 })
@@ -85,13 +94,13 @@ impl LearningRateRangeTest {
         'test: for epoch in 0.. {
             for batch in loader.epoch(epoch)? {
                 let batch = batch?;
-                let value = loss.forward(&model.forward_t(&batch.inputs, true)?, &batch.targets)?;
-                losses.push(scalar(&value)?);
+                let Backward { loss, gradients, .. } = forward_backward(model, loss, &batch)?;
+                losses.push(loss.to_dtype(DType::F64)?.to_scalar::<f64>()?);
                 let step = losses.len() - 1;
                 if losses.len() == self.steps || self.exploded(&losses) {
                     break 'test;
                 }
-                optimizer.step(&value.backward()?, self.learning_rate(step))?;
+                optimizer.step(&gradients, self.learning_rate(step))?;
             }
         }
         self.curve(&losses)
@@ -132,10 +141,6 @@ impl LearningRateRangeTest {
     }
 }
 
-fn scalar(loss: &Tensor) -> Result<f64> {
-    Ok(loss.detach().to_dtype(DType::F64)?.to_scalar::<f64>()?)
-}
-
 impl LearningRateRangeTestBuilder {
     /// How many steps (default 100).
     #[must_use]
@@ -165,7 +170,9 @@ impl LearningRateRangeTestBuilder {
     /// or the stop factor is not above 1.
     pub fn build(self) -> Result<LearningRateRangeTest> {
         let it = self.0;
-        positive("low", it.low)?;
+        if !(it.low.is_finite() && it.low > 0.0) {
+            return Err(Error::argument("low", "a finite number > 0", it.low));
+        }
         if !(it.high.is_finite() && it.high > it.low) {
             return Err(Error::argument("high", format!("more than `low`, {}", it.low), it.high));
         }
@@ -279,7 +286,7 @@ mod tests {
     use crate::nn::{Dropout, Linear, Sequential};
     use crate::optimizers::AdamW;
     use crate::random::Generator;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
 
     #[test]
     fn the_test_finds_a_rate_and_leaves_no_trace() {
@@ -300,8 +307,8 @@ mod tests {
         let mut optimizer = AdamW::builder(&parameters).build().unwrap();
         let before = parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap();
         let generator_before = parameters.generators()[0].1.lock().clone();
-        let test = LearningRateRangeTest::builder(1e-5, 10.0).build().unwrap();
-        let curve = test.run(&model, &CrossEntropy, &mut optimizer, &parameters, &loader).unwrap();
+        let test = LearningRateRangeTest::new(1e-5, 10.0).unwrap();
+        let curve = test.run(&model, &CrossEntropy::default(), &mut optimizer, &parameters, &loader).unwrap();
         assert!((1e-4..0.5).contains(&curve.suggestion()), "{}", curve.suggestion());
         assert!(curve.suggestion() < curve.lowest());
         assert_eq!(parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap(), before);
