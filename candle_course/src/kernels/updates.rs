@@ -163,7 +163,7 @@ struct InPlace<'a, K> {
 }
 
 /// Where a contiguous tensor's numbers are in its storage.
-pub(super) fn contiguous_range(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
+pub(crate) fn contiguous_range(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(start..end),
         None => candle_core::bail!("an update in place needs a contiguous tensor, got {layout:?}"),
@@ -268,7 +268,7 @@ fn finite<A: Real>(values: &[A]) -> bool {
 }
 
 /// Changes every number, in parallel.
-pub(super) fn map_chunks<A: Real>(values: &mut [A], change: impl Fn(&mut A) + Sync) {
+pub(crate) fn map_chunks<A: Real>(values: &mut [A], change: impl Fn(&mut A) + Sync) {
     if values.len() <= SERIAL {
         values.iter_mut().for_each(change);
     } else {
@@ -277,7 +277,7 @@ pub(super) fn map_chunks<A: Real>(values: &mut [A], change: impl Fn(&mut A) + Sy
 }
 
 /// Σ term(x), in f64: chunk by chunk, then the chunks in order, whatever the number of threads.
-pub(super) fn sum_chunks<A: Real>(values: &[A], term: impl Fn(A) -> f64 + Sync) -> f64 {
+pub(crate) fn sum_chunks<A: Real>(values: &[A], term: impl Fn(A) -> f64 + Sync) -> f64 {
     // Eight independent sums, which vectorise; one would wait for each addition.
     let chunk = |chunk: &[A]| {
         let mut sums = [0f64; 8];

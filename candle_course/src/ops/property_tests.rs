@@ -94,10 +94,10 @@ fn gradients_of_gradients_are_refused() {
 fn every_instruction_set_and_a_single_thread() {
     const MARK: &str = "CANDLE_COURSE_TEST_CHILD";
     if std::env::var_os(MARK).is_some() {
-        println!("level {:?}, threads {}", simd_level().unwrap(), parallel::threads());
+        println!("level {:?}, threads {}", simd_level().unwrap(), crate::kernels::parallel::threads());
         return;
     }
-    let (widest, threads) = (simd_level().unwrap(), parallel::threads());
+    let (widest, threads) = (simd_level().unwrap(), crate::kernels::parallel::threads());
     let mut settings =
         vec![("CANDLE_COURSE_SIMD", "portable", SimdLevel::Portable, threads), ("RAYON_NUM_THREADS", "1", widest, 1)];
     if widest == SimdLevel::Avx512 {
