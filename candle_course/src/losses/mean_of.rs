@@ -117,9 +117,35 @@ impl MeanOf {
         }
     }
 
+    /// One number for a checkpoint; this waits for the device.
+    pub(crate) fn to_number(&self) -> Result<f64> {
+        Ok(match self {
+            Self::Count(count) => *count,
+            Self::CountOnDevice(count) => count.to_dtype(DType::F64)?.to_scalar()?,
+            Self::Sum => -1.0,
+            Self::Whole(_) => f64::NAN,
+        })
+    }
+
+    /// Back from [`MeanOf::to_number`].
+    pub(crate) fn from_number(number: f64) -> Self {
+        match number {
+            count if count >= 0.0 => Self::Count(count),
+            sum if sum < 0.0 => Self::Sum,
+            _ => Self::Whole("as the checkpoint says".to_owned()),
+        }
+    }
+
     /// Why the loss cannot be split, if it cannot.
     pub fn whole(&self) -> Option<&str> {
         if let Self::Whole(reason) = self { Some(reason) } else { None }
+    }
+}
+
+/// So many examples.
+impl From<usize> for MeanOf {
+    fn from(examples: usize) -> Self {
+        Self::Count(examples as f64)
     }
 }
 

@@ -118,8 +118,10 @@ impl TrainerBuilder {
         self
     }
 
-    /// Steps once every `batches` batches, with the gradient of all their examples (1: every batch).
-    /// An epoch's last group may be smaller, and is scaled by its own number of examples.
+    /// Steps once every `batches` batches, with the gradient of one large batch of all their examples
+    /// (1: every batch). Every batch is weighted by what its loss is a mean of; an epoch's last group
+    /// may be smaller. A loss that cannot be split
+    /// ([`MeanOf::Whole`](crate::losses::MeanOf::Whole)) is refused.
     pub fn accumulate(mut self, batches: usize) -> Self {
         self.accumulate = batches;
         self
@@ -202,7 +204,7 @@ impl TrainerBuilder {
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
     /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
-    /// is 0, a clipping bound is not positive, or the decay is not in `[0, 1)`.
+    /// is 0 or the loss cannot be split, a clipping bound is not positive, or the decay is not in `[0, 1)`.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == 0 {
             return Err(Error::argument("epochs", "at least 1", 0));
@@ -227,6 +229,12 @@ impl TrainerBuilder {
                     format!("`{}` twice", metric.name()),
                 ));
             }
+        }
+        if self.accumulate > 1
+            && let Some(reason) = self.loss.whole()
+        {
+            return Err(Error::argument("accumulate", format!("1 with this loss: {reason}"), self.accumulate)
+                .hint("the loss of a large batch does not follow from those of its parts: take larger batches, or a loss that is a mean over examples or positions"));
         }
         if let Some(Clip::Norm(bound) | Clip::Value(bound)) = self.clip
             && !(bound.is_finite() && bound > 0.0)

@@ -7,7 +7,7 @@ use candle_core::backprop::GradStore;
 
 use crate::data::{Batch, DataLoader};
 use crate::error::{Error, Result};
-use crate::losses::Loss;
+use crate::losses::{Loss, Mean};
 use crate::metrics::Metric;
 use crate::nn::Model;
 use crate::optimizers::Optimizer;
@@ -23,6 +23,39 @@ pub struct Backward {
     pub gradients: GradStore,
 }
 
+/// The forward pass of a batch in training mode.
+pub(crate) struct Forward {
+    /// The model's output.
+    pub predictions: Tensor,
+    /// The loss, a scalar.
+    pub loss: Tensor,
+    /// The terms that the loss is the sum of.
+    pub means: Vec<Mean>,
+}
+
+/// A loss that is one number.
+fn scalar(loss: Tensor) -> Result<Tensor> {
+    match loss.rank() {
+        0 => Ok(loss),
+        _ => Err(Error::argument("loss", "a scalar, shape []", format!("shape {:?}", loss.dims()))
+            .hint("training needs one number: use the reduction mean or sum")),
+    }
+}
+
+/// The sum of the terms of a loss.
+fn sum(means: &[Mean]) -> Result<Tensor> {
+    let mut values = means.iter().map(|mean| &mean.value);
+    let first = values.next().ok_or_else(|| Error::argument("loss", "at least one term", 0))?;
+    scalar(values.try_fold(first.clone(), |sum, value| sum + value)?)
+}
+
+/// Forward and loss, with what the loss is a mean of.
+pub(crate) fn forward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Result<Forward> {
+    let predictions = model.forward_t(&batch.inputs, true)?;
+    let means = loss.means(&predictions, &batch.targets)?;
+    Ok(Forward { loss: sum(&means)?, predictions, means })
+}
+
 /// Forward, loss, backward: all of an iteration but the optimizer step. What comes between the two
 /// (accumulation, all-reduce, clipping) changes [`Backward::gradients`].
 ///
@@ -30,11 +63,7 @@ pub struct Backward {
 /// If shapes do not fit, or the loss is not a scalar.
 pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Result<Backward> {
     let predictions = model.forward_t(&batch.inputs, true)?;
-    let value = loss.forward(&predictions, &batch.targets)?;
-    if value.rank() != 0 {
-        return Err(Error::argument("loss", "a scalar, shape []", format!("shape {:?}", value.dims()))
-            .hint("training needs one number: use the reduction mean or sum"));
-    }
+    let value = scalar(loss.forward(&predictions, &batch.targets)?)?;
     let gradients = value.backward()?;
     Ok(Backward { predictions: predictions.detach(), loss: value.detach(), gradients })
 }
@@ -78,7 +107,8 @@ pub fn train_step(
 /// What [`evaluate`] found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// The mean loss per example.
+    /// The loss of all examples as one batch, whatever the batch size; of a loss that cannot be split
+    /// (see [`MeanOf::Whole`](crate::losses::MeanOf::Whole)) the mean over batches, weighted by examples.
     pub loss: f64,
     /// Metric names and values, in the order given.
     pub metrics: Vec<(String, f64)>,
@@ -119,7 +149,8 @@ pub(crate) fn evaluate_while(
             return Ok(ControlFlow::Break(reason));
         }
         let predictions = model.forward_t(&batch.inputs, false)?.detach();
-        losses.push(loss.forward(&predictions, &batch.targets)?.detach(), batch.len());
+        let means = loss.means(&predictions, &batch.targets)?;
+        losses.push(&sum(&means)?, &means, batch.len());
         for metric in metrics.iter_mut() {
             metric.update(&predictions, &batch.targets)?;
         }

@@ -12,10 +12,8 @@ use crate::notebook::Table;
 use crate::optimizers::{Optimizer, WeightAverage};
 use crate::training::callbacks::{Callbacks, Checkpoints, EVENTS};
 use crate::training::losses::DeviceLosses;
-use crate::training::step::{Backward, evaluate_while, metric_values};
-use crate::training::{
-    Callback, EpochRecord, Evaluation, History, TrainState, TrainerBuilder, Training, forward_backward,
-};
+use crate::training::step::{Forward, evaluate_while, forward, metric_values};
+use crate::training::{Callback, EpochRecord, Evaluation, History, TrainState, TrainerBuilder, Training};
 
 /// A [`Training`], with those who listen to it and the folder it is saved in.
 ///
@@ -176,21 +174,22 @@ impl Trainer {
         let stop = callbacks.tell(training, |callback, training| callback.batch_start(training, batch))?;
         training.state.learning_rate = training.scheduled_rate();
         training.guard.before_step(batch, &training.parameters, &training.state)?;
-        let Backward { predictions, loss, gradients } = forward_backward(&*training.model, &*training.loss, batch)?;
-        training.guard.after_forward(&loss, batch, &training.state, &training.parameters)?;
-        training.running.push(loss, batch.len());
+        let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
+        training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
+        training.running.push(&loss, &means, batch.len());
         training.state.batch += 1;
         training.state.batches_in_step += 1;
         if training.train_metrics {
+            let predictions = predictions.detach();
             training.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
         }
 
         let mut gradients = match &mut training.accumulator {
-            None => gradients,
-            // The epoch's last group may be smaller, and is weighted by its examples.
+            None => loss.backward()?,
+            // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
             Some(group) => {
                 let last = training.state.batch == training.state.batches_per_epoch;
-                match group.add(gradients, batch.len())? || last {
+                match group.add_means(&means)? || last {
                     true => group.take()?,
                     false => return Ok(stop),
                 }

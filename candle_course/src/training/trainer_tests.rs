@@ -436,3 +436,177 @@ fn a_panic_within_fit_takes_no_callback_no_checkpoint_and_no_weight_away() {
         }
     }
 }
+
+/// Logits are the inputs times a weight that begins at 1: gradients by hand.
+fn scaled(loss: impl Loss + 'static, accumulate: usize, rate: f64) -> Result<(Trainer, Parameters)> {
+    let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+    let weight = parameters.root().parameter("weight", 3, crate::nn::Init::ONES)?;
+    let model = candle_nn::func(move |xs| {
+        let shape: Vec<usize> = (0..xs.rank()).map(|axis| if axis == 1 { 3 } else { 1 }).collect();
+        xs.broadcast_mul(&weight.reshape(shape)?)
+    });
+    let optimizer = Sgd::builder(&parameters).build()?;
+    let builder = Trainer::builder(model, &parameters, loss, optimizer).learning_rate(rate).accumulate(accumulate);
+    Ok((builder.quiet().build()?, parameters))
+}
+
+fn dataset(inputs: &Tensor, targets: &Tensor, batch_size: usize) -> DataLoader {
+    let data = TensorDataset::new(inputs.clone(), targets.clone()).unwrap();
+    DataLoader::builder(data).batch_size(batch_size).build().unwrap()
+}
+
+/// `[N, 3, …]`, not the same anywhere.
+fn logits(shape: &[usize]) -> Tensor {
+    let mut generator = Generator::new(4);
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| 2.0 * generator.normal()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Two sequences with six labels and one; eight images whose classes weigh 1, 1 and 10; the same as
+/// a sum of two losses that are means of different things.
+fn unequal() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tensor)> {
+    let tokens = Tensor::new(&[[0i64, 1, 2, 0, 1, 2], [1, -100, -100, -100, -100, -100]], &Device::Cpu).unwrap();
+    let classes = Tensor::new(&[2u32, 0, 1, 0, 0, 1, 0, 0], &Device::Cpu).unwrap();
+    let ignoring = || CrossEntropy::new().ignore_index(-100);
+    vec![
+        ("ignored positions", Box::new(move || Box::new(ignoring())), logits(&[2, 3, 6]), tokens.clone()),
+        (
+            "class weights",
+            Box::new(|| Box::new(CrossEntropy::new().class_weights(&[1.0, 1.0, 10.0]))),
+            logits(&[8, 3]),
+            classes,
+        ),
+        (
+            "a sum of both",
+            Box::new(move || {
+                let weighted = CrossEntropy::new().ignore_index(-100).class_weights(&[1.0, 2.0, 5.0]);
+                Box::new(crate::losses::WeightedSum::new().term("a", 0.5, ignoring()).term("b", 2.0, weighted))
+            }),
+            logits(&[2, 3, 6]),
+            tokens,
+        ),
+    ]
+}
+
+#[test]
+fn accumulated_batches_step_as_the_large_batch_does() {
+    for (what, loss, inputs, targets) in unequal() {
+        let n = inputs.dims()[0];
+        let step = |batch_size: usize| {
+            let (mut trainer, parameters) = scaled(loss(), n / batch_size, 1.0).unwrap();
+            let history = trainer.fit(&dataset(&inputs, &targets, batch_size), None).unwrap();
+            assert_eq!(history.steps().len(), 1);
+            let weights = parameters.get("weight").unwrap().to_vec1::<f64>().unwrap();
+            (weights, history.steps()[0].loss, history.epochs()[0].train_loss)
+        };
+        let (weights, loss, mean) = step(n);
+        assert!((loss - mean).abs() < 1e-12, "{what}");
+        for batch_size in [1, 2].into_iter().filter(|size| *size < n) {
+            let (split, split_loss, split_mean) = step(batch_size);
+            for (got, expected) in split.iter().zip(&weights) {
+                assert!((got - expected).abs() < 1e-12, "{what}, batches of {batch_size}: {split:?} {weights:?}");
+            }
+            assert!((split_loss - loss).abs() < 1e-12 && (split_mean - loss).abs() < 1e-12, "{what}");
+        }
+        // Weighted by examples alone, the step would be another one.
+        let mut plain = averaged(&inputs, &targets, &*loss_of(&unequal(), what));
+        plain.iter_mut().zip(&weights).for_each(|(plain, weight)| *plain -= weight);
+        assert!(plain.iter().any(|difference| difference.abs() > 0.01), "{what}: the test does not tell");
+    }
+}
+
+fn loss_of(cases: &[(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tensor)], what: &str) -> Box<dyn Loss> {
+    cases.iter().find(|case| case.0 == what).unwrap().1()
+}
+
+/// The weights after a step with the mean of the gradients of single examples.
+fn averaged(inputs: &Tensor, targets: &Tensor, loss: &dyn Loss) -> Vec<f64> {
+    let weight = candle_core::Var::new(&[1f64, 1.0, 1.0], &Device::Cpu).unwrap();
+    let n = inputs.dims()[0];
+    let shape: Vec<usize> = (0..inputs.rank()).map(|axis| if axis == 1 { 3 } else { 1 }).collect();
+    let mut weights = vec![1.0; 3];
+    for i in 0..n {
+        let predictions = inputs.narrow(0, i, 1).unwrap().broadcast_mul(&weight.reshape(&shape[..]).unwrap()).unwrap();
+        let value = loss.forward(&predictions, &targets.narrow(0, i, 1).unwrap()).unwrap();
+        let gradient = value.backward().unwrap().get(&weight).unwrap().to_vec1::<f64>().unwrap();
+        weights.iter_mut().zip(gradient).for_each(|(weight, gradient)| *weight -= gradient / n as f64);
+    }
+    weights
+}
+
+#[test]
+fn the_loss_of_a_set_does_not_depend_on_the_batch_size() {
+    // One labelled and three ignored images: an average over batches gives a quarter, a half, the whole.
+    let targets = Tensor::new(&[1i64, -100, -100, -100], &Device::Cpu).unwrap();
+    let one = (logits(&[4, 3]), targets);
+    let ignoring = CrossEntropy::new().ignore_index(-100);
+    let whole = ignoring.forward(&one.0, &one.1).unwrap().to_scalar::<f64>().unwrap();
+    assert!(whole > 0.01);
+    for size in 1..=4 {
+        let (mut trainer, _) = scaled(CrossEntropy::new().ignore_index(-100), 1, 0.0).unwrap();
+        let loader = dataset(&one.0, &one.1, size);
+        let history = trainer.fit(&loader, Some(&loader)).unwrap();
+        let record = history.last().unwrap();
+        assert!((record.validation_loss.unwrap() - whole).abs() < 1e-12, "batches of {size}: {record:?}");
+        assert!((record.train_loss - whole).abs() < 1e-12, "batches of {size}: {record:?}");
+        assert!((trainer.evaluate(&loader).unwrap().loss - whole).abs() < 1e-12);
+    }
+    for (what, loss, inputs, targets) in unequal() {
+        let evaluated =
+            |size: usize| scaled(loss(), 1, 0.0).unwrap().0.evaluate(&dataset(&inputs, &targets, size)).unwrap().loss;
+        let whole = evaluated(inputs.dims()[0]);
+        assert!((evaluated(1) - whole).abs() < 1e-12, "{what}: {} {whole}", evaluated(1));
+    }
+}
+
+#[test]
+fn a_loss_that_cannot_be_split_is_not_accumulated() {
+    let text = scaled(crate::losses::Rmse, 2, 0.1).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("`accumulate`: expected 1 with this loss"), "{text}");
+    // One that does not say so before it sees a batch is refused in the first.
+    struct Silent;
+    impl Loss for Silent {
+        fn forward(&self, predictions: &Tensor, _: &Tensor) -> Result<Tensor> {
+            Ok(predictions.sqr()?.mean_all()?.sqrt()?)
+        }
+    }
+    let loader = dataset(&logits(&[4, 3]), &Tensor::zeros(4, DType::U32, &Device::Cpu).unwrap(), 2);
+    let (mut trainer, parameters) = scaled(Silent, 2, 0.1).unwrap();
+    let text = trainer.fit(&loader, None).unwrap_err().to_string();
+    assert!(text.contains("cannot be accumulated: it does not say what it is a mean of"), "{text}");
+    assert_eq!(parameters.get("weight").unwrap().to_vec1::<f64>().unwrap(), [1.0; 3]);
+    // Alone it trains.
+    scaled(Silent, 1, 0.1).unwrap().0.fit(&loader, None).unwrap();
+}
+
+#[test]
+fn a_group_of_unequal_batches_is_resumed_to_the_last_bit() {
+    let cases = unequal();
+    let (_, _, inputs, targets) = &cases[1];
+    let build = || scaled(loss_of(&unequal(), "class weights"), 3, 0.5).unwrap();
+    let loader = dataset(inputs, targets, 1);
+    let (mut whole, expected) = build();
+    let history = whole.fit(&loader, None).unwrap();
+    struct StopAfter(usize);
+    impl Callback for StopAfter {
+        fn name(&self) -> &str {
+            "stop after"
+        }
+        fn batch_start(&mut self, training: &mut Training, _: &Batch) -> Result<Flow> {
+            Ok(if training.state().batch == self.0 { Flow::Stop("here".into()) } else { Flow::Continue })
+        }
+    }
+    for after in 0..7 {
+        let (mut stopped, _) = build();
+        stopped.callbacks.push(Box::new(StopAfter(after)));
+        stopped.fit(&loader, None).unwrap();
+        let snapshot = stopped.snapshot().unwrap();
+        let (mut resumed, parameters) = build();
+        resumed.restore(&snapshot).unwrap();
+        let again = resumed.fit(&loader, None).unwrap();
+        assert_eq!(again.step_losses(), history.step_losses(), "after {after}");
+        assert_eq!(again.epochs()[0].train_loss, history.epochs()[0].train_loss, "after {after}");
+        let weights = |parameters: &Parameters| parameters.get("weight").unwrap().to_vec1::<f64>().unwrap();
+        assert_eq!(weights(&parameters), weights(&expected), "after {after}");
+    }
+}

@@ -242,8 +242,11 @@ impl Training {
 
     /// Moves the losses of the steps so far into the history.
     pub(super) fn record_steps(&mut self) -> Result<()> {
-        self.history.record_steps(&self.running.values()?, self.running.counts());
-        Ok(())
+        if !self.history.has_pending() {
+            return Ok(());
+        }
+        let losses = self.running.read()?;
+        self.history.record_steps(|batches| losses.mean(batches))
     }
 
     pub(super) fn scheduled_rate(&self) -> f64 {

@@ -150,7 +150,8 @@ mod tests {
     fn each_change_keeps_what_it_must() {
         let at = BatchPosition { epoch: 0, first: 0 };
         let before = colours();
-        let images = |jitter: ColorJitter| values(&jitter.build().unwrap().apply(before.clone(), &at).unwrap().inputs);
+        let images =
+            |jitter: ColorJitterBuilder| values(&jitter.build().unwrap().apply(before.clone(), &at).unwrap().inputs);
         let originals = values(&before.inputs);
         let brighter = images(ColorJitter::builder(1).brightness(0.2));
         for (after, before) in brighter.chunks(48).zip(originals.chunks(48)).skip(1) {

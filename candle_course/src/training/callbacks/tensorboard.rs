@@ -232,6 +232,7 @@ mod tests {
     use crate::metrics::Accuracy;
     use crate::optimizers::Sgd;
     use crate::tensorboard::{Scalars, session_ends};
+    use crate::training::Trainer;
     use crate::training::trainer_tests::{FailsAt, loaders, mlp, points, trainer};
 
     #[test]
