@@ -1,17 +1,15 @@
 //! Large batches from small ones.
 
-use std::collections::BTreeMap;
-
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::losses::{Mean, MeanOf};
 use crate::nn::Parameters;
 use crate::optimizers::clip::{Change, apply, separate};
 use crate::optimizers::engine::collect;
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// Sums the gradients of several batches, to step once with the gradient of their union.
 ///
@@ -254,55 +252,57 @@ impl Kernel for AddScaled {
     }
 }
 
-impl Checkpoint for GradientAccumulator {
+impl Stateful for GradientAccumulator {
     /// The group so far: `batches`, and of every term `mean_of` and the sum under the parameters' names.
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut tensors = BTreeMap::from([("batches".to_owned(), Tensor::new(self.count as i64, &Device::Cpu)?)]);
+    fn state(&self) -> Result<State> {
+        let mut state = State::from([("batches".to_owned(), Tensor::new(self.count as i64, &Device::Cpu)?)]);
         for (term, (sum, of)) in self.terms.iter().enumerate() {
-            tensors.insert(format!("{term}.mean_of"), Tensor::new(of.to_number()?, &Device::Cpu)?);
+            state.insert(format!("{term}.mean_of"), Tensor::new(of.to_number()?, &Device::Cpu)?);
             for (name, var) in self.parameters.trainable() {
                 if let Some(gradient) = sum.get(&var) {
-                    tensors.insert(format!("{term}.sum.{name}"), gradient.copy()?);
+                    state.insert(format!("{term}.sum.{name}"), gradient.copy()?);
                 }
             }
         }
-        Ok(tensors)
+        Ok(state)
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let batches = tensors
-            .get("batches")
-            .ok_or_else(|| Error::checkpoint("the gradient accumulator's `batches` is missing"))?
-            .to_scalar::<i64>()? as usize;
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let trainable = self.parameters.trainable();
+        let count = (0..).take_while(|term| state.contains_key(&format!("{term}.mean_of"))).count();
+        let mut expected = vec![("batches".to_owned(), Expected::new(&[], DType::I64))];
+        for term in 0..count {
+            expected.push((format!("{term}.mean_of"), Expected::new(&[], DType::F64)));
+            for (name, var) in &trainable {
+                // Of several terms one may be without some parameters.
+                let sum = Expected::like(var);
+                expected.push((format!("{term}.sum.{name}"), if count > 1 { sum.optional() } else { sum }));
+            }
+        }
+        compare("the accumulated gradients are of another model", state, expected)?;
+        let batches = state["batches"].to_scalar::<i64>()? as usize;
         if batches > self.batches {
             return Err(Error::checkpoint(format!(
                 "the checkpoint's group has {batches} batches already, this accumulator's {} in all",
                 self.batches
             )));
         }
-        let trainable = self.parameters.trainable();
-        let mut terms = Vec::new();
-        while let Some(of) = tensors.get(&format!("{}.mean_of", terms.len())) {
+        if (batches == 0) != (count == 0) {
+            return Err(Error::checkpoint(format!("the accumulated gradients have {batches} batches, {count} sums")));
+        }
+        let mut terms = Vec::with_capacity(count);
+        for term in 0..count {
             // candle makes gradient stores only by `backward`.
-            let mut store = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?.backward()?;
+            let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
             for (name, var) in &trainable {
-                match tensors.get(&format!("{}.sum.{name}", terms.len())) {
-                    Some(tensor) if tensor.dims() == var.dims() => {
-                        store.insert(var, tensor.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
-                    }
-                    _ => {}
+                if let Some(gradient) = state.get(&format!("{term}.sum.{name}")) {
+                    store.insert(var, gradient.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
                 }
             }
-            terms.push((store, MeanOf::from_number(of.to_scalar::<f64>()?)));
+            terms.push((store, MeanOf::from_number(state[&format!("{term}.mean_of")].to_scalar::<f64>()?)));
         }
-        let missing = |var: &Var| batches > 0 && terms.iter().all(|(store, _)| store.get(var).is_none());
-        let missing: Vec<&str> =
-            trainable.iter().filter(|(_, var)| missing(var)).map(|(name, _)| name.as_str()).collect();
-        if !missing.is_empty() {
-            return Err(Error::checkpoint(format!(
-                "the accumulated gradients of `{}` are missing or of another shape",
-                missing.join("`, `")
-            )));
+        if count > 0 {
+            complete(&trainable, &terms)?;
         }
         (self.terms, self.count) = (terms, batches);
         Ok(())
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_group_has_the_gradient_of_the_union_also_when_it_is_not_full() {
-        let parameters = Parameters::with_dtype(0, candle_core::DType::F64, &Device::Cpu);
+        let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
         let (xs, ys) = data(21);
         for sizes in [vec![8, 8, 5], vec![21], vec![1, 20], vec![5, 5, 5, 6]] {
@@ -361,13 +361,13 @@ mod tests {
         let parameters = Parameters::new(0, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
         let (xs, ys) = data(12);
-        let part = |t: &Tensor, start: usize| t.narrow(0, start, 4).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+        let part = |t: &Tensor, start: usize| t.narrow(0, start, 4).unwrap().to_dtype(DType::F32).unwrap();
         let mut whole = GradientAccumulator::new(&parameters, 3).unwrap();
         let mut resumed = GradientAccumulator::new(&parameters, 3).unwrap();
         for start in [0, 4] {
             whole.add(gradients(&layer, &part(&xs, start), &part(&ys, start)), 4).unwrap();
         }
-        resumed.load_tensors(&whole.tensors().unwrap()).unwrap();
+        resumed.load_state(&whole.state().unwrap()).unwrap();
         let weight = parameters.get("weight").unwrap();
         let finish = |accumulator: &mut GradientAccumulator| {
             assert!(accumulator.add(gradients(&layer, &part(&xs, 8), &part(&ys, 8)), 4).unwrap());
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_refused_batch_leaves_the_group_as_it_was() {
-        let parameters = Parameters::with_dtype(0, candle_core::DType::F64, &Device::Cpu);
+        let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
         let (xs, ys) = data(4);
         let weight = parameters.get("weight").unwrap();
@@ -387,7 +387,7 @@ mod tests {
         let mut accumulator = GradientAccumulator::new(&parameters, 3).unwrap();
         parameters.freeze("bias").unwrap();
         // A store without the frozen parameter's gradient.
-        let mut store = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap().backward().unwrap();
+        let mut store = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap().backward().unwrap();
         store.insert(&weight, gradients(&layer, &xs, &ys).get(&weight).unwrap().clone());
         accumulator.add(store, 4).unwrap();
         parameters.unfreeze("bias").unwrap();
@@ -401,8 +401,8 @@ mod tests {
     fn misuse_is_explained() {
         let parameters = Parameters::new(0, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
-        let xs = Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let ys = Tensor::ones((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let xs = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let ys = Tensor::ones((2, 2), DType::F32, &Device::Cpu).unwrap();
         let mut accumulator = GradientAccumulator::new(&parameters, 1).unwrap();
         assert!(accumulator.take().err().unwrap().to_string().contains("call `add` first"));
         assert!(accumulator.add(gradients(&layer, &xs, &ys), 2).unwrap());

@@ -1,12 +1,12 @@
 //! Losses of many batches, kept on the device until somebody asks.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::losses::{Mean, MeanOf, RunningMean};
+use crate::stateful::State;
 
 /// The losses of batches, and what each is a mean of. Reading them is a transfer or two from the
 /// device, not one per batch.
@@ -41,13 +41,13 @@ impl DeviceLosses {
     }
 
     /// The values and numbers of [`DeviceLosses::means`], for a checkpoint.
-    pub(crate) fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let Some(first) = self.means.first() else { return Ok(BTreeMap::new()) };
+    pub(crate) fn state(&self) -> Result<State> {
+        let Some(first) = self.means.first() else { return Ok(State::new()) };
         let (batches, terms) = (self.means.len(), first.len());
         let values: Vec<&Tensor> = self.means.iter().flatten().map(|mean| &mean.value).collect();
         let counts: Vec<f64> = self.read()?.numbers()?;
         let examples: Vec<i64> = self.examples.iter().map(|&count| count as i64).collect();
-        Ok(BTreeMap::from([
+        Ok(State::from([
             ("losses".to_owned(), Tensor::stack(&self.losses, 0)?),
             ("terms".to_owned(), Tensor::stack(&values, 0)?.reshape((batches, terms))?),
             ("mean_of".to_owned(), Tensor::from_vec(counts, (batches, terms), &Device::Cpu)?),
@@ -56,12 +56,12 @@ impl DeviceLosses {
     }
 
     /// Back from a checkpoint, onto the device where the next losses will be.
-    pub(crate) fn from_tensors(tensors: &BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
-        if tensors.is_empty() {
+    pub(crate) fn from_state(state: &State, device: &Device) -> Result<Self> {
+        if state.is_empty() {
             return Ok(Self::default());
         }
         let get = |name: &str| {
-            tensors
+            state
                 .get(name)
                 .ok_or_else(|| Error::checkpoint(format!("the `{name}` of the running epoch's losses are missing")))
         };

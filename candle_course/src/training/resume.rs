@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::checkpoint::{Checkpoint as _, CheckpointFolder, GeneratorStates, Retention, Snapshot};
+use crate::checkpoint::{CheckpointFolder, GeneratorStates, Retention, Snapshot};
 use crate::error::{Context, Error, Result};
+use crate::stateful::Stateful as _;
 use crate::training::losses::DeviceLosses;
 use crate::training::{History, TrainState, Trainer};
 
@@ -41,14 +42,14 @@ impl Trainer {
     pub fn snapshot(&mut self) -> Result<Snapshot> {
         let Self { training, callbacks, .. } = self;
         training.record_steps()?;
-        let held = training.displaced.as_ref().map(|_| training.parameters.tensors()).transpose()?;
-        let model = training.displaced.clone().map_or_else(|| training.parameters.tensors(), Ok)?;
+        let held = training.displaced.as_ref().map(|_| training.parameters.state()).transpose()?;
+        let model = training.displaced.clone().map_or_else(|| training.parameters.state(), Ok)?;
         let mut snapshot = Snapshot::new()
             .tensors("model", model)?
             .section("optimizer", &*training.optimizer)?
             .section("generators", &GeneratorStates::new(&training.parameters))?
             .tensors("schedule", training.schedule.state()?)?
-            .tensors("epoch", training.running.tensors()?)?
+            .tensors("epoch", training.running.state()?)?
             .text("history", &serde_json::to_string(&training.history)?)
             .text("state", &serde_json::to_string(&training.state)?);
         if let Some(accumulator) = &training.accumulator {
@@ -65,7 +66,7 @@ impl Trainer {
         }
         let names = sections(callbacks.names());
         for (callback, name) in callbacks.iter().zip(&names) {
-            let tensors = callback.tensors()?;
+            let tensors = callback.state()?;
             if !tensors.is_empty() {
                 snapshot = snapshot.tensors(name, tensors)?;
             }
@@ -110,7 +111,7 @@ impl Trainer {
         let mut history: History =
             serde_json::from_str(snapshot.get_text("history")?).context("the history is damaged")?;
         history.set_directions(&training.metrics);
-        let running = DeviceLosses::from_tensors(snapshot.get("epoch")?, training.parameters.device())?;
+        let running = DeviceLosses::from_state(snapshot.get("epoch")?, training.parameters.device())?;
         let trained = state.batch > 0 && state.batch == state.batches_per_epoch;
         let train_values = (trained && training.train_metrics).then(|| {
             let value = |name: &str| snapshot.get_number(&waiting(name)).unwrap_or(f64::NAN);
@@ -129,7 +130,7 @@ impl Trainer {
         }
         for (callback, name) in callbacks.iter_mut().zip(&known) {
             if snapshot.sections().contains(&name.as_str()) {
-                callback.load_tensors(snapshot.get(name)?)?;
+                callback.load_state(snapshot.get(name)?)?;
             }
         }
         training.displaced = None;

@@ -1,13 +1,11 @@
 //! What a training is, and where it stands.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Checkpoint as _;
 use crate::data::DataLoader;
 use crate::error::Result;
 use crate::losses::Loss;
@@ -15,6 +13,7 @@ use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
 use crate::schedules::Schedule;
+use crate::stateful::{State, Stateful as _};
 use crate::training::builder::Clip;
 use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
@@ -67,7 +66,7 @@ pub struct Training {
     pub(super) running: DeviceLosses,
     pub(super) gradient_norm: Option<f64>,
     /// The last weights, while the model holds the best ones; training goes on from them.
-    pub(super) displaced: Option<BTreeMap<String, Tensor>>,
+    pub(super) displaced: Option<State>,
     pub(super) guard: Guard,
     pub(super) history: History,
 }
@@ -218,23 +217,23 @@ impl Training {
     }
 
     /// The weights by which the validation was done: the average, if there is one.
-    pub(super) fn evaluated_weights(&mut self) -> Result<BTreeMap<String, Tensor>> {
-        self.with_average(|training| training.parameters.tensors())
+    pub(super) fn evaluated_weights(&mut self) -> Result<State> {
+        self.with_average(|training| training.parameters.state())
     }
 
     /// Gives the model other weights than the last ones, to be used until training goes on.
-    pub(super) fn hold(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub(super) fn hold(&mut self, tensors: &State) -> Result<()> {
         // Two callbacks may ask for it; the last weights are those before the first.
         if self.displaced.is_none() {
-            self.displaced = Some(self.parameters.tensors()?);
+            self.displaced = Some(self.parameters.state()?);
         }
-        self.parameters.load_tensors(tensors)
+        self.parameters.load_state(tensors)
     }
 
     /// Gives the model the last weights back.
     pub(super) fn release(&mut self) -> Result<()> {
         if let Some(last) = &self.displaced {
-            self.parameters.load_tensors(last)?;
+            self.parameters.load_state(last)?;
         }
         self.displaced = None;
         Ok(())
