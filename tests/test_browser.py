@@ -143,7 +143,7 @@ impl Callback for Slow {
     fn name(&self) -> &str {
         "slow"
     }
-    fn step_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn step_end(&mut self, _: &mut Training) -> Result<Flow> {
         std::thread::sleep(std::time::Duration::from_millis(100));
         Ok(Flow::Continue)
     }

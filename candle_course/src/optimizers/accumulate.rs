@@ -233,9 +233,8 @@ fn change(
 }
 
 fn scale(trainable: &[(String, Var)], gradients: &mut GradStore, factor: f64) -> Result<()> {
-    let present: Vec<_> = trainable.iter().filter(|(_, var)| gradients.get(var).is_some()).cloned().collect();
-    separate(&present, gradients)?;
-    present.iter().try_for_each(|(_, var)| apply(var, gradients, Change::Scale(factor)))
+    separate(trainable, gradients)?;
+    trainable.iter().try_for_each(|(_, var)| apply(var, gradients, Change::Scale(factor)))
 }
 
 /// sum ← sum + factor · gradient.

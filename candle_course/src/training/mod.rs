@@ -18,20 +18,20 @@ mod live;
 mod losses;
 mod range_test;
 mod resume;
+mod state;
 mod step;
 mod summary;
 mod trainer;
-mod training;
 
 pub use background::{BackgroundStatus, BackgroundTraining};
 pub use builder::TrainerBuilder;
 pub use callbacks::{Callback, Flow};
 pub use history::{EpochRecord, History, StepRecord};
 pub use range_test::{LearningRateRangeTest, LearningRateRangeTestBuilder, RangeTestCurve};
+pub use state::{TrainState, Training};
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
 pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
-pub use training::{TrainState, Training};
 
 #[cfg(test)]
 mod resume_tests;
