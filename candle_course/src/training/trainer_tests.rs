@@ -14,6 +14,7 @@ use crate::nn::{Activation, Dropout, Linear, Parameters, Sequential};
 use crate::optimizers::{Optimizer as _, Sgd};
 use crate::random::Generator;
 use crate::schedules::Schedule;
+use crate::stateful::State;
 
 /// 60 points in the plane, in three classes that overlap a little.
 pub(crate) fn points(seed: u64) -> TensorDataset {
@@ -204,6 +205,15 @@ fn an_evaluation_within_an_epoch_is_told_apart_from_training() {
     let (train, validation) = loaders();
     let seen = Arc::new(Mutex::new(0));
     struct Counts(Arc<Mutex<usize>>);
+    impl crate::stateful::Stateful for Counts {
+        fn state(&self) -> Result<State> {
+            Ok(State::from([("count".to_owned(), Tensor::new(*self.0.lock().unwrap() as i64, &Device::Cpu)?)]))
+        }
+        fn load_state(&mut self, state: &State) -> Result<()> {
+            *self.0.lock().unwrap() = state["count"].to_scalar::<i64>()? as usize;
+            Ok(())
+        }
+    }
     impl Metric for Counts {
         fn name(&self) -> &str {
             "examples"
@@ -213,6 +223,10 @@ fn an_evaluation_within_an_epoch_is_told_apart_from_training() {
         }
         fn update(&mut self, _: &Tensor, targets: &Tensor) -> Result<()> {
             *self.0.lock().unwrap() += targets.elem_count();
+            Ok(())
+        }
+        fn merge(&mut self, other: &State) -> Result<()> {
+            *self.0.lock().unwrap() += other["count"].to_scalar::<i64>()? as usize;
             Ok(())
         }
         fn compute(&self) -> Result<f64> {
