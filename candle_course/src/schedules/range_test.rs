@@ -301,7 +301,7 @@ mod tests {
         let before = parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap();
         let generator_before = parameters.generators()[0].1.lock().clone();
         let test = LearningRateRangeTest::builder(1e-5, 10.0).build().unwrap();
-        let curve = test.run(&model, &CrossEntropy, &mut optimizer, &parameters, &loader).unwrap();
+        let curve = test.run(&model, &CrossEntropy::default(), &mut optimizer, &parameters, &loader).unwrap();
         assert!((1e-4..0.5).contains(&curve.suggestion()), "{}", curve.suggestion());
         assert!(curve.suggestion() < curve.lowest());
         assert_eq!(parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap(), before);
