@@ -163,7 +163,7 @@ fn main() -> Result<()> {
     }
     println!("training images per class: {:?}", class_counts(train_set.labels(), 10)?);
 
-    let mut loss = CrossEntropy::default().label_smoothing(0.05);
+    let mut loss = CrossEntropy::builder().label_smoothing(0.05);
     let mut loader = DataLoader::builder(train_set.clone()).shuffle(seed);
     match arguments.text("balance").unwrap_or("none") {
         "none" => {}
@@ -171,7 +171,7 @@ fn main() -> Result<()> {
             let weights = example_weights(train_set.labels());
             loader = loader.sampler(WeightedRandomSampler::builder(&weights).seed(seed).build()?);
         }
-        "weights" => loss = loss.class_weights(class_weights(train_set.labels(), 10)?),
+        "weights" => loss = loss.class_weights(class_weights(&class_counts(train_set.labels(), 10)?)?),
         other => return Err(Error::argument("balance", "none, sampler or weights", other)),
     }
     let train = loader
@@ -193,7 +193,7 @@ fn main() -> Result<()> {
     let optimizer = Sgd::builder(&parameters).momentum(0.9).nesterov(true).weight_decay(decay).build()?;
     let steps = epochs * train.len().div_ceil(accumulate);
     let schedule = OneCycleLR::builder(rate, steps).pct_start(0.25).constant_momentum().build()?;
-    let mut builder = Trainer::builder(model.clone(), &parameters, loss, optimizer)
+    let mut builder = Trainer::builder(model.clone(), &parameters, loss.build()?, optimizer)
         .epochs(epochs)
         .schedule(schedule)
         .accumulate(accumulate)

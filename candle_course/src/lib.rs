@@ -27,6 +27,7 @@ pub mod random;
 pub mod schedules;
 pub mod stateful;
 pub mod tensorboard;
+mod text;
 pub mod training;
 
 pub use error::{Error, Result};

@@ -12,7 +12,7 @@
 //! | synthetic satellite tiles | [`Satellite`], [`ndvi`], [`true_color`], [`false_color`] |
 //! | parts and sums | [`Split`], [`Subset`], [`ConcatDataset`], [`MappedDataset`] |
 //! | an order | [`SequentialSampler`], [`RandomSampler`], [`SubsetSampler`], [`WeightedRandomSampler`], [`StratifiedBatchSampler`] |
-//! | imbalance | [`class_counts`], [`class_weights`], [`example_weights`], [`oversample`], [`undersample`], [`Smote`], [`imbalance()`], [`long_tail`] |
+//! | imbalance | [`class_counts`], [`class_weights`], [`class_balanced_weights`], [`example_weights`], [`oversample`], [`undersample`], [`Smote`], [`imbalance()`], [`long_tail`] |
 //! | augmentation | [`RandomCrop`], [`RandomHorizontalFlip`], [`RandomVerticalFlip`], [`RandomQuarterTurn`], [`RandomAffine`], [`RandomErasing`], [`ColorJitter`], [`MixUp`], [`Normalize`] |
 //!
 //! # Examples
@@ -69,7 +69,9 @@ pub use dataset::{Batch, Dataset, Example, TensorDataset};
 pub use fashion_mnist::FashionMnist;
 pub use image_folder::{ImageFolder, ImageFolderBuilder};
 pub use images::ImageDataset;
-pub use imbalance::{class_counts, class_weights, example_weights, imbalance, long_tail, oversample, undersample};
+pub use imbalance::{
+    class_balanced_weights, class_counts, class_weights, example_weights, imbalance, long_tail, oversample, undersample,
+};
 pub use loader::{DataLoader, DataLoaderBuilder};
 pub use mnist::Mnist;
 pub use sampler::{RandomSampler, Sampler, SequentialSampler, SubsetSampler};

@@ -1,11 +1,13 @@
 //! What a score can separate: ROC and precision–recall curves, and the areas under them.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::{binary, class_probabilities, in_range, labels, no_nan, numbers};
+use crate::metrics::state::another;
 use crate::metrics::steps::{Steps, both_classes, one_positive};
 use crate::metrics::{Average, Direction, Metric};
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// True against false positive rates at every threshold, from the strictest down.
 ///
@@ -226,6 +228,22 @@ pub fn average_precision(scores: &Tensor, targets: &Tensor) -> Result<f64> {
     Steps::of(&scores, &truths).average_precision()
 }
 
+/// The state of what keeps every score, `[N]` or `[N, C]`, and its target, `[N]`.
+fn kept(scores: Tensor, targets: Tensor) -> State {
+    State::from([("scores".to_owned(), scores), ("targets".to_owned(), targets)])
+}
+
+fn from_kept(state: &State, targets: DType) -> Result<(Tensor, Tensor)> {
+    // As many as there are; that one goes with the other has to be so.
+    let scores = state.get("scores").map_or(&[0][..], |scores| scores.dims());
+    let expected = [
+        ("scores", Expected::new(scores, DType::F64)),
+        ("targets", Expected::new(scores.get(..1).unwrap_or(&[]), targets)),
+    ];
+    compare("this is not the state of a metric of scores", state, expected)?;
+    Ok((state["scores"].clone(), state["targets"].clone()))
+}
+
 macro_rules! of_scores {
     ($(#[$doc:meta])* $name:ident, $text:literal, $method:ident, $curve:ident -> $Curve:ident) => {
         $(#[$doc])*
@@ -235,16 +253,6 @@ macro_rules! of_scores {
         }
 
         impl $name {
-            /// Of no examples yet.
-            pub fn new() -> Self {
-                Self::default()
-            }
-
-            /// Adds what `other` has seen.
-            pub fn merge(&mut self, other: &Self) {
-                self.batches.extend(other.batches.iter().cloned());
-            }
-
             /// The curve over everything so far.
             ///
             /// # Errors
@@ -253,14 +261,36 @@ macro_rules! of_scores {
                 $curve(self.steps()?)
             }
 
-            fn steps(&self) -> Result<Steps> {
+            /// Every score and its truth.
+            fn seen(&self) -> Result<(Vec<f64>, Vec<bool>)> {
                 let (mut scores, mut truths) = (Vec::new(), Vec::new());
                 for (batch, targets) in &self.batches {
                     let (more, more_truths) = binary(batch, targets)?;
                     scores.extend(more);
                     truths.extend(more_truths);
                 }
+                Ok((scores, truths))
+            }
+
+            fn steps(&self) -> Result<Steps> {
+                let (scores, truths) = self.seen()?;
                 Ok(Steps::of(&scores, &truths))
+            }
+        }
+
+        impl Stateful for $name {
+            fn state(&self) -> Result<State> {
+                let (scores, truths) = self.seen()?;
+                let targets = truths.into_iter().map(u8::from).collect::<Vec<_>>();
+                let targets = Tensor::from_vec(targets, scores.len(), &Device::Cpu)?;
+                Ok(kept(Tensor::new(scores, &Device::Cpu)?, targets))
+            }
+
+            fn load_state(&mut self, state: &State) -> Result<()> {
+                let (scores, targets) = from_kept(state, DType::U8)?;
+                binary(&scores, &targets)?;
+                self.batches = vec![(scores, targets)];
+                Ok(())
             }
         }
 
@@ -296,6 +326,11 @@ macro_rules! of_scores {
                 Ok(())
             }
 
+            fn merge(&mut self, other: &State) -> Result<()> {
+                self.batches.extend(another(self, other)?.batches);
+                Ok(())
+            }
+
             fn compute(&self) -> Result<f64> {
                 self.steps()?.$method()
             }
@@ -315,7 +350,7 @@ of_scores! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut auc = RocAuc::new();
+    /// let mut auc = RocAuc::default();
     /// auc.update(&Tensor::new(&[0.1f32, 0.4], &Device::Cpu)?, &Tensor::new(&[0u32, 0], &Device::Cpu)?)?;
     /// assert!(auc.compute().is_err()); // no positive yet
     /// auc.update(&Tensor::new(&[0.35f32, 0.8], &Device::Cpu)?, &Tensor::new(&[1u32, 1], &Device::Cpu)?)?;
@@ -334,7 +369,7 @@ of_scores! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = AveragePrecision::new();
+    /// let mut metric = AveragePrecision::default();
     /// metric.update(&Tensor::new(&[0.9f32, 0.4], &Device::Cpu)?, &Tensor::new(&[1u32, 0], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 1.0);
     /// assert_eq!(metric.curve()?.precision, [0.5, 1.0, 1.0]);
@@ -379,13 +414,31 @@ impl RocAucOneVsRest {
         Ok(())
     }
 
-    /// Adds what `other` has seen.
-    ///
-    /// # Errors
-    /// If it has another number of classes.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        self.agree("other", other.classes)?;
-        self.batches.extend(other.batches.iter().cloned());
+    /// Every score and its class.
+    fn seen(&self) -> Result<(Vec<f64>, Vec<usize>)> {
+        let (mut values, mut labels) = (Vec::new(), Vec::new());
+        for (scores, targets) in &self.batches {
+            let (more, more_labels) = one_vs_rest_input(scores, targets, self.classes)?;
+            values.extend(more);
+            labels.extend(more_labels);
+        }
+        Ok((values, labels))
+    }
+}
+
+impl Stateful for RocAucOneVsRest {
+    fn state(&self) -> Result<State> {
+        let (values, labels) = self.seen()?;
+        let scores = Tensor::from_vec(values, (labels.len(), self.classes), &Device::Cpu)?;
+        let labels = labels.into_iter().map(|label| label as i64).collect::<Vec<_>>();
+        Ok(kept(scores, Tensor::new(labels, &Device::Cpu)?))
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let (scores, targets) = from_kept(state, DType::I64)?;
+        let classes = one_vs_rest_classes(&scores, &targets)?;
+        one_vs_rest_input(&scores, &targets, classes)?;
+        (self.classes, self.batches) = (classes, vec![(scores, targets)]);
         Ok(())
     }
 }
@@ -410,13 +463,15 @@ impl Metric for RocAucOneVsRest {
         Ok(())
     }
 
+    fn merge(&mut self, other: &State) -> Result<()> {
+        let other = another(self, other)?;
+        self.agree("other", other.classes)?;
+        self.batches.extend(other.batches);
+        Ok(())
+    }
+
     fn compute(&self) -> Result<f64> {
-        let (mut values, mut labels) = (Vec::new(), Vec::new());
-        for (scores, targets) in &self.batches {
-            let (more, more_labels) = one_vs_rest_input(scores, targets, self.classes)?;
-            values.extend(more);
-            labels.extend(more_labels);
-        }
+        let (values, labels) = self.seen()?;
         one_vs_rest(&values, &labels, self.classes, self.average)
     }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::metrics::boxes::{Corners, corners, iou};
 use crate::metrics::input::{labels, numbers};
+use crate::metrics::state::{Part, another};
+use crate::stateful::{Expected, State, Stateful, compare, nest, part};
 
 /// The boxes of one image: detections with scores, or the truth without.
 #[derive(Debug, Clone)]
@@ -49,6 +51,36 @@ impl Boxes {
             }));
         }
         Ok(detected)
+    }
+
+    /// The boxes of every image, out of their state.
+    fn of_images(state: &State, scored: bool) -> Result<Vec<Self>> {
+        let length = |name: &str| state.get(name).and_then(|tensor| tensor.dims().first().copied()).unwrap_or(0);
+        let (boxes, images) = (length("boxes"), length("counts"));
+        let expected = [
+            ("boxes", Expected::new(&[boxes, 4], DType::F64)),
+            ("labels", Expected::new(&[boxes], DType::I64)),
+            ("scores", Expected::new(&[if scored { boxes } else { 0 }], DType::F64)),
+            ("counts", Expected::new(&[images], DType::I64)),
+        ];
+        compare("this is not the state of a mean average precision", state, expected)?;
+        let counts: Vec<u64> = Part::read(&state["counts"])?;
+        if counts.iter().sum::<u64>() != boxes as u64 {
+            return Err(Error::checkpoint("the state of a mean average precision counts other boxes than it has"));
+        }
+        let mut first = 0;
+        let image = |count: u64| {
+            let cut = |name: &str, count: usize| state[name].narrow(0, first, count);
+            let count = count as usize;
+            let (boxes, labels) = (cut("boxes", count)?, cut("labels", count)?);
+            let image = match scored {
+                true => Self::detected(&boxes, &labels, &cut("scores", count)?),
+                false => Self::truth(&boxes, &labels),
+            };
+            first += count;
+            image
+        };
+        counts.into_iter().map(image).collect()
     }
 
     fn need_scores(&self) -> Result<()> {
@@ -95,7 +127,7 @@ pub struct PrecisionSummary {
 ///     &Tensor::new(&[1u32], &Device::Cpu)?,
 ///     &Tensor::new(&[0.9f32], &Device::Cpu)?,
 /// )?;
-/// let mut metric = MeanAveragePrecision::new();
+/// let mut metric = MeanAveragePrecision::default();
 /// metric.update(detected, truth)?;
 /// let summary = metric.compute()?;
 /// assert_eq!(summary.map_50, 1.0);
@@ -107,15 +139,27 @@ pub struct MeanAveragePrecision {
     images: Vec<(Boxes, Boxes)>,
 }
 
+impl Stateful for MeanAveragePrecision {
+    fn state(&self) -> Result<State> {
+        let (detected, truth) = (self.boxes(|image| &image.0)?, self.boxes(|image| &image.1)?);
+        Ok(nest("detected", detected).into_iter().chain(nest("truth", truth)).collect())
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let detected = Boxes::of_images(&part(state, "detected"), true)?;
+        let truth = Boxes::of_images(&part(state, "truth"), false)?;
+        if detected.len() != truth.len() || state.len() != 8 {
+            return Err(Error::checkpoint("this is not the state of a mean average precision"));
+        }
+        self.images = detected.into_iter().zip(truth).collect();
+        Ok(())
+    }
+}
+
 const MAXIMUM_DETECTIONS: usize = 100;
 const THRESHOLDS: usize = 10;
 
 impl MeanAveragePrecision {
-    /// Of no images yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Takes in one image. Both may be without boxes.
     ///
     /// # Errors
@@ -126,9 +170,13 @@ impl MeanAveragePrecision {
         Ok(())
     }
 
-    /// Adds the images of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        self.images.extend(other.images.iter().cloned());
+    /// Adds the images of another metric, whose state this is.
+    ///
+    /// # Errors
+    /// If it is not the state of one; nothing is added then.
+    pub fn merge(&mut self, other: &State) -> Result<()> {
+        self.images.extend(another(self, other)?.images);
+        Ok(())
     }
 
     /// Forgets everything.
@@ -156,6 +204,19 @@ impl MeanAveragePrecision {
             map_75: mean(5),
             per_class: classes.iter().copied().zip(precisions.iter().map(over_thresholds)).collect(),
         })
+    }
+
+    /// All boxes of one kind, one after the other, and how many each image has.
+    fn boxes(&self, of: impl Fn(&(Boxes, Boxes)) -> &Boxes) -> Result<State> {
+        let all = || self.images.iter().map(&of);
+        let corners: Vec<f64> = all().flat_map(|image| image.boxes.iter().flatten().copied()).collect();
+        let labels: Vec<i64> = all().flat_map(|image| image.labels.iter().copied()).collect();
+        let scores: Vec<f64> = all().flat_map(|image| image.scores.iter().copied()).collect();
+        let counts: Vec<u64> = all().map(|image| image.boxes.len() as u64).collect();
+        let boxes = Tensor::from_vec(corners, (labels.len(), 4), &Device::Cpu)?;
+        let (labels, scores) = (Tensor::new(labels, &Device::Cpu)?, Tensor::new(scores, &Device::Cpu)?);
+        let tensors = [("boxes", boxes), ("labels", labels), ("scores", scores), ("counts", counts.tensor()?)];
+        Ok(tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect())
     }
 
     fn average_precisions(&self, class: i64) -> [f64; THRESHOLDS] {
@@ -274,7 +335,7 @@ pub fn match_boxes(detected: &Boxes, truth: &Boxes, threshold: f64) -> Result<Ve
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn mean_average_precision(images: impl IntoIterator<Item = (Boxes, Boxes)>) -> Result<PrecisionSummary> {
-    let mut metric = MeanAveragePrecision::new();
+    let mut metric = MeanAveragePrecision::default();
     for (detected, truth) in images {
         metric.update(detected, truth)?;
     }

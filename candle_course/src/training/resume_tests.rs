@@ -17,7 +17,7 @@ use crate::optimizers::{
     gradient_norm,
 };
 use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
-use crate::stateful::Stateful as _;
+use crate::stateful::{State, Stateful as _};
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
 
@@ -454,6 +454,14 @@ fn a_new_training_does_not_mix_with_the_checkpoints_of_another() {
 #[test]
 fn what_is_not_finite_is_recorded_and_resumed() {
     struct Nothing(f64);
+    impl crate::stateful::Stateful for Nothing {
+        fn state(&self) -> crate::Result<State> {
+            Ok(State::new())
+        }
+        fn load_state(&mut self, state: &State) -> crate::Result<()> {
+            crate::stateful::none("nothing has no state", state)
+        }
+    }
     impl Metric for Nothing {
         fn name(&self) -> &str {
             "nothing"
@@ -466,6 +474,9 @@ fn what_is_not_finite_is_recorded_and_resumed() {
         }
         fn compute(&self) -> crate::Result<f64> {
             Ok(self.0)
+        }
+        fn merge(&mut self, other: &State) -> crate::Result<()> {
+            crate::stateful::none("nothing has no state", other)
         }
         fn reset(&mut self) {}
     }

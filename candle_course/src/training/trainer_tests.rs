@@ -14,6 +14,7 @@ use crate::nn::{Activation, Dropout, Linear, Parameters, Sequential};
 use crate::optimizers::{Optimizer as _, Sgd};
 use crate::random::Generator;
 use crate::schedules::Schedule;
+use crate::stateful::State;
 
 /// 60 points in the plane, in three classes that overlap a little.
 pub(crate) fn points(seed: u64) -> TensorDataset {
@@ -204,6 +205,15 @@ fn an_evaluation_within_an_epoch_is_told_apart_from_training() {
     let (train, validation) = loaders();
     let seen = Arc::new(Mutex::new(0));
     struct Counts(Arc<Mutex<usize>>);
+    impl crate::stateful::Stateful for Counts {
+        fn state(&self) -> Result<State> {
+            Ok(State::from([("count".to_owned(), Tensor::new(*self.0.lock().unwrap() as i64, &Device::Cpu)?)]))
+        }
+        fn load_state(&mut self, state: &State) -> Result<()> {
+            *self.0.lock().unwrap() = state["count"].to_scalar::<i64>()? as usize;
+            Ok(())
+        }
+    }
     impl Metric for Counts {
         fn name(&self) -> &str {
             "examples"
@@ -213,6 +223,10 @@ fn an_evaluation_within_an_epoch_is_told_apart_from_training() {
         }
         fn update(&mut self, _: &Tensor, targets: &Tensor) -> Result<()> {
             *self.0.lock().unwrap() += targets.elem_count();
+            Ok(())
+        }
+        fn merge(&mut self, other: &State) -> Result<()> {
+            *self.0.lock().unwrap() += other["count"].to_scalar::<i64>()? as usize;
             Ok(())
         }
         fn compute(&self) -> Result<f64> {
@@ -467,20 +481,21 @@ fn logits(shape: &[usize]) -> Tensor {
 fn unequal() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tensor)> {
     let tokens = Tensor::new(&[[0i64, 1, 2, 0, 1, 2], [1, -100, -100, -100, -100, -100]], &Device::Cpu).unwrap();
     let classes = Tensor::new(&[2u32, 0, 1, 0, 0, 1, 0, 0], &Device::Cpu).unwrap();
-    let ignoring = || CrossEntropy::new().ignore_index(-100);
+    let ignoring = || CrossEntropy::builder().ignore_index(-100).build().unwrap();
     vec![
         ("ignored positions", Box::new(move || Box::new(ignoring())), logits(&[2, 3, 6]), tokens.clone()),
         (
             "class weights",
-            Box::new(|| Box::new(CrossEntropy::new().class_weights(&[1.0, 1.0, 10.0]))),
+            Box::new(|| Box::new(CrossEntropy::builder().class_weights(&[1.0, 1.0, 10.0]).build().unwrap())),
             logits(&[8, 3]),
             classes,
         ),
         (
             "a sum of both",
             Box::new(move || {
-                let weighted = CrossEntropy::new().ignore_index(-100).class_weights(&[1.0, 2.0, 5.0]);
-                Box::new(crate::losses::WeightedSum::new().term("a", 0.5, ignoring()).term("b", 2.0, weighted))
+                let weighted = CrossEntropy::builder().ignore_index(-100).class_weights(&[1.0, 2.0, 5.0]).build().unwrap();
+                let sum = crate::losses::WeightedSum::builder().term("a", 0.5, ignoring()).term("b", 2.0, weighted);
+                Box::new(sum.build().unwrap())
             }),
             logits(&[2, 3, 6]),
             tokens,
@@ -539,11 +554,11 @@ fn the_loss_of_a_set_does_not_depend_on_the_batch_size() {
     // One labelled and three ignored images: an average over batches gives a quarter, a half, the whole.
     let targets = Tensor::new(&[1i64, -100, -100, -100], &Device::Cpu).unwrap();
     let one = (logits(&[4, 3]), targets);
-    let ignoring = CrossEntropy::new().ignore_index(-100);
+    let ignoring = CrossEntropy::builder().ignore_index(-100).build().unwrap();
     let whole = ignoring.forward(&one.0, &one.1).unwrap().to_scalar::<f64>().unwrap();
     assert!(whole > 0.01);
     for size in 1..=4 {
-        let (mut trainer, _) = scaled(CrossEntropy::new().ignore_index(-100), 1, 0.0).unwrap();
+        let (mut trainer, _) = scaled(ignoring.clone(), 1, 0.0).unwrap();
         let loader = dataset(&one.0, &one.1, size);
         let history = trainer.fit(&loader, Some(&loader)).unwrap();
         let record = history.last().unwrap();
