@@ -58,8 +58,8 @@ pub use crate::optimizers::{
 
 // schedules
 pub use crate::schedules::{
-    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
-    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
+    Adaptive, Anneal, ChainedScheduler, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PlotSchedule, PolynomialLR,
     RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
 };
 

@@ -84,7 +84,7 @@ impl Trainer {
             .tensors("model", model)?
             .section("optimizer", &*self.optimizer)?
             .section("generators", &GeneratorStates::new(&self.parameters))?
-            .tensors("schedule", self.schedule.state()?)?
+            .section("schedule", &self.schedule)?
             .tensors("epoch", self.running.state()?)?
             .tensors("history", [("numbers".to_owned(), numbers)].into())?
             .text("history", &serde_json::to_string(&self.history)?)
@@ -167,7 +167,7 @@ impl Trainer {
         snapshot.restore("model", &mut self.parameters)?;
         snapshot.restore("optimizer", &mut *self.optimizer)?;
         snapshot.restore("generators", &mut GeneratorStates::new(&self.parameters))?;
-        self.schedule.load_state(snapshot.get("schedule")?)?;
+        snapshot.restore("schedule", &mut self.schedule)?;
         if let Some(accumulator) = &mut self.accumulator {
             snapshot.restore("accumulator", accumulator)?;
         }
@@ -212,7 +212,7 @@ impl Trainer {
     /// let run = |epochs: usize| -> Result<History> {
     ///     let parameters = Parameters::new(0, &Device::Cpu);
     ///     let model = Linear::new(1, 2, &parameters.at("fc"))?;
-    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
+    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters)?)
     ///         .epochs(epochs)
     ///         .learning_rate(0.1)
     ///         .checkpoints(Checkpoints::builder(folder).build()?)

@@ -43,7 +43,7 @@ use crate::training::{Callback, EpochRecord, Evaluation, Flow, History, TrainSta
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
 /// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let optimizer = Sgd::builder(&parameters).build()?;
+/// let optimizer = Sgd::new(&parameters)?;
 /// let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
 ///     .epochs(3)
 ///     .learning_rate(0.1)
@@ -255,7 +255,7 @@ impl Trainer {
             None => Ok(record.validation_loss.unwrap_or(record.train_loss)),
         };
         self.history.push(record);
-        self.schedule.observe(observed?)?;
+        self.schedule.observe(self.last_position(), observed?)?;
         self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))
     }
 
@@ -284,6 +284,11 @@ impl Trainer {
 
     pub(super) fn scheduled_rate(&self) -> f64 {
         self.schedule.learning_rate(self.schedule_position())
+    }
+
+    /// What the schedule was asked with for the last step of the epoch that has just ended.
+    fn last_position(&self) -> usize {
+        if self.schedule_per_epoch { self.state.epoch - 1 } else { self.state.step.saturating_sub(1) }
     }
 
     /// What the schedule is asked with: the epoch or the step, counted from 0.

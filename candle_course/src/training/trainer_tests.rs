@@ -296,7 +296,7 @@ fn parameters_without_gradient_are_named() {
     let (train, _) = loaders();
     let (model, parameters) = mlp(1);
     Linear::new(3, 3, &parameters.at("idle")).unwrap();
-    let optimizer = Sgd::builder(&parameters).build().unwrap();
+    let optimizer = Sgd::new(&parameters).unwrap();
     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
         .learning_rate(0.1)
         .quiet()
@@ -316,7 +316,7 @@ fn a_loss_that_is_no_scalar_is_explained() {
     }
     let (train, _) = loaders();
     let (model, parameters) = mlp(1);
-    let optimizer = Sgd::builder(&parameters).build().unwrap();
+    let optimizer = Sgd::new(&parameters).unwrap();
     let mut trainer =
         Trainer::builder(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
     let error = trainer.fit(&train, None).unwrap_err().to_string();
