@@ -101,7 +101,7 @@ let model = Sequential::new()
 """
 
 STEPS = """
-let mut optimizer = AdamW::builder(&parameters).build()?;
+let mut optimizer = AdamW::new(&parameters)?;
 let mut losses = Vec::new();
 for _ in 0..20 {
     let loss = cross_entropy(&model.forward_t(&images, true)?, &labels)?;

@@ -46,7 +46,7 @@ fn rounds(name: &str, count: usize) -> Result<Vec<(f64, f32)>> {
     let parameters = Parameters::new(0, &device);
     let model = build(name, &parameters)?;
     let (shape, steps) = workload(name);
-    let mut optimizer = Sgd::builder(&parameters).build()?;
+    let mut optimizer = Sgd::new(&parameters)?;
     let numbers: usize = shape.iter().product();
     let pixels: Vec<f32> = (0..numbers).map(|i| ((i * 7919) % 1009) as f32 / 1009.0).collect();
     let classes: Vec<u32> = (0..64).map(|i| i % 10).collect();

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 
         let parameters = Parameters::new(7, &Device::Cpu);
         let model = build(name, &parameters)?;
-        let mut optimizer = Sgd::builder(&parameters).build()?;
+        let mut optimizer = Sgd::new(&parameters)?;
         let examples = probe["xs"].dims()[0] as u32;
         let targets = Tensor::arange(0u32, examples, &Device::Cpu)?;
         let batch = Batch { inputs: probe["xs"].clone(), targets, indices: (0..examples as usize).collect() };

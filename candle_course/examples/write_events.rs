@@ -92,7 +92,7 @@ fn fit(folder: &str, epochs: usize, fails: Option<usize>) -> Result<History> {
         .hyper_parameters(HyperParameters::new().number("epochs", epochs as f64))
         .probe(&probe, first)
         .build()?;
-    let optimizer = Sgd::builder(&parameters).build()?;
+    let optimizer = Sgd::new(&parameters)?;
     let builder = Trainer::builder(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
         .epochs(epochs)
         .learning_rate(0.1)

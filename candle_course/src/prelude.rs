@@ -57,9 +57,9 @@ pub use crate::optimizers::{
 
 // schedules
 pub use crate::schedules::{
-    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
-    CyclicMode, ExponentialLR, LambdaLR, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR, ReduceLROnPlateau, Schedule,
-    SequentialLR, StepLR, ThresholdMode, WarmUp,
+    Adaptive, Anneal, ChainedScheduler, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LambdaLR, LinearLR, MultiStepLR, OneCycleLR, PlotSchedule, PolynomialLR,
+    ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
 };
 
 // checkpoint

@@ -122,7 +122,7 @@ pub fn build(model: &str) -> Result<Step> {
         _ => (Box::new(UNet::new(&parameters)?), true),
     };
     let mut optimizer: Box<dyn Optimizer> = if adam {
-        Box::new(AdamW::builder(&parameters).build()?)
+        Box::new(AdamW::new(&parameters)?)
     } else {
         Box::new(Sgd::builder(&parameters).momentum(0.9).build()?)
     };

@@ -29,7 +29,7 @@ use crate::stateful::{Expected, State, Stateful, compare};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(1, 1, &parameters.at("fc"))?;
-/// let mut optimizer = Sgd::builder(&parameters).build()?;
+/// let mut optimizer = Sgd::new(&parameters)?;
 /// let mut accumulator = GradientAccumulator::new(&parameters, 4)?;
 /// let batches = [8, 8, 8, 8, 8, 3]; // the last group has 2 batches and 11 examples
 /// let mut steps = 0;

@@ -72,3 +72,5 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
 
 #[cfg(test)]
 mod oracle_tests;
+#[cfg(test)]
+mod state_tests;

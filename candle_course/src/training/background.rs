@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
 /// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
+/// let trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters)?)
 ///     .epochs(20)
 ///     .learning_rate(0.1)
 ///     .build()?;

@@ -10,7 +10,7 @@ use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
-use crate::schedules::{Constant, Schedule};
+use crate::schedules::Schedule;
 use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
@@ -90,12 +90,13 @@ impl TrainerBuilder {
 
     /// The same learning rate at every step.
     pub fn learning_rate(mut self, learning_rate: f64) -> Self {
-        self.schedule = Some(Box::new(Constant(learning_rate)));
+        self.schedule = Some(Box::new(learning_rate));
         self.schedule_per_epoch = false;
         self
     }
 
-    /// A learning rate for every optimizer step.
+    /// A learning rate for every optimizer step: a number, a function of the step, any
+    /// [`Schedule`]. What follows a value in it, alone or as a part, observes it after every epoch.
     pub fn schedule(mut self, schedule: impl Schedule + 'static) -> Self {
         self.schedule = Some(Box::new(schedule));
         self.schedule_per_epoch = false;
@@ -257,7 +258,7 @@ impl TrainerBuilder {
             batches => Some(GradientAccumulator::new(&self.parameters, batches)?),
         };
         let average = match self.average {
-            Some(decay) => Some(WeightAverage::exponential(&self.parameters).decay(decay).build()?),
+            Some(decay) => Some(WeightAverage::builder(&self.parameters).decay(decay).build()?),
             None => None,
         };
         let mut guard = Guard::default();
@@ -268,7 +269,7 @@ impl TrainerBuilder {
             parameters: self.parameters,
             loss: self.loss,
             optimizer: self.optimizer,
-            schedule: self.schedule.unwrap_or_else(|| Box::new(Constant(0.0))),
+            schedule: self.schedule.unwrap_or_else(|| Box::new(0.0)),
             schedule_per_epoch: self.schedule_per_epoch,
             schedule_monitor: self.schedule_monitor,
             accumulator,

@@ -219,7 +219,7 @@ mod tests {
         let train = poisoned(&[]);
         let folder = tempfile::tempdir().unwrap();
         let before = parameters.state().unwrap();
-        let mut trainer = Trainer::builder(model, &parameters, LogOfZero, Sgd::builder(&parameters).build().unwrap())
+        let mut trainer = Trainer::builder(model, &parameters, LogOfZero, Sgd::new(&parameters).unwrap())
             .learning_rate(0.1)
             .last_finite_folder(folder.path())
             .quiet()
@@ -296,7 +296,7 @@ mod tests {
     fn of(parameters: &Parameters) -> crate::training::TrainerBuilder {
         let [first, second] = ["0.weight", "3.weight"].map(|name| parameters.get(name).unwrap());
         let model = candle_nn::func(move |xs| xs.matmul(&first.t()?)?.relu()?.matmul(&second.t()?));
-        let optimizer = Sgd::builder(parameters).build().unwrap();
+        let optimizer = Sgd::new(parameters).unwrap();
         let builder = Trainer::builder(model, parameters, crate::losses::CrossEntropy::default(), optimizer);
         builder.learning_rate(0.01).quiet()
     }

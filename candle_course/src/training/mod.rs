@@ -36,4 +36,6 @@ pub use trainer::Trainer;
 #[cfg(test)]
 mod resume_tests;
 #[cfg(test)]
+mod schedule_tests;
+#[cfg(test)]
 pub(crate) mod trainer_tests;

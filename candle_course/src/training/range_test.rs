@@ -304,7 +304,7 @@ mod tests {
             .add(Linear::new(4, 16, &parameters.at("0")).unwrap())
             .add(Dropout::new(0.1, &parameters.at("1")).unwrap())
             .add(Linear::new(16, 2, &parameters.at("2")).unwrap());
-        let mut optimizer = AdamW::builder(&parameters).build().unwrap();
+        let mut optimizer = AdamW::new(&parameters).unwrap();
         let before = parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap();
         let generator_before = parameters.generators()[0].1.lock().clone();
         let test = LearningRateRangeTest::new(1e-5, 10.0).unwrap();

@@ -48,7 +48,7 @@ impl Trainer {
             .tensors("model", model)?
             .section("optimizer", &*training.optimizer)?
             .section("generators", &GeneratorStates::new(&training.parameters))?
-            .tensors("schedule", training.schedule.state()?)?
+            .section("schedule", &training.schedule)?
             .tensors("epoch", training.running.state()?)?
             .text("history", &serde_json::to_string(&training.history)?)
             .text("state", &serde_json::to_string(&training.state)?);
@@ -121,7 +121,7 @@ impl Trainer {
         snapshot.restore("model", &mut training.parameters)?;
         snapshot.restore("optimizer", &mut *training.optimizer)?;
         snapshot.restore("generators", &mut GeneratorStates::new(&training.parameters))?;
-        training.schedule.load_state(snapshot.get("schedule")?)?;
+        snapshot.restore("schedule", &mut training.schedule)?;
         if let Some(accumulator) = &mut training.accumulator {
             snapshot.restore("accumulator", accumulator)?;
         }
@@ -166,7 +166,7 @@ impl Trainer {
     /// let run = |epochs: usize| -> Result<History> {
     ///     let parameters = Parameters::new(0, &Device::Cpu);
     ///     let model = Linear::new(1, 2, &parameters.at("fc"))?;
-    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
+    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters)?)
     ///         .epochs(epochs)
     ///         .learning_rate(0.1)
     ///         .checkpoints(Checkpoints::new(folder))

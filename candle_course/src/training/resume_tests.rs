@@ -16,7 +16,7 @@ use crate::optimizers::{
     AdamW, GradientAccumulator, Optimizer as _, Sgd, WeightAverage, clip_gradient_norm, clip_gradient_value,
     gradient_norm,
 };
-use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
+use crate::schedules::{Adaptive as _, OneCycleLR, ReduceLROnPlateau, Schedule as _};
 use crate::stateful::{State, Stateful as _};
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
@@ -54,7 +54,7 @@ fn noisy(workers: usize) -> DataLoader {
 }
 
 fn one_cycle() -> OneCycleLR {
-    OneCycleLR::builder(0.2, 12).build().unwrap()
+    OneCycleLR::new(0.2, 12).unwrap()
 }
 
 /// Dropout, batch normalisation, accumulation in pairs, clipping by value, averages, and a rate and
@@ -88,7 +88,7 @@ fn full(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
 }
 
 fn configured(model: Sequential, parameters: &Parameters) -> TrainerBuilder {
-    let optimizer = AdamW::builder(parameters).build().unwrap();
+    let optimizer = AdamW::new(parameters).unwrap();
     Trainer::builder(model, parameters, CrossEntropy::default(), optimizer)
         .schedule(plateau())
         .accumulate(3)
@@ -137,10 +137,10 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     let (train, validation) = loaders();
     let loss = CrossEntropy::default();
     let (model, parameters) = normed(9);
-    let mut optimizer = AdamW::builder(&parameters).build().unwrap();
+    let mut optimizer = AdamW::new(&parameters).unwrap();
     let mut schedule = plateau();
     let mut group = GradientAccumulator::new(&parameters, 3).unwrap();
-    let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
+    let mut average = WeightAverage::builder(&parameters).decay(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
     let (mut validation_losses, mut best) = (Vec::new(), (f64::INFINITY, Vec::new()));
     for epoch in 0..6 {
@@ -161,7 +161,7 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
             best = (evaluation.loss, bits(&parameters));
         }
         average.swap().unwrap();
-        schedule.observe(evaluation.loss).unwrap();
+        schedule.observe(epoch, evaluation.loss).unwrap();
         validation_losses.push(evaluation.loss);
     }
     // And all that only looks: training metrics, checkpoints, TensorBoard, a probe, progress lines.
@@ -195,7 +195,7 @@ fn one_cycle_clipping_by_value_workers_and_a_transform_are_the_raw_loop_bit_by_b
     let (model, parameters) = normed(9);
     let (schedule, mut optimizer) = (one_cycle(), Sgd::builder(&parameters).momentum(0.9).build().unwrap());
     let mut group = GradientAccumulator::new(&parameters, 2).unwrap();
-    let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
+    let mut average = WeightAverage::builder(&parameters).decay(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
     let (mut validation_losses, mut rates, mut unclipped) = (Vec::new(), Vec::new(), 0);
     for epoch in 0..6 {
@@ -563,7 +563,7 @@ fn checkpoints_of_another_training_are_refused() {
     full(1, Some(&folder)).0.fit(&train, Some(&validation)).unwrap();
     let (mut plain, before) = {
         let (model, parameters) = mlp(1);
-        let optimizer = AdamW::builder(&parameters).build().unwrap();
+        let optimizer = AdamW::new(&parameters).unwrap();
         let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
         (builder.quiet().build().unwrap(), parameters)
     };
@@ -574,7 +574,7 @@ fn checkpoints_of_another_training_are_refused() {
     assert!(!plain.resume(temporary.path().join("nowhere")).unwrap());
 
     let (model, parameters) = normed(9);
-    let optimizer = AdamW::builder(&parameters).build().unwrap();
+    let optimizer = AdamW::new(&parameters).unwrap();
     let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
     let mut no_stopping = builder.accumulate(3).ema(0.9).quiet().build().unwrap();
     let text = no_stopping.resume(&folder).unwrap_err().to_string();
@@ -633,7 +633,7 @@ fn the_best_is_kept_besides_the_newest() {
 
 #[test]
 fn a_plateau_follows_no_value_the_wrong_way_round() {
-    use crate::metrics::Direction::{Maximize, Minimize};
+    use crate::direction::Direction::{Maximize, Minimize};
     let (train, validation) = loaders();
     let fit = |monitor: Option<&str>, mode| {
         let schedule = ReduceLROnPlateau::builder(0.02).mode(mode).build().unwrap();

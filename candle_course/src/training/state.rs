@@ -256,4 +256,9 @@ impl Training {
     pub(super) fn schedule_position(&self) -> usize {
         if self.schedule_per_epoch { self.state.epoch } else { self.state.step }
     }
+
+    /// What the schedule was asked with for the last step of the epoch that has just ended.
+    pub(super) fn last_position(&self) -> usize {
+        if self.schedule_per_epoch { self.state.epoch - 1 } else { self.state.step.saturating_sub(1) }
+    }
 }

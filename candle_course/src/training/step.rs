@@ -83,7 +83,7 @@ pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Re
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let model = Linear::new(2, 2, &parameters.at("fc"))?;
-/// let mut optimizer = Sgd::builder(&parameters).build()?;
+/// let mut optimizer = Sgd::new(&parameters)?;
 /// let x = Tensor::new(&[[1f32, 0.], [0., 1.]], &Device::Cpu)?;
 /// let data = TensorDataset::new(x, Tensor::new(&[0u32, 1], &Device::Cpu)?)?;
 /// let batch = data.batch(&[0, 1])?;

@@ -36,7 +36,7 @@ use crate::training::{Callback, EpochRecord, Evaluation, History, TrainState, Tr
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
 /// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let optimizer = Sgd::builder(&parameters).build()?;
+/// let optimizer = Sgd::new(&parameters)?;
 /// let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
 ///     .epochs(3)
 ///     .learning_rate(0.1)
@@ -164,7 +164,7 @@ impl Trainer {
             None => Ok(record.validation_loss.unwrap_or(record.train_loss)),
         };
         training.history.push(record);
-        training.schedule.observe(observed?)?;
+        training.schedule.observe(training.last_position(), observed?)?;
         Ok(stop.or(self.callbacks.tell(training, Callback::epoch_end)?))
     }
 

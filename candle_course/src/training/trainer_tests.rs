@@ -310,7 +310,7 @@ fn parameters_without_gradient_are_named() {
     let (train, _) = loaders();
     let (model, parameters) = mlp(1);
     Linear::new(3, 3, &parameters.at("idle")).unwrap();
-    let optimizer = Sgd::builder(&parameters).build().unwrap();
+    let optimizer = Sgd::new(&parameters).unwrap();
     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
         .learning_rate(0.1)
         .quiet()
@@ -330,7 +330,7 @@ fn a_loss_that_is_no_scalar_is_explained() {
     }
     let (train, _) = loaders();
     let (model, parameters) = mlp(1);
-    let optimizer = Sgd::builder(&parameters).build().unwrap();
+    let optimizer = Sgd::new(&parameters).unwrap();
     let mut trainer =
         Trainer::builder(model, &parameters, PerExample, optimizer).learning_rate(0.1).quiet().build().unwrap();
     let error = trainer.fit(&train, None).unwrap_err().to_string();
@@ -459,7 +459,7 @@ fn scaled(loss: impl Loss + 'static, accumulate: usize, rate: f64) -> Result<(Tr
         let shape: Vec<usize> = (0..xs.rank()).map(|axis| if axis == 1 { 3 } else { 1 }).collect();
         xs.broadcast_mul(&weight.reshape(shape)?)
     });
-    let optimizer = Sgd::builder(&parameters).build()?;
+    let optimizer = Sgd::new(&parameters)?;
     let builder = Trainer::builder(model, &parameters, loss, optimizer).learning_rate(rate).accumulate(accumulate);
     Ok((builder.quiet().build()?, parameters))
 }
@@ -493,7 +493,8 @@ fn unequal() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tenso
         (
             "a sum of both",
             Box::new(move || {
-                let weighted = CrossEntropy::builder().ignore_index(-100).class_weights(&[1.0, 2.0, 5.0]).build().unwrap();
+                let weighted =
+                    CrossEntropy::builder().ignore_index(-100).class_weights(&[1.0, 2.0, 5.0]).build().unwrap();
                 let sum = crate::losses::WeightedSum::builder().term("a", 0.5, ignoring()).term("b", 2.0, weighted);
                 Box::new(sum.build().unwrap())
             }),
