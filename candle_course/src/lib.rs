@@ -8,6 +8,7 @@
 
 pub use candle_core;
 pub use candle_nn;
+pub use plotters;
 
 pub mod checkpoint;
 pub mod data;

@@ -25,7 +25,7 @@ pub trait PlotSchedule: Schedule {
             return Err(Error::argument("steps", "at least 1", 0));
         }
         let chart = |title: &str, what: &str, values: &[f64]| {
-            LineChart::builder(title).x_label("step").y_label(what).first_x(0.0).line(what, values).build()
+            LineChart::builder(title).x_label("step").y_label(what).first_x(0.0).steps(what, values).build()
         };
         let rates = chart("Learning rate", "learning rate", &self.learning_rates(steps))?;
         let momenta: Option<Vec<f64>> = (0..steps).map(|step| self.momentum(step)).collect();

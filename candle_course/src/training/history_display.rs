@@ -83,7 +83,7 @@ impl History {
 
     fn rate_chart(&self) -> Result<Figure> {
         let rates: Vec<(f64, f64)> = self.steps().iter().map(|step| (step.step as f64, step.learning_rate)).collect();
-        LineChart::builder("Learning rate").x_label("step").y_label("learning rate").points("", &rates).build()
+        LineChart::builder("Learning rate").x_label("step").y_label("learning rate").step_points("", &rates).build()
     }
 
     /// The loss of every step, with its moving average over `window` steps.
