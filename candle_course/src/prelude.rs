@@ -58,8 +58,8 @@ pub use crate::optimizers::{
 // schedules
 pub use crate::schedules::{
     Adaptive, Anneal, ChainedScheduler, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
-    CyclicMode, ExponentialLR, LambdaLR, LinearLR, MultiStepLR, OneCycleLR, PlotSchedule, PolynomialLR,
-    ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+    CyclicMode, ExponentialLR, LinearLR, MultiStepLR, OneCycleLR, PlotSchedule, PolynomialLR, ReduceLROnPlateau,
+    Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
 };
 
 // checkpoint
