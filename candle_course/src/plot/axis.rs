@@ -8,6 +8,7 @@ use plotters::coord::types::{RangedCoordf64, RangedCoordi32, RangedCoordi64};
 
 use super::frame::{SMALL, UNIT, px};
 use super::text;
+use crate::error::{Error, Result};
 
 /// A labelled place on an axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,10 +60,10 @@ impl Axis {
         f64::from(self.map(&value, (0, px(pixels)))) / f64::from(UNIT)
     }
 
-    /// With the names cut to `limit` pixels; of names in rows, only so many as have room.
-    pub fn legible(mut self, pixels: f64, limit: f64, rows: bool) -> Self {
-        if self.names && rows {
-            let every = (13.0 * self.ticks.len() as f64 / pixels).ceil().max(1.0) as usize;
+    /// With the names cut to `limit` pixels, and only so many as have room, each `apart` pixels.
+    pub fn legible(mut self, pixels: f64, limit: f64, apart: f64) -> Self {
+        if self.names {
+            let every = (apart * self.ticks.len() as f64 / pixels).ceil().max(1.0) as usize;
             self.ticks = self.ticks.into_iter().step_by(every).collect();
         }
         self.ticks.iter_mut().for_each(|tick| tick.label = text::fit(&tick.label, SMALL, limit));
@@ -148,6 +149,14 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
+/// Refuses a range that is empty or not finite.
+pub(super) fn check_range(name: &str, range: Option<(f64, f64)>) -> Result<()> {
+    match range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite())) {
+        None => Ok(()),
+        Some((low, high)) => Err(Error::argument(name, "a finite low below a finite high", format!("{low} to {high}"))),
+    }
+}
+
 /// Ten to a power, down to the smallest numbers.
 fn ten(exponent: i32) -> f64 {
     if exponent.abs() <= 300 {
@@ -203,7 +212,8 @@ fn ticks(low: f64, high: f64, log: bool, target: usize, whole: bool) -> Vec<Tick
     let step = points.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
     // Zero, where rounding leaves a trace of something else.
     let value = |point: f64| if point.abs() < 1e-9 * step { 0.0 } else { (point * unit).clamp(low, high) };
-    let values: Vec<f64> = points.into_iter().map(value).collect();
+    let mut values: Vec<f64> = points.into_iter().map(value).collect();
+    values.dedup(); // of the smallest numbers there are few
     let labels = linear_labels(&values, if step.is_finite() { step * unit } else { unit });
     values.into_iter().zip(labels).map(|(value, label)| Tick { value, label }).collect()
 }
@@ -219,8 +229,9 @@ fn linear_labels(values: &[f64], step: f64) -> Vec<String> {
     } else {
         [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
             .into_iter()
+            .find(|(unit, _)| largest >= 1e4 && largest >= *unit)
             // Of 1.0000005M the plain number is easier to read.
-            .find(|(unit, _)| largest >= 1e4 && largest >= *unit && decimals(*unit) <= 3)
+            .filter(|(unit, _)| decimals(*unit) <= 3)
             .map_or((1.0, String::new()), |(unit, prefix)| (unit, prefix.into()))
     };
     let decimals = decimals(unit);
@@ -246,8 +257,9 @@ fn log_ticks(low: f64, high: f64, target: usize) -> Option<Vec<Tick>> {
     let mut chosen: Vec<(i32, i32)> = if last - first < 2 {
         [&[1, 2, 5][..], &[1, 2, 3, 4, 5, 6, 7, 8, 9]].into_iter().map(multiples).find(|c| c.len() >= 3)?
     } else {
-        let decades = RangedCoordi32::from(first..last).key_points(BoldPoints(target));
-        decades.into_iter().map(|exponent| (1, exponent)).collect()
+        let decades = RangedCoordi32::from(first..last);
+        let decades = (target..target + 4).map(|count| decades.key_points(BoldPoints(count)));
+        decades.into_iter().find(|exponents| exponents.len() > 1)?.into_iter().map(|exponent| (1, exponent)).collect()
     };
     if chosen.len() > target + 3 {
         chosen.retain(|(m, _)| [1, 2, 5].contains(m));
@@ -294,8 +306,11 @@ pub(super) fn alike(values: &[f64]) -> Vec<String> {
     let largest = values.iter().fold(1f64, |largest, value| largest.max(value.abs()));
     let room = (3.0 - largest.log10().floor()).max(0.0) as usize;
     let longest = texts.iter().map(|text| text.split_once('.').map_or(0, |(_, decimals)| decimals.len())).max();
+    // Values that are close to each other need the decimals in which they differ.
+    let spread = values.iter().fold(f64::MIN, |a, &b| a.max(b)) - values.iter().fold(f64::MAX, |a, &b| a.min(b));
+    let apart = if spread > 1e-9 * largest { (-spread.log10().floor()).clamp(0.0, 9.0) as usize } else { 0 };
+    let decimals = longest.unwrap_or(0).min(room).max(apart);
     // Where the smallest would vanish, each keeps its own digits.
-    let decimals = longest.unwrap_or(0).min(room);
     if values.iter().any(|&value| value != 0.0 && value.abs() < 0.5 * ten(-(decimals as i32))) {
         return texts;
     }
@@ -331,7 +346,7 @@ mod tests {
         assert_eq!(labels(1e-5, 1.0, true, 6), ["10^{-5}", "10^{-4}", "10^{-3}", "10^{-2}", "10^{-1}", "10^{0}"]);
         assert_eq!(labels(1e-3, 1.0, true, 6), ["0.001", "0.01", "0.1", "1"]);
         assert_eq!(labels(0.3, 4.0, true, 6), ["0.5", "1", "2"]);
-        assert!((4..=6).contains(&labels(1e-12, 1e12, true, 5).len()));
+        assert!((3..=6).contains(&labels(1e-12, 1e12, true, 5).len()));
     }
 
     /// Ranges that were trouble: narrow, far from zero, at both ends of what a number can be.
@@ -390,8 +405,10 @@ mod tests {
 
     #[test]
     fn labels_are_not_all_alike() {
-        assert_eq!(labels(0.693147, 0.693149, false, 3), ["0.693147", "0.693148", "0.693149"]);
         assert_eq!(labels(1e6, 1e6 + 3.0, false, 4), ["1000000", "1000001", "1000002", "1000003"]);
+        for tick in ticks(0.693147, 0.693149, false, 5, false) {
+            assert!((tick.label.parse::<f64>().unwrap() - tick.value).abs() < 1e-9, "{tick:?}");
+        }
     }
 
     #[test]
@@ -452,6 +469,7 @@ mod tests {
         assert_eq!(alike(&[0.81, 0.9, 0.625, -0.3]), ["0.810", "0.900", "0.625", "−0.300"]);
         assert_eq!(alike(&[182_000.0, 61_500.0, 12_345.6]), ["182000", "61500", "12346"]);
         assert_eq!(alike(&[1.0, 2.0]), ["1", "2"]);
+        assert_eq!(alike(&[0.693147, 0.693149]), ["0.693147", "0.693149"]);
         assert_eq!(alike(&[1.0, 3e8]), ["1", "3.000·10^8"]);
         assert_eq!(alike(&[1000.0, 0.001]), ["1000", "0.001"]);
     }

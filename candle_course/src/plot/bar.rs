@@ -4,7 +4,7 @@ use plotters::element::Rectangle;
 use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, WHITE};
 
-use super::axis::{Axis, alike, padded};
+use super::axis::{Axis, alike, check_range, padded};
 use super::figure::{Area, Chart, Figure};
 use super::frame::{Frame, Key, line, px, stroke, write};
 use super::palette::{MUTED, TEXT, color};
@@ -60,16 +60,11 @@ impl BarChart {
         }
     }
 
-    /// What the categories are.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.category_label = label.into();
-        self
-    }
-
-    /// What the lengths of the bars are, with the unit.
-    pub fn y_label(mut self, label: &str) -> Self {
-        self.label = label.into();
-        self
+    setters! {
+        /// What the categories are.
+        x_label(label: &str) => category_label = label.into();
+        /// What the lengths of the bars are, with the unit.
+        y_label(label: &str) => label = label.into();
     }
 
     /// The names of the categories, in order.
@@ -90,34 +85,17 @@ impl BarChart {
         self
     }
 
-    /// Bars that run to the right, with the categories as rows: for long names.
-    pub fn horizontal(mut self) -> Self {
-        self.horizontal = true;
-        self
-    }
-
-    /// Series on top of each other instead of side by side.
-    pub fn stacked(mut self) -> Self {
-        self.stacked = true;
-        self
-    }
-
-    /// Whether numbers stand at the bars; unless set, where they have room.
-    pub fn numbers(mut self, show: bool) -> Self {
-        self.numbers = Some(show);
-        self
-    }
-
-    /// The range of the values' axis instead of that of the data.
-    pub fn y_range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
-        self
-    }
-
-    /// Width and height in pixels; 640 × 360 unless set, and taller for many horizontal rows.
-    pub fn size(mut self, width: f64, height: f64) -> Self {
-        self.size = Some((width, height));
-        self
+    setters! {
+        /// Bars that run to the right, with the categories as rows: for long names.
+        horizontal() => horizontal = true;
+        /// Series on top of each other instead of side by side.
+        stacked() => stacked = true;
+        /// Whether numbers stand at the bars; unless set, where they have room.
+        numbers(show: bool) => numbers = Some(show);
+        /// The range of the values' axis instead of that of the data.
+        y_range(low: f64, high: f64) => range = Some((low, high));
+        /// Width and height in pixels; 640 × 360 unless set, and taller for many horizontal rows.
+        size(width: f64, height: f64) => size = Some((width, height));
     }
 
     /// Draws the chart.
@@ -155,10 +133,7 @@ impl BarChart {
                 ));
             }
         }
-        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
-        {
-            return Err(Error::argument("y_range", "a finite low below a finite high", format!("{low} to {high}")));
-        }
+        check_range("y_range", self.range)?;
         Figure::new(self)
     }
 

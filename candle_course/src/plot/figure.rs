@@ -70,41 +70,15 @@ const SCALE: f64 = 1.5;
 
 impl Figure {
     pub(super) fn new(chart: impl Chart + 'static) -> Result<Self> {
-        let size = chart.size();
-        let figure = Self::of(chart.title(), size, UNIT, |area| chart.draw(area))?;
-        Ok(if chart.flexible() { figure.with(|inner| inner.chart = Some(Box::new(chart))) } else { figure })
+        let body = draw(chart.size(), UNIT, |area| chart.draw(area))?;
+        let (title, flexible) = (chart.title().to_string(), chart.flexible());
+        Ok(Self::of(&title, body, UNIT, if flexible { Some(Box::new(chart)) } else { None }))
     }
 
-    fn of(title: &str, (width, height): (f64, f64), unit: u32, draw: impl FnOnce(&Area) -> Result<()>) -> Result<Self> {
-        let (width, height) = (width.round(), height.round());
-        if !(40.0..=4000.0).contains(&width) || !(40.0..=8000.0).contains(&height) {
-            return Err(Error::argument("size", "40×40 to 4000×8000 pixels", format!("{width}×{height}"))
-                .hint("show fewer images or categories at once, or set a size"));
-        }
-        let size = (width as u32, height as u32);
-        let svg = Rc::new(RefCell::new(Svg::new(size, unit)));
-        draw(&Area::from(&svg))?;
-        let body = svg.take().into_body();
+    fn of(title: &str, (size, body): ((u32, u32), String), unit: u32, chart: Option<Box<dyn Chart>>) -> Self {
         let head = head(title, size, unit);
-        let inner = Inner {
-            svg: format!("{head}{body}</svg>"),
-            body: head.len(),
-            title: title.into(),
-            size,
-            unit,
-            chart: None,
-        };
-        Ok(Self(Arc::new(inner)))
-    }
-
-    fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
-        let mut inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| Inner {
-            svg: shared.svg.clone(),
-            title: shared.title.clone(),
-            chart: None,
-            ..*shared
-        });
-        change(&mut inner);
+        let inner =
+            Inner { svg: format!("{head}{body}</svg>"), body: head.len(), title: title.into(), size, unit, chart };
         Self(Arc::new(inner))
     }
 
@@ -139,18 +113,15 @@ impl Figure {
     /// # Ok::<(), candle_course::Error>(())
     /// ```
     pub fn draw((width, height): (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<Self> {
-        Self::of("", (f64::from(width), f64::from(height)), 1, draw)
+        Ok(Self::of("", self::draw((f64::from(width), f64::from(height)), 1, draw)?, 1, None))
     }
 
     /// The figure with another title: what [`title`](Self::title) gives and what a screen reader
     /// reads; the picture stays as it is.
     #[must_use]
     pub fn titled(self, title: &str) -> Self {
-        self.with(|inner| {
-            let head = head(title, inner.size, inner.unit);
-            inner.svg.replace_range(..inner.body, &head);
-            (inner.body, inner.title) = (head.len(), title.into());
-        })
+        let body = &self.0.svg[self.0.body..self.0.svg.len() - "</svg>".len()];
+        Self::of(title, (self.0.size, body.to_string()), self.0.unit, None)
     }
 
     /// The title given to the chart.
@@ -172,7 +143,8 @@ impl Figure {
     /// whole of it smaller where it is too wide.
     pub(super) fn fitted(&self, size: (f64, f64)) -> Result<(Self, (f64, f64))> {
         if let Some(chart) = &self.0.chart {
-            return Ok((Self::of(&self.0.title, size, UNIT, |area| chart.draw(area))?, size));
+            let body = draw(size, UNIT, |area| chart.draw(area))?;
+            return Ok((Self::of(&self.0.title, body, UNIT, None), size));
         }
         let scale = (size.0 / self.width() as f64).min(1.0);
         Ok((self.clone(), (self.width() as f64 * scale, self.height() as f64 * scale)))
@@ -254,6 +226,23 @@ impl Figure {
             self.0.svg
         ))
     }
+}
+
+/// Draws the body of an SVG, and gives its size in whole pixels.
+fn draw(
+    (width, height): (f64, f64),
+    unit: u32,
+    draw: impl FnOnce(&Area) -> Result<()>,
+) -> Result<((u32, u32), String)> {
+    let (width, height) = (width.round(), height.round());
+    if !(40.0..=4000.0).contains(&width) || !(40.0..=8000.0).contains(&height) {
+        return Err(Error::argument("size", "40×40 to 4000×8000 pixels", format!("{width}×{height}"))
+            .hint("show fewer images or categories at once, or set a size"));
+    }
+    let size = (width as u32, height as u32);
+    let svg = Rc::new(RefCell::new(Svg::new(size, unit)));
+    draw(&Area::from(&svg))?;
+    Ok((size, svg.take().into_body()))
 }
 
 /// The opening tag of an SVG and its white ground.

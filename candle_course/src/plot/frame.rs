@@ -163,9 +163,9 @@ pub(super) fn legend_height(entries: &[(Key, String)], (width, height): (f64, f6
     if rows == 0 { 0.0 } else { ROW * rows as f64 + 4.0 }
 }
 
-/// A legend may take a quarter of the height.
+/// A legend may take a fifth of the height.
 fn most_rows(height: f64) -> usize {
-    (0.25 * height / ROW).max(2.0) as usize
+    (0.2 * height / ROW).max(2.0) as usize
 }
 
 /// Draws a legend in centred rows from `top` and gives the height that it takes.
@@ -259,7 +259,7 @@ impl Frame<'_> {
         let below = MARGIN + label_room(self.x_label);
         let mut margins = Margins { left: 60.0, right: MARGIN + 8.0, top, bottom: below + 20.0, turned: false };
         for _ in 0..2 {
-            let rows = ((height - top - margins.bottom) / 38.0).round().max(2.0) as usize;
+            let rows = ((height - top - margins.bottom) / 30.0).round().max(3.0) as usize;
             self.y = self.y.with_ticks(rows);
             margins.left = MARGIN + label_room(self.y_label) + widest(&self.y).min(0.4 * width) + 7.0;
             let room = width - margins.right - margins.left;
@@ -270,7 +270,7 @@ impl Frame<'_> {
         }
         // As many ticks on the x axis as have room beside each other.
         let room = (width - margins.right - margins.left).max(20.0);
-        let most = (room / 58.0).round().max(2.0) as usize;
+        let most = (room / 46.0).round().max(3.0) as usize;
         for target in (2..=most).rev() {
             self.x = self.x.with_ticks(target);
             let apart = match &self.x.ticks[..] {
@@ -291,8 +291,9 @@ pub(super) fn plot<'a>(area: &Area, margins: Margins, x: Axis, y: Axis, labels: 
     const EDGE: f64 = 8.0;
     let (width, height) = size(area);
     let room = ((width - margins.left - margins.right).max(20.0), (height - margins.top - margins.bottom).max(20.0));
-    let x = x.legible(room.0, if margins.turned { LONGEST } else { f64::INFINITY }, margins.turned);
-    let y = y.legible(room.1, margins.left - MARGIN - label_room(labels.1) - 6.9, true);
+    let (longest, apart) = if margins.turned { (LONGEST, 22.0) } else { (f64::INFINITY, 0.0) };
+    let x = x.legible(room.0, longest, apart);
+    let y = y.legible(room.1, margins.left - MARGIN - label_room(labels.1) - 6.9, 13.0);
     let names = if margins.turned { x.ticks.clone() } else { Vec::new() };
     let mut chart = ChartBuilder::on(area)
         .margin_left(px(EDGE))

@@ -4,7 +4,7 @@ use plotters::chart::ChartBuilder;
 use plotters::element::Rectangle;
 use plotters::style::{Color, RGBColor};
 
-use super::axis::{Axis, compact, padded};
+use super::axis::{Axis, check_range, compact, padded};
 use super::figure::{Area, Chart, Figure};
 use super::frame::{LONGEST, MARGIN, Margins, SMALL, font, label_room, names_room, picture, plot, px, stroke, title};
 use super::frame::{widest, write};
@@ -81,16 +81,11 @@ impl HeatMap {
         map
     }
 
-    /// What the columns are.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.x_label = label.into();
-        self
-    }
-
-    /// What the rows are.
-    pub fn y_label(mut self, label: &str) -> Self {
-        self.y_label = label.into();
-        self
+    setters! {
+        /// What the columns are.
+        x_label(label: &str) => x_label = label.into();
+        /// What the rows are.
+        y_label(label: &str) => y_label = label.into();
     }
 
     /// Names of the rows, from the top.
@@ -105,34 +100,17 @@ impl HeatMap {
         self
     }
 
-    /// Decimals of the numbers in the cells; unless set, up to four significant digits.
-    pub fn decimals(mut self, decimals: usize) -> Self {
-        self.decimals = Some(decimals);
-        self
-    }
-
-    /// Whether the cells show numbers; unless set, up to 20 × 20 cells do.
-    pub fn numbers(mut self, show: bool) -> Self {
-        self.numbers = Some(show);
-        self
-    }
-
-    /// Two colours away from zero, for signed values.
-    pub fn diverging(mut self) -> Self {
-        self.diverging = true;
-        self
-    }
-
-    /// The values at the two ends of the colours, instead of the smallest and the largest.
-    pub fn range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
-        self
-    }
-
-    /// Width and height of a cell in pixels.
-    pub fn cell_size(mut self, width: f64, height: f64) -> Self {
-        self.cell = Some((width, height));
-        self
+    setters! {
+        /// Decimals of the numbers in the cells; unless set, up to four significant digits.
+        decimals(decimals: usize) => decimals = Some(decimals);
+        /// Whether the cells show numbers; unless set, up to 20 × 20 cells do.
+        numbers(show: bool) => numbers = Some(show);
+        /// Two colours away from zero, for signed values.
+        diverging() => diverging = true;
+        /// The values at the two ends of the colours, instead of the smallest and the largest.
+        range(low: f64, high: f64) => range = Some((low, high));
+        /// Width and height of a cell in pixels.
+        cell_size(width: f64, height: f64) => cell = Some((width, height));
     }
 
     /// Draws the matrix.
@@ -165,10 +143,7 @@ impl HeatMap {
                 return Err(Error::argument(name, format!("{count} names"), labels.len()));
             }
         }
-        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
-        {
-            return Err(Error::argument("range", "a finite low below a finite high", format!("{low} to {high}")));
-        }
+        check_range("range", self.range)?;
         Figure::new(self)
     }
 
@@ -191,10 +166,10 @@ impl HeatMap {
         let number_width = if numbers {
             self.texts().iter().flatten().map(|t| text::width(t, SMALL, false)).fold(0.0, f64::max) + 12.0
         } else {
-            2.0
+            0.0
         };
-        let room = (720.0 / columns.max(rows) as f64).clamp(3.0, 44.0);
-        let cell = self.cell.unwrap_or((room.max(number_width), room.min(34.0).max(if numbers { 22.0 } else { 3.0 })));
+        let room = (720.0 / columns.max(rows) as f64).clamp(1.0, 44.0);
+        let cell = self.cell.unwrap_or((room.max(number_width), room.min(34.0).max(if numbers { 22.0 } else { 1.0 })));
         let (names, turned) = if self.columns.is_empty() { (0.0, false) } else { names_room(&x, cell.0) };
         let beside = if self.rows.is_empty() { 0.0 } else { widest(&y).min(LONGEST) + 7.0 };
         let margins = Margins {
@@ -323,7 +298,7 @@ impl HeatMap {
 
     fn draw_bar(&self, area: &Area, (x, top): (f64, f64), height: f64, (low, high): (f64, f64)) -> Result<()> {
         const THICK: f64 = 14.0;
-        let mut axis = Axis::values(low, high, false, false).with_ticks((height / 36.0) as usize);
+        let mut axis = Axis::values(low, high, false, false).with_ticks((height / 24.0) as usize);
         if self.texts.is_some() {
             axis.ticks.iter_mut().for_each(|tick| tick.label = format!("{:.0} %", 100.0 * tick.value));
         }
@@ -332,8 +307,8 @@ impl HeatMap {
             .right_y_label_area_size(px(BAR - SPACE - THICK))
             .build_cartesian_2d(Axis::places(1), axis)?;
         let (x, y) = chart.plotting_area().get_pixel_range();
-        let indices: Vec<u8> = (0..=255).rev().collect();
-        picture(area, (x.start, y.start), (x.end, y.end), &self.png((1, 256), &indices)?)?;
+        let indices: Vec<u8> = (0..48).map(|step| 255 - (step * 255 / 47) as u8).collect();
+        picture(area, (x.start, y.start), (x.end, y.end), &self.png((1, indices.len()), &indices)?)?;
         let mut mesh = chart.configure_mesh();
         mesh.disable_mesh().axis_style(stroke(AXIS, 1.0)).label_style(font(11.0, MUTED));
         mesh.set_all_tick_mark_size(px(3.0)).draw()?;
@@ -381,7 +356,7 @@ mod tests {
     #[test]
     fn the_bar_tells_close_values_apart() {
         let figure = HeatMap::builder("", &[vec![1e6, 1e6 + 3.0]]).build().unwrap();
-        assert!(figure.svg().contains(">1000001") && figure.svg().contains(">1000002"), "{}", figure.svg());
+        assert!(figure.svg().contains(">1000002<"), "{}", figure.svg());
         for values in [[-1e308, 1e308], [0.0, 5e-324]] {
             let figure = HeatMap::builder("", &[values.to_vec()]).build().unwrap();
             assert!(!figure.svg().contains("NaN"));

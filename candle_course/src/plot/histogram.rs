@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use plotters::element::{PathElement, Polygon};
 use plotters::style::Color;
 
-use super::axis::{Axis, padded};
+use super::axis::{Axis, check_range, padded};
 use super::figure::{Area, Chart, Figure};
 use super::frame::{Frame, Key, stroke};
 use super::palette::color;
@@ -51,10 +51,9 @@ impl Histogram {
         }
     }
 
-    /// What the values are, with their unit.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.x_label = label.into();
-        self
+    setters! {
+        /// What the values are, with their unit.
+        x_label(label: &str) => x_label = label.into();
     }
 
     /// A set of values.
@@ -73,34 +72,17 @@ impl Histogram {
         self
     }
 
-    /// Number of bins, all equally wide; 40 unless set.
-    pub fn bins(mut self, bins: usize) -> Self {
-        self.bins = bins;
-        self
-    }
-
-    /// Density (area 1 per set) instead of counts, to compare sets of different sizes.
-    pub fn density(mut self) -> Self {
-        self.density = true;
-        self
-    }
-
-    /// A logarithmic y axis, to see the tails.
-    pub fn log_y(mut self) -> Self {
-        self.log_y = true;
-        self
-    }
-
-    /// The range of the bins instead of that of the values; what lies outside is not counted.
-    pub fn range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
-        self
-    }
-
-    /// Width and height in pixels; 640 × 320 unless set.
-    pub fn size(mut self, width: f64, height: f64) -> Self {
-        self.size = (width, height);
-        self
+    setters! {
+        /// Number of bins, all equally wide; 40 unless set.
+        bins(bins: usize) => bins = bins;
+        /// Density (area 1 per set) instead of counts, to compare sets of different sizes.
+        density() => density = true;
+        /// A logarithmic y axis, to see the tails.
+        log_y() => log_y = true;
+        /// The range of the bins instead of that of the values; what lies outside is not counted.
+        range(low: f64, high: f64) => range = Some((low, high));
+        /// Width and height in pixels; 640 × 320 unless set.
+        size(width: f64, height: f64) => size = (width, height);
     }
 
     /// Counts and draws.
@@ -121,10 +103,7 @@ impl Histogram {
         if !(1..=1000).contains(&self.bins) {
             return Err(Error::argument("bins", "1 to 1000", self.bins));
         }
-        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
-        {
-            return Err(Error::argument("range", "a finite low below a finite high", format!("{low} to {high}")));
-        }
+        check_range("range", self.range)?;
         for (name, values) in &self.sets {
             if values.is_empty() {
                 return Err(Error::argument(name, "at least one value", "none"));

@@ -94,35 +94,18 @@ impl ImageGrid {
         self
     }
 
-    /// Frames each image, and writes its caption, in green (right) or vermillion (wrong).
-    pub fn correct(mut self, correct: &[bool]) -> Self {
-        self.correct = correct.to_vec();
-        self
-    }
-
-    /// Images per row; unless set, as many as fill a row of a notebook.
-    pub fn columns(mut self, columns: usize) -> Self {
-        self.columns = Some(columns);
-        self
-    }
-
-    /// Screen pixels per pixel of an image.
-    pub fn pixel_size(mut self, pixels: f64) -> Self {
-        self.pixel = Some(pixels);
-        self
-    }
-
-    /// Undoes a normalisation first: pixel × `std` + `mean`, with one value per channel. What then
-    /// lies outside `[0, 1]` is cut.
-    pub fn normalized(mut self, mean: &[f64], std: &[f64]) -> Self {
-        self.values = Values::Normalized { mean: mean.to_vec(), std: std.to_vec() };
-        self
-    }
-
-    /// Stretches each image from its smallest to its largest value: for filters and activations.
-    pub fn stretched(mut self) -> Self {
-        self.values = Values::Stretched;
-        self
+    setters! {
+        /// Frames each image, and writes its caption, in green (right) or vermillion (wrong).
+        correct(correct: &[bool]) => correct = correct.to_vec();
+        /// Images per row; unless set, as many as fill a row of a notebook.
+        columns(columns: usize) => columns = Some(columns);
+        /// Screen pixels per pixel of an image.
+        pixel_size(pixels: f64) => pixel = Some(pixels);
+        /// Undoes a normalisation first: pixel × `std` + `mean`, with one value per channel. What then
+        /// lies outside `[0, 1]` is cut.
+        normalized(mean: &[f64], std: &[f64]) => values = Values::Normalized { mean: mean.to_vec(), std: std.to_vec() };
+        /// Stretches each image from its smallest to its largest value: for filters and activations.
+        stretched() => values = Values::Stretched;
     }
 
     /// Draws the grid.

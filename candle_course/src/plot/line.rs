@@ -35,11 +35,10 @@ impl LineChart {
 
     axes_setters!("640 × 360");
 
-    /// The x of the first value of every [`line`](Self::line) that follows; 0 unless set. Epochs are
-    /// counted from 1, say.
-    pub fn first_x(mut self, x: f64) -> Self {
-        self.inner.first_x = x;
-        self
+    setters! {
+        /// The x of the first value of every [`line`](Self::line) that follows; 0 unless set. Epochs are
+        /// counted from 1, say.
+        first_x(x: f64) => inner.first_x = x;
     }
 
     /// A curve through `values` at x = 0, 1, 2, … (see [`first_x`](Self::first_x)).

@@ -36,16 +36,11 @@ impl Panels {
         Self { title: String::new(), columns, size: None, figures: Vec::new() }
     }
 
-    /// A title over all panels.
-    pub fn title(mut self, title: &str) -> Self {
-        self.title = title.into();
-        self
-    }
-
-    /// Width and height of one panel in pixels; unless set, so that the columns fill 960 pixels.
-    pub fn panel_size(mut self, width: f64, height: f64) -> Self {
-        self.size = Some((width, height));
-        self
+    setters! {
+        /// A title over all panels.
+        title(title: &str) => title = title.into();
+        /// Width and height of one panel in pixels; unless set, so that the columns fill 960 pixels.
+        panel_size(width: f64, height: f64) => size = Some((width, height));
     }
 
     /// The next panel, row by row.

@@ -3,7 +3,7 @@
 use plotters::element::{Circle, Cross, Polygon};
 use plotters::style::{Color, RGBColor};
 
-use super::axis::{Axis, padded};
+use super::axis::{Axis, check_range, padded};
 use super::figure::{Area, Chart};
 use super::frame::{Dash, Frame, Key, Plot, line, px, stroke};
 use super::palette::{MUTED, TEXT, color};
@@ -116,10 +116,8 @@ impl Cartesian {
             );
         }
         for (name, range, log) in [("x_range", self.x_range, self.log_x), ("y_range", self.y_range, self.log_y)] {
+            check_range(name, range)?;
             if let Some((low, high)) = range {
-                if !(low.is_finite() && high.is_finite() && low < high) {
-                    return Err(Error::argument(name, "a finite low below a finite high", format!("{low} to {high}")));
-                }
                 if log && low <= 0.0 {
                     return Err(Error::argument(
                         name,
@@ -249,16 +247,11 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 /// What charts on two numeric axes have in common.
 macro_rules! axes_setters {
     ($size:literal) => {
-        /// What the x axis shows, with its unit.
-        pub fn x_label(mut self, label: &str) -> Self {
-            self.inner.x_label = label.into();
-            self
-        }
-
-        /// What the y axis shows, with its unit.
-        pub fn y_label(mut self, label: &str) -> Self {
-            self.inner.y_label = label.into();
-            self
+        setters! {
+            /// What the x axis shows, with its unit.
+            x_label(label: &str) => inner.x_label = label.into();
+            /// What the y axis shows, with its unit.
+            y_label(label: &str) => inner.y_label = label.into();
         }
 
         /// A ring around one point, named in the legend: the best epoch, say.
@@ -267,34 +260,17 @@ macro_rules! axes_setters {
             self
         }
 
-        /// A logarithmic x axis.
-        pub fn log_x(mut self) -> Self {
-            self.inner.log_x = true;
-            self
-        }
-
-        /// A logarithmic y axis.
-        pub fn log_y(mut self) -> Self {
-            self.inner.log_y = true;
-            self
-        }
-
-        /// The range of the x axis instead of that of the data; what lies outside is cut off.
-        pub fn x_range(mut self, low: f64, high: f64) -> Self {
-            self.inner.x_range = Some((low, high));
-            self
-        }
-
-        /// The range of the y axis instead of that of the data; what lies outside is cut off.
-        pub fn y_range(mut self, low: f64, high: f64) -> Self {
-            self.inner.y_range = Some((low, high));
-            self
-        }
-
-        #[doc = concat!("Width and height in pixels; ", $size, " unless set.")]
-        pub fn size(mut self, width: f64, height: f64) -> Self {
-            self.inner.size = (width, height);
-            self
+        setters! {
+            /// A logarithmic x axis.
+            log_x() => inner.log_x = true;
+            /// A logarithmic y axis.
+            log_y() => inner.log_y = true;
+            /// The range of the x axis instead of that of the data; what lies outside is cut off.
+            x_range(low: f64, high: f64) => inner.x_range = Some((low, high));
+            /// The range of the y axis instead of that of the data; what lies outside is cut off.
+            y_range(low: f64, high: f64) => inner.y_range = Some((low, high));
+            #[doc = concat!("Width and height in pixels; ", $size, " unless set.")]
+            size(width: f64, height: f64) => inner.size = (width, height);
         }
     };
 }

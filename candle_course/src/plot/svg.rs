@@ -41,6 +41,9 @@ pub struct Svg {
     opening: String,
     closing: &'static str,
     pen: BackendCoord,
+    /// Texts that wait until the open element is closed: they lie above it.
+    texts: String,
+    texts_opening: String,
 }
 
 /// A text and how it looks.
@@ -170,6 +173,11 @@ impl Svg {
     fn end(&mut self) {
         self.body.push_str(self.closing);
         (self.opening, self.closing) = (String::new(), "");
+        if !self.texts.is_empty() {
+            self.body.push_str(&self.texts);
+            self.body.push_str("</g>");
+            (self.texts, self.texts_opening) = (String::new(), String::new());
+        }
     }
 
     fn number(&mut self, value: i32) {
@@ -240,16 +248,20 @@ impl Svg {
             HPos::Center => r#" text-anchor="middle">"#,
             HPos::Right => r#" text-anchor="end">"#,
         });
-        self.begin(style, "</g>");
+        if self.texts_opening != style {
+            self.texts.push_str(if self.texts.is_empty() { "" } else { "</g>" });
+            self.texts.push_str(&style);
+            self.texts_opening = style;
+        }
         let (x, y) = (number(x.round()), number(y.round()));
-        let _ = write!(self.body, r#"<text x="{x}" y="{y}""#);
+        let _ = write!(self.texts, r#"<text x="{x}" y="{y}""#);
         if let Some(length) = words.length {
-            let _ = write!(self.body, r#" textLength="{}" lengthAdjust="spacingAndGlyphs""#, number(length));
+            let _ = write!(self.texts, r#" textLength="{}" lengthAdjust="spacingAndGlyphs""#, number(length));
         }
         if words.angle != 0 {
-            let _ = write!(self.body, r#" transform="rotate({} {x} {y})""#, words.angle);
+            let _ = write!(self.texts, r#" transform="rotate({} {x} {y})""#, words.angle);
         }
-        self.body.push('>');
+        self.texts.push('>');
         let (shift, small) = (number(0.4 * words.size), number(RAISED * words.size));
         let mut was_raised = false;
         for (part, raised) in text::superscripts(words.text) {
@@ -257,14 +269,14 @@ impl Svg {
             let _ = match (raised, was_raised) {
                 (true, _) => {
                     let part = part.replace('-', "−");
-                    write!(self.body, r#"<tspan dy="-{shift}" font-size="{small}">{part}</tspan>"#)
+                    write!(self.texts, r#"<tspan dy="-{shift}" font-size="{small}">{part}</tspan>"#)
                 }
-                (false, true) => write!(self.body, r#"<tspan dy="{shift}">{part}</tspan>"#),
-                (false, false) => write!(self.body, "{part}"),
+                (false, true) => write!(self.texts, r#"<tspan dy="{shift}">{part}</tspan>"#),
+                (false, false) => write!(self.texts, "{part}"),
             };
             was_raised = raised;
         }
-        self.body.push_str("</text>");
+        self.texts.push_str("</text>");
     }
 
     /// A PNG, enlarged without smoothing.
