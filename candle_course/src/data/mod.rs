@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | public image sets | [`Mnist`], [`FashionMnist`], [`Cifar10`]: see [`Source`] for where they come from |
 //! | your own data | [`TensorDataset`], [`ImageFolder`], or your type that implements [`Dataset`] |
+//! | sets of `candle_datasets`, with the feature `candle-datasets` | `TrainTest`, `Axes` |
 //! | synthetic satellite tiles | [`Satellite`], [`ndvi`], [`true_color`], [`false_color`] |
 //! | parts and sums | [`Split`], [`Subset`], [`ConcatDataset`], [`MappedDataset`] |
 //! | an order | [`SequentialSampler`], [`RandomSampler`], [`SubsetSampler`], [`WeightedRandomSampler`], [`StratifiedBatchSampler`] |
@@ -38,6 +39,8 @@
 //! ```
 
 mod batches;
+#[cfg(feature = "candle-datasets")]
+mod candle_sets;
 mod cifar10;
 mod compose;
 mod dataset;
@@ -50,8 +53,9 @@ mod images;
 mod imbalance;
 mod loader;
 mod mnist;
-mod packed;
 mod sampler;
+#[cfg(feature = "samples")]
+mod samples;
 mod satellite;
 mod smote;
 mod source;
@@ -63,6 +67,8 @@ mod weighted;
 mod workers;
 
 pub use batches::Batches;
+#[cfg(feature = "candle-datasets")]
+pub use candle_sets::{Axes, TrainTest};
 pub use cifar10::Cifar10;
 pub use compose::{ConcatDataset, MappedDataset, Subset};
 pub use dataset::{Batch, Dataset, Example, TensorDataset};
