@@ -3,10 +3,11 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::metrics::state::state_of;
 use crate::metrics::{
     Average, ConfusionMatrix, ConfusionMatrixBuilder, Direction, Metric, Undefined, confusion_matrix,
 };
-use crate::stateful::{State, Stateful};
+use crate::stateful::State;
 
 /// The options that all scores of the matrix have.
 macro_rules! matrix_options {
@@ -41,15 +42,7 @@ macro_rules! counts_in_matrix {
             }
         }
 
-        impl Stateful for $name {
-            fn state(&self) -> Result<State> {
-                self.matrix.state()
-            }
-
-            fn load_state(&mut self, state: &State) -> Result<()> {
-                self.matrix.load_state(state)
-            }
-        }
+        state_of!($name: matrix);
 
         impl Metric for $name {
             fn name(&self) -> &str {

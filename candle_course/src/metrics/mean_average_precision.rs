@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::metrics::boxes::{Corners, corners, iou};
 use crate::metrics::input::{labels, numbers};
 use crate::metrics::state::{Part, another};
-use crate::stateful::{Expected, State, Stateful, compare, nest, part};
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// The boxes of one image: detections with scores, or the truth without.
 #[derive(Debug, Clone)]
@@ -51,36 +51,6 @@ impl Boxes {
             }));
         }
         Ok(detected)
-    }
-
-    /// The boxes of every image, out of their state.
-    fn of_images(state: &State, scored: bool) -> Result<Vec<Self>> {
-        let length = |name: &str| state.get(name).and_then(|tensor| tensor.dims().first().copied()).unwrap_or(0);
-        let (boxes, images) = (length("boxes"), length("counts"));
-        let expected = [
-            ("boxes", Expected::new(&[boxes, 4], DType::F64)),
-            ("labels", Expected::new(&[boxes], DType::I64)),
-            ("scores", Expected::new(&[if scored { boxes } else { 0 }], DType::F64)),
-            ("counts", Expected::new(&[images], DType::I64)),
-        ];
-        compare("this is not the state of a mean average precision", state, expected)?;
-        let counts: Vec<u64> = Part::read(&state["counts"])?;
-        if counts.iter().sum::<u64>() != boxes as u64 {
-            return Err(Error::checkpoint("the state of a mean average precision counts other boxes than it has"));
-        }
-        let mut first = 0;
-        let image = |count: u64| {
-            let cut = |name: &str, count: usize| state[name].narrow(0, first, count);
-            let count = count as usize;
-            let (boxes, labels) = (cut("boxes", count)?, cut("labels", count)?);
-            let image = match scored {
-                true => Self::detected(&boxes, &labels, &cut("scores", count)?),
-                false => Self::truth(&boxes, &labels),
-            };
-            first += count;
-            image
-        };
-        counts.into_iter().map(image).collect()
     }
 
     fn need_scores(&self) -> Result<()> {
@@ -139,19 +109,34 @@ pub struct MeanAveragePrecision {
     images: Vec<(Boxes, Boxes)>,
 }
 
+const COLUMNS: usize = 7;
+
 impl Stateful for MeanAveragePrecision {
     fn state(&self) -> Result<State> {
-        let (detected, truth) = (self.boxes(|image| &image.0)?, self.boxes(|image| &image.1)?);
-        Ok(nest("detected", detected).into_iter().chain(nest("truth", truth)).collect())
+        let images = (self.images.len() as u64).tensor()?;
+        let (detected, truth) = (self.rows(|image| &image.0)?, self.rows(|image| &image.1)?);
+        Ok([("images".to_owned(), images), ("detected".to_owned(), detected), ("truth".to_owned(), truth)].into())
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
-        let detected = Boxes::of_images(&part(state, "detected"), true)?;
-        let truth = Boxes::of_images(&part(state, "truth"), false)?;
-        if detected.len() != truth.len() || state.len() != 8 {
-            return Err(Error::checkpoint("this is not the state of a mean average precision"));
+        let rows = |name: &str| state.get(name).and_then(|rows| rows.dims().first().copied()).unwrap_or(0);
+        let expected = |name: &'static str| (name, Expected::new(&[rows(name), COLUMNS], DType::F64));
+        let what = "this is not the state of a mean average precision";
+        compare(what, state, [("images", 0u64.expected()), expected("detected"), expected("truth")])?;
+        let empty = || Boxes { boxes: Vec::new(), labels: Vec::new(), scores: Vec::new() };
+        let count = u64::read(&state["images"])?;
+        let mut images: Vec<(Boxes, Boxes)> = (0..count).map(|_| (empty(), empty())).collect();
+        for (name, scored) in [("detected", true), ("truth", false)] {
+            for row in state[name].to_vec2::<f64>()? {
+                let image = images.get_mut(row[0] as usize);
+                let image = image.ok_or_else(|| Error::checkpoint(format!("{what}: image {} of {count}", row[0])))?;
+                let boxes = if scored { &mut image.0 } else { &mut image.1 };
+                boxes.boxes.push([row[1], row[2], row[3], row[4]]);
+                boxes.labels.push(row[5] as i64);
+                boxes.scores.extend(scored.then_some(row[6]));
+            }
         }
-        self.images = detected.into_iter().zip(truth).collect();
+        self.images = images;
         Ok(())
     }
 }
@@ -206,17 +191,17 @@ impl MeanAveragePrecision {
         })
     }
 
-    /// All boxes of one kind, one after the other, and how many each image has.
-    fn boxes(&self, of: impl Fn(&(Boxes, Boxes)) -> &Boxes) -> Result<State> {
-        let all = || self.images.iter().map(&of);
-        let corners: Vec<f64> = all().flat_map(|image| image.boxes.iter().flatten().copied()).collect();
-        let labels: Vec<i64> = all().flat_map(|image| image.labels.iter().copied()).collect();
-        let scores: Vec<f64> = all().flat_map(|image| image.scores.iter().copied()).collect();
-        let counts: Vec<u64> = all().map(|image| image.boxes.len() as u64).collect();
-        let boxes = Tensor::from_vec(corners, (labels.len(), 4), &Device::Cpu)?;
-        let (labels, scores) = (Tensor::new(labels, &Device::Cpu)?, Tensor::new(scores, &Device::Cpu)?);
-        let tensors = [("boxes", boxes), ("labels", labels), ("scores", scores), ("counts", counts.tensor()?)];
-        Ok(tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect())
+    /// A row per box: image, corners, class, score (0 for the truth).
+    fn rows(&self, of: impl Fn(&(Boxes, Boxes)) -> &Boxes) -> Result<Tensor> {
+        let mut rows = Vec::new();
+        for (image, Boxes { boxes, labels, scores }) in self.images.iter().map(of).enumerate() {
+            for (i, corners) in boxes.iter().enumerate() {
+                let score = scores.get(i).copied().unwrap_or(0.0);
+                rows.extend([&[image as f64], &corners[..], &[labels[i] as f64, score]].concat());
+            }
+        }
+        let count = rows.len() / COLUMNS;
+        Ok(Tensor::from_vec(rows, (count, COLUMNS), &Device::Cpu)?)
     }
 
     fn average_precisions(&self, class: i64) -> [f64; THRESHOLDS] {

@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::metrics::input::numbers;
-use crate::metrics::state::{another, keeps};
+use crate::metrics::state::{another, keeps, state_of};
 use crate::metrics::{Direction, Metric, once};
-use crate::stateful::{State, Stateful};
+use crate::stateful::State;
 
 /// What every regression metric follows from, in one pass and mergeable.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -174,15 +174,7 @@ macro_rules! of_summary {
             summary: RegressionSummary,
         }
 
-        impl Stateful for $name {
-            fn state(&self) -> Result<State> {
-                self.summary.state()
-            }
-
-            fn load_state(&mut self, state: &State) -> Result<()> {
-                self.summary.load_state(state)
-            }
-        }
+        state_of!($name: summary);
 
         impl Metric for $name {
             fn name(&self) -> &str {

@@ -133,6 +133,22 @@ macro_rules! keeps {
 }
 pub(crate) use keeps;
 
+/// A metric whose state is that of one of its fields.
+macro_rules! state_of {
+    ($name:ident: $field:ident) => {
+        impl $crate::stateful::Stateful for $name {
+            fn state(&self) -> $crate::error::Result<$crate::stateful::State> {
+                self.$field.state()
+            }
+
+            fn load_state(&mut self, state: &$crate::stateful::State) -> $crate::error::Result<()> {
+                self.$field.load_state(state)
+            }
+        }
+    };
+}
+pub(crate) use state_of;
+
 /// What a metric `like` another has seen, out of its state: to be added.
 pub(crate) fn another<M: Stateful + Clone>(like: &M, state: &State) -> Result<M> {
     let mut other = like.clone();

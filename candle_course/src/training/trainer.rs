@@ -176,6 +176,14 @@ impl Trainer {
         training.guard.before_step(batch, &training.parameters, &training.state)?;
         let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
         training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
+        let gradients = match &mut training.accumulator {
+            None => Some(loss.backward()?),
+            // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
+            Some(group) => {
+                let last = training.state.batch + 1 == training.state.batches_per_epoch;
+                (group.add_means(&means)? || last).then(|| group.take()).transpose()?
+            }
+        };
         training.running.push(&loss, &means, batch.len());
         training.state.batch += 1;
         training.state.batches_in_step += 1;
@@ -183,18 +191,9 @@ impl Trainer {
             let predictions = predictions.detach();
             training.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
         }
+        drop((predictions, loss, means)); // and with them what the backward pass needed
 
-        let mut gradients = match &mut training.accumulator {
-            None => loss.backward()?,
-            // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
-            Some(group) => {
-                let last = training.state.batch == training.state.batches_per_epoch;
-                match group.add_means(&means)? || last {
-                    true => group.take()?,
-                    false => return Ok(stop),
-                }
-            }
-        };
+        let Some(mut gradients) = gradients else { return Ok(stop) };
         let stop =
             stop.or(callbacks.tell(training, |callback, training| callback.backward_end(training, &mut gradients))?);
         if let Some(clip) = training.clip {
