@@ -319,7 +319,14 @@ pub(super) fn alike(values: &[f64]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn number() -> impl Strategy<Value = f64> {
+        use proptest::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
+        prop_oneof![NORMAL | SUBNORMAL | ZERO | POSITIVE | NEGATIVE, -1e6..1e6f64, 0.693..0.6931f64]
+    }
 
     fn labels(low: f64, high: f64, log: bool, target: usize) -> Vec<String> {
         ticks(low, high, log, target, false).into_iter().map(|tick| tick.label).collect()
@@ -389,6 +396,21 @@ mod tests {
                 for tick in &ticks {
                     assert!(tick.value >= low - slack && tick.value - slack <= high, "{low:e}..{high:e}: {tick:?}");
                 }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_has_labels_that_differ(a in number(), b in number(), log: bool, target in 2usize..12) {
+            let (a, b) = if log { (a.abs().max(5e-324), b.abs().max(5e-324)) } else { (a, b) };
+            let (low, high) = padded(a.min(b), a.max(b), log, 0.05);
+            let ticks = ticks(low, high, log, target, false);
+            prop_assert!(ticks.len() >= 2, "{:e}..{:e}: {:?}", low, high, ticks);
+            prop_assert!(ticks.windows(2).all(|pair| pair[0].label != pair[1].label), "{:?}", ticks);
+            let axis = Axis::values(low, high, log, false);
+            for value in [a, b] {
+                prop_assert!((-1..=6001).contains(&axis.map(&value, (0, 6000))));
             }
         }
     }
