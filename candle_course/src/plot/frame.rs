@@ -98,10 +98,11 @@ pub(super) fn line<C: CoordTranslate>(
 where
     C::From: Clone,
 {
-    Ok(match dash {
+    match dash {
         (0.0, _) => area.draw(&PathElement::new(points, style))?,
         (dash, gap) => area.draw(&DashedPathElement::new(points, px(dash), px(gap), style))?,
-    })
+    }
+    Ok(())
 }
 
 /// Draws a title at the top and gives the height that it takes.
