@@ -290,7 +290,7 @@ fn regression(generator: &mut Generator) -> Result<Figure> {
 }
 
 fn offset() -> Result<Figure> {
-    let losses: Vec<f64> = (0..200).map(|i| 0.693147 + 2e-6 * (-f64::from(i) / 60.0).exp()).collect();
+    let losses: Vec<f64> = (0..200).map(|i| 0.703147 + 2e-6 * (-f64::from(i) / 60.0).exp()).collect();
     LineChart::builder("A model that does not learn").x_label("step").y_label("loss").line("loss", &losses).build()
 }
 

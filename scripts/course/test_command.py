@@ -30,16 +30,16 @@ def main(arguments: list) -> int:
         usually, commands = CHECKS[name]
         say.note(f"\n• {name} (usually {usually})")
         start = time.monotonic()
-        passed, counts = True, []
+        result, counts = "skipped", []
         for command in commands():
             code, output = stream(command)
-            passed = passed and code == 0
+            result = "FAILED" if code != 0 or result == "FAILED" else "ok"
             counts += count(output)
-        results.append((name, passed, time.monotonic() - start, ", ".join(counts)))
+        results.append((name, result, time.monotonic() - start, ", ".join(counts)))
     print("\ncheck      result  time         counts")
-    for name, passed, took, counts in results:
-        print(f"{name:<10} {'ok' if passed else 'FAILED':<7} {say.seconds(took):<12} {counts}".rstrip())
-    failed = [name for name, passed, _, _ in results if not passed]
+    for name, result, took, counts in results:
+        print(f"{name:<10} {result:<7} {say.seconds(took):<12} {counts}".rstrip())
+    failed = [name for name, result, _, _ in results if result == "FAILED"]
     if failed:
         raise say.Failure(f"failed: {', '.join(failed)}")
     return 0

@@ -319,7 +319,14 @@ pub(super) fn alike(values: &[f64]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn number() -> impl Strategy<Value = f64> {
+        use proptest::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
+        prop_oneof![NORMAL | SUBNORMAL | ZERO | POSITIVE | NEGATIVE, -1e6..1e6f64, 0.703..0.7031f64]
+    }
 
     fn labels(low: f64, high: f64, log: bool, target: usize) -> Vec<String> {
         ticks(low, high, log, target, false).into_iter().map(|tick| tick.label).collect()
@@ -356,7 +363,7 @@ mod tests {
         (-7.2, 19.0, false),
         (2.0, 2.001, false),
         (1.0, 1.5, true),
-        (0.693147, 0.693149, false),
+        (0.703147, 0.703149, false),
         (1e6, 1e6 + 3.0, false),
         (-1e6 - 3.0, -1e6, false),
         (1e9, 1e9 + 1e-3, false),
@@ -393,6 +400,21 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn any_range_has_labels_that_differ(a in number(), b in number(), log: bool, target in 2usize..12) {
+            let (a, b) = if log { (a.abs().max(5e-324), b.abs().max(5e-324)) } else { (a, b) };
+            let (low, high) = padded(a.min(b), a.max(b), log, 0.05);
+            let ticks = ticks(low, high, log, target, false);
+            prop_assert!(ticks.len() >= 2, "{:e}..{:e}: {:?}", low, high, ticks);
+            prop_assert!(ticks.windows(2).all(|pair| pair[0].label != pair[1].label), "{:?}", ticks);
+            let axis = Axis::values(low, high, log, false);
+            for value in [a, b] {
+                prop_assert!((-1..=6001).contains(&axis.map(&value, (0, 6000))));
+            }
+        }
+    }
+
     #[test]
     fn every_range_is_mapped_from_end_to_end() {
         for (low, high, log) in RANGES {
@@ -406,7 +428,7 @@ mod tests {
     #[test]
     fn labels_are_not_all_alike() {
         assert_eq!(labels(1e6, 1e6 + 3.0, false, 4), ["1000000", "1000001", "1000002", "1000003"]);
-        for tick in ticks(0.693147, 0.693149, false, 5, false) {
+        for tick in ticks(0.703147, 0.703149, false, 5, false) {
             assert!((tick.label.parse::<f64>().unwrap() - tick.value).abs() < 1e-9, "{tick:?}");
         }
     }
@@ -469,7 +491,7 @@ mod tests {
         assert_eq!(alike(&[0.81, 0.9, 0.625, -0.3]), ["0.810", "0.900", "0.625", "−0.300"]);
         assert_eq!(alike(&[182_000.0, 61_500.0, 12_345.6]), ["182000", "61500", "12346"]);
         assert_eq!(alike(&[1.0, 2.0]), ["1", "2"]);
-        assert_eq!(alike(&[0.693147, 0.693149]), ["0.693147", "0.693149"]);
+        assert_eq!(alike(&[0.703147, 0.703149]), ["0.703147", "0.703149"]);
         assert_eq!(alike(&[1.0, 3e8]), ["1", "3.000·10^8"]);
         assert_eq!(alike(&[1000.0, 0.001]), ["1000", "0.001"]);
     }

@@ -62,7 +62,7 @@ struct Inner {
     /// Pixels, and units per pixel.
     size: (u32, u32),
     unit: u32,
-    chart: Option<Box<dyn Chart>>,
+    chart: Option<Arc<dyn Chart>>,
 }
 
 /// Pixels of the PNG per pixel of the SVG.
@@ -72,10 +72,10 @@ impl Figure {
     pub(super) fn new(chart: impl Chart + 'static) -> Result<Self> {
         let body = draw(chart.size(), UNIT, |area| chart.draw(area))?;
         let (title, flexible) = (chart.title().to_string(), chart.flexible());
-        Ok(Self::of(&title, body, UNIT, if flexible { Some(Box::new(chart)) } else { None }))
+        Ok(Self::of(&title, body, UNIT, if flexible { Some(Arc::new(chart)) } else { None }))
     }
 
-    fn of(title: &str, (size, body): ((u32, u32), String), unit: u32, chart: Option<Box<dyn Chart>>) -> Self {
+    fn of(title: &str, (size, body): ((u32, u32), String), unit: u32, chart: Option<Arc<dyn Chart>>) -> Self {
         let head = head(title, size, unit);
         let inner =
             Inner { svg: format!("{head}{body}</svg>"), body: head.len(), title: title.into(), size, unit, chart };
@@ -121,7 +121,7 @@ impl Figure {
     #[must_use]
     pub fn titled(self, title: &str) -> Self {
         let body = &self.0.svg[self.0.body..self.0.svg.len() - "</svg>".len()];
-        Self::of(title, (self.0.size, body.to_string()), self.0.unit, None)
+        Self::of(title, (self.0.size, body.to_string()), self.0.unit, self.0.chart.clone())
     }
 
     /// The title given to the chart.

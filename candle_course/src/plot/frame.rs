@@ -98,10 +98,11 @@ pub(super) fn line<C: CoordTranslate>(
 where
     C::From: Clone,
 {
-    Ok(match dash {
+    match dash {
         (0.0, _) => area.draw(&PathElement::new(points, style))?,
         (dash, gap) => area.draw(&DashedPathElement::new(points, px(dash), px(gap), style))?,
-    })
+    }
+    Ok(())
 }
 
 /// Draws a title at the top and gives the height that it takes.
@@ -233,6 +234,12 @@ pub(super) fn names_room(axis: &Axis, place: f64) -> (f64, bool) {
     (if turned { 12.0 + 0.6 * widest(axis).min(LONGEST) } else { 20.0 }, turned)
 }
 
+/// How many labels an axis of so many pixels has: one every `usual`, or a `few` where they fit in no
+/// less than `least`.
+fn labels_on(pixels: f64, usual: f64, few: f64, least: f64) -> usize {
+    (pixels / usual).max(few.min(pixels / least)).max(2.0) as usize
+}
+
 /// Everything about a plot but its data.
 pub(super) struct Frame<'a> {
     pub title: &'a str,
@@ -259,7 +266,7 @@ impl Frame<'_> {
         let below = MARGIN + label_room(self.x_label);
         let mut margins = Margins { left: 60.0, right: MARGIN + 8.0, top, bottom: below + 20.0, turned: false };
         for _ in 0..2 {
-            let rows = ((height - top - margins.bottom) / 30.0).round().max(3.0) as usize;
+            let rows = labels_on(height - top - margins.bottom, 30.0, 5.0, 15.0);
             self.y = self.y.with_ticks(rows);
             margins.left = MARGIN + label_room(self.y_label) + widest(&self.y).min(0.4 * width) + 7.0;
             let room = width - margins.right - margins.left;
@@ -270,7 +277,7 @@ impl Frame<'_> {
         }
         // As many ticks on the x axis as have room beside each other.
         let room = (width - margins.right - margins.left).max(20.0);
-        let most = (room / 46.0).round().max(3.0) as usize;
+        let most = labels_on(room, 46.0, 7.0, 26.0);
         for target in (2..=most).rev() {
             self.x = self.x.with_ticks(target);
             let apart = match &self.x.ticks[..] {

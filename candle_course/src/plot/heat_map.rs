@@ -266,7 +266,7 @@ impl Chart for HeatMap {
             });
             let mut cells: Vec<_> = cells.map(|(x, y, value)| (self.color(value, range), x, y)).collect();
             // Cells of one colour side by side share an element.
-            cells.sort_by(|a, b| a.0.cmp(&b.0));
+            cells.sort_by_key(|cell| cell.0);
             for &([red, green, blue], x, y) in &cells {
                 let corners = [(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)];
                 let mut cell = Rectangle::new(corners, RGBColor(red, green, blue).filled());

@@ -117,14 +117,9 @@ impl Cartesian {
         }
         for (name, range, log) in [("x_range", self.x_range, self.log_x), ("y_range", self.y_range, self.log_y)] {
             check_range(name, range)?;
-            if let Some((low, high)) = range {
-                if log && low <= 0.0 {
-                    return Err(Error::argument(
-                        name,
-                        "a positive range for a logarithmic axis",
-                        format!("{low} to {high}"),
-                    ));
-                }
+            if let Some((low, high)) = range.filter(|(low, _)| log && *low <= 0.0) {
+                let got = format!("{low} to {high}");
+                return Err(Error::argument(name, "a positive range for a logarithmic axis", got));
             }
         }
         for series in &self.series {
