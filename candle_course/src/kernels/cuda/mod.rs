@@ -12,6 +12,8 @@ mod compile;
 #[cfg(feature = "cudnn")]
 pub mod conv;
 pub mod gemm;
+#[cfg(feature = "cudnn")]
+mod layout;
 pub mod linear;
 pub mod norm;
 pub mod pool;
