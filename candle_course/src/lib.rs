@@ -25,6 +25,8 @@ pub mod prelude;
 pub mod random;
 pub mod schedules;
 pub mod tensorboard;
+#[cfg(test)]
+mod test_support;
 pub mod training;
 
 pub use error::{Error, Result};
