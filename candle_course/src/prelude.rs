@@ -30,9 +30,9 @@ pub use crate::data::{
 // losses
 pub use crate::losses::{
     BinaryCrossEntropy, BinaryFocal, Classes, CrossEntropy, Dice, Focal, FocalTversky, GeneralisedDice, Hinge, Huber,
-    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, Mse, MultiTask, MultiTaskLoss, Nll, Over,
-    Quantile, Reduction, Rmse, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy, binary_focal,
-    class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
+    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, MeanOf, Mse, MultiTask, MultiTaskLoss, Nll,
+    Over, Quantile, Reduction, Rmse, RunningMean, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy,
+    binary_focal, class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
     inverse_frequency_weights, iou, kl_divergence, log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile,
     rmse, smooth_l1, tversky,
 };

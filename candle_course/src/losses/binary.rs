@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
 use crate::losses::validate::{binary_pair, float, probabilities, range, weights};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean binary cross-entropy of logits; see [`BinaryCrossEntropy`].
 ///
@@ -150,6 +150,10 @@ impl Loss for BinaryCrossEntropy {
         }
         self.reduction.apply(losses)
     }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
+    }
 }
 
 /// Hinge loss, max(0, 1 − s x) with the sign s = 2 y − 1; see [`Hinge`].
@@ -236,5 +240,9 @@ impl Loss for Hinge {
         let (scores, targets) = binary_pair(scores, targets)?;
         let margins = (scores * signs(&targets)?)?;
         self.reduction.apply(pointwise(&margins, Pointwise::Hinge { squared: self.squared })?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernels::losses::{Dims, for_float, with_elements};
 use crate::losses::class_rule::{HardTargets, finish};
 use crate::losses::validate::{self, class_targets, float, not_empty, number, probabilities};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean cross-entropy, −1/N Σ log softmax(logits)\[target\], as `torch.nn.functional.cross_entropy`.
 ///
@@ -216,5 +216,15 @@ impl Loss for CrossEntropy {
             gamma: 0.0,
         };
         rule.loss(&logits, self.reduction, rule.total_weight())
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| match logits.dims() {
+            // Soft targets have the classes in dimension 1 and are divided by the number of positions.
+            dims if dims.len() >= 2 && targets.dtype().is_float() && targets.dims() == dims => {
+                Ok(MeanOf::Count(Dims::of(dims).pixels() as f64))
+            }
+            _ => MeanOf::positions(logits, targets, self.ignore_index, self.class_weights.as_deref()),
+        })
     }
 }

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::losses::class_rule::HardTargets;
 use crate::losses::validate::{IGNORED, class_targets, float, number, weights};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean focal loss over classes with γ = 2 and no weights; see [`Focal`].
 ///
@@ -115,5 +115,9 @@ impl Loss for Focal {
         let rule = HardTargets { labels: &labels, weights: self.alpha.as_deref(), smoothing: 0.0, gamma: self.gamma };
         let counted = labels.iter().filter(|&&label| label != IGNORED).count();
         rule.loss(&logits, self.reduction, counted as f64)
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| MeanOf::positions(logits, targets, self.ignore_index, None))
     }
 }

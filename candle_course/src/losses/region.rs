@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernels::losses::{Dims, Pointwise, Truth, degrees, pointwise, region_sums, softmax};
+use crate::losses::MeanOf;
 use crate::losses::validate::{class_targets, float, not_empty, number, probabilities, same_device};
 
 /// Over what the overlap of a class is counted.
@@ -16,6 +17,14 @@ pub enum Over {
     Batch,
     /// Every image by itself, then the mean over images: small objects count as much as large ones.
     Image,
+}
+
+impl Over {
+    /// Why a batch cannot be split, if it cannot.
+    pub(crate) fn whole(self) -> Option<String> {
+        let reason = "the overlap is counted over all images together; `over(Over::Image)` counts it image by image";
+        (self == Self::Batch).then(|| reason.to_owned())
+    }
 }
 
 /// Which classes enter the mean over classes.
@@ -52,12 +61,17 @@ pub(crate) struct Overlap {
     pub classes: usize,
 }
 
-/// Logits as probabilities `[N, C, M]`, and the truth they are compared with.
-pub(crate) fn segmentation(
-    logits: &Tensor,
-    targets: &Tensor,
-    ignore_index: Option<i64>,
-) -> Result<(Tensor, Truth, Dims)> {
+/// What logits are compared with.
+struct Compared {
+    /// Of one axis for the positions where they are masks.
+    logits: Tensor,
+    truth: Truth,
+    dims: Dims,
+    /// Whether exactly one class is true: softmax, not sigmoid.
+    exclusive: bool,
+}
+
+fn compared(logits: &Tensor, targets: &Tensor, ignore_index: Option<i64>) -> Result<Compared> {
     same_device(logits, targets)?;
     let logits = float("logits", logits)?;
     not_empty("logits", &logits)?;
@@ -65,7 +79,8 @@ pub(crate) fn segmentation(
     let per_class = dims.len() >= 2 && dims[1] > 1 && targets.rank() + 1 == dims.len();
     if per_class {
         let labels = class_targets(&logits, targets, ignore_index)?;
-        return Ok((softmax(&logits)?, Truth::Classes(Arc::new(labels)), Dims::of(dims)));
+        let (truth, dims) = (Truth::Classes(Arc::new(labels)), Dims::of(dims));
+        return Ok(Compared { logits, truth, dims, exclusive: true });
     }
     let same = targets.dims() == dims;
     let without_channel = dims.len() >= 2 && dims[1] == 1 && targets.dims() == [&dims[..1], &dims[2..]].concat();
@@ -94,7 +109,7 @@ pub(crate) fn segmentation(
     probabilities("targets", &counted)?;
     let truth = degrees(&targets, ignored)?;
     let dims = Dims::of(logits.dims());
-    Ok((pointwise(&logits, Pointwise::Sigmoid)?, truth, dims))
+    Ok(Compared { logits, truth, dims, exclusive: false })
 }
 
 impl Region {
@@ -104,7 +119,8 @@ impl Region {
 
     pub fn overlap(&self, logits: &Tensor, targets: &Tensor) -> Result<Overlap> {
         self.check()?;
-        let (probabilities, truth, dims) = segmentation(logits, targets, self.ignore_index)?;
+        let Compared { logits, truth, dims, exclusive } = compared(logits, targets, self.ignore_index)?;
+        let probabilities = if exclusive { softmax(&logits)? } else { pointwise(&logits, Pointwise::Sigmoid)? };
         let sums = region_sums(&probabilities, &truth, self.squared)?;
         let totals = truth.totals(dims);
         Ok(match self.over {
@@ -114,6 +130,23 @@ impl Region {
                 Overlap { totals: batch.collect(), sums: sums.sum_keepdim(1)?, groups: 1, classes: dims.classes }
             }
         })
+    }
+
+    /// What [`Region::mean`] is a mean of: images, those without a class left out where only present
+    /// classes enter.
+    pub fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        if let Some(reason) = self.over.whole() {
+            return Ok(MeanOf::Whole(reason));
+        }
+        match self.classes {
+            Classes::All => Ok(MeanOf::examples(targets)),
+            Classes::Present => {
+                let Compared { truth, dims, .. } = compared(logits, targets, self.ignore_index)?;
+                let totals = truth.totals(dims);
+                let counted = totals.chunks(dims.classes).filter(|image| image.iter().any(|&total| total > 0.0));
+                Ok(MeanOf::Count(counted.count() as f64))
+            }
+        }
     }
 
     /// 1 − (both + s) / (both + a only_p + b only_t + s), written as a fraction whose numerator is

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
 use crate::losses::validate::{number, pair};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean squared error, 1/n Σ (ŷ − y)², as `torch.nn.functional.mse_loss`.
 ///
@@ -196,12 +196,20 @@ impl Loss for Mse {
         let (predictions, targets) = pair(predictions, targets)?;
         self.reduction.apply((predictions - targets)?.sqr()?)
     }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
+    }
 }
 
 impl Loss for Mae {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
         self.reduction.apply(pointwise(&(predictions - targets)?, Pointwise::Abs)?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
 
@@ -210,7 +218,13 @@ impl Loss for LogCosh {
         let (predictions, targets) = pair(predictions, targets)?;
         self.reduction.apply(pointwise(&(predictions - targets)?, Pointwise::LogCosh)?)
     }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
+    }
 }
+
+const ROOT: &str = "the root of a mean is not the mean of roots; MSE can be split";
 
 impl Loss for Rmse {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
@@ -218,6 +232,14 @@ impl Loss for Rmse {
         let squared = (predictions - targets)?.sqr()?;
         let mean = (sum_trailing(&squared, 0)? / squared.elem_count() as f64)?;
         pointwise(&mean, Pointwise::Sqrt)
+    }
+
+    fn mean_of(&self, _: &Tensor, _: &Tensor) -> Result<MeanOf> {
+        Ok(MeanOf::Whole(ROOT.to_owned()))
+    }
+
+    fn whole(&self) -> Option<String> {
+        Some(ROOT.to_owned())
     }
 }
 
@@ -314,6 +336,10 @@ impl Loss for Huber {
         let (predictions, targets) = pair(predictions, targets)?;
         reduction.apply(pointwise(&(predictions - targets)?, Pointwise::Huber { delta })?)
     }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
+    }
 }
 
 impl Loss for SmoothL1 {
@@ -322,6 +348,10 @@ impl Loss for SmoothL1 {
         let (predictions, targets) = pair(predictions, targets)?;
         let huber = pointwise(&(predictions - targets)?, Pointwise::Huber { delta: beta })?;
         reduction.apply((huber / beta)?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
 
@@ -375,5 +405,9 @@ impl Loss for Quantile {
         let Self { quantile, reduction } = self.build()?;
         let (predictions, targets) = pair(predictions, targets)?;
         reduction.apply(pointwise(&(targets - predictions)?, Pointwise::Pinball { quantile })?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
