@@ -38,12 +38,7 @@ impl CustomOp1 for Resize {
     }
 }
 
-fn resize(
-    xs: &Tensor,
-    size: (usize, usize),
-    name: &'static str,
-    mode: Mode,
-) -> Result<Tensor> {
+fn resize(xs: &Tensor, size: (usize, usize), name: &'static str, mode: Mode) -> Result<Tensor> {
     check_input("xs", xs)?;
     let (_, _, height, width) = image_sizes("xs", xs)?;
     if size.0 == 0 || size.1 == 0 {

@@ -16,15 +16,16 @@ use crate::kernels::node::{Value, node};
 const UNIT: Unit = Unit { name: "cross_entropy", source: include_str!("cross_entropy.cu") };
 
 /// What becomes of the losses of single positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reduce {
+    #[default]
     Mean,
     Sum,
     Each,
 }
 
 /// A loss of class indices.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ClassLoss<'a> {
     pub weights: Option<&'a [f64]>,
     pub smoothing: f64,
