@@ -12,6 +12,7 @@ pub use candle_nn;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod direction;
 pub mod error;
 mod kernels;
 pub mod losses;
@@ -24,6 +25,7 @@ pub mod plot;
 pub mod prelude;
 pub mod random;
 pub mod schedules;
+pub mod stateful;
 pub mod tensorboard;
 pub mod training;
 

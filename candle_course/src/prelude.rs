@@ -8,6 +8,7 @@ pub use crate::candle_nn;
 pub use crate::device;
 pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
+pub use crate::stateful::{State, Stateful};
 
 // nn
 pub use crate::nn::{
@@ -64,8 +65,8 @@ pub use crate::schedules::{
 
 // checkpoint
 pub use crate::checkpoint::{
-    Checkpoint, CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights,
-    read_weights, save_weights, write_weights,
+    CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights, read_weights,
+    save_weights, write_weights,
 };
 
 // training

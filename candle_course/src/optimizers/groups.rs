@@ -201,18 +201,15 @@ macro_rules! engine_state {
             }
         }
 
-        impl $crate::checkpoint::Checkpoint for $optimizer {
+        impl $crate::stateful::Stateful for $optimizer {
             /// `{parameter}.step` for every parameter, and PyTorch's state names
             /// (`{parameter}.exp_avg`, say) for those that have made a step.
-            fn tensors(&self) -> $crate::Result<std::collections::BTreeMap<String, candle_core::Tensor>> {
-                self.engine.tensors()
+            fn state(&self) -> $crate::Result<$crate::stateful::State> {
+                self.engine.state()
             }
 
-            fn load_tensors(
-                &mut self,
-                tensors: &std::collections::BTreeMap<String, candle_core::Tensor>,
-            ) -> $crate::Result<()> {
-                self.engine.load_tensors(tensors)
+            fn load_state(&mut self, state: &$crate::stateful::State) -> $crate::Result<()> {
+                self.engine.load_state(state)
             }
         }
     };

@@ -15,8 +15,8 @@
 
 use candle_core::backprop::GradStore;
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::stateful::Stateful;
 
 mod accumulate;
 mod adagrad;
@@ -41,8 +41,8 @@ pub use penalty::{l1_penalty, l2_penalty};
 pub use rms_prop::{RmsProp, RmsPropBuilder};
 pub use sgd::{Sgd, SgdBuilder};
 
-/// Changes parameters, given their gradients. Its state (moments) is a [`Checkpoint`].
-pub trait Optimizer: Checkpoint + Send {
+/// Changes parameters, given their gradients.
+pub trait Optimizer: Stateful + Send {
     /// One step with this learning rate.
     ///
     /// # Errors
