@@ -22,6 +22,7 @@ pub mod notebook;
 pub mod ops;
 pub mod optimizers;
 pub mod plot;
+pub mod precision;
 pub mod prelude;
 pub mod random;
 pub mod schedules;

@@ -10,6 +10,7 @@ use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
+use crate::precision::Precision;
 use crate::schedules::{Constant, Schedule};
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
@@ -35,6 +36,7 @@ pub struct TrainerBuilder {
     pub(super) clip: Option<Clip>,
     pub(super) average: Option<f64>,
     pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) precision: Precision,
 }
 
 /// A bound on gradients.
@@ -79,6 +81,7 @@ impl TrainerBuilder {
             clip: None,
             average: None,
             checkpoints: None,
+            precision: Precision::F32,
         }
     }
 
@@ -197,12 +200,21 @@ impl TrainerBuilder {
         self
     }
 
+    /// In which precision a CUDA device multiplies, in training and evaluation; parameters,
+    /// gradients and optimizer state stay f32. All of f32 by default.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     /// The trainer.
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
     /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
-    /// is 0, a clipping bound is not positive, or the decay is not in `[0, 1)`.
+    /// is 0, a clipping bound is not positive, the decay is not in `[0, 1)`, or a reduced precision is
+    /// asked for on another device than CUDA.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == 0 {
             return Err(Error::argument("epochs", "at least 1", 0));
@@ -234,6 +246,7 @@ impl TrainerBuilder {
             return Err(Error::argument("clip", "a positive, finite bound", bound)
                 .hint("a bound of 0 would erase every gradient"));
         }
+        drop(self.precision.scope(self.parameters.device())?);
         self.assemble()
     }
 
@@ -271,6 +284,7 @@ impl TrainerBuilder {
             train_values: None,
             callbacks,
             checkpoints: self.checkpoints,
+            precision: self.precision,
             epochs: self.epochs,
             validating: false,
             state: TrainState::default(),

@@ -14,6 +14,7 @@ use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
+use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::training::builder::Clip;
 use crate::training::callbacks::Checkpoints;
@@ -71,6 +72,7 @@ pub struct Trainer {
     pub(super) train_values: Option<Vec<(String, f64)>>,
     pub(super) callbacks: Vec<Box<dyn Callback>>,
     pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) precision: Precision,
     pub(super) epochs: usize,
     pub(super) validating: bool,
     pub(super) state: TrainState,
@@ -121,6 +123,7 @@ impl Trainer {
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
+        let _precision = self.precision.scope(self.parameters.device())?;
         let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
         while stop.is_none() && self.state.epoch < self.epochs {
             if self.state.batch == 0 {
