@@ -24,5 +24,7 @@ pub fn dropout(xs: &Tensor, p: f64, key: u64) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let y = for_float!(xs.dtype(), T => apply::<T>(&xs, p, key)?);
     // The same mask again, from the same key: nothing was kept.
-    node("dropout", &[&xs], y, move |_, _, dy| Ok(vec![Some(for_float!(dy.dtype(), T => apply::<T>(dy, p, key)?).tensor())]))
+    node("dropout", &[&xs], y, move |_, _, dy| {
+        Ok(vec![Some(for_float!(dy.dtype(), T => apply::<T>(dy, p, key)?).tensor())])
+    })
 }

@@ -27,7 +27,8 @@ pub struct Fault {
 }
 
 fn note(device: &CudaDevice) -> Result<Arc<CudaSlice<i64>>> {
-    let mut notes = NOTES.lock().map_err(|_| Error::Msg("another thread panicked while it noted a fault".to_owned()))?;
+    let mut notes =
+        NOTES.lock().map_err(|_| Error::Msg("another thread panicked while it noted a fault".to_owned()))?;
     let notes = notes.get_or_insert_default();
     if let Some(note) = notes.get(&device.id()) {
         return Ok(note.clone());
@@ -51,7 +52,8 @@ pub fn read(device: &CudaDevice) -> Result<Option<Fault>> {
 
 /// Removes the note.
 pub fn forget(device: &CudaDevice) -> Result<()> {
-    let mut notes = NOTES.lock().map_err(|_| Error::Msg("another thread panicked while it noted a fault".to_owned()))?;
+    let mut notes =
+        NOTES.lock().map_err(|_| Error::Msg("another thread panicked while it noted a fault".to_owned()))?;
     if let Some(note) = notes.as_mut().and_then(|notes| notes.get_mut(&device.id())).and_then(Arc::get_mut) {
         device.memcpy_htod(&[0i64; 3], note)?;
     }

@@ -4,7 +4,9 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, LaunchConfig};
 use candle_core::{Result, Tensor};
 
 use super::Unit;
-use super::runtime::{DeviceFloat, FULL, Input, THREADS, address_or_null, alloc, blocks, device_of, elements, launch, tensor, value};
+use super::runtime::{
+    DeviceFloat, FULL, Input, THREADS, address_or_null, alloc, blocks, device_of, elements, launch, tensor, value,
+};
 use crate::kernels::losses::for_float;
 use crate::kernels::node::{Gradients, Value, node};
 
@@ -32,7 +34,11 @@ impl Rows {
     }
 
     /// The output, and mean and inverse deviation of every row.
-    fn forward<T: DeviceFloat>(&self, xs: &Tensor, affine: Option<(&Tensor, &Tensor)>) -> Result<(Value, CudaSlice<T>)> {
+    fn forward<T: DeviceFloat>(
+        &self,
+        xs: &Tensor,
+        affine: Option<(&Tensor, &Tensor)>,
+    ) -> Result<(Value, CudaSlice<T>)> {
         let device = device_of(xs)?;
         let rows = xs.elem_count() / self.size;
         let (y, moments) = (alloc::<T>(device, xs.elem_count())?, alloc::<T>(device, 2 * rows)?);
@@ -73,7 +79,14 @@ impl Rows {
             if plain {
                 launch!(device, UNIT, T, "layer_norm_columns", grid, [x, dy, count, size, moments, parts]);
             } else {
-                launch!(device, UNIT, T, "layer_norm_planes", grid, [x, dy, count, size, groups, inner, moments, parts]);
+                launch!(
+                    device,
+                    UNIT,
+                    T,
+                    "layer_norm_planes",
+                    grid,
+                    [x, dy, count, size, groups, inner, moments, parts]
+                );
             }
             let (dw, db) = (alloc::<T>(device, channels)?, alloc::<T>(device, channels)?);
             let grid = elements(channels);
@@ -87,7 +100,8 @@ impl Rows {
     /// `xs`: any shape of whole rows; `affine`: weight and bias, one number per channel.
     pub fn apply(self, xs: &Tensor, affine: Option<(&Tensor, &Tensor)>) -> Result<Tensor> {
         let xs = xs.contiguous()?;
-        let affine = affine.map(|(weight, bias)| Ok::<_, candle_core::Error>((weight.contiguous()?, bias.contiguous()?)));
+        let affine =
+            affine.map(|(weight, bias)| Ok::<_, candle_core::Error>((weight.contiguous()?, bias.contiguous()?)));
         let affine = affine.transpose()?;
         let parameters = affine.as_ref().map(|(weight, bias)| (weight, bias));
         let mut inputs = vec![&xs];

@@ -115,13 +115,23 @@ impl Sequence {
         let (ys, dys, d_last) = (o.slice(..rows * hidden), d.slice(..rows * hidden), d.slice(rows * hidden..));
         let (kept, before, sizes, grid) = (&kept.kept, &kept.before, self.sizes(), self.grid::<T>());
         if self.per_block() == 4 {
-            launch!(device, UNIT, T, "recurrence_backward_four", grid, [
-                w, f, ys, *kept, dys, d_last, sizes, d_input, d_hidden, d_first,
-            ]);
+            launch!(
+                device,
+                UNIT,
+                T,
+                "recurrence_backward_four",
+                grid,
+                [w, f, ys, *kept, dys, d_last, sizes, d_input, d_hidden, d_first,]
+            );
         } else {
-            launch!(device, UNIT, T, "recurrence_backward_one", grid, [
-                w, f, ys, *kept, dys, d_last, sizes, d_input, d_hidden, d_first,
-            ]);
+            launch!(
+                device,
+                UNIT,
+                T,
+                "recurrence_backward_one",
+                grid,
+                [w, f, ys, *kept, dys, d_last, sizes, d_input, d_hidden, d_first,]
+            );
         }
         let by_weight = joined.track_op().then(|| {
             // One product for all steps: gates ᵀ · [state before, 1].

@@ -70,8 +70,12 @@ fn pointer<T: DeviceFloat>(tensor: &Tensor) -> Result<u64> {
 }
 
 /// The launches of a list, each of no more tensors and sets of scalars than fit.
-fn launches<T: DeviceFloat>(items: &[Item<'_>], mut launch: impl FnMut(LaunchConfig, &Entries) -> Result<()>) -> Result<()> {
-    let none = Entries { entries: [Entry::default(); MAX_TENSORS], sets: [[0.0; NUMBERS]; MAX_SETS], count: 0, offset: 0 };
+fn launches<T: DeviceFloat>(
+    items: &[Item<'_>],
+    mut launch: impl FnMut(LaunchConfig, &Entries) -> Result<()>,
+) -> Result<()> {
+    let none =
+        Entries { entries: [Entry::default(); MAX_TENSORS], sets: [[0.0; NUMBERS]; MAX_SETS], count: 0, offset: 0 };
     let (mut all, mut sets, mut blocks, mut offset) = (none, 0usize, 0u32, 0u32);
     let grid = |blocks: u32| LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
     for item in items.iter().filter(|item| item.target.elem_count() > 0) {
