@@ -50,8 +50,27 @@ pub fn read(device: &CudaDevice) -> Result<Option<Fault>> {
     Ok((found[0] != 0).then_some(Fault { target: found[1], classes: found[2] }))
 }
 
+/// What there is to say of the note, which is removed. Waits for the device.
+pub fn error(device: &CudaDevice) -> crate::error::Result<Option<crate::error::Error>> {
+    use crate::error::Error;
+    let Some(Fault { target, classes }) = read(device)? else { return Ok(None) };
+    forget(device)?;
+    Ok(Some(match classes {
+        0 => Error::argument("targets", "numbers in [0, 1] (0 and 1 where they stand for a sign)", target)
+            .hint("are these class indices, logits, or a mask with 255? The step was not taken"),
+        _ => {
+            let error = Error::argument("targets", format!("classes in 0..{classes}"), target);
+            if target == 255 || target == -100 {
+                error.hint(format!("is {target} the label of unknown pixels? set `ignore_index({target})`"))
+            } else {
+                error.hint("does the last layer have one output per class?")
+            }
+        }
+    }))
+}
+
 /// Removes the note.
-pub fn forget(device: &CudaDevice) -> Result<()> {
+fn forget(device: &CudaDevice) -> Result<()> {
     let mut notes =
         NOTES.lock().map_err(|_| Error::Msg("another thread panicked while it noted a fault".to_owned()))?;
     if let Some(note) = notes.as_mut().and_then(|notes| notes.get_mut(&device.id())).and_then(Arc::get_mut) {

@@ -64,7 +64,7 @@ impl Rows {
         if xs.track_op() {
             let dx = alloc::<T>(device, xs.elem_count())?;
             let grid = self.grid(rows);
-            launch!(device, UNIT, T, "layer_norm_backward", grid, [x, dy, count, size, groups, inner, w, moments, dx]);
+            launch!(device, UNIT, T, "layer_norm_backward", grid, [x, dy, count, size, groups, inner, w, *moments, dx]);
             gradients[0] = Some(tensor(device, dx, xs.shape()));
         }
         if inputs[1..].iter().any(|parameter| parameter.track_op()) {
@@ -77,7 +77,7 @@ impl Rows {
             let parts = alloc::<f64>(device, 2 * pieces * channels)?;
             let grid = blocks(wide, pieces);
             if plain {
-                launch!(device, UNIT, T, "layer_norm_columns", grid, [x, dy, count, size, moments, parts]);
+                launch!(device, UNIT, T, "layer_norm_columns", grid, [x, dy, count, size, *moments, parts]);
             } else {
                 launch!(
                     device,
@@ -85,7 +85,7 @@ impl Rows {
                     T,
                     "layer_norm_planes",
                     grid,
-                    [x, dy, count, size, groups, inner, moments, parts]
+                    [x, dy, count, size, groups, inner, *moments, parts]
                 );
             }
             let (dw, db) = (alloc::<T>(device, channels)?, alloc::<T>(device, channels)?);

@@ -134,14 +134,14 @@ KERNEL(gradient_verdict)(const double* sums, const unsigned* first, unsigned cou
 // The number of a parameter's step, from that of all steps that were tried.
 __device__ double step_of(const double* set, const Verdict* verdict) { return set[0] - (double)verdict->skipped; }
 
-// set: step, η, λ, μ, the gradient's share (but 1 at first), 1 for Nesterov's form, whether there is a buffer.
+// set: step, η, λ, μ, the gradient's share (but 1 at first), 1 for Nesterov's form. Slot: the buffer, or nothing.
 KERNEL(sgd)(Entries all, const Verdict* verdict) {
     if (verdict->bad) return;
     FOR_CHUNK(all) {
         const real rate = (real)set[1], decay = (real)set[2], momentum = (real)set[3];
         real p = entry.target[i];
         real g = entry.source[i] + decay * p;
-        if (set[6] != 0.0) {
+        if (entry.slots[0]) {
             const real share = step_of(set, verdict) == 1.0 ? (real)1 : (real)set[4];
             const real b = momentum * entry.slots[0][i] + share * g;
             entry.slots[0][i] = b;
@@ -151,7 +151,7 @@ KERNEL(sgd)(Entries all, const Verdict* verdict) {
     }
 }
 
-// set: step, η, λ, β₁, β₂, ε, 1 for decoupled decay, 1 for the largest mean so far.
+// set: step, η, λ, β₁, β₂, ε, 1 for decoupled decay. Slots: m, v, and the largest v so far, or nothing.
 KERNEL(adam)(Entries all, const Verdict* verdict) {
     __shared__ double corrections[2];
     if (verdict->bad) return;
@@ -175,7 +175,7 @@ KERNEL(adam)(Entries all, const Verdict* verdict) {
         m = m + new1 * (g - m);
         entry.slots[0][i] = m;
         entry.slots[1][i] = v;
-        if (set[7] != 0.0) {
+        if (entry.slots[2]) {
             const real most = entry.slots[2][i];
             v = v > most ? v : most;
             entry.slots[2][i] = v;
@@ -184,7 +184,7 @@ KERNEL(adam)(Entries all, const Verdict* verdict) {
     }
 }
 
-// set: step, η, λ, α, ε, μ, 1 if centred, 1 with momentum. Slots: square, then mean, then buffer.
+// set: step, η, λ, α, ε, μ, 1 if centred. Slots: the square, the mean if centred, the buffer or nothing.
 KERNEL(rms_prop)(Entries all, const Verdict* verdict) {
     if (verdict->bad) return;
     FOR_CHUNK(all) {
@@ -200,8 +200,8 @@ KERNEL(rms_prop)(Entries all, const Verdict* verdict) {
             v = v - mean * mean;
         }
         real update = g / (sqrt(v) + (real)set[4]);
-        if (set[7] != 0.0) {
-            real* buffer = entry.slots[set[6] != 0.0 ? 2 : 1];
+        real* buffer = set[6] != 0.0 ? entry.slots[2] : entry.slots[1];
+        if (buffer) {
             update = (real)set[5] * buffer[i] + update;
             buffer[i] = update;
         }
@@ -259,6 +259,11 @@ KERNEL(clamp)(Entries all) {
         const real bound = (real)set[0], value = entry.target[i];
         entry.target[i] = value < -bound ? -bound : (value > bound ? bound : value);
     }
+}
+
+// target ← source.
+KERNEL(copy)(Entries all) {
+    FOR_CHUNK(all) entry.target[i] = entry.source[i];
 }
 
 // target ← the verdict's coefficient · target.

@@ -1,11 +1,15 @@
 //! Optimizers, averages and changes of gradients on a CUDA device: all tensors in one launch.
 
-use candle_core::cuda_backend::CudaDevice;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{DType, Error, Result, Tensor};
 
 use super::Unit;
-use super::runtime::{DeviceFloat, Input, THREADS, address, alloc, device_of, function, launch};
+use super::runtime::{DeviceFloat, Input, THREADS, alloc, device_of, function, launch};
 use crate::kernels::losses::for_float;
 
 const UNIT: Unit = Unit { name: "updates", source: include_str!("updates.cu") };
@@ -137,6 +141,27 @@ pub fn run(name: &'static str, items: &[Item<'_>], verdict: Option<&Watch>) -> R
     })
 }
 
+/// The norm of gradients, a scalar f64 on the device; with a bound they are scaled down to it, in place.
+pub fn norm(gradients: &[&Tensor], max_norm: Option<f64>) -> Result<Tensor> {
+    thread_local! {
+        static WATCHES: RefCell<HashMap<DeviceId, Watch>> = RefCell::default();
+    }
+    let Some(first) = gradients.first() else { candle_core::bail!("the norm of no gradients") };
+    let device = device_of(first)?;
+    WATCHES.with_borrow_mut(|watches| {
+        let watch = match watches.entry(device.id()) {
+            Occupied(known) => known.into_mut(),
+            Vacant(place) => place.insert(Watch::new(device)?),
+        };
+        watch.judge(gradients, Policy::Ignore, max_norm.unwrap_or(0.0))?;
+        if max_norm.is_some() {
+            let item = |gradient| Item { target: gradient, source: None, slots: &[], numbers: [0.0; NUMBERS] };
+            run("scale_by_verdict", &gradients.iter().copied().map(item).collect::<Vec<_>>(), Some(watch))?;
+        }
+        watch.norm()
+    })
+}
+
 /// What is done about gradients that are not finite; the numbers are the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -222,6 +247,11 @@ impl Watch {
         Ok(())
     }
 
+    /// Where the watch is.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
     /// Waits for the device.
     pub fn read(&self) -> Result<Report> {
         let words = self.device.clone_dtoh(&self.verdict)?;
@@ -249,10 +279,5 @@ impl Watch {
             Some(norm) => Ok(super::runtime::tensor(&self.device, norm.map_err(Error::wrap)?, ())),
             None => candle_core::bail!("internal error: a norm of the wrong size"),
         }
-    }
-
-    /// The address of the verdict, for other kernels.
-    pub fn verdict(&self) -> u64 {
-        address(&self.verdict)
     }
 }
