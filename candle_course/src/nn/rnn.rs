@@ -306,9 +306,9 @@ impl RnnBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::nn::{GroupNorm, Parameters};
     use crate::ops::reference_tests;
+    use crate::stateful::Stateful;
     use crate::test_support::{data, device};
     use candle_core::{DType, Module};
     use std::collections::BTreeMap;
@@ -371,7 +371,7 @@ mod tests {
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
             };
-            parameters.load_tensors(&state_dict(&reference)).unwrap();
+            parameters.load_state(&state_dict(&reference)).unwrap();
             let xs = Var::from_tensor(&reference["xs"]).unwrap();
             let got = run(&xs).unwrap();
             assert_close(&got.output, &reference["output"], case);
@@ -415,7 +415,7 @@ mod tests {
                 })
                 .collect();
             let values = names.iter().zip(&inputs[1..]).map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-            parameters.load_tensors(&values.collect()).unwrap();
+            parameters.load_state(&values.collect()).unwrap();
             let trainable: BTreeMap<String, Var> = parameters.trainable().into_iter().collect();
             let (xs, states) = (&inputs[0], &inputs[1 + names.len()..]);
             let first = states[0].as_tensor().clone();
@@ -450,7 +450,7 @@ mod tests {
         let reference = reference("group_norm");
         let mut parameters = Parameters::with_dtype(0, DType::F64, device());
         let norm = GroupNorm::new(2, 4, &parameters.root()).unwrap();
-        parameters.load_tensors(&state_dict(&reference)).unwrap();
+        parameters.load_state(&state_dict(&reference)).unwrap();
         let xs = Var::from_tensor(&reference["xs"]).unwrap();
         let ys = norm.forward(&xs).unwrap();
         assert_close(&ys, &reference["output"], "group norm");

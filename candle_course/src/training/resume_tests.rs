@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::trainer_tests::{loaders, mlp, points, trainer};
 use super::*;
-use crate::checkpoint::{Checkpoint as _, CheckpointFolder, Retention};
+use crate::checkpoint::{CheckpointFolder, Retention};
 use crate::data::{Batch, BatchPosition, DataLoader, Dataset as _, TensorDataset, Transform};
 use crate::losses::CrossEntropy;
 use crate::metrics::{Accuracy, Metric};
@@ -17,6 +17,7 @@ use crate::optimizers::{
     gradient_norm,
 };
 use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
+use crate::stateful::Stateful as _;
 use crate::test_support::device;
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
@@ -114,7 +115,7 @@ fn bits(parameters: &Parameters) -> Vec<(String, Vec<u64>)> {
     // Exact for f32; a batch norm's counter is an integer.
     let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
     let bits = |tensor: &Tensor| values(tensor).unwrap().into_iter().map(f64::to_bits).collect();
-    parameters.tensors().unwrap().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+    parameters.state().unwrap().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
 }
 
 /// The history without the clock.

@@ -12,6 +12,7 @@ use crate::losses::{CrossEntropy, Loss};
 use crate::metrics::{Accuracy, Metric};
 use crate::nn::{Activation, Dropout, Linear, Parameters, Sequential};
 use crate::optimizers::{Optimizer as _, Sgd};
+use crate::precision::Precision;
 use crate::random::Generator;
 use crate::schedules::Schedule;
 use crate::test_support::device;
@@ -174,6 +175,8 @@ fn what_cannot_be_trained_is_refused() {
     let text = |result: Result<Trainer>| result.map(|_| ()).unwrap_err().to_string();
     assert!(text(trainer(1).0.build()).contains("`learning_rate`: expected a learning rate or a schedule"));
     assert!(text(trainer(1).0.learning_rate(f64::NAN).build()).contains("got NaN"));
+    let reduced = trainer(1).0.learning_rate(0.1).precision(Precision::Bf16).build();
+    assert!(text(reduced).contains("`precision`: expected Precision::F32 on this device, got Bf16"));
     assert!(text(trainer(1).0.learning_rate(0.1).epochs(0).build()).contains("`epochs`: expected at least 1"));
     assert!(text(trainer(1).0.learning_rate(0.1).metric(Accuracy::default()).build()).contains("`accuracy` twice"));
     let (builder, parameters) = trainer(1);
