@@ -12,6 +12,7 @@ pub use candle_nn;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod direction;
 pub mod error;
 mod kernels;
 pub mod losses;
@@ -25,7 +26,10 @@ pub mod precision;
 pub mod prelude;
 pub mod random;
 pub mod schedules;
+pub mod stateful;
 pub mod tensorboard;
+#[cfg(test)]
+mod test_support;
 pub mod training;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ pub use crate::candle_nn;
 pub use crate::device;
 pub use crate::error::{Context, Error, ErrorKind, Result};
 pub use crate::random::Generator;
+pub use crate::stateful::{State, Stateful};
 
 // nn
 pub use crate::nn::{
@@ -30,9 +31,9 @@ pub use crate::data::{
 // losses
 pub use crate::losses::{
     BinaryCrossEntropy, BinaryFocal, Classes, CrossEntropy, Dice, Focal, FocalTversky, GeneralisedDice, Hinge, Huber,
-    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, Mse, MultiTask, MultiTaskLoss, Nll, Over,
-    Quantile, Reduction, Rmse, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy, binary_focal,
-    class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
+    Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, MeanOf, Mse, MultiTask, MultiTaskLoss, Nll,
+    Over, Quantile, Reduction, Rmse, RunningMean, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy,
+    binary_focal, class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
     inverse_frequency_weights, iou, kl_divergence, log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile,
     rmse, smooth_l1, tversky,
 };
@@ -64,8 +65,8 @@ pub use crate::schedules::{
 
 // checkpoint
 pub use crate::checkpoint::{
-    Checkpoint, CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights,
-    read_weights, save_weights, write_weights,
+    CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights, read_weights,
+    save_weights, write_weights,
 };
 
 // training

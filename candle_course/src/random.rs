@@ -6,11 +6,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use candle_core::{DType, Device, Tensor};
 use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution, Exp1, StandardNormal};
 
 use crate::error::{Error, Result};
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// A seeded, serialisable, platform-independent random generator.
 ///
@@ -142,6 +144,20 @@ impl Generator {
     }
 }
 
+impl Stateful for Generator {
+    fn state(&self) -> Result<State> {
+        let bytes = Tensor::from_vec(self.to_bytes(), Self::STATE_BYTES, &Device::Cpu)?;
+        Ok(State::from([("generator".to_owned(), bytes)]))
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let expected = Expected::new(&[Self::STATE_BYTES], DType::U8);
+        compare("not the state of a generator", state, [("generator", expected)])?;
+        *self = Self::from_bytes(&state["generator"].to_vec1::<u8>()?)?;
+        Ok(())
+    }
+}
+
 /// A generator shared by clones of a layer, registered by name in
 /// [`Parameters`](crate::nn::Parameters) so that a checkpoint can save it.
 #[derive(Debug, Clone)]
@@ -179,8 +195,11 @@ mod tests {
             generator.normal();
         }
         let mut restored = Generator::from_bytes(&generator.to_bytes()).unwrap();
+        let mut loaded = Generator::new(0);
+        loaded.load_state(&generator.state().unwrap()).unwrap();
         for _ in 0..100 {
-            assert_eq!(generator.normal().to_bits(), restored.normal().to_bits());
+            let normal = generator.normal().to_bits();
+            assert_eq!((restored.normal().to_bits(), loaded.normal().to_bits()), (normal, normal));
         }
         assert!(Generator::from_bytes(&[0; 55]).unwrap_err().to_string().contains("56 bytes, got 55"));
     }

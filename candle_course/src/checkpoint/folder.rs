@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{Snapshot, atomic, snapshot};
+use crate::direction::Direction;
 use crate::error::{Context, Error, Result};
-use crate::metrics::Direction;
 
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".safetensors";

@@ -1,13 +1,11 @@
 //! The random generators of a model's layers, as a section of a checkpoint.
 
-use std::collections::BTreeMap;
+use candle_core::{DType, Device, Tensor};
 
-use candle_core::{Device, Tensor};
-
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::Parameters;
 use crate::random::Generator;
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// The generators of layers that draw random numbers (dropout): without them a resumed training
 /// draws other masks.
@@ -21,9 +19,9 @@ use crate::random::Generator;
 /// let dropout = Dropout::new(0.5, &parameters.at("dropout"))?;
 /// let xs = Tensor::ones(100, DType::F32, &Device::Cpu)?;
 /// let mut generators = GeneratorStates::new(&parameters);
-/// let saved = generators.tensors()?;
+/// let saved = generators.state()?;
 /// let first = dropout.forward_t(&xs, true)?.to_vec1::<f32>()?;
-/// generators.load_tensors(&saved)?;
+/// generators.load_state(&saved)?;
 /// assert_eq!(dropout.forward_t(&xs, true)?.to_vec1::<f32>()?, first);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -37,9 +35,9 @@ impl GeneratorStates {
     }
 }
 
-impl Checkpoint for GeneratorStates {
+impl Stateful for GeneratorStates {
     /// By the name of the layer: its generator's state, u8.
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+    fn state(&self) -> Result<State> {
         self.0
             .generators()
             .into_iter()
@@ -50,27 +48,14 @@ impl Checkpoint for GeneratorStates {
             .collect()
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    fn load_state(&mut self, state: &State) -> Result<()> {
         let own = self.0.generators();
-        let missing: Vec<String> = own
-            .iter()
-            .filter(|(name, _)| !tensors.contains_key(name))
-            .map(|(name, _)| format!("`{name}` is missing"))
-            .collect();
-        let foreign = tensors
-            .keys()
-            .filter(|name| !own.iter().any(|(known, _)| known == *name))
-            .map(|name| format!("`{name}` is not in the model"));
-        let differences: Vec<String> = missing.into_iter().chain(foreign).collect();
-        if !differences.is_empty() {
-            return Err(Error::checkpoint(format!(
-                "the random generators are of another model: {}",
-                differences.join("; ")
-            )));
-        }
+        let expected = || Expected::new(&[Generator::STATE_BYTES], DType::U8);
+        let names = own.iter().map(|(name, _)| (name.as_str(), expected()));
+        compare("the random generators are of another model", state, names)?;
         let restored = own
             .iter()
-            .map(|(name, shared)| Ok((Generator::from_bytes(&tensors[name].to_vec1::<u8>()?)?, shared)))
+            .map(|(name, shared)| Ok((Generator::from_bytes(&state[name].to_vec1::<u8>()?)?, shared)))
             .collect::<Result<Vec<_>>>()?;
         for (generator, shared) in restored {
             *shared.lock() = generator;

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, ModuleT, Tensor};
 
 use super::*;
 use crate::nn::{Activation, BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, Parameters, Sequential};
+use crate::stateful::Stateful as _;
 
 fn file(name: &str) -> (BTreeMap<String, Tensor>, Tensor, Tensor) {
     let mut file = read_weights(format!("{}/tests/data/nn/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -77,7 +78,7 @@ fn folding_keeps_pytorchs_logits() {
     }
     let mut parameters = Parameters::new(0, &Device::Cpu);
     let model = cnn(&parameters, true);
-    parameters.load_tensors(&state).unwrap();
+    parameters.load_state(&state).unwrap();
     let found = difference(&model.forward_t(&xs, false).unwrap(), &logits);
     assert!(found < 1e-5, "{found}");
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
-
+use crate::checkpoint::atomic;
 use crate::checkpoint::format::{self, Tensors, Texts};
-use crate::checkpoint::{Checkpoint, atomic};
 use crate::error::{Context, Error, Result};
+use crate::stateful::{State, Stateful};
 
 /// The version of the layout of the file. A newer one is refused.
 const VERSION: u32 = 1;
@@ -60,8 +59,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// If the state cannot be had, or the name is taken, empty or contains `/` or `,`.
-    pub fn section<C: Checkpoint + ?Sized>(self, name: &str, part: &C) -> Result<Self> {
-        let tensors = part.tensors().with_context(|| format!("the state of `{name}` cannot be saved"))?;
+    pub fn section(self, name: &str, part: &dyn Stateful) -> Result<Self> {
+        let tensors = part.state().with_context(|| format!("the state of `{name}` cannot be saved"))?;
         self.tensors(name, tensors)
     }
 
@@ -69,7 +68,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// If the name is taken, empty or contains `/` or `,`.
-    pub fn tensors(mut self, name: &str, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+    pub fn tensors(mut self, name: &str, tensors: State) -> Result<Self> {
         if name.is_empty() || name.contains(['/', ',']) || self.sections.contains_key(name) {
             return Err(Error::argument("name", "a new section name without `/` and `,`", format!("`{name}`")));
         }
@@ -100,7 +99,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// If there is no such section.
-    pub fn get(&self, section: &str) -> Result<&BTreeMap<String, Tensor>> {
+    pub fn get(&self, section: &str) -> Result<&State> {
         self.sections.get(section).ok_or_else(|| {
             Error::checkpoint(format!(
                 "the checkpoint has no section `{section}`, only [{}]",
@@ -113,9 +112,9 @@ impl Snapshot {
     ///
     /// # Errors
     /// If there is no such section, or it does not fit; the message names what differs.
-    pub fn restore<C: Checkpoint + ?Sized>(&self, section: &str, part: &mut C) -> Result<()> {
+    pub fn restore(&self, section: &str, part: &mut dyn Stateful) -> Result<()> {
         let tensors = self.get(section)?;
-        part.load_tensors(tensors).with_context(|| format!("`{section}` cannot be restored from the checkpoint"))
+        part.load_state(tensors).with_context(|| format!("`{section}` cannot be restored from the checkpoint"))
     }
 
     /// A number by name.
@@ -239,7 +238,7 @@ pub(super) fn is_newer(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::nn::{Linear, Parameters};
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
     fn example() -> Snapshot {
@@ -335,7 +334,7 @@ mod tests {
         let mut other = Parameters::new(0, &Device::Cpu);
         Linear::new(7, 4, &other.at("fc")).unwrap();
         let text = snapshot.restore("model", &mut other).unwrap_err().to_string();
-        assert!(text.contains("`fc.weight` has shape [5, 7], the model's is [4, 7]"), "{text}");
+        assert!(text.contains("`fc.weight` has shape [5, 7], expected [4, 7]"), "{text}");
         let text = snapshot.restore("modell", &mut other).unwrap_err().to_string();
         assert!(text.contains("no section `modell`, only [empty, model, others]"), "{text}");
         let text = snapshot.get_number("epoch").unwrap_err().to_string();

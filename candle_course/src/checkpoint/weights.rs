@@ -5,10 +5,11 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
+use crate::checkpoint::atomic;
 use crate::checkpoint::format::{self, Texts};
-use crate::checkpoint::{Checkpoint, atomic};
 use crate::error::{Context, Error, Result};
 use crate::nn::Parameters;
+use crate::stateful::Stateful;
 
 /// Writes parameters and buffers under PyTorch's names: what `safetensors.torch.load_file` reads
 /// and `load_state_dict` takes.
@@ -105,7 +106,7 @@ pub fn load_weights(parameters: &mut Parameters, path: impl AsRef<Path>) -> Resu
     let path = path.as_ref();
     let mut tensors = read_weights(path)?;
     tensors.retain(|name, _| !name.ends_with("num_batches_tracked") || parameters.get(name).is_some());
-    parameters.load_tensors(&tensors).with_context(|| format!("cannot use the weights `{}`", path.display()))
+    parameters.load_state(&tensors).with_context(|| format!("cannot use the weights `{}`", path.display()))
 }
 
 #[cfg(test)]
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!(numbers(&from), numbers(&to));
         let size = std::fs::metadata(&path).unwrap().len();
         for (dtype, tolerance) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
-            write_weights(&from.tensors().unwrap(), Some(dtype), &path).unwrap();
+            write_weights(&from.state().unwrap(), Some(dtype), &path).unwrap();
             assert!(std::fs::metadata(&path).unwrap().len() < size);
             load_weights(&mut to, &path).unwrap();
             for (from, to) in numbers(&from).into_iter().zip(numbers(&to)) {
@@ -147,7 +148,7 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let mut tensors = model(1).tensors().unwrap();
+        let mut tensors = model(1).state().unwrap();
         tensors.insert("bn.num_batches_tracked".into(), Tensor::new(3i64, &Device::Cpu).unwrap());
         write_weights(&tensors, None, &path).unwrap();
         load_weights(&mut model(2), &path).unwrap();

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise};
 use crate::losses::binary::signs;
 use crate::losses::validate::{binary_pair, number};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean binary focal loss with α = 0.25 and γ = 2; see [`BinaryFocal`].
 ///
@@ -106,6 +106,7 @@ impl Loss for BinaryFocal {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { alpha, gamma, reduction } = self.build()?;
         let (logits, targets) = binary_pair(logits, targets)?;
+        from_device!(logits, targets, reduction, BinaryFocal { gamma, alpha });
         let signs = signs(&targets)?;
         let losses = pointwise(&(logits * &signs)?, Pointwise::Focal { gamma })?;
         reduction.apply(match alpha {
@@ -113,5 +114,9 @@ impl Loss for BinaryFocal {
             // (1 + s)/2 · α + (1 − s)/2 · (1 − α)
             Some(alpha) => (losses * signs.affine(alpha - 0.5, 0.5)?)?,
         })
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor, Var};
 
-use crate::error::{Error, Result};
-use crate::losses::Loss;
+use crate::error::{Context as _, Error, Result};
 use crate::losses::validate::number;
+use crate::losses::{Loss, Mean, MeanOf};
 use crate::nn::{Init, Scope};
 
 #[derive(Clone)]
@@ -90,25 +90,61 @@ impl WeightedSum {
 impl Loss for WeightedSum {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         self.check()?;
-        let mut total: Option<Tensor> = None;
-        for term in &self.terms {
+        let values = self.terms.iter().map(|term| {
             let value = term.loss.forward(predictions, targets)?;
-            if value.rank() != 0 {
-                return Err(Error::argument(
-                    "term",
-                    "scalar losses",
-                    format!("`{}` of shape {:?}", term.name, value.dims()),
-                )
-                .hint("choose the reduction mean or sum"));
-            }
-            let value = (value * term.weight)?;
-            total = Some(match total {
-                Some(total) => (total + value)?,
-                None => value,
+            scalar("term", &term.name, &value)?;
+            Ok((value * term.weight)?)
+        });
+        sum(values.collect::<Result<_>>()?)
+    }
+
+    /// What all terms are means of; if they differ, only [`Loss::means`] can be split.
+    fn mean_of(&self, predictions: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        let mut all: Option<MeanOf> = None;
+        for term in &self.terms {
+            let of = term.loss.mean_of(predictions, targets)?;
+            all = Some(match (all, of) {
+                (_, MeanOf::Whole(reason)) => return Ok(MeanOf::Whole(format!("`{}`: {reason}", term.name))),
+                (None, of) => of,
+                (Some(MeanOf::Count(a)), MeanOf::Count(b)) if a == b => MeanOf::Count(a),
+                (Some(MeanOf::Sum), MeanOf::Sum) => MeanOf::Sum,
+                _ => return Ok(MeanOf::Whole("its terms are means of different things".to_owned())),
             });
         }
-        total.ok_or_else(|| Error::argument("terms", "at least one", 0))
+        all.ok_or_else(|| Error::argument("terms", "at least one", 0))
     }
+
+    fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
+        self.check()?;
+        let mut means = Vec::with_capacity(self.terms.len());
+        for term in &self.terms {
+            for Mean { value, of } in term.loss.means(predictions, targets)? {
+                scalar("term", &term.name, &value)?;
+                means.push(Mean { value: (value * term.weight)?, of });
+            }
+        }
+        Ok(means)
+    }
+
+    fn whole(&self) -> Option<String> {
+        let reason = |term: &Term| Some(format!("`{}`: {}", term.name, term.loss.whole()?));
+        self.terms.iter().find_map(reason)
+    }
+}
+
+fn scalar(kind: &str, name: &str, value: &Tensor) -> Result<()> {
+    if value.rank() == 0 {
+        return Ok(());
+    }
+    Err(Error::argument(kind, "scalar losses", format!("`{name}` of shape {:?}", value.dims()))
+        .hint("choose the reduction mean or sum"))
+}
+
+/// The sum of scalars, added in order.
+fn sum(values: Vec<Tensor>) -> Result<Tensor> {
+    let mut values = values.into_iter();
+    let first = values.next().ok_or_else(|| Error::argument("losses", "at least one", 0))?;
+    values.try_fold(first, |total, value| Ok((total + value)?))
 }
 
 /// What a task predicts, which decides how its uncertainty enters.
@@ -235,38 +271,72 @@ impl MultiTask {
     /// # Errors
     /// If there are not as many pairs as tasks, a loss fails, or is not a scalar.
     pub fn forward(&self, pairs: &[(&Tensor, &Tensor)]) -> Result<MultiTaskLoss> {
+        let (mut terms, mut parts) = (Vec::with_capacity(pairs.len()), Vec::with_capacity(pairs.len()));
+        self.each(pairs, |i, task, (predictions, targets)| {
+            let value = task.loss.forward(predictions, targets)?;
+            scalar("task", &task.name, &value)?;
+            parts.push((task.name.clone(), value.detach()));
+            let (dtype, weighted) = (value.dtype(), self.weighted(i, value)?);
+            terms.push(match self.penalty(i, dtype)? {
+                Some(penalty) => (weighted + penalty)?,
+                None => weighted,
+            });
+            Ok(())
+        })?;
+        Ok(MultiTaskLoss { total: sum(terms)?, parts })
+    }
+
+    /// The terms of the total and what each is a mean of, as [`Loss::means`]; the tasks' losses may
+    /// be means of different things. The sᵢ/2 of learned weights are terms of their own.
+    ///
+    /// # Errors
+    /// As [`MultiTask::forward`].
+    pub fn means(&self, pairs: &[(&Tensor, &Tensor)]) -> Result<Vec<Mean>> {
+        let mut means = Vec::with_capacity(pairs.len());
+        self.each(pairs, |i, task, (predictions, targets)| {
+            for Mean { value, of } in task.loss.means(predictions, targets)? {
+                scalar("task", &task.name, &value)?;
+                means.push(Mean { value: self.weighted(i, value)?, of });
+            }
+            let dtype = means.last().map_or(DType::F32, |mean: &Mean| mean.value.dtype());
+            // One for every batch: its mean is itself.
+            means.extend(self.penalty(i, dtype)?.map(|value| Mean { value, of: MeanOf::Count(1.0) }));
+            Ok(())
+        })?;
+        Ok(means)
+    }
+
+    fn each(
+        &self,
+        pairs: &[(&Tensor, &Tensor)],
+        mut f: impl FnMut(usize, &Term, (&Tensor, &Tensor)) -> Result<()>,
+    ) -> Result<()> {
         self.check()?;
         if pairs.len() != self.tasks.len() {
             return Err(Error::argument("pairs", format!("one per task, {}", self.tasks.len()), pairs.len()));
         }
-        let mut total: Option<Tensor> = None;
-        let mut parts = Vec::with_capacity(pairs.len());
-        for (i, ((term, task), (predictions, targets))) in self.tasks.iter().zip(pairs).enumerate() {
-            let loss = term.loss.forward(predictions, targets);
-            let value = crate::error::Context::with_context(loss, || format!("task `{}`", term.name))?;
-            if value.rank() != 0 {
-                return Err(Error::argument(
-                    "task",
-                    "scalar losses",
-                    format!("`{}` of shape {:?}", term.name, value.dims()),
-                )
-                .hint("choose the reduction mean or sum"));
-            }
-            parts.push((term.name.clone(), value.detach()));
-            let weighted = match &self.log_variances {
-                None => (value * term.weight)?,
-                Some(logs) => {
-                    let s = logs[i].to_dtype(value.dtype())?;
-                    ((s.neg()?.exp()? * value)? * task.factor())?.add(&(s * 0.5)?)?
-                }
-            };
-            total = Some(match total {
-                Some(total) => (total + weighted)?,
-                None => weighted,
-            });
+        for (i, ((task, _), &pair)) in self.tasks.iter().zip(pairs).enumerate() {
+            f(i, task, pair).with_context(|| format!("task `{}`", task.name))?;
         }
-        let total = total.ok_or_else(|| Error::argument("tasks", "at least one", 0))?;
-        Ok(MultiTaskLoss { total, parts })
+        Ok(())
+    }
+
+    /// What multiplies a task's loss, with the gradient of a learned weight.
+    fn weighted(&self, i: usize, value: Tensor) -> Result<Tensor> {
+        let (term, task) = &self.tasks[i];
+        match &self.log_variances {
+            None => Ok((value * term.weight)?),
+            Some(logs) => {
+                let s = logs[i].to_dtype(value.dtype())?;
+                Ok(((s.neg()?.exp()? * value)? * task.factor())?)
+            }
+        }
+    }
+
+    /// sᵢ/2 where weights are learned.
+    fn penalty(&self, i: usize, dtype: DType) -> Result<Option<Tensor>> {
+        let half = |logs: &Vec<Var>| Ok((logs[i].to_dtype(dtype)? * 0.5)?);
+        self.log_variances.as_ref().map(half).transpose()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernels::losses::{Dims, for_float, with_elements};
 use crate::losses::class_rule::{HardTargets, finish};
 use crate::losses::validate::{self, class_targets, float, not_empty, number, probabilities};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean cross-entropy, −1/N Σ log softmax(logits)\[target\], as `torch.nn.functional.cross_entropy`.
 ///
@@ -47,8 +47,10 @@ pub const CrossEntropy: CrossEntropy = CrossEntropy::new();
 /// When every position is ignored, or weighs 0, the loss is 0 with a gradient of 0.
 ///
 /// Logits are computed in f32 or f64 (half precision is upcast). Value and gradient come from one
-/// pass over the logits; on a GPU the pass is on the CPU when there are options, and composed of
-/// candle's operations for the plain loss.
+/// pass over the logits. On a CUDA device nothing waits for the device, so a target that is no class
+/// cannot be an error at once: the loss is NaN, and the error that follows tells of the target. On
+/// Metal the pass is on the CPU when there are options, and composed of candle's operations for the
+/// plain loss.
 ///
 /// # Examples
 ///
@@ -202,6 +204,18 @@ impl Loss for CrossEntropy {
         if targets.dtype().is_float() && targets.dims() == logits.dims() {
             return self.soft(&logits, targets);
         }
+        #[cfg(feature = "cuda")]
+        {
+            let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
+                weights: self.class_weights.as_deref(),
+                smoothing: self.label_smoothing,
+                ignore_index: self.ignore_index,
+                ..Default::default()
+            };
+            if let Some(loss) = crate::losses::on_device::classes(&logits, targets, loss, self.reduction)? {
+                return Ok(loss);
+            }
+        }
         if !logits.device().is_cpu() && self.is_plain() {
             class_targets(&logits, targets, None)?;
             let targets = targets.to_dtype(DType::U32)?.unsqueeze(1)?;
@@ -216,5 +230,15 @@ impl Loss for CrossEntropy {
             gamma: 0.0,
         };
         rule.loss(&logits, self.reduction, rule.total_weight())
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| match logits.dims() {
+            // Soft targets have the classes in dimension 1 and are divided by the number of positions.
+            dims if dims.len() >= 2 && targets.dtype().is_float() && targets.dims() == dims => {
+                Ok(MeanOf::Count(Dims::of(dims).pixels() as f64))
+            }
+            _ => MeanOf::positions(logits, targets, self.ignore_index, self.class_weights.as_deref()),
+        })
     }
 }

@@ -3,8 +3,8 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::Result;
-use crate::losses::Loss;
-use crate::losses::region::{Classes, Over, Region, loss_dtype, negligible, region_options};
+use crate::losses::region::{Classes, Over, Overlap, Region, loss_dtype, negligible, region_options};
+use crate::losses::{Loss, MeanOf};
 
 /// Dice loss, the mean over classes of 1 − (2 Σ p t + s) / (Σ p + Σ t + s), with s smoothing 1.
 ///
@@ -70,6 +70,14 @@ impl Loss for Dice {
         let losses = halved.tversky(&overlap, 0.5, 0.5)?;
         self.region.mean(&losses, &overlap, loss_dtype(logits))
     }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.region.mean_of(logits, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.region.over.whole()
+    }
 }
 
 /// IoU (Jaccard) loss, the mean over classes of 1 − (Σ p t + s) / (Σ p + Σ t − Σ p t + s).
@@ -119,6 +127,14 @@ impl Loss for Iou {
         let overlap = self.region.overlap(logits, targets)?;
         let losses = self.region.tversky(&overlap, 1.0, 1.0)?;
         self.region.mean(&losses, &overlap, loss_dtype(logits))
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.region.mean_of(logits, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.region.over.whole()
     }
 }
 
@@ -185,14 +201,37 @@ impl GeneralisedDice {
     }
 }
 
+impl GeneralisedDice {
+    /// Classes that are absent have no weight: images without a class do not count.
+    fn region(&self) -> Region {
+        Region { over: self.over, classes: Classes::Present, ignore_index: self.ignore_index, ..Region::default() }
+    }
+}
+
+/// The same where the totals are on a device, which the host does not wait for.
+fn generalised_on_device(overlap: &Overlap, [both, only_p, only_t]: [Tensor; 3]) -> candle_core::Result<Tensor> {
+    let totals = &overlap.totals;
+    let present = totals.gt(negligible(totals.dtype()))?.to_dtype(totals.dtype())?;
+    let weights = (&present / (totals.sqr()? + (1.0 - &present)?)?)?.to_dtype(both.dtype())?;
+    let wrong = ((only_p + only_t)? * &weights)?.sum(1)?;
+    let right = ((both * 2.0)? * &weights)?.sum(1)?;
+    let denominator = (&wrong + right)?;
+    let empty = denominator.eq(0.0)?.to_dtype(denominator.dtype())?;
+    let losses = (wrong / (denominator + &empty)?)?;
+    let counted = (1.0 - empty)?.sum_all()?.maximum(1f64)?;
+    losses.sum_all()? / counted
+}
+
 impl Loss for GeneralisedDice {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let region = Region { over: self.over, ignore_index: self.ignore_index, ..Region::default() };
-        let overlap = region.overlap(logits, targets)?;
+        let overlap = self.region().overlap(logits, targets)?;
         let [both, only_p, only_t] = overlap.parts()?;
         let least = negligible(both.dtype());
+        if !overlap.totals.device().is_cpu() {
+            return Ok(generalised_on_device(&overlap, [both, only_p, only_t])?.to_dtype(loss_dtype(logits))?);
+        }
         let weight = |&total: &f64| if total > least { 1.0 / (total * total) } else { 0.0 };
-        let weights: Vec<f64> = overlap.totals.iter().map(weight).collect();
+        let weights: Vec<f64> = overlap.totals.flatten_all()?.to_vec1::<f64>()?.iter().map(weight).collect();
         let shape = (overlap.groups, overlap.classes);
         let weights = Tensor::from_vec(weights, shape, both.device())?.to_dtype(both.dtype())?;
         let wrong = ((only_p + only_t)? * &weights)?.sum(1)?;
@@ -202,5 +241,13 @@ impl Loss for GeneralisedDice {
         let losses = (wrong / (denominator + &empty)?)?;
         let counted = overlap.groups as f64 - empty.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         Ok((losses.sum_all()? / counted.max(1.0))?.to_dtype(loss_dtype(logits))?)
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.region().mean_of(logits, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.over.whole()
     }
 }

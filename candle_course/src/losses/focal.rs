@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::losses::class_rule::HardTargets;
 use crate::losses::validate::{IGNORED, class_targets, float, number, weights};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean focal loss over classes with γ = 2 and no weights; see [`Focal`].
 ///
@@ -110,10 +110,28 @@ impl Focal {
 impl Loss for Focal {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let logits = float("logits", logits)?;
+        #[cfg(feature = "cuda")]
+        {
+            self.check(logits.dims().get(1).copied())?;
+            let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
+                weights: self.alpha.as_deref(),
+                gamma: self.gamma,
+                ignore_index: self.ignore_index,
+                counts_positions: true,
+                ..Default::default()
+            };
+            if let Some(loss) = crate::losses::on_device::classes(&logits, targets, loss, self.reduction)? {
+                return Ok(loss);
+            }
+        }
         let labels = class_targets(&logits, targets, self.ignore_index)?;
         self.check(Some(logits.dims()[1]))?;
         let rule = HardTargets { labels: &labels, weights: self.alpha.as_deref(), smoothing: 0.0, gamma: self.gamma };
         let counted = labels.iter().filter(|&&label| label != IGNORED).count();
         rule.loss(&logits, self.reduction, counted as f64)
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| MeanOf::positions(logits, targets, self.ignore_index, None))
     }
 }

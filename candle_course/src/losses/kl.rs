@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::kernels::losses::sum_trailing;
 use crate::losses::validate::{log_probabilities_only, pair, probabilities};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Kullback–Leibler divergence Σ q (ln q − ln p) of `targets` q from the predicted p.
 ///
@@ -77,5 +77,9 @@ impl KlDivergence {
 impl Loss for KlDivergence {
     fn forward(&self, log_probabilities: &Tensor, targets: &Tensor) -> Result<Tensor> {
         kl_divergence(log_probabilities, targets, self.reduction)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::examples(targets)))
     }
 }

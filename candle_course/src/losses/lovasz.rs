@@ -7,9 +7,9 @@ use crate::kernels::losses::{
     Dims, IGNORED, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements,
 };
 use crate::kernels::parallel;
-use crate::losses::Loss;
 use crate::losses::region::{Classes, Over};
 use crate::losses::validate::{class_targets, float, not_empty, same_device};
+use crate::losses::{Loss, MeanOf};
 
 /// Lovász-Softmax over the classes present in the batch; see [`LovaszSoftmax`].
 ///
@@ -97,6 +97,15 @@ impl Loss for LovaszSoftmax {
             })?;
             hang(&probabilities, value, gradient)
         })
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        // Images of ignored pixels only count, too.
+        Ok(self.over.whole().map_or_else(|| MeanOf::examples(targets), MeanOf::Whole))
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.over.whole()
     }
 }
 
@@ -294,6 +303,15 @@ impl Loss for LovaszHinge {
             })?;
             hang::<T>(&errors, value, gradient)
         })
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        // Images of ignored pixels only count, too.
+        Ok(self.over.whole().map_or_else(|| MeanOf::examples(targets), MeanOf::Whole))
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.over.whole()
     }
 }
 

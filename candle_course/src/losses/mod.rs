@@ -20,12 +20,27 @@
 //! - A gradient is never NaN for finite inputs: not at logits of ±10⁴, nor for a perfect
 //!   prediction, nor when every position is ignored (the loss is then 0, with a gradient of 0).
 //! - The same inputs give the same bits, whatever the number of threads.
+//! - A loss knows what it is a mean of ([`Loss::mean_of`]): losses and gradients of small batches join
+//!   exactly to those of the large one.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use crate::error::Result;
+
+/// Returns the loss of pairs that a CUDA device computes in one launch, if the tensors are there.
+macro_rules! from_device {
+    ($predictions:expr, $targets:expr, $reduction:expr, $($pairs:tt)+) => {
+        #[cfg(feature = "cuda")]
+        {
+            let pairs = crate::kernels::cuda::pointwise::Pairs::$($pairs)+;
+            if let Some(loss) = crate::losses::on_device::pairs(&$predictions, &$targets, pairs, $reduction)? {
+                return Ok(loss);
+            }
+        }
+    };
+}
 
 mod binary;
 mod binary_focal;
@@ -38,7 +53,12 @@ mod error_tests;
 mod focal;
 mod kl;
 mod lovasz;
+mod mean_of;
+#[cfg(test)]
+mod mean_of_tests;
 mod nll;
+#[cfg(feature = "cuda")]
+mod on_device;
 #[cfg(test)]
 mod oracle_tests;
 mod reduction;
@@ -56,6 +76,7 @@ pub use dice::{Dice, GeneralisedDice, Iou, dice, generalised_dice, iou};
 pub use focal::{Focal, focal};
 pub use kl::{KlDivergence, kl_divergence};
 pub use lovasz::{LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz_softmax};
+pub use mean_of::{Mean, MeanOf, RunningMean};
 pub use nll::{Nll, nll};
 pub use reduction::Reduction;
 pub use region::{Classes, Over};
@@ -72,16 +93,67 @@ pub trait Loss: Send + Sync {
     /// # Errors
     /// If shapes, dtypes or devices do not fit.
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor>;
+
+    /// What [`Loss::forward`] is a mean of for these predictions (only their shape counts) and targets.
+    ///
+    /// A loss that does not say cannot be split: it is refused where gradients are accumulated, and
+    /// averaged over examples where it is only reported.
+    ///
+    /// # Errors
+    /// As [`Loss::forward`].
+    fn mean_of(&self, predictions: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        let _ = (predictions, targets);
+        Ok(MeanOf::Whole("it does not say what it is a mean of (`Loss::mean_of`)".to_owned()))
+    }
+
+    /// Why the loss of a batch does not follow from those of its parts, if that is known before there
+    /// is a batch; [`Loss::mean_of`] then is [`MeanOf::Whole`].
+    fn whole(&self) -> Option<String> {
+        None
+    }
+
+    /// The loss as a sum of terms, each with what it is a mean of; one term, unless the loss is made
+    /// of several that may be means of different things. As many for every batch.
+    ///
+    /// # Errors
+    /// As [`Loss::forward`].
+    fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
+        Ok(vec![Mean { value: self.forward(predictions, targets)?, of: self.mean_of(predictions, targets)? }])
+    }
 }
 
 impl<L: Loss + ?Sized> Loss for Box<L> {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         (**self).forward(predictions, targets)
     }
+
+    fn mean_of(&self, predictions: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        (**self).mean_of(predictions, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        (**self).whole()
+    }
+
+    fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
+        (**self).means(predictions, targets)
+    }
 }
 
 impl<L: Loss + ?Sized> Loss for Arc<L> {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         (**self).forward(predictions, targets)
+    }
+
+    fn mean_of(&self, predictions: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        (**self).mean_of(predictions, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        (**self).whole()
+    }
+
+    fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
+        (**self).means(predictions, targets)
     }
 }

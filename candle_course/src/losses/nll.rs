@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::kernels::losses::{Dims, for_float};
 use crate::losses::class_rule::{HardTargets, finish};
 use crate::losses::validate::{self, IGNORED, class_targets, float, log_probabilities_only};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean negative log-likelihood, −1/N Σ log p\[target\]; see [`Nll`].
 ///
@@ -116,5 +116,10 @@ impl Loss for Nll {
                 losses
             })
         })
+    }
+
+    fn mean_of(&self, log_probabilities: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        let weights = self.class_weights.as_deref();
+        self.reduction.of(|| MeanOf::positions(log_probabilities, targets, self.ignore_index, weights))
     }
 }

@@ -1,22 +1,23 @@
 //! Every loss against stored PyTorch values and gradients, and against finite differences.
 
-use std::path::Path;
-
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::kernels::parallel::same_on_any_number_of_threads;
 use crate::losses::*;
+use crate::test_support::{data, device};
+
+pub(super) const FILES: [&str; 4] = ["regression.json", "binary.json", "classes.json", "segmentation.json"];
 
 #[derive(Deserialize)]
-struct Case {
-    loss: String,
-    case: String,
+pub(super) struct Case {
+    pub loss: String,
+    pub case: String,
     options: Value,
     smooth: bool,
-    shape: Vec<usize>,
-    predictions: Vec<f64>,
+    pub shape: Vec<usize>,
+    pub predictions: Vec<f64>,
     target_shape: Vec<usize>,
     target_kind: String,
     targets: Vec<f64>,
@@ -25,14 +26,13 @@ struct Case {
     gradient: Vec<f64>,
 }
 
-fn cases(file: &str) -> Vec<Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/losses").join(file);
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+pub(super) fn cases(file: &str) -> Vec<Case> {
+    serde_json::from_str(&std::fs::read_to_string(data("losses").join(file)).unwrap()).unwrap()
 }
 
 struct Options<'a>(&'a Value);
 
-impl Options<'_> {
+impl<'a> Options<'a> {
     fn number(&self, name: &str) -> Option<f64> {
         self.0.get(name).and_then(Value::as_f64)
     }
@@ -42,7 +42,7 @@ impl Options<'_> {
     fn flag(&self, name: &str) -> bool {
         self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
-    fn text(&self, name: &str) -> Option<&str> {
+    fn text(&self, name: &str) -> Option<&'a str> {
         self.0.get(name).and_then(Value::as_str)
     }
     fn ignored(&self) -> Option<i64> {
@@ -79,7 +79,7 @@ macro_rules! region {
     }};
 }
 
-fn build(case: &Case) -> Box<dyn Loss> {
+pub(super) fn build(case: &Case) -> Box<dyn Loss> {
     let options = Options(&case.options);
     let reduction = options.reduction();
     match case.loss.as_str() {
@@ -96,7 +96,7 @@ fn build(case: &Case) -> Box<dyn Loss> {
                 loss = loss.pos_weight(weight);
             }
             if let Some(weights) = options.numbers("weights") {
-                loss = loss.weights(&Tensor::new(weights, &Device::Cpu).unwrap());
+                loss = loss.weights(&Tensor::new(weights, device()).unwrap());
             }
             Box::new(loss.build().unwrap())
         }
@@ -171,13 +171,25 @@ fn build(case: &Case) -> Box<dyn Loss> {
 }
 
 impl Case {
-    fn targets(&self, dtype: DType) -> Tensor {
-        let targets = Tensor::from_vec(self.targets.clone(), self.target_shape.clone(), &Device::Cpu).unwrap();
+    pub fn has(&self, option: &str) -> bool {
+        self.options.get(option).is_some()
+    }
+
+    pub fn text(&self, option: &str) -> Option<&str> {
+        Options(&self.options).text(option)
+    }
+
+    pub fn ignored(&self) -> Option<i64> {
+        Options(&self.options).ignored()
+    }
+
+    pub fn targets(&self, dtype: DType) -> Tensor {
+        let targets = Tensor::from_vec(self.targets.clone(), self.target_shape.clone(), device()).unwrap();
         targets.to_dtype(if self.target_kind == "class" { DType::U32 } else { dtype }).unwrap()
     }
 
-    fn variable(&self, predictions: &[f64], dtype: DType) -> Var {
-        let tensor = Tensor::from_vec(predictions.to_vec(), self.shape.clone(), &Device::Cpu).unwrap();
+    pub fn variable(&self, predictions: &[f64], dtype: DType) -> Var {
+        let tensor = Tensor::from_vec(predictions.to_vec(), self.shape.clone(), device()).unwrap();
         Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
     }
 
@@ -189,14 +201,14 @@ impl Case {
             value.clone()
         } else {
             let outer: Vec<f64> = (0..value.elem_count()).map(|i| (i as f64).cos()).collect();
-            let outer = Tensor::from_vec(outer, value.shape(), &Device::Cpu).unwrap().to_dtype(value.dtype()).unwrap();
+            let outer = Tensor::from_vec(outer, value.shape(), device()).unwrap().to_dtype(value.dtype()).unwrap();
             (&value * outer).unwrap().sum_all().unwrap()
         };
         (numbers(&value), total)
     }
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f64> {
+pub(super) fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -262,7 +274,7 @@ fn segmentation_losses_agree_with_pytorch() {
 #[test]
 fn every_loss_has_ten_cases_at_least() {
     let mut counts = std::collections::BTreeMap::new();
-    for file in ["regression.json", "binary.json", "classes.json", "segmentation.json"] {
+    for file in FILES {
         for case in cases(file) {
             *counts.entry(case.loss).or_insert(0) += 1;
         }
@@ -274,7 +286,7 @@ fn every_loss_has_ten_cases_at_least() {
 #[test]
 fn gradients_agree_with_finite_differences() {
     let mut checked = 0;
-    for file in ["regression.json", "binary.json", "classes.json", "segmentation.json"] {
+    for file in FILES {
         for case in cases(file).into_iter().filter(|case| case.smooth && case.predictions.len() <= 40) {
             let x = case.variable(&case.predictions, DType::F64);
             let gradients = case.run(&x, DType::F64).1.backward().unwrap();
@@ -304,8 +316,7 @@ fn gradients_agree_with_finite_differences() {
 
 #[test]
 fn half_precision_is_computed_in_f32() {
-    let files = ["regression.json", "binary.json", "classes.json", "segmentation.json"];
-    for case in files.into_iter().flat_map(cases).filter(|case| case.smooth) {
+    for case in FILES.into_iter().flat_map(cases).filter(|case| case.smooth) {
         for dtype in [DType::BF16, DType::F16] {
             // Targets of real-valued losses are given in the dtype of the predictions.
             let x = case.variable(&case.predictions, dtype);
@@ -333,8 +344,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let count = 2 * 5 * 64 * 65;
     let logits: Vec<f32> = (0..count).map(|_| 3.0 * generator.normal() as f32).collect();
     let labels: Vec<u32> = (0..count / 5).map(|_| generator.below(5) as u32).collect();
-    let x = Var::from_tensor(&Tensor::from_vec(logits, shape, &Device::Cpu).unwrap()).unwrap();
-    let targets = Tensor::from_vec(labels, (2, 64, 65), &Device::Cpu).unwrap();
+    let x = Var::from_tensor(&Tensor::from_vec(logits, shape, device()).unwrap()).unwrap();
+    let targets = Tensor::from_vec(labels, (2, 64, 65), device()).unwrap();
     let losses: [Box<dyn Loss>; 5] = [
         Box::new(CrossEntropy::new().label_smoothing(0.1)),
         Box::new(Focal::new()),

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
 use crate::losses::validate::{number, pair};
-use crate::losses::{Loss, Reduction};
+use crate::losses::{Loss, MeanOf, Reduction};
 
 /// Mean squared error, 1/n Σ (ŷ − y)², as `torch.nn.functional.mse_loss`.
 ///
@@ -194,23 +194,50 @@ pub struct Rmse;
 impl Loss for Mse {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(predictions, targets, self.reduction, Square { factor: 1.0 });
         self.reduction.apply((predictions - targets)?.sqr()?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
 
 impl Loss for Mae {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            self.reduction,
+            Difference { function: Pointwise::Abs, factor: 1.0, flipped: false }
+        );
         self.reduction.apply(pointwise(&(predictions - targets)?, Pointwise::Abs)?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
 
 impl Loss for LogCosh {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            self.reduction,
+            Difference { function: Pointwise::LogCosh, factor: 1.0, flipped: false }
+        );
         self.reduction.apply(pointwise(&(predictions - targets)?, Pointwise::LogCosh)?)
     }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
+    }
 }
+
+const ROOT: &str = "the root of a mean is not the mean of roots; MSE can be split";
 
 impl Loss for Rmse {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
@@ -218,6 +245,14 @@ impl Loss for Rmse {
         let squared = (predictions - targets)?.sqr()?;
         let mean = (sum_trailing(&squared, 0)? / squared.elem_count() as f64)?;
         pointwise(&mean, Pointwise::Sqrt)
+    }
+
+    fn mean_of(&self, _: &Tensor, _: &Tensor) -> Result<MeanOf> {
+        Ok(MeanOf::Whole(ROOT.to_owned()))
+    }
+
+    fn whole(&self) -> Option<String> {
+        Some(ROOT.to_owned())
     }
 }
 
@@ -312,7 +347,17 @@ impl Loss for Huber {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { delta, reduction } = self.build()?;
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            reduction,
+            Difference { function: Pointwise::Huber { delta }, factor: 1.0, flipped: false }
+        );
         reduction.apply(pointwise(&(predictions - targets)?, Pointwise::Huber { delta })?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
 
@@ -320,8 +365,18 @@ impl Loss for SmoothL1 {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { beta, reduction } = self.build()?;
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            reduction,
+            Difference { function: Pointwise::Huber { delta: beta }, factor: 1.0 / beta, flipped: false }
+        );
         let huber = pointwise(&(predictions - targets)?, Pointwise::Huber { delta: beta })?;
         reduction.apply((huber / beta)?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }
 
@@ -374,6 +429,16 @@ impl Loss for Quantile {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { quantile, reduction } = self.build()?;
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            reduction,
+            Difference { function: Pointwise::Pinball { quantile }, factor: 1.0, flipped: true }
+        );
         reduction.apply(pointwise(&(targets - predictions)?, Pointwise::Pinball { quantile })?)
+    }
+
+    fn mean_of(&self, _: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.reduction.of(|| Ok(MeanOf::elements(targets)))
     }
 }

@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise};
-use crate::losses::Loss;
 use crate::losses::region::{Classes, Over, Region, loss_dtype, region_options};
 use crate::losses::validate::number;
+use crate::losses::{Loss, MeanOf};
 
 /// Tversky loss with α = 0.3 and β = 0.7; see [`Tversky`].
 ///
@@ -95,6 +95,14 @@ impl Loss for Tversky {
         let Self { region, alpha, beta } = self.build()?;
         let overlap = region.overlap(logits, targets)?;
         region.mean(&region.tversky(&overlap, alpha, beta)?, &overlap, loss_dtype(logits))
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.region.mean_of(logits, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.region.over.whole()
     }
 }
 
@@ -189,5 +197,13 @@ impl Loss for FocalTversky {
         let overlap = region.overlap(logits, targets)?;
         let losses = pointwise(&region.tversky(&overlap, alpha, beta)?, Pointwise::Power { exponent: gamma })?;
         region.mean(&losses, &overlap, loss_dtype(logits))
+    }
+
+    fn mean_of(&self, logits: &Tensor, targets: &Tensor) -> Result<MeanOf> {
+        self.region.mean_of(logits, targets)
+    }
+
+    fn whole(&self) -> Option<String> {
+        self.region.over.whole()
     }
 }

@@ -45,6 +45,7 @@ mod report;
 mod scores;
 mod steps;
 
+pub use crate::direction::Direction;
 pub use accuracy::{Accuracy, TopK, accuracy, top_k_accuracy};
 pub use averaged::{
     BalancedAccuracy, CohenKappa, FBeta, Matthews, MeanDice, MeanIou, PixelAccuracy, Precision, Recall, Specificity,
@@ -65,15 +66,6 @@ pub use regression::{
 };
 pub use report::{ClassificationReport, ReportRow, classification_report};
 pub use scores::{Average, ClassScores, Undefined};
-
-/// Which way is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Larger is better (accuracy).
-    Maximize,
-    /// Smaller is better (a loss).
-    Minimize,
-}
 
 /// A number accumulated over batches.
 pub trait Metric: Send {

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::random::{Generator, SharedGenerator};
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// The variables of a model, by PyTorch's names (`fc1.weight`), in deterministic order.
 ///
@@ -203,40 +203,20 @@ impl fmt::Debug for Parameters {
     }
 }
 
-impl Checkpoint for Parameters {
+impl Stateful for Parameters {
     /// Parameters and buffers under PyTorch's names: the model's `state_dict`.
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+    fn state(&self) -> Result<State> {
         // Copies: the variables' own storage changes with the next optimizer step.
         self.all().into_iter().map(|(name, var)| Ok((name, var.as_tensor().copy()?.detach()))).collect()
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let variables: BTreeMap<String, Var> = self.all().into_iter().collect();
-        let mut differences = Vec::new();
+    /// Floating-point dtypes are converted.
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let variables = self.all();
+        let expected = variables.iter().map(|(name, var)| (name.as_str(), Expected::like(var)));
+        compare("the weights are of another model", state, expected)?;
         for (name, var) in &variables {
-            match tensors.get(name) {
-                None => differences.push(format!("`{name}` is missing")),
-                Some(tensor) if tensor.dims() != var.dims() => {
-                    differences.push(format!(
-                        "`{name}` has shape {:?}, the model's is {:?}",
-                        tensor.dims(),
-                        var.dims()
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        differences.extend(
-            tensors
-                .keys()
-                .filter(|name| !variables.contains_key(*name))
-                .map(|name| format!("`{name}` is not in the model")),
-        );
-        if !differences.is_empty() {
-            return Err(Error::checkpoint(format!("the weights are of another model: {}", differences.join("; "))));
-        }
-        for (name, var) in &variables {
-            var.set(&tensors[name].to_device(self.device())?.to_dtype(var.dtype())?.contiguous()?)?;
+            var.set(&state[name].to_device(self.device())?.to_dtype(var.dtype())?.contiguous()?)?;
         }
         Ok(())
     }
@@ -355,17 +335,13 @@ mod tests {
     fn weights_of_another_model_are_refused_by_name() {
         let mut parameters = Parameters::new(1, &Device::Cpu);
         Linear::new(3, 2, &parameters.at("fc")).unwrap();
-        let mut tensors = parameters.tensors().unwrap();
-        parameters.load_tensors(&tensors).unwrap();
+        let mut tensors = parameters.state().unwrap();
+        parameters.load_state(&tensors).unwrap();
         tensors.remove("fc.bias");
         tensors.insert("fc.weight".into(), Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap());
         tensors.insert("head".into(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
-        let text = parameters.load_tensors(&tensors).unwrap_err().to_string();
-        for part in [
-            "`fc.bias` is missing",
-            "`fc.weight` has shape [2, 4], the model's is [2, 3]",
-            "`head` is not in the model",
-        ] {
+        let text = parameters.load_state(&tensors).unwrap_err().to_string();
+        for part in ["`fc.bias` is missing", "`fc.weight` has shape [2, 4], expected [2, 3]", "`head` is superfluous"] {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -62,6 +62,23 @@ impl CustomOp1 for CrossEntropy {
     }
 }
 
+/// The same on a CUDA device. A target that is no class makes the loss NaN: to see it here would
+/// mean to wait for the device.
+#[cfg(feature = "cuda")]
+fn on_device(logits: &Tensor, targets: &Tensor, options: &CrossEntropyOptions) -> Result<Tensor> {
+    use crate::kernels::cuda::cross_entropy::{ClassLoss, Reduce};
+    let weights = options.weight.as_ref().map(|w| w.to_dtype(DType::F64)?.to_vec1::<f64>()).transpose()?;
+    let loss = ClassLoss {
+        weights: weights.as_deref(),
+        smoothing: options.label_smoothing,
+        gamma: 0.0,
+        ignore_index: options.ignore_index.map(i64::from),
+        counts_positions: false,
+        reduce: Reduce::Each,
+    };
+    Ok(loss.apply(logits, &targets.to_device(logits.device())?)?)
+}
+
 /// The cross-entropy of every example, −Σ q · log softmax(logits), stable for any logits; as
 /// `torch.nn.functional.cross_entropy` with `reduction="none"`. q is 1 at the target, or, with
 /// smoothing s, 1 − s there plus s/C everywhere; each term has its class's weight.
@@ -103,6 +120,10 @@ pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossE
     }
     if !(0.0..=1.0).contains(&options.label_smoothing) {
         return Err(Error::argument("label_smoothing", "a share in [0, 1]", options.label_smoothing));
+    }
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(logits) {
+        return on_device(logits, targets, options);
     }
     if !on_cpu(logits) {
         return composed(logits, targets, options);

@@ -1,16 +1,14 @@
 //! Large batches from small ones.
 
-use std::collections::BTreeMap;
-
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
-use crate::optimizers::clip::{Change, apply, separate};
+use crate::optimizers::clip::{Change, apply_all, separate};
 use crate::optimizers::engine::collect;
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// Sums the gradients of several batches, to step once with the gradient of their union.
 ///
@@ -90,6 +88,8 @@ impl GradientAccumulator {
                     // is bit-identical to no accumulation.
                     scale(&trainable, sum, self.examples as f64)?;
                 }
+                #[cfg(feature = "cuda")]
+                let new = if add_on_device(sum, &new, examples as f64)? { Vec::new() } else { new };
                 for (_, var, gradient) in new {
                     let Some(total) = sum.get(var) else { continue };
                     let kernel = AddScaled(examples as f64);
@@ -141,7 +141,20 @@ impl GradientAccumulator {
 
 fn scale(trainable: &[(String, Var)], gradients: &mut GradStore, factor: f64) -> Result<()> {
     separate(trainable, gradients)?;
-    trainable.iter().try_for_each(|(_, var)| apply(var, gradients, Change::Scale(factor)))
+    let all = trainable.iter().map(|(_, var)| (var.clone(), Change::Scale(factor))).collect();
+    apply_all(all, gradients)
+}
+
+/// Adds all gradients in one launch: whether a device does it.
+#[cfg(feature = "cuda")]
+fn add_on_device(sum: &GradStore, new: &[(&str, &Var, &Tensor)], factor: f64) -> Result<bool> {
+    let changes = |&(_, var, gradient): &(&str, &Var, &'_ Tensor)| -> Option<(Tensor, Tensor)> {
+        let total = sum.get(var)?;
+        Some((total.clone(), gradient.contiguous().ok()?))
+    };
+    let pairs: Vec<(Tensor, Tensor)> = new.iter().filter_map(changes).collect();
+    let changes: Vec<_> = pairs.iter().map(|(total, gradient)| (total, Some(gradient), [1.0, factor])).collect();
+    crate::optimizers::on_device::change_all("scale_add", &changes)
 }
 
 /// sum ← sum + factor · gradient.
@@ -156,12 +169,17 @@ impl Kernel for AddScaled {
     fn tensors(&self, sum: &Tensor, gradient: &Tensor, _slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
         sum + (gradient * self.0)?
     }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("scale_add", [1.0, self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    }
 }
 
-impl Checkpoint for GradientAccumulator {
+impl Stateful for GradientAccumulator {
     /// The group so far: `batches`, `examples`, and the sum under the parameters' names.
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut tensors = BTreeMap::new();
+    fn state(&self) -> Result<State> {
+        let mut tensors = State::new();
         for (key, count) in [("batches", self.count), ("examples", self.examples)] {
             tensors.insert(key.to_owned(), Tensor::new(count as i64, &Device::Cpu)?);
         }
@@ -175,14 +193,17 @@ impl Checkpoint for GradientAccumulator {
         Ok(tensors)
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let count = |key: &str| -> Result<usize> {
-            let tensor = tensors
-                .get(key)
-                .ok_or_else(|| Error::checkpoint(format!("the gradient accumulator's `{key}` is missing")))?;
-            Ok(tensor.to_scalar::<i64>()? as usize)
-        };
-        let (batches, examples) = (count("batches")?, count("examples")?);
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let trainable = self.parameters.trainable();
+        let count = || Expected::new(&[], DType::I64);
+        let mut expected = vec![("batches".to_owned(), count()), ("examples".to_owned(), count())];
+        // An empty group has no sum.
+        if state.keys().any(|name| name.starts_with("sum.")) {
+            expected.extend(trainable.iter().map(|(name, var)| (format!("sum.{name}"), Expected::like(var))));
+        }
+        compare("the accumulated gradients are of another model", state, expected)?;
+        let [batches, examples] = ["batches", "examples"].map(|name| state[name].to_scalar::<i64>());
+        let (batches, examples) = (batches? as usize, examples? as usize);
         if batches > self.batches {
             return Err(Error::checkpoint(format!(
                 "the checkpoint's group has {batches} batches already, this accumulator's {} in all",
@@ -192,21 +213,12 @@ impl Checkpoint for GradientAccumulator {
         let mut sum = None;
         if batches > 0 {
             // candle makes gradient stores only by `backward`.
-            let mut store = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?.backward()?;
-            let mut missing = Vec::new();
-            for (name, var) in self.parameters.trainable() {
-                match tensors.get(&format!("sum.{name}")) {
-                    Some(tensor) if tensor.dims() == var.dims() => {
-                        store.insert(&var, tensor.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
-                    }
-                    _ => missing.push(name),
-                }
-            }
-            if !missing.is_empty() {
-                return Err(Error::checkpoint(format!(
-                    "the accumulated gradients of `{}` are missing or of another shape",
-                    missing.join("`, `")
-                )));
+            let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
+            for (name, var) in trainable {
+                let gradient = state.get(&format!("sum.{name}")).ok_or_else(|| {
+                    Error::checkpoint(format!("the accumulated gradients have {batches} batches and no sum"))
+                })?;
+                store.insert(&var, gradient.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
             }
             sum = Some(store);
         }
@@ -237,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_group_has_the_gradient_of_the_union_also_when_it_is_not_full() {
-        let parameters = Parameters::with_dtype(0, candle_core::DType::F64, &Device::Cpu);
+        let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
         let (xs, ys) = data(21);
         for sizes in [vec![8, 8, 5], vec![21], vec![1, 20], vec![5, 5, 5, 6]] {
@@ -267,13 +279,13 @@ mod tests {
         let parameters = Parameters::new(0, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
         let (xs, ys) = data(12);
-        let part = |t: &Tensor, start: usize| t.narrow(0, start, 4).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+        let part = |t: &Tensor, start: usize| t.narrow(0, start, 4).unwrap().to_dtype(DType::F32).unwrap();
         let mut whole = GradientAccumulator::new(&parameters, 3).unwrap();
         let mut resumed = GradientAccumulator::new(&parameters, 3).unwrap();
         for start in [0, 4] {
             whole.add(gradients(&layer, &part(&xs, start), &part(&ys, start)), 4).unwrap();
         }
-        resumed.load_tensors(&whole.tensors().unwrap()).unwrap();
+        resumed.load_state(&whole.state().unwrap()).unwrap();
         let weight = parameters.get("weight").unwrap();
         let finish = |accumulator: &mut GradientAccumulator| {
             assert!(accumulator.add(gradients(&layer, &part(&xs, 8), &part(&ys, 8)), 4).unwrap());
@@ -284,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_refused_batch_leaves_the_group_as_it_was() {
-        let parameters = Parameters::with_dtype(0, candle_core::DType::F64, &Device::Cpu);
+        let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
         let (xs, ys) = data(4);
         let weight = parameters.get("weight").unwrap();
@@ -293,7 +305,7 @@ mod tests {
         let mut accumulator = GradientAccumulator::new(&parameters, 3).unwrap();
         parameters.freeze("bias").unwrap();
         // A store without the frozen parameter's gradient.
-        let mut store = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap().backward().unwrap();
+        let mut store = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap().backward().unwrap();
         store.insert(&weight, gradients(&layer, &xs, &ys).get(&weight).unwrap().clone());
         accumulator.add(store, 4).unwrap();
         parameters.unfreeze("bias").unwrap();
@@ -307,8 +319,8 @@ mod tests {
     fn misuse_is_explained() {
         let parameters = Parameters::new(0, &Device::Cpu);
         let layer = Linear::new(3, 2, &parameters.root()).unwrap();
-        let xs = Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let ys = Tensor::ones((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let xs = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let ys = Tensor::ones((2, 2), DType::F32, &Device::Cpu).unwrap();
         let mut accumulator = GradientAccumulator::new(&parameters, 1).unwrap();
         assert!(accumulator.take().err().unwrap().to_string().contains("call `add` first"));
         assert!(accumulator.add(gradients(&layer, &xs, &ys), 2).unwrap());

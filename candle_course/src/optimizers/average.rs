@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::groups::fraction;
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// A running average of a model's parameters, which often generalises better than the last ones;
 /// as `torch.optim.swa_utils.AveragedModel`.
@@ -104,6 +104,11 @@ impl WeightAverage {
                 1.0 - decay.min((1.0 + updates) / (10.0 + updates))
             }
         };
+        #[cfg(feature = "cuda")]
+        if self.update_on_device(share)? {
+            self.updates += 1;
+            return Ok(());
+        }
         let buffers: Vec<String> = self.parameters.buffers().into_iter().map(|(name, _)| name).collect();
         for (name, var) in self.pairs()? {
             let average = &self.averages[&name];
@@ -115,6 +120,24 @@ impl WeightAverage {
         }
         self.updates += 1;
         Ok(())
+    }
+
+    /// All averages in a launch or two: whether a device does it.
+    #[cfg(feature = "cuda")]
+    fn update_on_device(&self, share: f64) -> Result<bool> {
+        use crate::optimizers::on_device::change_all;
+        let buffers: Vec<String> = self.parameters.buffers().into_iter().map(|(name, _)| name).collect();
+        let pairs = self.pairs()?;
+        let (mut copied, mut moved) = (Vec::new(), Vec::new());
+        for (name, var) in &pairs {
+            let change = (self.averages[name].as_tensor(), Some(var.as_tensor()), [share, 0.0]);
+            if share == 1.0 || buffers.contains(name) { copied.push(change) } else { moved.push(change) }
+        }
+        let together: Vec<_> = copied.iter().chain(&moved).map(|&(average, ..)| average).collect();
+        if !crate::kernels::cuda::updates::fits(together) {
+            return Ok(false);
+        }
+        Ok(change_all("copy", &copied)? && change_all("move_towards", &moved)?)
     }
 
     /// Exchanges the model's values and the averages.
@@ -191,49 +214,33 @@ impl Kernel for MoveTowards {
     fn tensors(&self, average: &Tensor, parameter: &Tensor, _slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
         average + ((parameter - average)? * self.0)?
     }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("move_towards", [self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    }
 }
 
-impl Checkpoint for WeightAverage {
+impl Stateful for WeightAverage {
     /// `average.{name}` for every parameter and buffer, and `updates`.
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+    fn state(&self) -> Result<State> {
         if self.swapped {
             return Err(Error::training("the model holds the average now").hint("call `swap` once more before saving"));
         }
-        let mut tensors = BTreeMap::from([("updates".to_owned(), Tensor::new(self.updates as i64, &Device::Cpu)?)]);
+        let mut tensors = State::from([("updates".to_owned(), Tensor::new(self.updates as i64, &Device::Cpu)?)]);
         for (name, var) in &self.averages {
             tensors.insert(format!("average.{name}"), var.as_tensor().copy()?.detach());
         }
         Ok(tensors)
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let mut differences = Vec::new();
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let mut expected = vec![("updates".to_owned(), Expected::new(&[], DType::I64))];
+        expected.extend(self.averages.iter().map(|(name, var)| (format!("average.{name}"), Expected::like(var))));
+        compare("the average is of another model", state, expected)?;
+        self.updates = state["updates"].to_scalar::<i64>()? as u64;
         for (name, var) in &self.averages {
-            match tensors.get(&format!("average.{name}")) {
-                None => differences.push(format!("`average.{name}` is missing")),
-                Some(tensor) if tensor.dims() != var.dims() => differences.push(format!(
-                    "`average.{name}` has shape {:?}, the model's is {:?}",
-                    tensor.dims(),
-                    var.dims()
-                )),
-                Some(_) => {}
-            }
-        }
-        for key in tensors.keys().filter(|key| *key != "updates") {
-            if !key.strip_prefix("average.").is_some_and(|name| self.averages.contains_key(name)) {
-                differences.push(format!("`{key}` is not in the model"));
-            }
-        }
-        let updates = tensors.get("updates");
-        if updates.is_none() {
-            differences.push("`updates` is missing".to_owned());
-        }
-        let (Some(updates), true) = (updates, differences.is_empty()) else {
-            return Err(Error::checkpoint(format!("the average is of another model: {}", differences.join("; "))));
-        };
-        self.updates = updates.to_scalar::<i64>()? as u64;
-        for (name, var) in &self.averages {
-            let tensor = &tensors[&format!("average.{name}")];
+            let tensor = &state[&format!("average.{name}")];
             var.set(&tensor.to_dtype(var.dtype())?.to_device(var.device())?.contiguous()?)?;
         }
         self.swapped = false;
@@ -249,7 +256,7 @@ mod tests {
     fn setup() -> (Parameters, Var) {
         let parameters = Parameters::new(0, &Device::Cpu);
         let w = parameters.root().parameter("w", 2, Init::ZEROS).unwrap();
-        parameters.root().buffer("seen", &Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
+        parameters.root().buffer("seen", &Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap()).unwrap();
         (parameters, w)
     }
 
@@ -286,15 +293,15 @@ mod tests {
         let build = || WeightAverage::exponential(&parameters).decay(0.9).warm_up(true).build().unwrap();
         let (mut whole, mut resumed) = (build(), build());
         feed(&mut whole, &parameters, &w, &[1.0, 5.0]);
-        resumed.load_tensors(&whole.tensors().unwrap()).unwrap();
+        resumed.load_state(&whole.state().unwrap()).unwrap();
         for average in [&mut whole, &mut resumed] {
             feed(average, &parameters, &w, &[2.0, 3.0]);
         }
-        let values = |average: &WeightAverage| average.tensors().unwrap()["average.w"].to_vec1::<f32>().unwrap();
+        let values = |average: &WeightAverage| average.state().unwrap()["average.w"].to_vec1::<f32>().unwrap();
         assert_eq!(values(&whole), values(&resumed));
-        let mut tensors = whole.tensors().unwrap();
+        let mut tensors = whole.state().unwrap();
         tensors.remove("average.w");
-        let text = resumed.load_tensors(&tensors).unwrap_err().to_string();
+        let text = resumed.load_state(&tensors).unwrap_err().to_string();
         assert!(text.contains("`average.w` is missing"), "{text}");
     }
 }

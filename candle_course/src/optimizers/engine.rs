@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::groups::{NonFinite, Options};
+#[cfg(feature = "cuda")]
+use crate::optimizers::on_device::OnDevice;
+use crate::stateful::{Expected, State, compare};
 
 /// The numbers of one step for one parameter.
 #[derive(Debug, Clone, Copy)]
@@ -26,21 +29,33 @@ pub(super) struct Engine {
     parameters: Parameters,
     options: Options,
     slots: Vec<Slot>,
-    state: BTreeMap<String, State>,
+    moments: BTreeMap<String, Moments>,
     skipped: u64,
     /// Tensor operations instead of the CPU kernels, as on a GPU.
     composed: bool,
+    #[cfg(feature = "cuda")]
+    device: OnDevice,
 }
 
-struct State {
-    steps: u64,
-    slots: Slots,
+/// The state of one parameter.
+pub(super) struct Moments {
+    pub steps: u64,
+    pub slots: Slots,
 }
 
 impl Engine {
     pub fn new(parameters: Parameters, options: Options, slots: Vec<Slot>) -> Result<Self> {
         options.validate(&parameters)?;
-        Ok(Self { parameters, options, slots, state: BTreeMap::new(), skipped: 0, composed: false })
+        Ok(Self {
+            parameters,
+            options,
+            slots,
+            moments: BTreeMap::new(),
+            skipped: 0,
+            composed: false,
+            #[cfg(feature = "cuda")]
+            device: OnDevice::default(),
+        })
     }
 
     #[cfg(test)]
@@ -54,7 +69,20 @@ impl Engine {
     }
 
     pub fn skipped(&self) -> u64 {
+        #[cfg(feature = "cuda")]
+        if self.options.non_finite == NonFinite::Skip {
+            return self.skipped + self.device.all_left_out().unwrap_or(0);
+        }
         self.skipped
+    }
+
+    /// Hears what a device has to say of the steps so far.
+    pub fn settle(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        {
+            self.skipped += self.device.settle(&mut self.moments)?;
+        }
+        Ok(())
     }
 
     /// One step of every trainable parameter. Nothing changes if it fails.
@@ -69,6 +97,19 @@ impl Engine {
         }
         let trainable = self.parameters.trainable();
         let pairs = collect(&trainable, gradients)?;
+        let fill: Vec<f64> = self.slots.iter().map(|slot| slot.1).collect();
+        #[cfg(feature = "cuda")]
+        {
+            if self.device.is_due(&pairs) {
+                self.settle()?;
+            }
+            self.device.expect(&pairs);
+            let options = &self.options;
+            let kernel = |name: &str, var: &Var, step| kernel(moment(options, name, var, learning_rate, step));
+            if !self.composed && self.device.step(&pairs, &mut self.moments, &fill, options.non_finite, kernel)? {
+                return Ok(());
+            }
+        }
         if self.options.non_finite != NonFinite::Ignore {
             let bad = not_finite(&pairs)?;
             if !bad.is_empty() {
@@ -81,21 +122,15 @@ impl Engine {
                 ));
             }
         }
-        let fill: Vec<f64> = self.slots.iter().map(|slot| slot.1).collect();
         for (name, var, gradient) in pairs {
-            if !self.state.contains_key(name) {
+            if !self.moments.contains_key(name) {
                 let slots = Slots::new(var, &fill, self.composed)?;
-                self.state.insert(name.to_owned(), State { steps: 0, slots });
+                self.moments.insert(name.to_owned(), Moments { steps: 0, slots });
             }
-            let Some(state) = self.state.get_mut(name) else { continue };
-            let share = self.options.share(name, var);
-            let moment = Moment {
-                learning_rate: learning_rate * share.learning_rate_factor,
-                weight_decay: share.weight_decay,
-                step: state.steps + 1,
-            };
-            kernels::apply(&kernel(moment), var, gradient, &mut state.slots)?;
-            state.steps += 1;
+            let Some(moments) = self.moments.get_mut(name) else { continue };
+            let moment = moment(&self.options, name, var, learning_rate, moments.steps + 1);
+            kernels::apply(&kernel(moment), var, gradient, &mut moments.slots)?;
+            moments.steps += 1;
         }
         Ok(())
     }
@@ -107,71 +142,65 @@ impl Engine {
         self.parameters.all().into_iter().filter(|(name, _)| !is_buffer(name)).collect()
     }
 
-    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut tensors = BTreeMap::new();
+    pub fn state(&self) -> Result<State> {
+        let mut tensors = State::new();
+        #[cfg(feature = "cuda")]
+        let left_out = self.device.left_out()?;
         for (name, var) in self.variables() {
-            let state = self.state.get(&name);
-            let steps = state.map_or(0, |state| state.steps);
+            let moments = self.moments.get(&name);
+            let steps = moments.map_or(0, |moments| moments.steps);
+            #[cfg(feature = "cuda")]
+            let steps = steps - left_out(&name);
             tensors.insert(format!("{name}.step"), Tensor::new(steps as i64, &Device::Cpu)?);
-            if let Some(state) = state {
+            if let Some(moments) = moments {
                 for (index, (slot, _)) in self.slots.iter().enumerate() {
-                    tensors.insert(format!("{name}.{slot}"), state.slots.tensor(index, &var)?);
+                    tensors.insert(format!("{name}.{slot}"), moments.slots.tensor(index, &var)?);
                 }
             }
         }
         Ok(tensors)
     }
 
-    pub fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let mut differences = Vec::new();
-        let mut known = Vec::new();
-        let mut state = BTreeMap::new();
-        for (name, var) in self.variables() {
-            let key = format!("{name}.step");
-            let steps = match tensors.get(&key) {
-                Some(steps) => steps.to_dtype(candle_core::DType::I64)?.flatten_all()?.to_vec1::<i64>()?,
-                None => {
-                    differences.push(format!("`{key}` is missing"));
-                    continue;
-                }
-            };
-            known.push(key);
-            let &[steps] = &steps[..] else {
-                differences.push(format!("`{name}.step` holds {} numbers, not 1", steps.len()));
-                continue;
-            };
-            let mut slots = Vec::new();
+    pub fn load_state(&mut self, state: &State) -> Result<()> {
+        let variables = self.variables();
+        let steps = |name: &str| match state.get(&format!("{name}.step")) {
+            Some(steps) if steps.rank() == 0 && steps.dtype() == DType::I64 => Ok(steps.to_scalar::<i64>()?),
+            _ => Ok::<_, Error>(0),
+        };
+        let mut expected = Vec::new();
+        for (name, var) in &variables {
+            expected.push((format!("{name}.step"), Expected::new(&[], DType::I64)));
             for (slot, _) in &self.slots {
-                let key = format!("{name}.{slot}");
-                match tensors.get(&key) {
-                    Some(tensor) if tensor.dims() == var.dims() => slots.push(tensor),
-                    Some(tensor) => differences.push(format!(
-                        "`{key}` has shape {:?}, the parameter's is {:?}",
-                        tensor.dims(),
-                        var.dims()
-                    )),
-                    None if steps == 0 => {}
-                    None => differences.push(format!("`{key}` is missing")),
-                }
-                known.push(key);
-            }
-            if steps > 0 && slots.len() == self.slots.len() {
-                let slots = Slots::from_tensors(&var, &slots, self.composed)?;
-                state.insert(name, State { steps: steps as u64, slots });
+                let moment = Expected::like(var);
+                // Before its first step a parameter has no moments.
+                let moment = if steps(name)? == 0 { moment.optional() } else { moment };
+                expected.push((format!("{name}.{slot}"), moment));
             }
         }
-        differences.extend(
-            tensors.keys().filter(|key| !known.contains(key)).map(|key| format!("`{key}` is not of this optimizer")),
-        );
-        if !differences.is_empty() {
-            return Err(Error::checkpoint(format!(
-                "the optimizer's state is of another optimizer or model: {}",
-                differences.join("; ")
-            )));
+        compare("the optimizer's state is of another optimizer or model", state, expected)?;
+        let mut moments = BTreeMap::new();
+        for (name, var) in &variables {
+            let steps = steps(name)?;
+            if steps > 0 {
+                let slots: Vec<&Tensor> =
+                    self.slots.iter().map(|(slot, _)| &state[&format!("{name}.{slot}")]).collect();
+                let slots = Slots::from_tensors(var, &slots, self.composed)?;
+                moments.insert(name.clone(), Moments { steps: steps as u64, slots });
+            }
         }
-        self.state = state;
+        self.moments = moments;
+        #[cfg(feature = "cuda")]
+        {
+            self.device = OnDevice::default();
+        }
         Ok(())
     }
+}
+
+fn moment(options: &Options, name: &str, var: &Var, learning_rate: f64, step: u64) -> Moment {
+    let share = options.share(name, var);
+    let learning_rate = learning_rate * share.learning_rate_factor;
+    Moment { learning_rate, weight_decay: share.weight_decay, step }
 }
 
 /// Every trainable parameter with its gradient.

@@ -78,7 +78,9 @@ impl ParameterGroup {
 /// What an optimizer does with a gradient that holds NaN or infinity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NonFinite {
-    /// An error that names the parameters; nothing changes.
+    /// An error that names the parameters; nothing changes. On a CUDA device the step is not taken
+    /// either, nor is any after it, and the error comes when the host next asks: after at most 100
+    /// steps, at the end of the trainer's epoch, or when the state is saved.
     #[default]
     Error,
     /// The whole step is skipped and counted (as loss scaling for half precision wants it).
@@ -201,18 +203,15 @@ macro_rules! engine_state {
             }
         }
 
-        impl $crate::checkpoint::Checkpoint for $optimizer {
+        impl $crate::stateful::Stateful for $optimizer {
             /// `{parameter}.step` for every parameter, and PyTorch's state names
             /// (`{parameter}.exp_avg`, say) for those that have made a step.
-            fn tensors(&self) -> $crate::Result<std::collections::BTreeMap<String, candle_core::Tensor>> {
-                self.engine.tensors()
+            fn state(&self) -> $crate::Result<$crate::stateful::State> {
+                self.engine.state()
             }
 
-            fn load_tensors(
-                &mut self,
-                tensors: &std::collections::BTreeMap<String, candle_core::Tensor>,
-            ) -> $crate::Result<()> {
-                self.engine.load_tensors(tensors)
+            fn load_state(&mut self, state: &$crate::stateful::State) -> $crate::Result<()> {
+                self.engine.load_state(state)
             }
         }
     };

@@ -67,9 +67,9 @@ fn penalty(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::nn::Linear;
     use crate::optimizers::{Optimizer, Sgd};
+    use crate::stateful::Stateful;
     use candle_core::{DType, Device, Module};
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
                 let loss = (loss + l2_penalty(&parameters, penalty).unwrap()).unwrap();
                 optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();
             }
-            parameters.tensors().unwrap()["weight"].to_vec2::<f64>().unwrap().concat()
+            parameters.state().unwrap()["weight"].to_vec2::<f64>().unwrap().concat()
         };
         for (decayed, penalised) in run(0.2, 0.0).into_iter().zip(run(0.0, 0.2)) {
             assert!((decayed - penalised).abs() < 1e-14);

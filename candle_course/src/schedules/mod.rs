@@ -29,8 +29,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::metrics::Direction;
 use crate::plot::{Figure, LineChart, Panels};
 
 mod compose;

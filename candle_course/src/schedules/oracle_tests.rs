@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use super::*;
-use crate::metrics::Direction;
+use crate::direction::Direction;
 
 const BASE: f64 = 0.3;
 

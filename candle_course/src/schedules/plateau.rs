@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::metrics::Direction;
 use crate::schedules::{Schedule, rate};
 
 /// What an improvement is compared with.

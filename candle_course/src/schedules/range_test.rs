@@ -2,7 +2,6 @@
 
 use candle_core::{DType, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::data::DataLoader;
 use crate::error::{Error, Result};
 use crate::losses::Loss;
@@ -10,6 +9,7 @@ use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
 use crate::plot::{Figure, LineChart};
 use crate::schedules::{Schedule, positive};
+use crate::stateful::Stateful;
 
 /// Trains for a few steps while the rate rises exponentially, and records the loss: where it falls
 /// fastest is a good rate, where it explodes is too high.
@@ -61,13 +61,13 @@ impl LearningRateRangeTest {
         loader: &DataLoader,
     ) -> Result<RangeTestCurve> {
         let mut parameters = parameters.clone();
-        let (weights, state) = (parameters.tensors()?, optimizer.tensors()?);
+        let (weights, state) = (parameters.state()?, optimizer.state()?);
         let generators: Vec<_> =
             parameters.generators().into_iter().map(|(_, shared)| (shared.lock().clone(), shared.clone())).collect();
         let curve = self.record(model, loss, optimizer, loader);
         // Restored also when a step failed.
-        parameters.load_tensors(&weights)?;
-        optimizer.load_tensors(&state)?;
+        parameters.load_state(&weights)?;
+        optimizer.load_state(&state)?;
         for (saved, shared) in generators {
             *shared.lock() = saved;
         }
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(parameters.get("0.weight").unwrap().to_vec2::<f32>().unwrap(), before);
         assert!(curve.plot().unwrap().svg().contains("suggestion"));
         assert_eq!(*parameters.generators()[0].1.lock(), generator_before);
-        assert_eq!(optimizer.tensors().unwrap()["0.weight.step"].to_scalar::<i64>().unwrap(), 0);
+        assert_eq!(optimizer.state().unwrap()["0.weight.step"].to_scalar::<i64>().unwrap(), 0);
     }
 
     #[test]

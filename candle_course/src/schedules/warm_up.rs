@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::metrics::Direction;
 use crate::schedules::{Schedule, at_least_one};
 
 /// A rise to the first rate of another schedule, which then begins: no jump at the hand-over.

@@ -1,16 +1,15 @@
 //! What can be asked of a trainer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::notebook::Table;
 use crate::optimizers::Optimizer;
+use crate::stateful::{State, Stateful};
 use crate::training::callbacks::EVENTS;
 use crate::training::{History, TrainState, Trainer};
 
@@ -118,7 +117,7 @@ impl Trainer {
     /// The gradient's norm in the last step, before clipping; only with
     /// [`clip_norm`](crate::training::TrainerBuilder::clip_norm).
     pub fn gradient_norm(&self) -> Option<f64> {
-        self.gradient_norm
+        self.gradient_norm.as_ref()?.value().ok()
     }
 
     /// The events of a training, in order, and who listens.
@@ -143,27 +142,27 @@ impl Trainer {
     }
 
     /// Gives the model other weights than the last ones, to be used until training goes on.
-    pub(super) fn hold(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    pub(super) fn hold(&mut self, tensors: &State) -> Result<()> {
         // Two callbacks may ask for it; the last weights are those before the first.
         if self.displaced.is_none() {
-            self.displaced = Some(self.parameters.tensors()?);
+            self.displaced = Some(self.parameters.state()?);
         }
-        self.parameters.load_tensors(tensors)
+        self.parameters.load_state(tensors)
     }
 
     /// Gives the model the last weights back.
     pub(super) fn release(&mut self) -> Result<()> {
         if let Some(last) = &self.displaced {
-            self.parameters.load_tensors(last)?;
+            self.parameters.load_state(last)?;
         }
         self.displaced = None;
         Ok(())
     }
 
     /// The weights by which the validation was done: the average, if there is one.
-    pub(super) fn evaluated_weights(&mut self) -> Result<BTreeMap<String, Tensor>> {
+    pub(super) fn evaluated_weights(&mut self) -> Result<State> {
         self.swap_average()?;
-        let tensors = self.parameters.tensors();
+        let tensors = self.parameters.state();
         self.swap_average()?;
         tensors
     }

@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
+use crate::optimizers::{
+    GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
+};
 use crate::precision::Precision;
 use crate::schedules::{Constant, Schedule};
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
@@ -48,9 +50,9 @@ pub(super) enum Clip {
 
 impl Clip {
     /// Returns the norm before clipping, if it is known.
-    pub(super) fn apply(self, parameters: &Parameters, gradients: &mut GradStore) -> Result<Option<f64>> {
+    pub(super) fn apply(self, parameters: &Parameters, gradients: &mut GradStore) -> Result<Option<GradientNorm>> {
         match self {
-            Self::Norm(max_norm) => Ok(Some(clip_gradient_norm(parameters, gradients, max_norm)?)),
+            Self::Norm(max_norm) => Ok(Some(clip_unread(parameters, gradients, max_norm)?)),
             Self::Value(bound) => clip_gradient_value(parameters, gradients, bound).map(|()| None),
         }
     }

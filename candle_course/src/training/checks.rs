@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::data::DataLoader;
+use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::metrics::Direction;
 use crate::training::Trainer;
 
 impl Trainer {

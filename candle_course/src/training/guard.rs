@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 
-use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
 use crate::error::{Context, Error, Result};
 use crate::nn::Parameters;
+use crate::stateful::Stateful;
 use crate::training::TrainState;
 
 /// Steps between two copies of the parameters.
@@ -90,7 +90,7 @@ impl Guard {
         if !self.finite.is_empty() && state.step < self.finite_step + INTERVAL {
             return Ok(());
         }
-        let tensors = parameters.tensors()?;
+        let tensors = parameters.state()?;
         let lost = not_finite(tensors.iter())?;
         if !lost.is_empty() {
             let mut message = format!(
@@ -129,6 +129,13 @@ impl Guard {
     pub(crate) fn read(&mut self, state: &TrainState, parameters: &Parameters) -> Result<()> {
         for (step, loss, indices) in std::mem::take(&mut self.unread) {
             let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+            #[cfg(feature = "cuda")]
+            if !value.is_finite()
+                && let candle_core::Device::Cuda(device) = loss.device()
+                && let Some(error) = crate::kernels::cuda::faults::error(device)?
+            {
+                return Err(error.context(format!("the loss is {value} at step {step} (examples {indices:?})")));
+            }
             if !value.is_finite() {
                 let mut message = format!(
                     "the loss is {value} at step {step} (epoch {}, learning rate {}); the batch's examples are {indices:?}",
@@ -151,7 +158,7 @@ impl Guard {
         if self.finite.is_empty() {
             return Ok(Error::training(message).hint("they were so before the first step: look at the initial weights"));
         }
-        parameters.clone().load_tensors(&self.finite)?;
+        parameters.clone().load_state(&self.finite)?;
         message.push_str(&format!("; the weights were set back to those after step {}", self.finite_step));
         if let Some(folder) = &self.folder {
             let path = folder.join("last-finite.safetensors");
@@ -176,12 +183,12 @@ mod tests {
 
     use candle_core::{Device, Tensor};
 
-    use crate::checkpoint::Checkpoint as _;
     use crate::data::{DataLoader, TensorDataset};
     use crate::error::{ErrorKind, Result};
     use crate::losses::Loss;
     use crate::nn::Parameters;
     use crate::optimizers::Sgd;
+    use crate::stateful::Stateful as _;
     use crate::training::trainer_tests::{loaders, mlp, points, trainer};
     use crate::training::{Callback, Flow, Trainer};
 
@@ -218,7 +225,7 @@ mod tests {
         let (model, parameters) = mlp(3);
         let train = poisoned(&[]);
         let folder = tempfile::tempdir().unwrap();
-        let before = parameters.tensors().unwrap();
+        let before = parameters.state().unwrap();
         let mut trainer = Trainer::builder(model, &parameters, LogOfZero, Sgd::builder(&parameters).build().unwrap())
             .learning_rate(0.1)
             .last_finite_folder(folder.path())
@@ -238,7 +245,7 @@ mod tests {
     fn assert_set_back_and_saved(parameters: &Parameters, before: &BTreeMap<String, Tensor>, folder: &Path) {
         let saved = candle_core::safetensors::load(folder.join("last-finite.safetensors"), &Device::Cpu).unwrap();
         let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        for (name, tensor) in parameters.tensors().unwrap() {
+        for (name, tensor) in parameters.state().unwrap() {
             assert_eq!(values(&tensor), values(&saved[&name]), "{name}");
             assert_eq!(values(&tensor), values(&before[&name]), "{name}");
         }
@@ -264,7 +271,7 @@ mod tests {
         let train = loaders().0;
         let folder = tempfile::tempdir().unwrap();
         let parameters = hiding();
-        let before = parameters.tensors().unwrap();
+        let before = parameters.state().unwrap();
         let builder = of(&parameters).epochs(100).callback(Loses(150)).last_finite_folder(folder.path());
         let mut losing = builder.build().unwrap();
         let text = losing.fit(&train, None).unwrap_err().to_string();

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::direction::Direction;
 use crate::error::{Context, Error, Result};
-use crate::metrics::{Direction, Metric};
+use crate::metrics::Metric;
 use crate::training::json;
 
 /// One epoch.

@@ -1,10 +1,9 @@
 //! Losses of many steps, kept on the device until somebody asks.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::stateful::State;
 
 /// Scalar losses and how many examples each is the mean of. Reading them is one transfer from the
 /// device, not one per step.
@@ -30,20 +29,20 @@ impl DeviceLosses {
     }
 
     /// The losses as they are, and the counts, for a checkpoint.
-    pub(crate) fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+    pub(crate) fn state(&self) -> Result<State> {
         if self.losses.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(State::new());
         }
         let counts: Vec<i64> = self.examples.iter().map(|&count| count as i64).collect();
-        Ok(BTreeMap::from([
+        Ok(State::from([
             ("losses".to_owned(), Tensor::stack(&self.losses, 0)?),
             ("examples".to_owned(), Tensor::from_vec(counts, self.examples.len(), &Device::Cpu)?),
         ]))
     }
 
     /// Back from a checkpoint, onto the device where the next losses will be.
-    pub(crate) fn from_tensors(tensors: &BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
-        let (losses, examples) = match (tensors.get("losses"), tensors.get("examples")) {
+    pub(crate) fn from_state(state: &State, device: &Device) -> Result<Self> {
+        let (losses, examples) = match (state.get("losses"), state.get("examples")) {
             (None, None) => return Ok(Self::default()),
             (Some(losses), Some(examples)) => (losses.to_device(device)?, examples.to_vec1::<i64>()?),
             _ => {

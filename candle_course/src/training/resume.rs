@@ -4,8 +4,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Checkpoint as _, CheckpointFolder, GeneratorStates, Retention, Snapshot};
+use crate::checkpoint::{CheckpointFolder, GeneratorStates, Retention, Snapshot};
 use crate::error::{Context, Error, Result};
+use crate::stateful::Stateful as _;
 use crate::training::losses::DeviceLosses;
 use crate::training::{Callback, History, TrainState, Trainer};
 
@@ -77,14 +78,14 @@ impl Trainer {
         let numbers: Vec<f64> = history.numbers().into_iter().map(|number| *number).collect();
         let count = numbers.len();
         let numbers = Tensor::from_vec(numbers, count, &Device::Cpu)?;
-        let held = self.displaced.as_ref().map(|_| self.parameters.tensors()).transpose()?;
-        let model = self.displaced.clone().map_or_else(|| self.parameters.tensors(), Ok)?;
+        let held = self.displaced.as_ref().map(|_| self.parameters.state()).transpose()?;
+        let model = self.displaced.clone().map_or_else(|| self.parameters.state(), Ok)?;
         let mut snapshot = Snapshot::new()
             .tensors("model", model)?
             .section("optimizer", &*self.optimizer)?
             .section("generators", &GeneratorStates::new(&self.parameters))?
             .tensors("schedule", self.schedule.state()?)?
-            .tensors("epoch", self.running.tensors()?)?
+            .tensors("epoch", self.running.state()?)?
             .tensors("history", [("numbers".to_owned(), numbers)].into())?
             .text("history", &serde_json::to_string(&self.history)?)
             .text("state", &serde_json::to_string(&self.state)?)
@@ -103,7 +104,7 @@ impl Trainer {
         }
         let names = sections(callbacks.iter().map(|callback| callback.name()));
         for (callback, name) in callbacks.iter().zip(&names) {
-            let tensors = callback.tensors()?;
+            let tensors = callback.state()?;
             if !tensors.is_empty() {
                 snapshot = snapshot.tensors(name, tensors)?;
             }
@@ -156,7 +157,7 @@ impl Trainer {
         }
         places.into_iter().zip(numbers).for_each(|(place, number)| *place = number);
         history.set_directions(&self.metrics);
-        let running = DeviceLosses::from_tensors(snapshot.get("epoch")?, self.parameters.device())?;
+        let running = DeviceLosses::from_state(snapshot.get("epoch")?, self.parameters.device())?;
         let trained = state.batch > 0 && state.batch == state.batches_per_epoch;
         let train_values = (trained && self.train_metrics).then(|| {
             let value = |name: &str| snapshot.get_number(&waiting(name)).unwrap_or(f64::NAN);
@@ -175,7 +176,7 @@ impl Trainer {
         }
         for (callback, name) in self.callbacks.iter_mut().zip(&known) {
             if snapshot.sections().contains(&name.as_str()) {
-                callback.load_tensors(snapshot.get(name)?)?;
+                callback.load_state(snapshot.get(name)?)?;
             }
         }
         self.displaced = None;

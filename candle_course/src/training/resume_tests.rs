@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::trainer_tests::{loaders, mlp, points, trainer};
 use super::*;
-use crate::checkpoint::{Checkpoint as _, CheckpointFolder, Retention};
+use crate::checkpoint::{CheckpointFolder, Retention};
 use crate::data::{Batch, BatchPosition, DataLoader, Dataset as _, TensorDataset, Transform};
 use crate::losses::CrossEntropy;
 use crate::metrics::{Accuracy, Metric};
@@ -17,12 +17,14 @@ use crate::optimizers::{
     gradient_norm,
 };
 use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
+use crate::stateful::Stateful as _;
+use crate::test_support::device;
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
 
 /// With dropout and with batch normalisation, whose buffers move in training.
 fn normed(seed: u64) -> (Sequential, Parameters) {
-    let parameters = Parameters::new(seed, &Device::Cpu);
+    let parameters = Parameters::new(seed, device());
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
         .add(BatchNorm1d::builder(16).build(&parameters.at("1")).unwrap())
@@ -42,7 +44,7 @@ impl Transform for Noise {
             let mut generator = position.generator(7, row);
             values.iter_mut().for_each(|value| *value += 0.1 * generator.normal() as f32);
         }
-        Ok(Batch { inputs: Tensor::new(values, &Device::Cpu)?, ..batch })
+        Ok(Batch { inputs: Tensor::new(values, device())?, ..batch })
     }
 }
 
@@ -113,7 +115,7 @@ fn bits(parameters: &Parameters) -> Vec<(String, Vec<u64>)> {
     // Exact for f32; a batch norm's counter is an integer.
     let values = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
     let bits = |tensor: &Tensor| values(tensor).unwrap().into_iter().map(f64::to_bits).collect();
-    parameters.tensors().unwrap().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+    parameters.state().unwrap().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
 }
 
 /// The history without the clock.

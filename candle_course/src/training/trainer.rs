@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
+use crate::optimizers::{GradientAccumulator, GradientNorm, Optimizer, WeightAverage};
 use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::training::builder::Clip;
@@ -78,7 +78,7 @@ pub struct Trainer {
     pub(super) state: TrainState,
     /// The losses of the running epoch, a batch each.
     pub(super) running: DeviceLosses,
-    pub(super) gradient_norm: Option<f64>,
+    pub(super) gradient_norm: Option<GradientNorm>,
     /// The last weights, while the model holds the best ones; training goes on from them.
     pub(super) displaced: Option<BTreeMap<String, Tensor>>,
     pub(super) guard: Guard,
@@ -219,6 +219,7 @@ impl Trainer {
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<Option<String>> {
         self.guard.read(&self.state, &self.parameters)?;
+        self.optimizer.settle()?;
         let train_metrics = match self.train_values.take() {
             Some(values) => values,
             None if self.train_metrics => metric_values(&self.metrics)?,

@@ -1,11 +1,10 @@
 //! Stopping when the validation no longer improves.
 
-use std::collections::BTreeMap;
+use candle_core::{DType, Device, Tensor};
 
-use candle_core::{Device, Tensor};
-
+use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::metrics::Direction;
+use crate::stateful::{Expected, State, compare, nest, part};
 use crate::training::callbacks::monitor::Monitor;
 use crate::training::callbacks::number;
 use crate::training::{Callback, Flow, Trainer};
@@ -40,7 +39,7 @@ pub struct EarlyStopping {
     best: Option<f64>,
     best_epoch: usize,
     waited: usize,
-    best_tensors: BTreeMap<String, Tensor>,
+    best_tensors: State,
     /// Whether the caller has been told of the stop; not part of a checkpoint.
     told: bool,
 }
@@ -106,7 +105,7 @@ impl EarlyStoppingBuilder {
             best: None,
             best_epoch: 0,
             waited: 0,
-            best_tensors: BTreeMap::new(),
+            best_tensors: State::new(),
             told: false,
         })
     }
@@ -174,28 +173,25 @@ impl Callback for EarlyStopping {
         Ok(Flow::Continue)
     }
 
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+    fn state(&self) -> Result<State> {
         let numbers = [self.best.unwrap_or(f64::NAN), self.best_epoch as f64, self.waited as f64];
-        let mut tensors: BTreeMap<String, Tensor> =
-            self.best_tensors.iter().map(|(name, tensor)| (format!("best.{name}"), tensor.clone())).collect();
+        let mut tensors = nest("best", self.best_tensors.clone());
         tensors.insert("numbers".to_owned(), Tensor::new(&numbers, &Device::Cpu)?);
         Ok(tensors)
     }
 
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        let numbers = tensors.get("numbers").ok_or_else(|| Error::checkpoint("early stopping has no `numbers`"))?;
-        let numbers = numbers.to_vec1::<f64>()?;
-        let &[best, best_epoch, waited] = numbers.as_slice() else {
-            return Err(Error::checkpoint(format!("early stopping has 3 numbers, got {}", numbers.len())));
-        };
-        self.best = (!best.is_nan()).then_some(best);
-        self.best_epoch = best_epoch as usize;
-        self.waited = waited as usize;
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let is_best = |name: &str| name.starts_with("best.");
+        // The best weights are compared with the model's where the model gets them.
+        let best =
+            state.iter().filter(|(name, _)| is_best(name)).map(|(name, best)| (name.as_str(), Expected::like(best)));
+        let numbers = ("numbers", Expected::new(&[3], DType::F64));
+        compare("early stopping has another state", state, best.chain([numbers]))?;
+        let numbers = state["numbers"].to_vec1::<f64>()?;
+        self.best = (!numbers[0].is_nan()).then_some(numbers[0]);
+        (self.best_epoch, self.waited) = (numbers[1] as usize, numbers[2] as usize);
         self.told = false;
-        self.best_tensors = tensors
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix("best.")?.to_owned(), tensor.clone())))
-            .collect();
+        self.best_tensors = part(state, "best");
         Ok(())
     }
 }

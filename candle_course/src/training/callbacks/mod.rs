@@ -1,13 +1,12 @@
 //! What surrounds the loop: events and those who listen to them.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::stateful::{self, State};
 use crate::training::Trainer;
 
 mod checkpoints;
@@ -158,19 +157,20 @@ pub trait Callback: Any + Send {
         Ok(())
     }
 
-    /// What a checkpoint of the training has to hold of this callback (nothing, unless told otherwise).
+    /// What a checkpoint of the training has to hold of this callback (nothing, unless told
+    /// otherwise); as [`Stateful::state`](crate::stateful::Stateful::state).
     ///
     /// # Errors
     /// If a tensor cannot be made.
-    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        Ok(BTreeMap::new())
+    fn state(&self) -> Result<State> {
+        Ok(State::new())
     }
 
-    /// Restores what [`Callback::tensors`] gave.
+    /// Restores what [`Callback::state`] gave.
     ///
     /// # Errors
-    /// If the tensors do not fit.
-    fn load_tensors(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        Ok(())
+    /// If the state does not fit.
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        stateful::none(&format!("the callback `{}` has no state", self.name()), state)
     }
 }

@@ -1,7 +1,7 @@
 //! Which value decides, and which way is better.
 
+use crate::direction::Direction;
 use crate::error::Result;
-use crate::metrics::Direction;
 use crate::training::{EpochRecord, Trainer};
 
 /// A recorded value that decides something, and which way it is better.
@@ -43,17 +43,11 @@ impl Monitor {
 
     /// By how much `value` is better than `than`; negative if it is worse.
     pub(crate) fn gain(&self, value: f64, than: f64) -> f64 {
-        match self.mode {
-            Some(Direction::Maximize) => value - than,
-            _ => than - value,
-        }
+        self.direction().gain(value, than)
     }
 
     /// A value that everything is better than.
     pub(crate) fn worst(&self) -> f64 {
-        match self.mode {
-            Some(Direction::Maximize) => f64::NEG_INFINITY,
-            _ => f64::INFINITY,
-        }
+        self.direction().worst()
     }
 }

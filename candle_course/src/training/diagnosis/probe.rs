@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, ModuleT, Tensor, Var};
 
-use crate::checkpoint::Checkpoint;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::Table;
 use crate::plot::{BarChart, Figure, Panels, compact};
+use crate::stateful::Stateful;
 
 /// Looks into a model. Layers to look at are marked by [`Probe::watch`] in the model's `forward`,
 /// or by [`Probe::sequential`] around a [`Sequential`]. Outside of [`Probe::inspect`] it costs nothing.
@@ -102,13 +102,13 @@ impl Probe {
         loss: &dyn Loss,
         batch: &Batch,
     ) -> Result<LayerReport> {
-        let before = parameters.tensors()?;
+        let before = parameters.state()?;
         let generators: Vec<_> =
             parameters.generators().into_iter().map(|(_, shared)| (shared.clone(), shared.lock().clone())).collect();
         *self.recorder() = Recorder { recording: true, taps: Vec::new() };
         let pass = (|| Ok(loss.forward(&model.forward_t(&batch.inputs, true)?, &batch.targets)?.backward()?))();
         let taps = std::mem::take(&mut *self.recorder()).taps;
-        parameters.clone().load_tensors(&before)?;
+        parameters.clone().load_state(&before)?;
         generators.into_iter().for_each(|(shared, state)| *shared.lock() = state);
         let gradients = pass.map_err(|error: Error| error.context("the inspected pass failed"))?;
         if taps.is_empty() {
