@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
-use crate::optimizers::clip::{Change, apply, separate};
+use crate::optimizers::clip::{Change, apply_all, separate};
 use crate::optimizers::engine::collect;
 use crate::stateful::{Expected, State, Stateful, compare};
 
@@ -88,6 +88,8 @@ impl GradientAccumulator {
                     // is bit-identical to no accumulation.
                     scale(&trainable, sum, self.examples as f64)?;
                 }
+                #[cfg(feature = "cuda")]
+                let new = if add_on_device(sum, &new, examples as f64)? { Vec::new() } else { new };
                 for (_, var, gradient) in new {
                     let Some(total) = sum.get(var) else { continue };
                     let kernel = AddScaled(examples as f64);
@@ -139,7 +141,20 @@ impl GradientAccumulator {
 
 fn scale(trainable: &[(String, Var)], gradients: &mut GradStore, factor: f64) -> Result<()> {
     separate(trainable, gradients)?;
-    trainable.iter().try_for_each(|(_, var)| apply(var, gradients, Change::Scale(factor)))
+    let all = trainable.iter().map(|(_, var)| (var.clone(), Change::Scale(factor))).collect();
+    apply_all(all, gradients)
+}
+
+/// Adds all gradients in one launch: whether a device does it.
+#[cfg(feature = "cuda")]
+fn add_on_device(sum: &GradStore, new: &[(&str, &Var, &Tensor)], factor: f64) -> Result<bool> {
+    let changes = |&(_, var, gradient): &(&str, &Var, &'_ Tensor)| -> Option<(Tensor, Tensor)> {
+        let total = sum.get(var)?;
+        Some((total.clone(), gradient.contiguous().ok()?))
+    };
+    let pairs: Vec<(Tensor, Tensor)> = new.iter().filter_map(changes).collect();
+    let changes: Vec<_> = pairs.iter().map(|(total, gradient)| (total, Some(gradient), [1.0, factor])).collect();
+    crate::optimizers::on_device::change_all("scale_add", &changes)
 }
 
 /// sum ← sum + factor · gradient.
@@ -153,6 +168,11 @@ impl Kernel for AddScaled {
 
     fn tensors(&self, sum: &Tensor, gradient: &Tensor, _slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
         sum + (gradient * self.0)?
+    }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("scale_add", [1.0, self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     }
 }
 

@@ -117,7 +117,7 @@ impl Trainer {
     /// The gradient's norm in the last step, before clipping; only with
     /// [`clip_norm`](crate::training::TrainerBuilder::clip_norm).
     pub fn gradient_norm(&self) -> Option<f64> {
-        self.gradient_norm
+        self.gradient_norm.as_ref()?.value().ok()
     }
 
     /// The events of a training, in order, and who listens.

@@ -14,6 +14,7 @@ impl Trainer {
     /// # Errors
     /// As [`evaluate`].
     pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
+        let _precision = self.precision.scope(self.parameters.device())?;
         self.swap_average()?;
         let result = evaluate(&*self.model, &*self.loss, loader, &mut self.metrics);
         self.swap_average()?;

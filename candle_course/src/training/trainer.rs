@@ -13,7 +13,8 @@ use crate::error::{Context, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
+use crate::optimizers::{GradientAccumulator, GradientNorm, Optimizer, WeightAverage};
+use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::training::builder::Clip;
 use crate::training::callbacks::Checkpoints;
@@ -71,12 +72,13 @@ pub struct Trainer {
     pub(super) train_values: Option<Vec<(String, f64)>>,
     pub(super) callbacks: Vec<Box<dyn Callback>>,
     pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) precision: Precision,
     pub(super) epochs: usize,
     pub(super) validating: bool,
     pub(super) state: TrainState,
     /// The losses of the running epoch, a batch each.
     pub(super) running: DeviceLosses,
-    pub(super) gradient_norm: Option<f64>,
+    pub(super) gradient_norm: Option<GradientNorm>,
     /// The last weights, while the model holds the best ones; training goes on from them.
     pub(super) displaced: Option<BTreeMap<String, Tensor>>,
     pub(super) guard: Guard,
@@ -121,6 +123,7 @@ impl Trainer {
         validation: Option<&DataLoader>,
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<()> {
+        let _precision = self.precision.scope(self.parameters.device())?;
         let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
         while stop.is_none() && self.state.epoch < self.epochs {
             if self.state.batch == 0 {
@@ -216,6 +219,7 @@ impl Trainer {
         callbacks: &mut [&mut dyn Callback],
     ) -> Result<Option<String>> {
         self.guard.read(&self.state, &self.parameters)?;
+        self.optimizer.settle()?;
         let train_metrics = match self.train_values.take() {
             Some(values) => values,
             None if self.train_metrics => metric_values(&self.metrics)?,
