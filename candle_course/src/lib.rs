@@ -20,11 +20,14 @@ pub mod notebook;
 pub mod ops;
 pub mod optimizers;
 pub mod plot;
+pub mod precision;
 pub mod prelude;
 pub mod random;
 pub mod schedules;
 pub mod stateful;
 pub mod tensorboard;
+#[cfg(test)]
+mod test_support;
 mod text;
 pub mod training;
 

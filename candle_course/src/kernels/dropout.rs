@@ -39,9 +39,14 @@ impl<T: Element> Kernel<T> for Apply<'_, T> {
     }
 }
 
+/// Bits below this drop their number.
+pub fn threshold(p: f64) -> u32 {
+    (p * 2f64.powi(32)).round().min(f64::from(u32::MAX)) as u32
+}
+
 /// 0 with probability `p`, `x / (1 − p)` otherwise; the same key gives the same mask.
 pub fn apply<T: Element>(x: &[T], p: f64, key: u64) -> Vec<T> {
-    let threshold = (p * 2f64.powi(32)).round().min(f64::from(u32::MAX)) as u32;
+    let threshold = threshold(p);
     written(x.len(), |y| {
         for_parts(y, SHARE, |part, y| {
             // A key of its own per part: places beyond 2³² never repeat the mask.

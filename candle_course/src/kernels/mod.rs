@@ -1,4 +1,4 @@
-//! Slice kernels for the CPU: the only place with `unsafe` code.
+//! Slice kernels for the CPU, kernels for CUDA: the only place with `unsafe` code.
 //!
 //! Kernels know nothing of tensors: contiguous slices and sizes in, vectors out. What they assume
 //! (lengths, non-empty sizes) the operations one level up have checked.
@@ -7,10 +7,13 @@ pub mod activation;
 pub mod buffer;
 pub mod conv;
 mod conv_backward;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod depthwise;
 pub mod dropout;
 pub mod gemm;
 pub mod layer_norm;
+pub mod node;
 pub mod norm;
 pub mod parallel;
 pub mod pool;

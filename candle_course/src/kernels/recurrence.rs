@@ -32,7 +32,7 @@ impl Cell {
 
     /// How many vectors of a step the backward pass wants to see again: i, f, g, o and the cell of
     /// an LSTM; r, z, n and the hidden part of n of a GRU.
-    fn kept(self) -> usize {
+    pub fn kept(self) -> usize {
         match self {
             Self::Tanh | Self::Relu => 0,
             Self::Lstm => 5,

@@ -61,6 +61,10 @@ pub(crate) trait Kernel: Sync {
     /// The same with tensor operations, for devices other than the CPU: returns the new
     /// parameter, in the state's dtype, and replaces the slots.
     fn tensors(&self, parameter: &Tensor, gradient: &Tensor, slots: &mut [Tensor]) -> candle_core::Result<Tensor>;
+
+    /// The CUDA kernel that does it, and its scalars: `cuda/updates.cu` says which.
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]);
 }
 
 /// An optimizer's state for one parameter.
@@ -134,7 +138,8 @@ impl Slots {
         Ok(match self {
             Self::F32(slots) => Tensor::from_slice(&slots[index], var.shape(), cpu)?,
             Self::F64(slots) => Tensor::from_slice(&slots[index], var.shape(), cpu)?,
-            Self::Device(slots) => slots[index].clone(),
+            // A copy: the next step changes the slot in place.
+            Self::Device(slots) => slots[index].copy()?,
         })
     }
 }

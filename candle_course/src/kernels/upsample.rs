@@ -4,6 +4,26 @@ use super::buffer::written;
 use super::parallel::for_parts;
 use super::simd::Element;
 
+/// How pixels are found; the numbers are those of the CUDA kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Nearest = 0,
+    Linear = 1,
+    /// Linear, with the outer pixels' centres kept.
+    LinearAligned = 2,
+}
+
+impl Mode {
+    /// Where `to` pixels in a row come from.
+    pub fn taps(self, from: usize, to: usize) -> Vec<Tap> {
+        match self {
+            Self::Nearest => nearest(from, to),
+            Self::Linear => linear(from, to, false),
+            Self::LinearAligned => linear(from, to, true),
+        }
+    }
+}
+
 /// One output row or column as a mix of two input ones: `(1 − weight) · first + weight · second`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tap {

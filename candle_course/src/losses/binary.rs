@@ -83,9 +83,19 @@ builder! {
     }
 }
 
+/// Whether so many weights of positives are one for all or one per label.
+#[cfg(feature = "cuda")]
+fn fits(weights: usize, dims: &[usize]) -> bool {
+    weights == 1 || dims.get(1) == Some(&weights)
+}
+
 impl Loss for BinaryCrossEntropy {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (x, y) = binary_pair(logits, targets)?;
+        #[cfg(feature = "cuda")]
+        if self.weights.is_none() && self.pos_weight.as_ref().is_none_or(|weights| fits(weights.len(), x.dims())) {
+            from_device!(x, y, self.reduction, Binary { pos_weight: self.pos_weight.as_deref() });
+        }
         probabilities("targets", &y)?;
         let positive = match &self.pos_weight {
             None => y.clone(),
@@ -204,6 +214,7 @@ pub(crate) fn signs(targets: &Tensor) -> Result<Tensor> {
 impl Loss for Hinge {
     fn forward(&self, scores: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (scores, targets) = binary_pair(scores, targets)?;
+        from_device!(scores, targets, self.reduction, Margin { function: Pointwise::Hinge { squared: self.squared } });
         let margins = (scores * signs(&targets)?)?;
         self.reduction.apply(pointwise(&margins, Pointwise::Hinge { squared: self.squared })?)
     }

@@ -83,6 +83,7 @@ impl Loss for BinaryFocal {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { alpha, gamma, reduction } = *self;
         let (logits, targets) = binary_pair(logits, targets)?;
+        from_device!(logits, targets, reduction, BinaryFocal { gamma, alpha });
         let signs = signs(&targets)?;
         let losses = pointwise(&(logits * &signs)?, Pointwise::Focal { gamma })?;
         reduction.apply(match alpha {

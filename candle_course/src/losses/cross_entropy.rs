@@ -44,8 +44,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// When every position is ignored, or weighs 0, the loss is 0 with a gradient of 0.
 ///
 /// Logits are computed in f32 or f64 (half precision is upcast). Value and gradient come from one
-/// pass over the logits; on a GPU the pass is on the CPU when there are options, and composed of
-/// candle's operations for the plain loss.
+/// pass over the logits. On a CUDA device nothing waits for the device, so a target that is no class
+/// cannot be an error at once: the loss is NaN, and the error that follows tells of the target. On
+/// Metal the pass is on the CPU when there are options, and composed of candle's operations for the
+/// plain loss.
 ///
 /// # Examples
 ///
@@ -168,6 +170,18 @@ impl Loss for CrossEntropy {
         self.check_weights(Some(logits.dims()[1]))?;
         if targets.dtype().is_float() && targets.dims() == logits.dims() {
             return self.soft(&logits, targets);
+        }
+        #[cfg(feature = "cuda")]
+        {
+            let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
+                weights: self.class_weights.as_deref(),
+                smoothing: self.label_smoothing,
+                ignore_index: self.ignore_index,
+                ..Default::default()
+            };
+            if let Some(loss) = crate::losses::on_device::classes(&logits, targets, loss, self.reduction)? {
+                return Ok(loss);
+            }
         }
         if !logits.device().is_cpu() && self.is_plain() {
             class_targets(&logits, targets, None)?;

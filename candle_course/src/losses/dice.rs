@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 use crate::losses::options::builder;
-use crate::losses::region::{Classes, Over, Region, loss_dtype, negligible, region_builder};
+use crate::losses::region::{Classes, Over, Overlap, Region, loss_dtype, negligible, region_builder};
 use crate::losses::{Loss, MeanOf};
 
 /// Dice loss, the mean over classes of 1 − (2 Σ p t + s) / (Σ p + Σ t + s), with s smoothing 1.
@@ -200,13 +200,30 @@ impl GeneralisedDice {
     }
 }
 
+/// The same where the totals are on a device, which the host does not wait for.
+fn generalised_on_device(overlap: &Overlap, [both, only_p, only_t]: [Tensor; 3]) -> candle_core::Result<Tensor> {
+    let totals = &overlap.totals;
+    let present = totals.gt(negligible(totals.dtype()))?.to_dtype(totals.dtype())?;
+    let weights = (&present / (totals.sqr()? + (1.0 - &present)?)?)?.to_dtype(both.dtype())?;
+    let wrong = ((only_p + only_t)? * &weights)?.sum(1)?;
+    let right = ((both * 2.0)? * &weights)?.sum(1)?;
+    let denominator = (&wrong + right)?;
+    let empty = denominator.eq(0.0)?.to_dtype(denominator.dtype())?;
+    let losses = (wrong / (denominator + &empty)?)?;
+    let counted = (1.0 - empty)?.sum_all()?.maximum(1f64)?;
+    losses.sum_all()? / counted
+}
+
 impl Loss for GeneralisedDice {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let overlap = self.region().overlap(logits, targets)?;
         let [both, only_p, only_t] = overlap.parts()?;
         let least = negligible(both.dtype());
+        if !overlap.totals.device().is_cpu() {
+            return Ok(generalised_on_device(&overlap, [both, only_p, only_t])?.to_dtype(loss_dtype(logits))?);
+        }
         let weight = |&total: &f64| if total > least { 1.0 / (total * total) } else { 0.0 };
-        let weights: Vec<f64> = overlap.totals.iter().map(weight).collect();
+        let weights: Vec<f64> = overlap.totals.flatten_all()?.to_vec1::<f64>()?.iter().map(weight).collect();
         let shape = (overlap.groups, overlap.classes);
         let weights = Tensor::from_vec(weights, shape, both.device())?.to_dtype(both.dtype())?;
         let wrong = ((only_p + only_t)? * &weights)?.sum(1)?;

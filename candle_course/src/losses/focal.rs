@@ -86,6 +86,20 @@ impl Focal {
 impl Loss for Focal {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let logits = float("logits", logits)?;
+        #[cfg(feature = "cuda")]
+        {
+            self.check(logits.dims().get(1).copied())?;
+            let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
+                weights: self.alpha.as_deref(),
+                gamma: self.gamma,
+                ignore_index: self.ignore_index,
+                counts_positions: true,
+                ..Default::default()
+            };
+            if let Some(loss) = crate::losses::on_device::classes(&logits, targets, loss, self.reduction)? {
+                return Ok(loss);
+            }
+        }
         let labels = class_targets(&logits, targets, self.ignore_index)?;
         self.check_alpha(Some(logits.dims()[1]))?;
         let rule = HardTargets { labels: &labels, weights: self.alpha.as_deref(), smoothing: 0.0, gamma: self.gamma };

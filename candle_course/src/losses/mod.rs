@@ -29,6 +29,19 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 
+/// Returns the loss of pairs that a CUDA device computes in one launch, if the tensors are there.
+macro_rules! from_device {
+    ($predictions:expr, $targets:expr, $reduction:expr, $($pairs:tt)+) => {
+        #[cfg(feature = "cuda")]
+        {
+            let pairs = crate::kernels::cuda::pointwise::Pairs::$($pairs)+;
+            if let Some(loss) = crate::losses::on_device::pairs(&$predictions, &$targets, pairs, $reduction)? {
+                return Ok(loss);
+            }
+        }
+    };
+}
+
 mod binary;
 mod binary_focal;
 mod class_rule;
@@ -44,6 +57,8 @@ mod mean_of;
 #[cfg(test)]
 mod mean_of_tests;
 mod nll;
+#[cfg(feature = "cuda")]
+mod on_device;
 mod options;
 #[cfg(test)]
 mod oracle_tests;

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::region as device;
 use crate::kernels::losses::{Dims, Pointwise, Truth, degrees, pointwise, region_sums, softmax};
 use crate::losses::MeanOf;
+#[cfg(feature = "cuda")]
+use crate::losses::validate::{class_shapes, not_class_indices};
 use crate::losses::validate::{class_targets, float, not_empty, number, probabilities, same_device};
 
 /// Over what the overlap of a class is counted.
@@ -56,7 +60,8 @@ impl Default for Region {
 /// Overlap per group (image or batch) and class, `[3, G, C]`, and Σ t per group and class.
 pub(crate) struct Overlap {
     pub sums: Tensor,
-    pub totals: Vec<f64>,
+    /// `[G, C]`, f64; on a CUDA device if the sums are there, else on the CPU.
+    pub totals: Tensor,
     pub groups: usize,
     pub classes: usize,
 }
@@ -82,23 +87,7 @@ fn compared(logits: &Tensor, targets: &Tensor, ignore_index: Option<i64>) -> Res
         let (truth, dims) = (Truth::Classes(Arc::new(labels)), Dims::of(dims));
         return Ok(Compared { logits, truth, dims, exclusive: true });
     }
-    let same = targets.dims() == dims;
-    let without_channel = dims.len() >= 2 && dims[1] == 1 && targets.dims() == [&dims[..1], &dims[2..]].concat();
-    if !same && !without_channel {
-        return Err(Error::argument(
-            "targets",
-            format!("a mask of the logits' shape {dims:?}, or class indices without dimension 1"),
-            format!("shape {:?}", targets.dims()),
-        )
-        .hint("binary: logits [N, 1, H, W] or [N, H, W]; classes: logits [N, C, H, W] and targets [N, H, W]"));
-    }
-    let shape = match dims.len() {
-        1 => vec![dims[0], 1, 1],
-        // [N, L] of labels or [N, 1]; more dimensions with class-like targets carry the labels in dimension 1.
-        2 => vec![dims[0], 1, dims[1]],
-        3 => vec![dims[0], 1, dims[1] * dims[2]],
-        _ => vec![dims[0], dims[1], dims[2..].iter().product()],
-    };
+    let shape = mask_shape(dims, targets)?;
     let logits = logits.reshape(shape.as_slice())?;
     let targets = targets.to_dtype(DType::F64)?.reshape(shape.as_slice())?;
     let ignored = ignore_index.map(|index| index as f64);
@@ -112,21 +101,84 @@ fn compared(logits: &Tensor, targets: &Tensor, ignore_index: Option<i64>) -> Res
     Ok(Compared { logits, truth, dims, exclusive: false })
 }
 
+/// The shape `[N, labels, positions]` of logits that are compared with masks.
+fn mask_shape(dims: &[usize], targets: &Tensor) -> Result<Vec<usize>> {
+    let same = targets.dims() == dims;
+    let without_channel = dims.len() >= 2 && dims[1] == 1 && targets.dims() == [&dims[..1], &dims[2..]].concat();
+    if !same && !without_channel {
+        return Err(Error::argument(
+            "targets",
+            format!("a mask of the logits' shape {dims:?}, or class indices without dimension 1"),
+            format!("shape {:?}", targets.dims()),
+        )
+        .hint("binary: logits [N, 1, H, W] or [N, H, W]; classes: logits [N, C, H, W] and targets [N, H, W]"));
+    }
+    Ok(match dims.len() {
+        1 => vec![dims[0], 1, 1],
+        // [N, L] of labels or [N, 1]; more dimensions with class-like targets carry the labels in dimension 1.
+        2 => vec![dims[0], 1, dims[1]],
+        3 => vec![dims[0], 1, dims[1] * dims[2]],
+        _ => vec![dims[0], dims[1], dims[2..].iter().product()],
+    })
+}
+
+/// As [`compared`], with targets that stay on their CUDA device: logits, truth, and whether exactly
+/// one class is true.
+#[cfg(feature = "cuda")]
+fn compared_on_device(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, device::DeviceTruth, bool)> {
+    same_device(logits, targets)?;
+    let logits = float("logits", logits)?;
+    not_empty("logits", &logits)?;
+    let dims = logits.dims();
+    if dims.len() >= 2 && dims[1] > 1 && targets.rank() + 1 == dims.len() {
+        class_shapes(&logits, targets)?;
+        if !matches!(targets.dtype(), DType::U8 | DType::U32 | DType::I64) {
+            return Err(not_class_indices(targets.dtype()));
+        }
+        return Ok((logits, device::DeviceTruth::Classes(targets.clone()), true));
+    }
+    let shape = mask_shape(dims, targets)?;
+    let degrees = targets.to_dtype(logits.dtype())?.reshape(shape.as_slice())?;
+    Ok((logits.reshape(shape.as_slice())?, device::DeviceTruth::Degrees(degrees), false))
+}
+
 impl Region {
     pub fn check(&self) -> Result<()> {
         number("smooth", "a number that is not negative", self.smooth, self.smooth >= 0.0)
     }
 
     pub fn overlap(&self, logits: &Tensor, targets: &Tensor) -> Result<Overlap> {
+        #[cfg(feature = "cuda")]
+        if crate::kernels::cuda::takes(&float("logits", logits)?) {
+            return self.overlap_on_device(logits, targets);
+        }
         let Compared { logits, truth, dims, exclusive } = compared(logits, targets, self.ignore_index)?;
         let probabilities = if exclusive { softmax(&logits)? } else { pointwise(&logits, Pointwise::Sigmoid)? };
         let sums = region_sums(&probabilities, &truth, self.squared)?;
         let totals = truth.totals(dims);
+        let (totals, sums, groups) = match self.over {
+            Over::Image => (totals, sums, dims.examples),
+            Over::Batch => {
+                let batch = (0..dims.classes).map(|c| (0..dims.examples).map(|n| totals[n * dims.classes + c]).sum());
+                (batch.collect(), sums.sum_keepdim(1)?, 1)
+            }
+        };
+        let totals = Tensor::from_vec(totals, (groups, dims.classes), &Device::Cpu)?;
+        Ok(Overlap { sums, totals, groups, classes: dims.classes })
+    }
+
+    /// Sums and totals as above, neither of them read by the host.
+    #[cfg(feature = "cuda")]
+    fn overlap_on_device(&self, logits: &Tensor, targets: &Tensor) -> Result<Overlap> {
+        let (logits, truth, exclusive) = compared_on_device(logits, targets)?;
+        let dims = Dims::of(logits.dims());
+        let probabilities = if exclusive { softmax(&logits)? } else { pointwise(&logits, Pointwise::Sigmoid)? };
+        let (sums, totals) = device::region_sums(&probabilities, &truth, self.ignore_index, self.squared)?;
         Ok(match self.over {
             Over::Image => Overlap { sums, totals, groups: dims.examples, classes: dims.classes },
             Over::Batch => {
-                let batch = (0..dims.classes).map(|c| (0..dims.examples).map(|n| totals[n * dims.classes + c]).sum());
-                Overlap { totals: batch.collect(), sums: sums.sum_keepdim(1)?, groups: 1, classes: dims.classes }
+                let (sums, totals) = (sums.sum_keepdim(1)?, totals.sum_keepdim(0)?);
+                Overlap { sums, totals, groups: 1, classes: dims.classes }
             }
         })
     }
@@ -139,6 +191,14 @@ impl Region {
         }
         match self.classes {
             Classes::All => Ok(MeanOf::examples(targets)),
+            #[cfg(feature = "cuda")]
+            Classes::Present if crate::kernels::cuda::takes(&float("logits", logits)?) => {
+                let (logits, truth, _) = compared_on_device(logits, targets)?;
+                // Of the sums, those of the truth do not look at the probabilities.
+                let totals = device::region_sums(&logits.detach(), &truth, self.ignore_index, false)?.1;
+                let present = totals.gt(0f64)?.to_dtype(DType::F64)?.sum(1)?;
+                Ok(MeanOf::CountOnDevice(present.gt(0f64)?.to_dtype(DType::F64)?.sum_all()?))
+            }
             Classes::Present => {
                 let Compared { truth, dims, .. } = compared(logits, targets, self.ignore_index)?;
                 let totals = truth.totals(dims);
@@ -163,9 +223,24 @@ impl Region {
     /// The mean of losses `[G, C]` over the classes that count, then over groups that have any.
     pub fn mean(&self, losses: &Tensor, overlap: &Overlap, dtype: DType) -> Result<Tensor> {
         let (groups, classes) = (overlap.groups, overlap.classes);
+        if !overlap.totals.device().is_cpu() {
+            let share = 1.0 / (groups * classes) as f64;
+            let mean = match self.classes {
+                Classes::All => (losses.sum_all()? * share)?,
+                Classes::Present => {
+                    let counts = overlap.totals.gt(0f64)?.to_dtype(losses.dtype())?;
+                    let present = counts.sum_keepdim(1)?;
+                    let counted = present.gt(0f64)?.to_dtype(losses.dtype())?.sum_all()?.maximum(1f64)?;
+                    let weights = counts.broadcast_div(&present.maximum(1f64)?.broadcast_mul(&counted)?)?;
+                    (losses * weights)?.sum_all()?
+                }
+            };
+            return Ok(mean.to_dtype(dtype)?);
+        }
+        let totals = overlap.totals.flatten_all()?.to_vec1::<f64>()?;
         let counts = |g: usize, c: usize| match self.classes {
             Classes::All => true,
-            Classes::Present => overlap.totals[g * classes + c] > 0.0,
+            Classes::Present => totals[g * classes + c] > 0.0,
         };
         let present: Vec<usize> = (0..groups).map(|g| (0..classes).filter(|&c| counts(g, c)).count()).collect();
         let counted_groups = present.iter().filter(|&&n| n > 0).count().max(1);

@@ -190,6 +190,7 @@ pub struct Rmse;
 impl Loss for Mse {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(predictions, targets, self.reduction, Square { factor: 1.0 });
         self.reduction.apply((predictions - targets)?.sqr()?)
     }
 
@@ -201,6 +202,12 @@ impl Loss for Mse {
 impl Loss for Mae {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            self.reduction,
+            Difference { function: Pointwise::Abs, factor: 1.0, flipped: false }
+        );
         self.reduction.apply(pointwise(&(predictions - targets)?, Pointwise::Abs)?)
     }
 
@@ -212,6 +219,12 @@ impl Loss for Mae {
 impl Loss for LogCosh {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            self.reduction,
+            Difference { function: Pointwise::LogCosh, factor: 1.0, flipped: false }
+        );
         self.reduction.apply(pointwise(&(predictions - targets)?, Pointwise::LogCosh)?)
     }
 
@@ -316,6 +329,12 @@ impl Loss for Huber {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { delta, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            reduction,
+            Difference { function: Pointwise::Huber { delta }, factor: 1.0, flipped: false }
+        );
         reduction.apply(pointwise(&(predictions - targets)?, Pointwise::Huber { delta })?)
     }
 
@@ -328,6 +347,12 @@ impl Loss for SmoothL1 {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { beta, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            reduction,
+            Difference { function: Pointwise::Huber { delta: beta }, factor: 1.0 / beta, flipped: false }
+        );
         let huber = pointwise(&(predictions - targets)?, Pointwise::Huber { delta: beta })?;
         reduction.apply((huber / beta)?)
     }
@@ -389,6 +414,12 @@ impl Loss for Quantile {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { quantile, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
+        from_device!(
+            predictions,
+            targets,
+            reduction,
+            Difference { function: Pointwise::Pinball { quantile }, factor: 1.0, flipped: true }
+        );
         reduction.apply(pointwise(&(targets - predictions)?, Pointwise::Pinball { quantile })?)
     }
 

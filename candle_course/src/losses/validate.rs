@@ -147,9 +147,8 @@ pub(crate) fn weights(name: &str, weights: &[f64], classes: Option<usize>) -> Re
     }
 }
 
-/// Class indices for logits of shape `[N, C, …]`, in row-major order, with [`IGNORED`] where they
-/// equal `ignore_index`.
-pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Option<i64>) -> Result<Vec<u32>> {
+/// Checks class indices for logits of shape `[N, C, …]`, but for dtype and values.
+pub(crate) fn class_shapes(logits: &Tensor, targets: &Tensor) -> Result<()> {
     same_device(logits, targets)?;
     let dims = logits.dims();
     if dims.len() < 2 {
@@ -172,16 +171,30 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
             _ => error,
         });
     }
-    not_empty("logits", logits)?;
-    let classes = dims[1] as u32;
-    let bad = |label: i64| {
-        let error = Error::argument("targets", format!("classes in 0..{classes}"), label);
-        if label == 255 || label == -100 {
-            error.hint(format!("is {label} the label of unknown pixels? set `ignore_index({label})`"))
-        } else {
-            error.hint("does the last layer have one output per class?")
-        }
-    };
+    not_empty("logits", logits)
+}
+
+/// What is said of targets that are no class indices.
+pub(crate) fn not_class_indices(dtype: DType) -> Error {
+    Error::argument("targets", "class indices (u8, u32 or i64)", format!("dtype {}", dtype.as_str()))
+        .hint("convert them: `targets.to_dtype(DType::U32)?`; probabilities need soft targets")
+}
+
+/// What is said of a label that is no class.
+fn no_class(label: i64, classes: u32) -> Error {
+    let error = Error::argument("targets", format!("classes in 0..{classes}"), label);
+    if label == 255 || label == -100 {
+        error.hint(format!("is {label} the label of unknown pixels? set `ignore_index({label})`"))
+    } else {
+        error.hint("does the last layer have one output per class?")
+    }
+}
+
+/// Class indices for logits of shape `[N, C, …]`, in row-major order, with [`IGNORED`] where they
+/// equal `ignore_index`.
+pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Option<i64>) -> Result<Vec<u32>> {
+    class_shapes(logits, targets)?;
+    let classes = logits.dims()[1] as u32;
     fn convert<L: Copy + Send + Sync + Into<i64>>(
         labels: &[L],
         classes: u32,
@@ -211,16 +224,9 @@ pub(crate) fn class_targets(logits: &Tensor, targets: &Tensor, ignore_index: Opt
         DType::U8 => with_elements::<u8, _>(targets, |labels| convert(labels, classes, ignore_index))?,
         DType::U32 => with_elements::<u32, _>(targets, |labels| convert(labels, classes, ignore_index))?,
         DType::I64 => with_elements::<i64, _>(targets, |labels| convert(labels, classes, ignore_index))?,
-        other => {
-            return Err(Error::argument(
-                "targets",
-                "class indices (u8, u32 or i64)",
-                format!("dtype {}", other.as_str()),
-            )
-            .hint("convert them: `targets.to_dtype(DType::U32)?`; probabilities need soft targets"));
-        }
+        other => return Err(not_class_indices(other)),
     }
-    .map_err(bad)
+    .map_err(|label| no_class(label, classes))
 }
 
 /// Log-probabilities are never positive; logits and probabilities nearly always are somewhere.

@@ -88,15 +88,13 @@ impl BatchNorm {
             let (mean, variance) = (&self.running_mean, &self.running_var);
             return ops::batch_norm_inference(xs, mean, variance, affine, self.epsilon, self.relu);
         }
-        let (ys, found) = ops::batch_norm(xs, affine, self.epsilon, self.relu)?;
-        // The running variance is the unbiased one, as in PyTorch.
-        let unbiased = (found.variance * (found.count as f64 / (found.count - 1) as f64))?;
-        for (running, new) in [(&self.running_mean, found.mean), (&self.running_var, unbiased)] {
-            let old = running.as_detached_tensor();
-            running.set(&((old * (1.0 - self.momentum))? + (new * self.momentum)?)?)?;
-        }
-        self.batches.set(&(self.batches.as_detached_tensor() + 1.0)?)?;
-        Ok(ys)
+        let running = ops::RunningStatistics {
+            mean: &self.running_mean,
+            variance: &self.running_var,
+            batches: &self.batches,
+            momentum: self.momentum,
+        };
+        ops::batch_norm_running(xs, affine, self.epsilon, self.relu, &running)
     }
 }
 

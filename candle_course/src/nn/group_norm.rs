@@ -94,12 +94,18 @@ impl Module for GroupNorm {
     }
 }
 
-/// [`GroupNorm`] of candle's operations, on every device; `xs`: `[N, C, …]`, the others `[C]`.
+/// [`GroupNorm`], of candle's operations but on CUDA devices; `xs`: `[N, C, …]`, the others `[C]`.
 pub(crate) fn group_norm(xs: &Tensor, groups: usize, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
     let dims = xs.dims();
     if xs.elem_count() == 0 {
         return Err(Error::argument("xs", "at least one number", format!("shape {dims:?}"))
             .hint("an empty batch has no values and no gradient: was everything filtered out?"));
+    }
+    #[cfg(feature = "cuda")]
+    if crate::kernels::cuda::takes(xs) {
+        let (size, inner) = (xs.elem_count() / (dims[0] * groups), dims[2..].iter().product());
+        let rows = crate::kernels::cuda::layer_norm::Rows { size, groups, inner, epsilon };
+        return Ok(rows.apply(xs, Some((weight, bias)))?);
     }
     let grouped = xs.reshape((dims[0], groups, xs.elem_count() / (dims[0] * groups)))?;
     let centered = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;

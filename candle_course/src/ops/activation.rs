@@ -44,6 +44,10 @@ impl CustomOp1 for Relu {
 /// ```
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
     check_input("xs", xs)?;
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        return Ok(crate::kernels::cuda::activation::relu(xs)?);
+    }
     Ok(if on_cpu(xs) { xs.contiguous()?.apply_op1(Relu)? } else { relu_composed(xs)? })
 }
 
@@ -80,6 +84,10 @@ fn smooth<C: Curve + Send + 'static>(xs: &Tensor, name: &'static str) -> Result<
 /// If the input is empty or of a dtype without kernels.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
     check_input("xs", xs)?;
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        return Ok(crate::kernels::cuda::activation::gelu(xs)?);
+    }
     if on_cpu(xs) { smooth::<Gelu>(xs, "gelu") } else { Ok(xs.gelu_erf()?) }
 }
 
@@ -89,5 +97,9 @@ pub fn gelu(xs: &Tensor) -> Result<Tensor> {
 /// If the input is empty or of a dtype without kernels.
 pub fn silu(xs: &Tensor) -> Result<Tensor> {
     check_input("xs", xs)?;
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        return Ok(crate::kernels::cuda::activation::silu(xs)?);
+    }
     if on_cpu(xs) { smooth::<Silu>(xs, "silu") } else { Ok(xs.silu()?) }
 }

@@ -1,12 +1,16 @@
 //! Batch normalisation.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, DType, Layout, Shape, Tensor};
+use candle_core::{DType, Tensor, Var};
 
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, relu_composed, slice,
-    tensor, with_element,
+    Reading, apply, check_input, check_same_kind, check_shape, on_cpu, relu_composed, tensor, with_element,
 };
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::norm as cuda;
+#[cfg(feature = "cuda")]
+use crate::kernels::node::node;
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::norm::{self, Statistics};
 use crate::kernels::simd::Element;
 
@@ -39,6 +43,8 @@ fn check_channels(xs: &Tensor, channels: usize, names: [&str; 2], pair: Option<(
 }
 
 const AFFINE: [&str; 2] = ["weight", "bias"];
+const TRAINING: &str = "batch_norm";
+const INFERENCE: &str = "batch_norm_inference";
 
 struct BatchNorm {
     statistics: Statistics,
@@ -50,31 +56,20 @@ struct BatchNorm {
 }
 
 impl BatchNorm {
-    fn op(&self) -> &'static str {
-        if self.training { "batch_norm" } else { "batch_norm_inference" }
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let (x, affine) = (Reading::of(inputs[0]), inputs[1..].iter().map(|p| Reading::of(p)).collect::<Vec<_>>());
+        let affine = affine.iter().map(|p| p.get::<T>()).collect::<candle_core::Result<Vec<_>>>()?;
+        let (weight, bias) = (affine.first().copied(), affine.get(1).copied());
+        let channels = norm::channels(&self.statistics, self.epsilon, weight, bias);
+        Ok(Value::cpu(norm::normalise(x.get()?, self.plane, &channels, self.relu), inputs[0].shape()))
     }
 
-    fn forward<T: Element>(
-        &self,
-        x: &[T],
-        affine: Option<(&[T], &[T])>,
-        shape: &Shape,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let channels = norm::channels(&self.statistics, self.epsilon, affine.map(|a| a.0), affine.map(|a| a.1));
-        output(norm::normalise(x, self.plane, &channels, self.relu), shape)
-    }
-
-    fn gradients<T: Element>(
-        &self,
-        xs: &Tensor,
-        affine: Option<(&Tensor, &Tensor)>,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (x, dy) = (Reading::of(xs), Reading::of(dy));
-        let [of_weight, of_bias] = affine.map_or([false; 2], |(weight, bias)| [weight.track_op(), bias.track_op()]);
-        let (weight, bias) = affine.map(|(w, b)| (Reading::of(w), Reading::of(b))).unzip();
-        let weight = weight.as_ref().map(|w| w.get::<T>()).transpose()?;
-        let bias = bias.as_ref().map(|b| b.get::<T>()).transpose()?;
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let (x, dy) = (Reading::of(inputs[0]), Reading::of(dy));
+        let wanted = |i: usize| inputs.get(i).is_some_and(|input| input.track_op());
+        let affine = inputs[1..].iter().map(|p| Reading::of(p)).collect::<Vec<_>>();
+        let affine = affine.iter().map(|p| p.get::<T>()).collect::<candle_core::Result<Vec<_>>>()?;
+        let (weight, bias) = (affine.first().copied(), affine.get(1).copied());
         let backward = norm::Backward {
             x: x.get::<T>()?,
             dy: dy.get()?,
@@ -83,58 +78,14 @@ impl BatchNorm {
             inverse_std: &self.statistics.variance.iter().map(|v| 1.0 / (v + self.epsilon).sqrt()).collect::<Vec<_>>(),
             relu: self.relu,
         };
-        let (dx, dw, db) = norm::backward(&backward, self.training, xs.track_op(), of_weight || of_bias);
-        let parameter = |values: Vec<T>, wanted: bool| {
-            let channels = values.len();
-            wanted.then(|| tensor(values, channels)).transpose()
-        };
-        let dx = dx.map(|dx| tensor(dx, xs.shape())).transpose()?;
-        Ok((dx, parameter(dw, of_weight)?, parameter(db, of_bias)?))
-    }
-}
-
-impl CustomOp1 for BatchNorm {
-    fn name(&self) -> &'static str {
-        self.op()
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, layout)?, None, layout.shape()))
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.op())?;
-        Ok(with_element!(xs.dtype(), T => self.gradients::<T>(xs, None, &dy))?.0)
-    }
-}
-
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        self.op()
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, Some((slice(w, wl)?, slice(b, bl)?)), xl.shape()))
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, self.op())?;
-        with_element!(xs.dtype(), T => self.gradients::<T>(xs, Some((weight, bias)), &dy))
+        let (dx, dw, db) = norm::backward(&backward, self.training, wanted(0), wanted(1) || wanted(2));
+        let mut gradients = vec![dx.map(|dx| tensor(dx, inputs[0].shape())).transpose()?];
+        for (i, values) in [(1, dw), (2, db)] {
+            if let Some(parameter) = inputs.get(i) {
+                gradients.push(wanted(i).then(|| tensor(values, parameter.shape())).transpose()?);
+            }
+        }
+        Ok(gradients)
     }
 }
 
@@ -154,6 +105,27 @@ pub fn batch_norm(
     relu: bool,
 ) -> Result<(Tensor, BatchStatistics)> {
     let (channels, plane) = sizes(xs)?;
+    let count = check_training(xs, channels, affine)?;
+    #[cfg(feature = "cuda")]
+    if on_cuda(xs) {
+        let (ys, found) = training_on_cuda(xs, affine, epsilon, relu, None)?;
+        let (mean, variance) = found.ok_or_else(|| Error::training("internal error: a batch without statistics"))?;
+        return Ok((ys, BatchStatistics { mean, variance, count }));
+    }
+    if !on_cpu(xs) {
+        return composed(xs, affine, epsilon, relu, count);
+    }
+    let xs = xs.contiguous()?;
+    let statistics = with_element!(xs.dtype(), T => norm::statistics::<T>(Reading::of(&xs).get()?, channels, plane));
+    let as_tensor = |values: &[f64]| tensor(values.to_vec(), channels)?.to_dtype(xs.dtype());
+    let found =
+        BatchStatistics { mean: as_tensor(&statistics.mean)?, variance: as_tensor(&statistics.variance)?, count };
+    let op = BatchNorm { statistics, epsilon, plane, relu, training: true };
+    Ok((apply!(TRAINING, op, inputs(&xs, affine)), found))
+}
+
+/// How many numbers a channel has, in training.
+fn check_training(xs: &Tensor, channels: usize, affine: Option<(&Tensor, &Tensor)>) -> Result<usize> {
     check_channels(xs, channels, AFFINE, affine)?;
     let count = xs.elem_count() / channels;
     if count < 2 {
@@ -164,15 +136,71 @@ pub fn batch_norm(
         )
         .hint("a batch of 1 has no variance: use a larger batch, `drop_last`, or evaluation mode"));
     }
-    if !on_cpu(xs) {
-        return composed(xs, affine, epsilon, relu, count);
+    Ok(count)
+}
+
+/// The statistics of past batches, `[C]` each, and how many there were, i64.
+pub(crate) struct RunningStatistics<'a> {
+    pub mean: &'a Var,
+    pub variance: &'a Var,
+    pub batches: &'a Var,
+    /// The share of a new batch.
+    pub momentum: f64,
+}
+
+/// [`batch_norm`] whose statistics go into the running ones: on CUDA within the same pass.
+pub(crate) fn batch_norm_running(
+    xs: &Tensor,
+    affine: Option<(&Tensor, &Tensor)>,
+    epsilon: f64,
+    relu: bool,
+    running: &RunningStatistics<'_>,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    {
+        let (channels, _) = sizes(xs)?;
+        let kept = [running.mean, running.variance].iter().all(|var| var.dtype() == xs.dtype() && var.is_contiguous());
+        if kept && on_cuda(xs) {
+            check_training(xs, channels, affine)?;
+            check_channels(xs, channels, ["running_mean", "running_var"], Some((running.mean, running.variance)))?;
+            return Ok(training_on_cuda(xs, affine, epsilon, relu, Some(running))?.0);
+        }
     }
-    let xs = xs.contiguous()?;
-    let statistics = with_element!(xs.dtype(), T => norm::statistics::<T>(Reading::of(&xs).get()?, channels, plane));
-    let as_tensor = |values: &[f64]| tensor(values.to_vec(), channels)?.to_dtype(xs.dtype());
-    let found =
-        BatchStatistics { mean: as_tensor(&statistics.mean)?, variance: as_tensor(&statistics.variance)?, count };
-    Ok((apply(&xs, affine, BatchNorm { statistics, epsilon, plane, relu, training: true })?, found))
+    let (ys, found) = batch_norm(xs, affine, epsilon, relu)?;
+    // The running variance is the unbiased one, as in PyTorch.
+    let unbiased = (found.variance * (found.count as f64 / (found.count - 1) as f64))?;
+    for (running_one, new) in [(running.mean, found.mean), (running.variance, unbiased)] {
+        let old = running_one.as_detached_tensor();
+        running_one.set(&((old * (1.0 - running.momentum))? + (new * running.momentum)?)?)?;
+    }
+    running.batches.set(&(running.batches.as_detached_tensor() + 1.0)?)?;
+    Ok(ys)
+}
+
+#[cfg(feature = "cuda")]
+fn on_cuda(xs: &Tensor) -> bool {
+    super::support::on_cuda(xs) && cuda::Channels::of(xs.dims()).fit()
+}
+
+#[cfg(feature = "cuda")]
+fn training_on_cuda(
+    xs: &Tensor,
+    affine: Option<(&Tensor, &Tensor)>,
+    epsilon: f64,
+    relu: bool,
+    running: Option<&RunningStatistics<'_>>,
+) -> Result<(Tensor, Option<(Tensor, Tensor)>)> {
+    let inputs = super::support::contiguous(&inputs(xs, affine))?;
+    let inputs: Vec<&Tensor> = inputs.iter().collect();
+    let running =
+        running.map(|r| cuda::Running { mean: r.mean, variance: r.variance, batches: r.batches, momentum: r.momentum });
+    let normalised = with_element!(xs.dtype(), T => cuda::training::<T>(&inputs, epsilon, relu, running.as_ref()))?;
+    Ok((node_on_cuda(TRAINING, &inputs, normalised.ys, normalised.op)?, normalised.statistics))
+}
+
+#[cfg(feature = "cuda")]
+fn node_on_cuda(name: &'static str, inputs: &[&Tensor], ys: Value, op: cuda::BatchNorm) -> candle_core::Result<Tensor> {
+    node(name, inputs, ys, move |inputs, _, dy| with_element!(dy.dtype(), T => op.backward::<T>(inputs, dy)))
 }
 
 /// Normalises every channel with given statistics, as `torch.nn.functional.batch_norm` in
@@ -193,19 +221,25 @@ pub fn batch_norm_inference(
     let (channels, plane) = sizes(xs)?;
     check_channels(xs, channels, AFFINE, affine)?;
     check_channels(xs, channels, ["mean", "variance"], Some((mean, variance)))?;
+    #[cfg(feature = "cuda")]
+    if on_cuda(xs) {
+        let inputs = super::support::contiguous(&inputs(xs, affine))?;
+        let inputs: Vec<&Tensor> = inputs.iter().collect();
+        let (mean, variance) = (mean.contiguous()?, variance.contiguous()?);
+        let (ys, op) = with_element!(xs.dtype(), T => cuda::inference::<T>(&inputs, &mean, &variance, epsilon, relu))?;
+        return Ok(node_on_cuda(INFERENCE, &inputs, ys, op)?);
+    }
     if !on_cpu(xs) {
         return composed_inference(xs, mean, variance, affine, epsilon, relu);
     }
     let wide = |xs: &Tensor| xs.to_dtype(DType::F64)?.to_vec1::<f64>();
     let statistics = Statistics { mean: wide(mean)?, variance: wide(variance)? };
-    apply(&xs.contiguous()?, affine, BatchNorm { statistics, epsilon, plane, relu, training: false })
+    let op = BatchNorm { statistics, epsilon, plane, relu, training: false };
+    Ok(apply!(INFERENCE, op, inputs(xs, affine)))
 }
 
-fn apply(xs: &Tensor, affine: Option<(&Tensor, &Tensor)>, op: BatchNorm) -> Result<Tensor> {
-    Ok(match affine {
-        Some((weight, bias)) => xs.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?,
-        None => xs.apply_op1(op)?,
-    })
+fn inputs<'a>(xs: &'a Tensor, affine: Option<(&'a Tensor, &'a Tensor)>) -> [Option<&'a Tensor>; 3] {
+    [Some(xs), affine.map(|pair| pair.0), affine.map(|pair| pair.1)]
 }
 
 /// `[1, C, 1, …]` of the rank of `xs`.

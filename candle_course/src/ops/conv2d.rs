@@ -1,12 +1,12 @@
 //! 2-d convolution.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, image_sizes, incoming, on_cpu, output,
-    relu_composed, slice, tensor, with_element,
+    Reading, apply, check_input, check_same_kind, check_shape, check_weight, image_sizes, on_cpu, relu_composed, tensor,
 };
 use crate::error::{Error, Result};
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::{self, conv::Geometry, simd::Element};
 
 /// How [`conv2d`] moves its window. Pairs are (vertical, horizontal).
@@ -113,20 +113,16 @@ struct Conv2d {
 }
 
 impl Conv2d {
-    fn shape(&self) -> (usize, usize, usize, usize) {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
         let g = &self.geometry;
-        (g.batch, g.out_channels, g.output.0, g.output.1)
+        let (x, w, bias) = (Reading::of(inputs[0]), Reading::of(inputs[1]), inputs.get(2).map(|b| Reading::of(b)));
+        let bias = bias.as_ref().map(|bias| bias.get::<T>()).transpose()?;
+        let ys = kernels::conv::forward(g, x.get()?, w.get()?, bias, self.relu);
+        Ok(Value::cpu(ys, (g.batch, g.out_channels, g.output.0, g.output.1)))
     }
 
-    fn gradients<T: Element>(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        ys: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = &self.geometry;
+    fn backward<T: Element>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
+        let (g, xs, weight) = (&self.geometry, inputs[0], inputs[1]);
         let (x, w, y, dy) = (Reading::of(xs), Reading::of(weight), Reading::of(ys), Reading::of(dy));
         let masked;
         let dy = if self.relu {
@@ -143,74 +139,11 @@ impl Conv2d {
             true => Some(tensor(kernels::backward_weight(g, x.get::<T>()?, dy), weight.shape())?),
             false => None,
         };
-        let db = match bias {
-            Some(bias) if bias.track_op() => Some(tensor(kernels::backward_bias(g, dy), bias.shape())?),
-            _ => None,
-        };
-        Ok((dx, dw, db))
-    }
-}
-
-impl CustomOp2 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => {
-            output(kernels::conv::forward::<T>(&self.geometry, slice(x, xl)?, slice(w, wl)?, None, self.relu), self.shape())
-        })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "conv2d")?;
-        let (dx, dw, _) = with_element!(x.dtype(), T => self.gradients::<T>(x, w, None, y, &dy))?;
-        Ok((dx, dw))
-    }
-}
-
-impl CustomOp3 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => {
-            let bias = Some(slice(b, bl)?);
-            output(kernels::conv::forward::<T>(&self.geometry, slice(x, xl)?, slice(w, wl)?, bias, self.relu), self.shape())
-        })
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "conv2d")?;
-        with_element!(x.dtype(), T => self.gradients::<T>(x, w, Some(b), y, &dy))
+        let mut gradients = vec![dx, dw];
+        if let Some(bias) = inputs.get(2) {
+            gradients.push(bias.track_op().then(|| tensor(kernels::backward_bias(g, dy), bias.shape())).transpose()?);
+        }
+        Ok(gradients)
     }
 }
 
@@ -244,14 +177,15 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Con
         check_same_kind("bias", bias, xs)?;
         check_shape("bias", bias, &[geometry.out_channels])?;
     }
+    #[cfg(feature = "cudnn")]
+    if super::support::on_cuda(xs) && kernels::cuda::conv::fits(&geometry) {
+        let op = kernels::cuda::conv::Conv2d::new(geometry, options.relu);
+        return Ok(apply!("conv2d", op, [Some(xs), Some(weight), bias]));
+    }
     if !on_cpu(xs) {
         return composed(xs, weight, bias, options, &geometry);
     }
-    let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, Conv2d { geometry, relu: options.relu });
-    Ok(match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
-        None => xs.apply_op2(&weight, op)?,
-    })
+    Ok(apply!("conv2d", Conv2d { geometry, relu: options.relu }, [Some(xs), Some(weight), bias]))
 }
 
 /// `by − 1` zeros between vertical and horizontal neighbours of `[…, …, H, W]`.

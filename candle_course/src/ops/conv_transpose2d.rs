@@ -1,13 +1,13 @@
 //! Transposed 2-d convolution.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
 use super::conv2d::{check_options, checked, spread, too_large};
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, image_sizes, incoming, on_cpu, output,
-    slice, tensor, with_element,
+    Reading, apply, check_input, check_same_kind, check_shape, check_weight, image_sizes, on_cpu, tensor,
 };
 use crate::error::{Error, Result};
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::{self, conv::Geometry, simd::Element};
 
 /// How [`conv_transpose2d`] spreads its windows. Pairs are (vertical, horizontal).
@@ -86,23 +86,16 @@ struct ConvTranspose2d {
 }
 
 impl ConvTranspose2d {
-    fn shape(&self) -> (usize, usize, usize, usize) {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
         let g = &self.geometry;
-        (g.batch, g.in_channels, g.input.0, g.input.1)
+        let (x, w, bias) = (Reading::of(inputs[0]), Reading::of(inputs[1]), inputs.get(2).map(|b| Reading::of(b)));
+        let bias = bias.as_ref().map(|bias| bias.get::<T>()).transpose()?;
+        let ys = kernels::conv::transposed(g, x.get()?, w.get()?, bias);
+        Ok(Value::cpu(ys, (g.batch, g.in_channels, g.input.0, g.input.1)))
     }
 
-    fn forward<T: Element>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> candle_core::Result<(CpuStorage, Shape)> {
-        output(kernels::conv::transposed(&self.geometry, x, w, bias), self.shape())
-    }
-
-    fn gradients<T: Element>(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = &self.geometry;
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let (g, xs, weight) = (&self.geometry, inputs[0], inputs[1]);
         let (x, w, dy) = (Reading::of(xs), Reading::of(weight), Reading::of(dy));
         let dy = dy.get::<T>()?;
         // The transpose's output gradient is the convolution's input, and our input its output gradient.
@@ -114,71 +107,12 @@ impl ConvTranspose2d {
             true => Some(tensor(kernels::backward_weight(g, dy, x.get::<T>()?), weight.shape())?),
             false => None,
         };
-        let db = match bias {
-            Some(bias) if bias.track_op() => {
-                Some(tensor(kernels::reduce::channel_sums(dy, g.in_channels, g.input.0 * g.input.1), bias.shape())?)
-            }
-            _ => None,
-        };
-        Ok((dx, dw, db))
-    }
-}
-
-impl CustomOp2 for ConvTranspose2d {
-    fn name(&self) -> &'static str {
-        "conv_transpose2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, None))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "conv_transpose2d")?;
-        let (dx, dw, _) = with_element!(x.dtype(), T => self.gradients::<T>(x, w, None, &dy))?;
-        Ok((dx, dw))
-    }
-}
-
-impl CustomOp3 for ConvTranspose2d {
-    fn name(&self) -> &'static str {
-        "conv_transpose2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "conv_transpose2d")?;
-        with_element!(x.dtype(), T => self.gradients::<T>(x, w, Some(b), &dy))
+        let mut gradients = vec![dx, dw];
+        if let Some(bias) = inputs.get(2) {
+            let sums = || kernels::reduce::channel_sums(dy, g.in_channels, g.input.0 * g.input.1);
+            gradients.push(bias.track_op().then(|| tensor(sums(), bias.shape())).transpose()?);
+        }
+        Ok(gradients)
     }
 }
 
@@ -218,14 +152,15 @@ pub fn conv_transpose2d(
         check_same_kind("bias", bias, xs)?;
         check_shape("bias", bias, &[geometry.in_channels])?;
     }
+    #[cfg(feature = "cudnn")]
+    if super::support::on_cuda(xs) && kernels::cuda::conv::fits(&geometry) {
+        let op = kernels::cuda::conv::ConvTranspose2d::new(geometry);
+        return Ok(apply!("conv_transpose2d", op, [Some(xs), Some(weight), bias]));
+    }
     if !on_cpu(xs) {
         return composed(xs, weight, bias, options, &geometry);
     }
-    let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, ConvTranspose2d { geometry });
-    Ok(match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
-        None => xs.apply_op2(&weight, op)?,
-    })
+    Ok(apply!("conv_transpose2d", ConvTranspose2d { geometry }, [Some(xs), Some(weight), bias]))
 }
 
 /// The same of candle's operations, for a GPU.

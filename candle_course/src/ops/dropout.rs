@@ -41,6 +41,10 @@ pub fn dropout(xs: &Tensor, p: f64, key: u64) -> Result<Tensor> {
     if on_cpu(xs) {
         return Ok(xs.contiguous()?.apply_op1(Dropout { p, key })?);
     }
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        return Ok(crate::kernels::cuda::dropout::dropout(xs, p, key)?);
+    }
     let mask = dropout::apply(&vec![1f32; xs.elem_count()], p, key);
     let mask = Tensor::from_vec(mask, xs.shape(), &Device::Cpu)?.to_dtype(xs.dtype())?.to_device(xs.device())?;
     Ok((xs * mask)?)

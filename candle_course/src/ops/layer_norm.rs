@@ -112,6 +112,11 @@ pub fn layer_norm(
         check_shape(name, parameter, normalised)?;
     }
     let size = normalised.iter().product();
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        let rows = crate::kernels::cuda::layer_norm::Rows { size, groups: 1, inner: 1, epsilon };
+        return Ok(rows.apply(xs, affine)?);
+    }
     if !on_cpu(xs) {
         return composed(xs, size, affine, epsilon);
     }

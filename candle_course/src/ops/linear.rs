@@ -1,13 +1,13 @@
 //! The affine map.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{Result as CandleResult, Tensor};
 
 use super::support::{
-    Reading, check_input, check_same_kind, check_shape, check_weight, dtype_of, incoming, on_cpu, output,
-    relu_composed, slice, tensor, with_element,
+    Reading, apply, check_input, check_same_kind, check_shape, check_weight, on_cpu, relu_composed, tensor,
 };
 use crate::error::{Error, Result};
 use crate::kernels::gemm::{Matrix, gemm};
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::simd::Element;
 use crate::kernels::{activation, buffer::written, reduce};
 
@@ -16,12 +16,16 @@ struct Linear {
     inputs: usize,
     outputs: usize,
     relu: bool,
-    shape: Vec<usize>,
 }
 
 impl Linear {
-    fn forward<T: Element>(&self, x: &[T], w: &[T], bias: Option<&[T]>) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (x, w) = (Matrix::new(x, self.rows, self.inputs), Matrix::new(w, self.outputs, self.inputs).t());
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> CandleResult<Value> {
+        let mut shape = inputs[0].dims().to_vec();
+        shape[inputs[0].rank() - 1] = self.outputs;
+        let (x, w, bias) = (Reading::of(inputs[0]), Reading::of(inputs[1]), inputs.get(2).map(|b| Reading::of(b)));
+        let bias = bias.as_ref().map(|bias| bias.get::<T>()).transpose()?;
+        let (x, w) = (Matrix::new(x.get::<T>()?, self.rows, self.inputs), w.get()?);
+        let w = Matrix::new(w, self.outputs, self.inputs).t();
         let mut y = written(self.rows * self.outputs, |y| {
             if let Some(bias) = bias {
                 y.chunks_exact_mut(self.outputs).for_each(|row| row.copy_from_slice(bias));
@@ -31,17 +35,11 @@ impl Linear {
         if self.relu {
             y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y });
         }
-        output(y, self.shape.as_slice())
+        Ok(Value::cpu(y, shape))
     }
 
-    fn gradients<T: Element>(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        ys: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn backward<T: Element>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
+        let (xs, weight) = (inputs[0], inputs[1]);
         let (x, w, y, dy) = (Reading::of(xs), Reading::of(weight), Reading::of(ys), Reading::of(dy));
         let masked;
         let dy = if self.relu {
@@ -62,69 +60,12 @@ impl Linear {
             }
             false => None,
         };
-        let db = match bias {
-            Some(bias) if bias.track_op() => Some(tensor(reduce::column_sums(dy, self.outputs), bias.shape())?),
-            _ => None,
-        };
-        Ok((dx, dw, db))
-    }
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, None))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "linear")?;
-        let (dx, dw, _) = with_element!(x.dtype(), T => self.gradients::<T>(x, w, None, y, &dy))?;
-        Ok((dx, dw))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => self.forward::<T>(slice(x, xl)?, slice(w, wl)?, Some(slice(b, bl)?)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "linear")?;
-        with_element!(x.dtype(), T => self.gradients::<T>(x, w, Some(b), y, &dy))
+        let mut gradients = vec![dx, dw];
+        if let Some(bias) = inputs.get(2) {
+            let db = bias.track_op().then(|| tensor(reduce::column_sums(dy, self.outputs), bias.shape()));
+            gradients.push(db.transpose()?);
+        }
+        Ok(gradients)
     }
 }
 
@@ -164,16 +105,18 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -
         check_shape("bias", bias, &[outputs])?;
     }
     let rows = xs.elem_count() / inputs;
-    let mut shape = xs.dims().to_vec();
-    shape[xs.rank() - 1] = outputs;
+    let inputs_of = [Some(xs), Some(weight), bias];
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        let op = crate::kernels::cuda::linear::Linear::new(rows, inputs, outputs, relu);
+        return Ok(apply!("linear", op, inputs_of));
+    }
     if !on_cpu(xs) {
+        let mut shape = xs.dims().to_vec();
+        shape[xs.rank() - 1] = outputs;
         return composed(&xs.reshape((rows, inputs))?, weight, bias, relu, shape);
     }
-    let (xs, weight, op) = (xs.contiguous()?, weight.contiguous()?, Linear { rows, inputs, outputs, relu, shape });
-    Ok(match bias {
-        Some(bias) => xs.apply_op3(&weight, &bias.contiguous()?, op)?,
-        None => xs.apply_op2(&weight, op)?,
-    })
+    Ok(apply!("linear", Linear { rows, inputs, outputs, relu }, inputs_of))
 }
 
 /// The same of candle's operations, for a GPU; `xs`: `[rows, in]`.

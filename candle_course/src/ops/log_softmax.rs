@@ -47,6 +47,10 @@ impl CustomOp1 for LogSoftmax {
 pub fn log_softmax(xs: &Tensor, dim: impl Dim) -> Result<Tensor> {
     check_input("xs", xs)?;
     let dim = dim.to_index(xs.shape(), "log_softmax")?;
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        return Ok(crate::kernels::cuda::cross_entropy::log_softmax(xs, dim)?);
+    }
     if !on_cpu(xs) {
         return composed(xs, dim);
     }

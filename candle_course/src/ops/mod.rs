@@ -1,10 +1,13 @@
-//! Differentiable operations: fast kernels on the CPU, candle's own operations on a GPU.
+//! Differentiable operations: fast kernels on the CPU and on NVIDIA GPUs, candle's own operations
+//! elsewhere.
 //!
 //! Every operation takes and returns candle tensors and takes part in candle's `backward`. On the
 //! CPU it runs kernels of this crate (AVX-512, AVX2 or portable, see [`simd_level`]; matrix products
 //! are the `gemm` crate's, with the instructions that it picks) on candle's
 //! thread pool, which has `RAYON_NUM_THREADS` threads (`CANDLE_NUM_THREADS`, if set, overrides
-//! it); on a GPU it is composed of candle's operations, arranged so that the gradient is right
+//! it). On a CUDA device it runs kernels of this crate, cuBLAS and (with the feature `cudnn`)
+//! cuDNN, in the [`Precision`](crate::precision::Precision) that holds. Elsewhere, and for dtypes
+//! without kernels, it is composed of candle's operations, arranged so that the gradient is right
 //! there too (candle's own `max_pool2d` gradient, for one, is not).
 //!
 //! - f32 and f64; inputs may be strided or broadcast; empty ones are refused.
@@ -28,6 +31,8 @@ mod pool;
 mod recurrence;
 mod upsample;
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
@@ -36,6 +41,7 @@ pub(crate) mod reference_tests;
 pub use crate::kernels::simd::{SimdLevel, simd_level};
 pub use activation::{gelu, relu, silu};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};
+pub(crate) use batch_norm::{RunningStatistics, batch_norm_running};
 pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use dropout::dropout;

@@ -2,13 +2,19 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
+use candle_core::{D, Tensor};
 
-use super::support::{
-    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
-};
+#[cfg(feature = "cuda")]
+use super::support::with_element;
+use super::support::{Reading, apply, check_input, image_sizes, on_cpu, separable, tensor};
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::pool as cuda;
+#[cfg(feature = "cuda")]
+use crate::kernels::node::node;
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
+use crate::kernels::simd::Element;
 
 /// The windows of [`max_pool2d`] and [`avg_pool2d`]. Pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,29 +65,23 @@ fn geometry(xs: &Tensor, options: &Pool2dOptions) -> Result<Geometry> {
     Ok(Geometry { input: (height, width), output, kernel, stride, padding })
 }
 
-fn output_shape(layout: &Layout, (height, width): (usize, usize)) -> candle_core::Result<Shape> {
-    let (batch, channels, _, _) = layout.shape().dims4()?;
-    Ok((batch, channels, height, width).into())
+fn output_shape(xs: &Tensor, (height, width): (usize, usize)) -> candle_core::Result<[usize; 4]> {
+    let (batch, channels, _, _) = xs.dims4()?;
+    Ok([batch, channels, height, width])
 }
 
 struct MaxPool2d(Geometry);
 
-impl CustomOp1 for MaxPool2d {
-    fn name(&self) -> &'static str {
-        "max_pool2d"
+impl MaxPool2d {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let ys = pool::max_forward::<T>(&self.0, Reading::of(inputs[0]).get()?);
+        Ok(Value::cpu(ys, output_shape(inputs[0], self.0.output)?.as_slice()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let shape = output_shape(layout, self.0.output)?;
-        with_element!(dtype_of(x), T => output(pool::max_forward::<T>(&self.0, slice(x, layout)?), shape))
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name())?;
-        let (x, dy) = (Reading::of(xs), Reading::of(&dy));
-        let dx =
-            with_element!(xs.dtype(), T => tensor(pool::max_backward::<T>(&self.0, x.get()?, dy.get()?), xs.shape()))?;
-        Ok(Some(dx))
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let (x, dy) = (Reading::of(inputs[0]), Reading::of(dy));
+        let dx = pool::max_backward::<T>(&self.0, x.get()?, dy.get()?);
+        Ok(vec![Some(tensor(dx, inputs[0].shape())?)])
     }
 }
 
@@ -111,31 +111,49 @@ impl CustomOp1 for MaxPool2d {
 pub fn max_pool2d(xs: &Tensor, options: &Pool2dOptions) -> Result<Tensor> {
     check_input("xs", xs)?;
     let geometry = geometry(xs, options)?;
-    if on_cpu(xs) { Ok(xs.contiguous()?.apply_op1(MaxPool2d(geometry))?) } else { composed_max(xs, &geometry) }
+    #[cfg(feature = "cuda")]
+    if let Some(windows) = on_cuda(xs, (&geometry).into()) {
+        return max_on_cuda(&xs.contiguous()?, windows);
+    }
+    if on_cpu(xs) { Ok(apply!("max_pool2d", MaxPool2d(geometry), [Some(xs)])) } else { composed_max(xs, &geometry) }
 }
 
-struct AveragePool2d<W> {
-    windows: W,
-    name: &'static str,
+struct AveragePool2d<W>(W);
+
+impl<W: Windows> AveragePool2d<W> {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let ys = pool::average_forward::<T>(&self.0, Reading::of(inputs[0]).get()?);
+        Ok(Value::cpu(ys, output_shape(inputs[0], self.0.sizes().1)?.as_slice()))
+    }
+
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let dx = pool::average_backward::<T>(&self.0, Reading::of(dy).get()?);
+        Ok(vec![Some(tensor(dx, inputs[0].shape())?)])
+    }
 }
 
-impl<W: Windows> CustomOp1 for AveragePool2d<W> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
+/// The windows for our CUDA kernels, if those do the work.
+#[cfg(feature = "cuda")]
+fn on_cuda(xs: &Tensor, windows: cuda::Windows) -> Option<cuda::Windows> {
+    (super::support::on_cuda(xs) && windows.fit()).then_some(windows)
+}
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let shape = output_shape(layout, self.windows.sizes().1)?;
-        with_element!(dtype_of(x), T => output(pool::average_forward::<T>(&self.windows, slice(x, layout)?), shape))
-    }
+#[cfg(feature = "cuda")]
+fn max_on_cuda(xs: &Tensor, windows: cuda::Windows) -> Result<Tensor> {
+    let (value, places) = with_element!(xs.dtype(), T => cuda::max_forward::<T>(&windows, xs, xs.track_op()))?;
+    Ok(node("max_pool2d", &[xs], value, move |inputs, _, dy| {
+        let places = places.as_ref().ok_or_else(|| candle_core::Error::Msg("internal error: no places".to_owned()))?;
+        let dx = with_element!(dy.dtype(), T => cuda::max_backward::<T>(&windows, inputs[0], places, dy))?;
+        Ok(vec![Some(dx)])
+    })?)
+}
 
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name)?;
-        let dy = Reading::of(&dy);
-        let dx =
-            with_element!(xs.dtype(), T => tensor(pool::average_backward::<T>(&self.windows, dy.get()?), xs.shape()))?;
-        Ok(Some(dx))
-    }
+#[cfg(feature = "cuda")]
+fn average_on_cuda(name: &'static str, xs: &Tensor, windows: cuda::Windows) -> Result<Tensor> {
+    let value = with_element!(xs.dtype(), T => cuda::average_forward::<T>(&windows, xs))?;
+    Ok(node(name, &[xs], value, move |inputs, _, dy| {
+        Ok(vec![Some(with_element!(dy.dtype(), T => cuda::average_backward::<T>(&windows, inputs[0], dy))?)])
+    })?)
 }
 
 /// The mean of every window, as `torch.nn.functional.avg_pool2d`.
@@ -147,8 +165,12 @@ impl<W: Windows> CustomOp1 for AveragePool2d<W> {
 pub fn avg_pool2d(xs: &Tensor, options: &Pool2dOptions) -> Result<Tensor> {
     check_input("xs", xs)?;
     let windows = Sliding { geometry: geometry(xs, options)?, count_include_pad: options.count_include_pad };
+    #[cfg(feature = "cuda")]
+    if let Some(windows) = on_cuda(xs, (&windows).into()) {
+        return average_on_cuda("avg_pool2d", &xs.contiguous()?, windows);
+    }
     if on_cpu(xs) {
-        return Ok(xs.contiguous()?.apply_op1(AveragePool2d { windows, name: "avg_pool2d" })?);
+        return Ok(apply!("avg_pool2d", AveragePool2d(windows), [Some(xs)]));
     }
     composed_average(xs, &windows)
 }
@@ -167,8 +189,12 @@ pub fn adaptive_avg_pool2d(xs: &Tensor, output_size: (usize, usize)) -> Result<T
         return Err(Error::argument("output_size", "at least (1, 1)", format!("{output_size:?}")));
     }
     let windows = Adaptive { input: (height, width), output: output_size };
+    #[cfg(feature = "cuda")]
+    if let Some(windows) = on_cuda(xs, (&windows).into()) {
+        return average_on_cuda("adaptive_avg_pool2d", &xs.contiguous()?, windows);
+    }
     if on_cpu(xs) {
-        return Ok(xs.contiguous()?.apply_op1(AveragePool2d { windows, name: "adaptive_avg_pool2d" })?);
+        return Ok(apply!("adaptive_avg_pool2d", AveragePool2d(windows), [Some(xs)]));
     }
     composed_average(xs, &windows)
 }

@@ -4,6 +4,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 
 use crate::error::{Error, Result};
+pub(super) use crate::kernels::node::incoming;
 use crate::kernels::simd::{Element, simd_level};
 
 /// Runs the block with `$t` being the element type of `$dtype`, which was checked to be a float
@@ -24,6 +25,27 @@ macro_rules! with_element {
 }
 pub(super) use with_element;
 
+/// The tensors, contiguous, without the missing ones.
+pub(super) fn contiguous(inputs: &[Option<&Tensor>]) -> candle_core::Result<Vec<Tensor>> {
+    inputs.iter().flatten().map(|input| input.contiguous()).collect()
+}
+
+/// The tensor that the operation `$op` makes of up to three inputs (options; the first is there).
+///
+/// An operation has `forward::<T>(&self, &[&Tensor]) -> Result<Value>` and
+/// `backward::<T>(&self, &[&Tensor], output, gradient) -> Gradients`, for the CPU or for CUDA.
+macro_rules! apply {
+    ($name:expr, $op:expr, $inputs:expr) => {{
+        let (op, inputs) = ($op, $crate::ops::support::contiguous(&$inputs)?);
+        let inputs: Vec<&candle_core::Tensor> = inputs.iter().collect();
+        let value = $crate::ops::support::with_element!(inputs[0].dtype(), T => op.forward::<T>(&inputs))?;
+        $crate::kernels::node::node($name, &inputs, value, move |inputs, ys, dy| {
+            $crate::ops::support::with_element!(ys.dtype(), T => op.backward::<T>(inputs, ys, dy))
+        })?
+    }};
+}
+pub(super) use apply;
+
 /// Whether our kernels do the work.
 pub(super) fn on_cpu(xs: &Tensor) -> bool {
     #[cfg(test)]
@@ -31,6 +53,16 @@ pub(super) fn on_cpu(xs: &Tensor) -> bool {
         return false;
     }
     matches!(xs.device(), Device::Cpu)
+}
+
+/// Whether our CUDA kernels do the work.
+#[cfg(feature = "cuda")]
+pub(super) fn on_cuda(xs: &Tensor) -> bool {
+    #[cfg(test)]
+    if is_composed() {
+        return false;
+    }
+    matches!(xs.device(), Device::Cuda(_)) && matches!(xs.dtype(), DType::F32 | DType::F64)
 }
 
 #[cfg(test)]
@@ -182,22 +214,4 @@ pub(super) fn output<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> can
     let shape = shape.into();
     debug_assert_eq!(values.len(), shape.elem_count());
     Ok((T::to_cpu_storage_owned(values), shape))
-}
-
-/// The gradient that comes into a backward pass, contiguous (it may be broadcast).
-///
-/// # Errors
-/// If candle is asked to track gradients through backward passes: what our kernels compute there
-/// would silently be missing from second derivatives.
-pub(super) fn incoming(gradient: &Tensor, op: &'static str) -> candle_core::Result<Tensor> {
-    let keeps_graph = std::env::var("CANDLE_GRAD_DO_NOT_DETACH").is_ok_and(|value| !value.is_empty() && value != "0");
-    if keeps_graph || gradient.track_op() {
-        return Err(Error::new(
-            crate::error::ErrorKind::Tensor,
-            format!("`{op}` has no gradient of its gradient: second derivatives through it cannot be computed"),
-        )
-        .hint("unset CANDLE_GRAD_DO_NOT_DETACH, or build the function from candle's own operations")
-        .into());
-    }
-    gradient.contiguous()
 }

@@ -6,7 +6,7 @@ use super::support::{
     Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
 };
 use crate::error::{Error, Result};
-use crate::kernels::upsample::{self, Tap};
+use crate::kernels::upsample::{self, Mode, Tap};
 
 struct Resize {
     name: &'static str,
@@ -38,18 +38,18 @@ impl CustomOp1 for Resize {
     }
 }
 
-fn resize(
-    xs: &Tensor,
-    size: (usize, usize),
-    name: &'static str,
-    taps: impl Fn(usize, usize) -> Vec<Tap>,
-) -> Result<Tensor> {
+fn resize(xs: &Tensor, size: (usize, usize), name: &'static str, mode: Mode) -> Result<Tensor> {
     check_input("xs", xs)?;
     let (_, _, height, width) = image_sizes("xs", xs)?;
     if size.0 == 0 || size.1 == 0 {
         return Err(Error::argument("size", "at least (1, 1)", format!("{size:?}")));
     }
-    let resize = Resize { name, from: (height, width), rows: taps(height, size.0), columns: taps(width, size.1) };
+    #[cfg(feature = "cuda")]
+    if super::support::on_cuda(xs) {
+        return Ok(crate::kernels::cuda::upsample::upsample(xs, size, mode)?);
+    }
+    let (rows, columns) = (mode.taps(height, size.0), mode.taps(width, size.1));
+    let resize = Resize { name, from: (height, width), rows, columns };
     if on_cpu(xs) { Ok(xs.contiguous()?.apply_op1(resize)?) } else { composed(xs, &resize) }
 }
 
@@ -61,7 +61,7 @@ fn resize(
 /// # Errors
 /// If the input is not a batch of images or empty, or a size is 0.
 pub fn upsample_nearest2d(xs: &Tensor, size: (usize, usize)) -> Result<Tensor> {
-    resize(xs, size, "upsample_nearest2d", upsample::nearest)
+    resize(xs, size, "upsample_nearest2d", Mode::Nearest)
 }
 
 /// Enlarges (or shrinks) images to `size` (height, width) by bilinear interpolation, as
@@ -73,7 +73,7 @@ pub fn upsample_nearest2d(xs: &Tensor, size: (usize, usize)) -> Result<Tensor> {
 /// # Errors
 /// If the input is not a batch of images or empty, or a size is 0.
 pub fn upsample_bilinear2d(xs: &Tensor, size: (usize, usize), align_corners: bool) -> Result<Tensor> {
-    resize(xs, size, "upsample_bilinear2d", |from, to| upsample::linear(from, to, align_corners))
+    resize(xs, size, "upsample_bilinear2d", if align_corners { Mode::LinearAligned } else { Mode::Linear })
 }
 
 /// Two matrix products, one per axis, for a GPU: candle's nearest upsampling overwrites gradients

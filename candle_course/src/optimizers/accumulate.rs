@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::losses::{Mean, MeanOf};
 use crate::nn::Parameters;
-use crate::optimizers::clip::{Change, apply, separate};
+use crate::optimizers::clip::{Change, apply_all, separate};
 use crate::optimizers::engine::collect;
 use crate::stateful::{Expected, State, Stateful, compare};
 
@@ -120,6 +120,11 @@ impl GradientAccumulator {
                     // The first gradient stays as it is while it is alone: a group of one batch
                     // is bit-identical to no accumulation.
                     multiply(&trainable, sum, so_far)?;
+                }
+                #[cfg(feature = "cuda")]
+                if add_on_device(&trainable, sum, &gradients, &of)? {
+                    *so_far = joined;
+                    continue;
                 }
                 for (_, var) in &trainable {
                     if let Some(gradient) = gradients.get(var) {
@@ -234,7 +239,24 @@ fn change(
 
 fn scale(trainable: &[(String, Var)], gradients: &mut GradStore, factor: f64) -> Result<()> {
     separate(trainable, gradients)?;
-    trainable.iter().try_for_each(|(_, var)| apply(var, gradients, Change::Scale(factor)))
+    let all = trainable.iter().map(|(_, var)| (var.clone(), Change::Scale(factor))).collect();
+    apply_all(all, gradients)
+}
+
+/// Adds all gradients in one launch: whether a device does it.
+#[cfg(feature = "cuda")]
+fn add_on_device(trainable: &[(String, Var)], sum: &GradStore, gradients: &GradStore, of: &MeanOf) -> Result<bool> {
+    let MeanOf::Count(count) = of else { return Ok(false) };
+    let mut pairs = Vec::new();
+    for (_, var) in trainable {
+        match (sum.get(var), gradients.get(var)) {
+            (Some(total), Some(gradient)) => pairs.push((total.clone(), gradient.contiguous()?)),
+            (None, Some(_)) => return Ok(false), // it begins with this batch
+            (_, None) => {}
+        }
+    }
+    let changes: Vec<_> = pairs.iter().map(|(total, gradient)| (total, Some(gradient), [1.0, *count])).collect();
+    crate::optimizers::on_device::change_all("scale_add", &changes)
 }
 
 /// sum ← sum + factor · gradient.
@@ -248,6 +270,11 @@ impl Kernel for AddScaled {
 
     fn tensors(&self, sum: &Tensor, gradient: &Tensor, _slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
         sum + (gradient * self.0)?
+    }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("scale_add", [1.0, self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     }
 }
 

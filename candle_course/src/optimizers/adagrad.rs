@@ -116,18 +116,31 @@ impl Optimizer for Adagrad {
         self.engine.step(gradients, learning_rate, |moment| AdagradKernel {
             moment,
             rate: moment.learning_rate / (1.0 + (moment.step - 1) as f64 * rate_decay),
+            #[cfg(feature = "cuda")]
+            rate_decay,
             epsilon,
         })
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.engine.settle()
     }
 }
 
 struct AdagradKernel {
     moment: Moment,
     rate: f64,
+    #[cfg(feature = "cuda")]
+    rate_decay: f64,
     epsilon: f64,
 }
 
 impl Kernel for AdagradKernel {
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("adagrad", super::on_device::numbers(&self.moment, [self.epsilon, self.rate_decay]))
+    }
+
     fn chunk<A: Real>(&self, parameter: &mut [A], gradient: &[A], slots: &mut [&mut [A]]) {
         let (rate, decay, epsilon) = (A::real(self.rate), A::real(self.moment.weight_decay), A::real(self.epsilon));
         let [sum] = slots else {

@@ -113,6 +113,10 @@ macro_rules! adam_family {
                 self.engine.step(gradients, learning_rate, |moment| AdamKernel::new(moment, betas, epsilon, $decoupled))
             }
 
+            fn settle(&mut self) -> Result<()> {
+                self.engine.settle()
+            }
+
             /// Sets β₁.
             fn set_momentum(&mut self, momentum: f64) -> Result<()> {
                 fraction("momentum", momentum)?;
@@ -178,6 +182,10 @@ struct AdamKernel {
     /// √(1 − β₂ᵗ).
     root_correction: f64,
     epsilon: f64,
+    #[cfg(feature = "cuda")]
+    moment: Moment,
+    #[cfg(feature = "cuda")]
+    decoupled: bool,
 }
 
 impl AdamKernel {
@@ -190,11 +198,21 @@ impl AdamKernel {
             step_size: moment.learning_rate / (1.0 - betas.0.powf(step)),
             root_correction: (1.0 - betas.1.powf(step)).sqrt(),
             epsilon,
+            #[cfg(feature = "cuda")]
+            moment,
+            #[cfg(feature = "cuda")]
+            decoupled,
         }
     }
 }
 
 impl Kernel for AdamKernel {
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        let others = [self.betas.0, self.betas.1, self.epsilon, f64::from(self.decoupled)];
+        ("adam", super::on_device::numbers(&self.moment, others))
+    }
+
     fn chunk<A: Real>(&self, parameter: &mut [A], gradient: &[A], slots: &mut [&mut [A]]) {
         let (penalty, keep) = (A::real(self.penalty), A::real(self.keep));
         let (new1, beta2, new2) = (A::real(1.0 - self.betas.0), A::real(self.betas.1), A::real(1.0 - self.betas.1));

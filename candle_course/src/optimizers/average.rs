@@ -112,6 +112,11 @@ impl WeightAverage {
                 1.0 - decay.min((1.0 + updates) / (10.0 + updates))
             }
         };
+        #[cfg(feature = "cuda")]
+        if self.update_on_device(share)? {
+            self.updates += 1;
+            return Ok(());
+        }
         let buffers: Vec<String> = self.parameters.buffers().into_iter().map(|(name, _)| name).collect();
         for (name, var) in self.pairs()? {
             let average = &self.averages[&name];
@@ -123,6 +128,24 @@ impl WeightAverage {
         }
         self.updates += 1;
         Ok(())
+    }
+
+    /// All averages in a launch or two: whether a device does it.
+    #[cfg(feature = "cuda")]
+    fn update_on_device(&self, share: f64) -> Result<bool> {
+        use crate::optimizers::on_device::change_all;
+        let buffers: Vec<String> = self.parameters.buffers().into_iter().map(|(name, _)| name).collect();
+        let pairs = self.pairs()?;
+        let (mut copied, mut moved) = (Vec::new(), Vec::new());
+        for (name, var) in &pairs {
+            let change = (self.averages[name].as_tensor(), Some(var.as_tensor()), [share, 0.0]);
+            if share == 1.0 || buffers.contains(name) { copied.push(change) } else { moved.push(change) }
+        }
+        let together: Vec<_> = copied.iter().chain(&moved).map(|&(average, ..)| average).collect();
+        if !crate::kernels::cuda::updates::fits(together) {
+            return Ok(false);
+        }
+        Ok(change_all("copy", &copied)? && change_all("move_towards", &moved)?)
     }
 
     /// Exchanges the model's values and the averages.
@@ -198,6 +221,11 @@ impl Kernel for MoveTowards {
 
     fn tensors(&self, average: &Tensor, parameter: &Tensor, _slots: &mut [Tensor]) -> candle_core::Result<Tensor> {
         average + ((parameter - average)? * self.0)?
+    }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("move_towards", [self.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     }
 }
 

@@ -1,9 +1,13 @@
 //! Bounds on gradients.
 
 use candle_core::backprop::GradStore;
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, Var};
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{runtime, updates as device};
 use crate::kernels::updates::{Real, contiguous_range, map_chunks, sum_chunks};
 use crate::nn::Parameters;
 use crate::optimizers::engine::collect;
@@ -36,13 +40,59 @@ use crate::optimizers::engine::collect;
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn clip_gradient_norm(parameters: &Parameters, gradients: &mut GradStore, max_norm: f64) -> Result<f64> {
+    clip_unread(parameters, gradients, max_norm)?.value()
+}
+
+/// A norm that may still be on the device.
+#[derive(Debug, Clone)]
+pub(crate) enum GradientNorm {
+    Known(f64),
+    /// A scalar, f64.
+    #[cfg(feature = "cuda")]
+    OnDevice(Tensor),
+}
+
+impl GradientNorm {
+    /// Waits for the device, if the norm is there.
+    pub(crate) fn value(&self) -> Result<f64> {
+        match self {
+            Self::Known(norm) => Ok(*norm),
+            #[cfg(feature = "cuda")]
+            Self::OnDevice(norm) => Ok(norm.to_scalar()?),
+        }
+    }
+}
+
+/// [`clip_gradient_norm`], without waiting for a device that can do it by itself.
+pub(crate) fn clip_unread(parameters: &Parameters, gradients: &mut GradStore, max_norm: f64) -> Result<GradientNorm> {
     positive_bound("max_norm", max_norm)?;
+    #[cfg(feature = "cuda")]
+    if let Some(norm) = norm_on_device(parameters, gradients, Some(max_norm))? {
+        return Ok(GradientNorm::OnDevice(norm));
+    }
     let norm = gradient_norm(parameters, gradients)?;
     let factor = max_norm / (norm + 1e-6);
     if norm.is_finite() && factor < 1.0 {
         change(parameters, gradients, |_, _| Ok(Some(Change::Scale(factor))))?;
     }
-    Ok(norm)
+    Ok(GradientNorm::Known(norm))
+}
+
+/// The norm, after which gradients may be scaled down to `max_norm`; all on the device, if they are
+/// there.
+#[cfg(feature = "cuda")]
+fn norm_on_device(parameters: &Parameters, gradients: &mut GradStore, max_norm: Option<f64>) -> Result<Option<Tensor>> {
+    let trainable = parameters.trainable();
+    if !device::fits(trainable.iter().map(|(_, var)| var.as_tensor())) {
+        return Ok(None);
+    }
+    collect(&trainable, gradients)?;
+    separate(&trainable, gradients)?;
+    let all: Vec<&Tensor> = trainable.iter().filter_map(|(_, var)| gradients.get(var)).collect();
+    if !device::fits(all.iter().copied()) {
+        return Ok(None);
+    }
+    Ok(Some(device::norm(&all, max_norm)?))
 }
 
 /// Scales each parameter's gradient so that its own norm is at most `max_norm`. Returns the norms
@@ -82,8 +132,14 @@ pub fn clip_gradient_value(parameters: &Parameters, gradients: &mut GradStore, b
 /// If a trainable parameter has no gradient.
 pub fn gradient_norm(parameters: &Parameters, gradients: &GradStore) -> Result<f64> {
     let trainable = parameters.trainable();
+    let pairs = collect(&trainable, gradients)?;
+    #[cfg(feature = "cuda")]
+    if device::fits(pairs.iter().map(|&(_, _, gradient)| gradient)) {
+        let all: Vec<&Tensor> = pairs.iter().map(|&(_, _, gradient)| gradient).collect();
+        return Ok(device::norm(&all, None)?.to_scalar()?);
+    }
     let mut sum = 0.0;
-    for (_, _, gradient) in collect(&trainable, gradients)? {
+    for (_, _, gradient) in pairs {
         sum += square_sum(gradient)?;
     }
     Ok(sum.sqrt())
@@ -116,6 +172,28 @@ fn change(
         }
     }
     separate(&trainable, gradients)?;
+    apply_all(changes, gradients)
+}
+
+/// Changes gradients in place, after [`separate`]: on a CUDA device all in one launch.
+pub(super) fn apply_all(changes: Vec<(Var, Change)>, gradients: &mut GradStore) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    {
+        use crate::optimizers::on_device::change_all;
+        let (mut scaled, mut clamped) = (Vec::new(), Vec::new());
+        for (var, change) in &changes {
+            let Some(gradient) = gradients.get(var) else { continue };
+            match *change {
+                Change::Scale(factor) => scaled.push((gradient, None, [factor, 0.0])),
+                Change::Clamp(bound) => clamped.push((gradient, None, [bound, 0.0])),
+            }
+        }
+        let all = scaled.iter().chain(&clamped).map(|&(gradient, ..)| gradient);
+        if device::fits(all) {
+            change_all("scale", &scaled)?;
+            return change_all("clamp", &clamped).map(drop);
+        }
+    }
     changes.into_iter().try_for_each(|(var, change)| apply(&var, gradients, change))
 }
 
@@ -137,9 +215,9 @@ pub(super) fn separate(trainable: &[(String, Var)], gradients: &mut GradStore) -
 }
 
 /// Changes one gradient in place, after [`separate`], or replaces it on a GPU.
-pub(super) fn apply(var: &Var, gradients: &mut GradStore, change: Change) -> Result<()> {
+fn apply(var: &Var, gradients: &mut GradStore, change: Change) -> Result<()> {
     let Some(gradient) = gradients.get(var) else { return Ok(()) };
-    if address(gradient).is_some() {
+    if gradient.device().is_cpu() && address(gradient).is_some() {
         return Ok(gradient.inplace_op1(&InPlace(change))?);
     }
     let changed = match change {
@@ -150,12 +228,18 @@ pub(super) fn apply(var: &Var, gradients: &mut GradStore, change: Change) -> Res
     Ok(())
 }
 
-/// Where a CPU tensor's storage begins.
+/// Where the storage of a tensor that can be changed in place begins.
 fn address(tensor: &Tensor) -> Option<usize> {
     let (storage, _) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(CpuStorage::F32(values)) => Some(values.as_ptr() as usize),
         Storage::Cpu(CpuStorage::F64(values)) => Some(values.as_ptr() as usize),
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => match &storage.slice {
+            CudaStorageSlice::F32(values) => Some(runtime::address(values) as usize),
+            CudaStorageSlice::F64(values) => Some(runtime::address(values) as usize),
+            _ => None,
+        },
         _ => None,
     }
 }

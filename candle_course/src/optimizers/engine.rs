@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::groups::{NonFinite, Options};
+#[cfg(feature = "cuda")]
+use crate::optimizers::on_device::OnDevice;
 use crate::stateful::{Expected, State, compare};
 
 /// The numbers of one step for one parameter.
@@ -31,17 +33,29 @@ pub(super) struct Engine {
     skipped: u64,
     /// Tensor operations instead of the CPU kernels, as on a GPU.
     composed: bool,
+    #[cfg(feature = "cuda")]
+    device: OnDevice,
 }
 
-struct Moments {
-    steps: u64,
-    slots: Slots,
+/// The state of one parameter.
+pub(super) struct Moments {
+    pub steps: u64,
+    pub slots: Slots,
 }
 
 impl Engine {
     pub fn new(parameters: Parameters, options: Options, slots: Vec<Slot>) -> Result<Self> {
         options.validate(&parameters)?;
-        Ok(Self { parameters, options, slots, moments: BTreeMap::new(), skipped: 0, composed: false })
+        Ok(Self {
+            parameters,
+            options,
+            slots,
+            moments: BTreeMap::new(),
+            skipped: 0,
+            composed: false,
+            #[cfg(feature = "cuda")]
+            device: OnDevice::default(),
+        })
     }
 
     #[cfg(test)]
@@ -55,7 +69,20 @@ impl Engine {
     }
 
     pub fn skipped(&self) -> u64 {
+        #[cfg(feature = "cuda")]
+        if self.options.non_finite == NonFinite::Skip {
+            return self.skipped + self.device.all_left_out().unwrap_or(0);
+        }
         self.skipped
+    }
+
+    /// Hears what a device has to say of the steps so far.
+    pub fn settle(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        {
+            self.skipped += self.device.settle(&mut self.moments)?;
+        }
+        Ok(())
     }
 
     /// One step of every trainable parameter. Nothing changes if it fails.
@@ -70,6 +97,19 @@ impl Engine {
         }
         let trainable = self.parameters.trainable();
         let pairs = collect(&trainable, gradients)?;
+        let fill: Vec<f64> = self.slots.iter().map(|slot| slot.1).collect();
+        #[cfg(feature = "cuda")]
+        {
+            if self.device.is_due(&pairs) {
+                self.settle()?;
+            }
+            self.device.expect(&pairs);
+            let options = &self.options;
+            let kernel = |name: &str, var: &Var, step| kernel(moment(options, name, var, learning_rate, step));
+            if !self.composed && self.device.step(&pairs, &mut self.moments, &fill, options.non_finite, kernel)? {
+                return Ok(());
+            }
+        }
         if self.options.non_finite != NonFinite::Ignore {
             let bad = not_finite(&pairs)?;
             if !bad.is_empty() {
@@ -82,19 +122,13 @@ impl Engine {
                 ));
             }
         }
-        let fill: Vec<f64> = self.slots.iter().map(|slot| slot.1).collect();
         for (name, var, gradient) in pairs {
             if !self.moments.contains_key(name) {
                 let slots = Slots::new(var, &fill, self.composed)?;
                 self.moments.insert(name.to_owned(), Moments { steps: 0, slots });
             }
             let Some(moments) = self.moments.get_mut(name) else { continue };
-            let share = self.options.share(name, var);
-            let moment = Moment {
-                learning_rate: learning_rate * share.learning_rate_factor,
-                weight_decay: share.weight_decay,
-                step: moments.steps + 1,
-            };
+            let moment = moment(&self.options, name, var, learning_rate, moments.steps + 1);
             kernels::apply(&kernel(moment), var, gradient, &mut moments.slots)?;
             moments.steps += 1;
         }
@@ -110,9 +144,13 @@ impl Engine {
 
     pub fn state(&self) -> Result<State> {
         let mut tensors = State::new();
+        #[cfg(feature = "cuda")]
+        let left_out = self.device.left_out()?;
         for (name, var) in self.variables() {
             let moments = self.moments.get(&name);
             let steps = moments.map_or(0, |moments| moments.steps);
+            #[cfg(feature = "cuda")]
+            let steps = steps - left_out(&name);
             tensors.insert(format!("{name}.step"), Tensor::new(steps as i64, &Device::Cpu)?);
             if let Some(moments) = moments {
                 for (index, (slot, _)) in self.slots.iter().enumerate() {
@@ -151,8 +189,18 @@ impl Engine {
             }
         }
         self.moments = moments;
+        #[cfg(feature = "cuda")]
+        {
+            self.device = OnDevice::default();
+        }
         Ok(())
     }
+}
+
+fn moment(options: &Options, name: &str, var: &Var, learning_rate: f64, step: u64) -> Moment {
+    let share = options.share(name, var);
+    let learning_rate = learning_rate * share.learning_rate_factor;
+    Moment { learning_rate, weight_decay: share.weight_decay, step }
 }
 
 /// Every trainable parameter with its gradient.

@@ -78,7 +78,9 @@ impl ParameterGroup {
 /// What an optimizer does with a gradient that holds NaN or infinity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NonFinite {
-    /// An error that names the parameters; nothing changes.
+    /// An error that names the parameters; nothing changes. On a CUDA device the step is not taken
+    /// either, nor is any after it, and the error comes when the host next asks: after at most 100
+    /// steps, at the end of the trainer's epoch, or when the state is saved.
     #[default]
     Error,
     /// The whole step is skipped and counted (as loss scaling for half precision wants it).

@@ -92,6 +92,10 @@ impl Optimizer for Lion {
         self.engine.step(gradients, learning_rate, |moment| LionKernel { moment, betas })
     }
 
+    fn settle(&mut self) -> Result<()> {
+        self.engine.settle()
+    }
+
     /// Sets β₁.
     fn set_momentum(&mut self, momentum: f64) -> Result<()> {
         fraction("momentum", momentum)?;
@@ -106,6 +110,11 @@ struct LionKernel {
 }
 
 impl Kernel for LionKernel {
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        ("lion", super::on_device::numbers(&self.moment, [self.betas.0, self.betas.1]))
+    }
+
     fn chunk<A: Real>(&self, parameter: &mut [A], gradient: &[A], slots: &mut [&mut [A]]) {
         let [mean] = slots else {
             debug_assert!(false, "Lion has one slot");

@@ -26,6 +26,8 @@ mod clip;
 mod engine;
 mod groups;
 mod lion;
+#[cfg(feature = "cuda")]
+mod on_device;
 mod penalty;
 mod rms_prop;
 mod sgd;
@@ -34,6 +36,7 @@ pub use accumulate::GradientAccumulator;
 pub use adagrad::{Adagrad, AdagradBuilder};
 pub use adam::{Adam, AdamBuilder, AdamW, AdamWBuilder};
 pub use average::{WeightAverage, WeightAverageBuilder};
+pub(crate) use clip::{GradientNorm, clip_unread};
 pub use clip::{clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm};
 pub use groups::{NonFinite, ParameterGroup};
 pub use lion::{Lion, LionBuilder};
@@ -50,6 +53,16 @@ pub trait Optimizer: Stateful + Send {
     /// finite and the policy is to report it. Nothing has changed then.
     fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<()>;
 
+    /// Waits until the steps so far are known to have been taken. A CUDA device judges gradients by
+    /// itself, and [`NonFinite::Error`] is heard of with a delay (see there): the trainer asks at the
+    /// end of every epoch, and so does whoever saves the state. Elsewhere there is nothing to wait for.
+    ///
+    /// # Errors
+    /// If a gradient was not finite and the policy is to report it.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Sets the momentum (β₁ of the Adam family), for schedules that cycle it.
     ///
     /// # Errors
@@ -63,6 +76,10 @@ pub trait Optimizer: Stateful + Send {
 impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
     fn step(&mut self, gradients: &GradStore, learning_rate: f64) -> Result<()> {
         (**self).step(gradients, learning_rate)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        (**self).settle()
     }
 
     fn set_momentum(&mut self, momentum: f64) -> Result<()> {

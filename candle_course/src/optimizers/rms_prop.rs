@@ -144,6 +144,10 @@ impl Optimizer for RmsProp {
         })
     }
 
+    fn settle(&mut self) -> Result<()> {
+        self.engine.settle()
+    }
+
     fn set_momentum(&mut self, momentum: f64) -> Result<()> {
         fraction("momentum", momentum)?;
         if !self.engine.has_slot("momentum_buffer") {
@@ -163,6 +167,12 @@ struct RmsPropKernel {
 }
 
 impl Kernel for RmsPropKernel {
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        let others = [self.alpha, self.epsilon, self.momentum, f64::from(self.centered)];
+        ("rms_prop", super::on_device::numbers(&self.moment, others))
+    }
+
     fn chunk<A: Real>(&self, parameter: &mut [A], gradient: &[A], slots: &mut [&mut [A]]) {
         let (rate, decay) = (A::real(self.moment.learning_rate), A::real(self.moment.weight_decay));
         let (alpha, new, epsilon) = (A::real(self.alpha), A::real(1.0 - self.alpha), A::real(self.epsilon));

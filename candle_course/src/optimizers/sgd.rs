@@ -133,7 +133,13 @@ impl Optimizer for Sgd {
             // The first gradient enters the buffer whole.
             share: if moment.step == 1 { 1.0 } else { 1.0 - dampening },
             nesterov,
+            #[cfg(feature = "cuda")]
+            dampening,
         })
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.engine.settle()
     }
 
     fn set_momentum(&mut self, momentum: f64) -> Result<()> {
@@ -151,9 +157,17 @@ struct SgdKernel {
     momentum: f64,
     share: f64,
     nesterov: bool,
+    #[cfg(feature = "cuda")]
+    dampening: f64,
 }
 
 impl Kernel for SgdKernel {
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> (&'static str, [f64; 10]) {
+        let others = [self.momentum, 1.0 - self.dampening, f64::from(self.nesterov)];
+        ("sgd", super::on_device::numbers(&self.moment, others))
+    }
+
     fn chunk<A: Real>(&self, parameter: &mut [A], gradient: &[A], slots: &mut [&mut [A]]) {
         let (rate, decay) = (A::real(self.moment.learning_rate), A::real(self.moment.weight_decay));
         let [buffer] = slots else {

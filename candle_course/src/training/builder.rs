@@ -9,7 +9,10 @@ use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage, clip_gradient_norm, clip_gradient_value};
+use crate::optimizers::{
+    GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
+};
+use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
@@ -35,6 +38,7 @@ pub struct TrainerBuilder {
     pub(super) clip: Option<Clip>,
     pub(super) average: Option<f64>,
     pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) precision: Precision,
 }
 
 /// A bound on gradients.
@@ -46,9 +50,9 @@ pub(super) enum Clip {
 
 impl Clip {
     /// Returns the norm before clipping, if it is known.
-    pub(super) fn apply(self, parameters: &Parameters, gradients: &mut GradStore) -> Result<Option<f64>> {
+    pub(super) fn apply(self, parameters: &Parameters, gradients: &mut GradStore) -> Result<Option<GradientNorm>> {
         match self {
-            Self::Norm(max_norm) => Ok(Some(clip_gradient_norm(parameters, gradients, max_norm)?)),
+            Self::Norm(max_norm) => Ok(Some(clip_unread(parameters, gradients, max_norm)?)),
             Self::Value(bound) => clip_gradient_value(parameters, gradients, bound).map(|()| None),
         }
     }
@@ -79,6 +83,7 @@ impl TrainerBuilder {
             clip: None,
             average: None,
             checkpoints: None,
+            precision: Precision::F32,
         }
     }
 
@@ -200,12 +205,21 @@ impl TrainerBuilder {
         self
     }
 
+    /// In which precision a CUDA device multiplies, in training and evaluation; parameters,
+    /// gradients and optimizer state stay f32. All of f32 by default.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
     /// The trainer.
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
     /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
-    /// is 0 or the loss cannot be split, a clipping bound is not positive, or the decay is not in `[0, 1)`.
+    /// is 0 or the loss cannot be split, a clipping bound is not positive, the decay is not in `[0, 1)`,
+    /// or a reduced precision is asked for on another device than CUDA.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == 0 {
             return Err(Error::argument("epochs", "at least 1", 0));
@@ -243,6 +257,7 @@ impl TrainerBuilder {
             return Err(Error::argument("clip", "a positive, finite bound", bound)
                 .hint("a bound of 0 would erase every gradient"));
         }
+        drop(self.precision.scope(self.parameters.device())?);
         self.assemble()
     }
 
@@ -278,6 +293,7 @@ impl TrainerBuilder {
             metrics: self.metrics,
             train_metrics: self.train_metrics,
             train_values: None,
+            precision: self.precision,
             epochs: self.epochs,
             validating: false,
             state: TrainState::default(),

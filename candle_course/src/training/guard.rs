@@ -129,6 +129,13 @@ impl Guard {
     pub(crate) fn read(&mut self, state: &TrainState, parameters: &Parameters) -> Result<()> {
         for (step, loss, indices) in std::mem::take(&mut self.unread) {
             let value = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+            #[cfg(feature = "cuda")]
+            if !value.is_finite()
+                && let candle_core::Device::Cuda(device) = loss.device()
+                && let Some(error) = crate::kernels::cuda::faults::error(device)?
+            {
+                return Err(error.context(format!("the loss is {value} at step {step} (examples {indices:?})")));
+            }
             if !value.is_finite() {
                 let mut message = format!(
                     "the loss is {value} at step {step} (epoch {}, learning rate {}); the batch's examples are {indices:?}",

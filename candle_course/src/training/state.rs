@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
+use crate::optimizers::{GradientAccumulator, GradientNorm, Optimizer, WeightAverage};
+use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::stateful::{State, Stateful as _};
 use crate::training::builder::Clip;
@@ -64,7 +65,8 @@ pub struct Training {
     pub(super) state: TrainState,
     /// The losses of the running epoch, a batch each.
     pub(super) running: DeviceLosses,
-    pub(super) gradient_norm: Option<f64>,
+    pub(super) precision: Precision,
+    pub(super) gradient_norm: Option<GradientNorm>,
     /// The last weights, while the model holds the best ones; training goes on from them.
     pub(super) displaced: Option<State>,
     pub(super) guard: Guard,
@@ -175,7 +177,7 @@ impl Training {
     /// The gradient's norm in the last step, before clipping; only with
     /// [`clip_norm`](crate::training::TrainerBuilder::clip_norm).
     pub fn gradient_norm(&self) -> Option<f64> {
-        self.gradient_norm
+        self.gradient_norm.as_ref()?.value().ok()
     }
 
     /// Loss and metrics on other data, in evaluation mode: the test set, at the end. With
@@ -184,6 +186,7 @@ impl Training {
     /// # Errors
     /// As [`evaluate`].
     pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
+        let _precision = self.precision.scope(self.parameters.device())?;
         let result =
             self.with_average(|training| evaluate(&*training.model, &*training.loss, loader, &mut training.metrics));
         self.metrics.iter_mut().for_each(|metric| metric.reset());

@@ -90,6 +90,7 @@ impl Trainer {
 
     /// Epoch after epoch, until all are done or a callback stops.
     fn run(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        let _precision = self.training.precision.scope(self.training.parameters.device())?;
         let mut stop = self.callbacks.tell(&mut self.training, Callback::fit_start)?;
         while stop.is_none() && self.training.state.epoch < self.training.epochs {
             stop = self.epoch(train, validation)?;
@@ -127,6 +128,7 @@ impl Trainer {
         }
 
         self.training.guard.read(&self.training.state, &self.training.parameters)?;
+        self.training.optimizer.settle()?;
         let train_metrics = match self.training.train_values.take() {
             Some(values) => values,
             None if self.training.train_metrics => metric_values(&self.training.metrics)?,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::*;
 use crate::data::{Batch, DataLoader, TensorDataset};
@@ -12,9 +12,11 @@ use crate::losses::{CrossEntropy, Loss};
 use crate::metrics::{Accuracy, Metric};
 use crate::nn::{Activation, Dropout, Linear, Parameters, Sequential};
 use crate::optimizers::{Optimizer as _, Sgd};
+use crate::precision::Precision;
 use crate::random::Generator;
 use crate::schedules::Schedule;
 use crate::stateful::State;
+use crate::test_support::device;
 
 /// 60 points in the plane, in three classes that overlap a little.
 pub(crate) fn points(seed: u64) -> TensorDataset {
@@ -26,8 +28,8 @@ pub(crate) fn points(seed: u64) -> TensorDataset {
         x.push((2.0 * angle.sin() + 0.7 * generator.normal()) as f32);
         y.push(i % 3);
     }
-    let inputs = Tensor::from_vec(x, (60, 2), &Device::Cpu).unwrap();
-    TensorDataset::new(inputs, Tensor::from_vec(y, 60, &Device::Cpu).unwrap()).unwrap()
+    let inputs = Tensor::from_vec(x, (60, 2), device()).unwrap();
+    TensorDataset::new(inputs, Tensor::from_vec(y, 60, device()).unwrap()).unwrap()
 }
 
 /// Four batches of 16, the last one of 12; validation in batches of 25.
@@ -39,7 +41,7 @@ pub(crate) fn loaders() -> (DataLoader, DataLoader) {
 }
 
 pub(crate) fn mlp(seed: u64) -> (Sequential, Parameters) {
-    let parameters = Parameters::new(seed, &Device::Cpu);
+    let parameters = Parameters::new(seed, device());
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
         .add(Activation::Relu)
@@ -174,6 +176,8 @@ fn what_cannot_be_trained_is_refused() {
     let text = |result: Result<Trainer>| result.map(|_| ()).unwrap_err().to_string();
     assert!(text(trainer(1).0.build()).contains("`learning_rate`: expected a learning rate or a schedule"));
     assert!(text(trainer(1).0.learning_rate(f64::NAN).build()).contains("got NaN"));
+    let reduced = trainer(1).0.learning_rate(0.1).precision(Precision::Bf16).build();
+    assert!(text(reduced).contains("`precision`: expected Precision::F32 on this device, got Bf16"));
     assert!(text(trainer(1).0.learning_rate(0.1).epochs(0).build()).contains("`epochs`: expected at least 1"));
     assert!(text(trainer(1).0.learning_rate(0.1).metric(Accuracy::default()).build()).contains("`accuracy` twice"));
     let (builder, parameters) = trainer(1);
@@ -207,7 +211,10 @@ fn an_evaluation_within_an_epoch_is_told_apart_from_training() {
     struct Counts(Arc<Mutex<usize>>);
     impl crate::stateful::Stateful for Counts {
         fn state(&self) -> Result<State> {
-            Ok(State::from([("count".to_owned(), Tensor::new(*self.0.lock().unwrap() as i64, &Device::Cpu)?)]))
+            Ok(State::from([(
+                "count".to_owned(),
+                Tensor::new(*self.0.lock().unwrap() as i64, &candle_core::Device::Cpu)?,
+            )]))
         }
         fn load_state(&mut self, state: &State) -> Result<()> {
             *self.0.lock().unwrap() = state["count"].to_scalar::<i64>()? as usize;

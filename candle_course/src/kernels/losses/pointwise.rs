@@ -225,6 +225,10 @@ impl CustomOp2 for Backward {
 
 /// Applies `function` to every element of an f32 or f64 tensor.
 pub(crate) fn pointwise(x: &Tensor, function: Pointwise) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if crate::kernels::cuda::takes(x) {
+        return Ok(crate::kernels::cuda::pointwise::pointwise(x, function)?);
+    }
     if x.device().is_cpu() { Ok(x.contiguous()?.apply_op1(Forward(function))?) } else { Ok(function.composed(x)?) }
 }
 

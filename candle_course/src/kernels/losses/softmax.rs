@@ -106,6 +106,10 @@ pub(crate) fn softmax(logits: &Tensor) -> Result<Tensor> {
     if logits.device().is_cpu() {
         return Ok(logits.contiguous()?.apply_op1(Softmax)?);
     }
+    #[cfg(feature = "cuda")]
+    if crate::kernels::cuda::takes(logits) {
+        return Ok(crate::kernels::cuda::cross_entropy::softmax(logits)?);
+    }
     Ok(candle_nn::ops::softmax(logits, 1)?)
 }
 

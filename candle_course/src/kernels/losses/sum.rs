@@ -72,6 +72,10 @@ pub(crate) fn sum_trailing(values: &Tensor, kept: usize) -> Result<Tensor> {
     if values.device().is_cpu() {
         return Ok(values.contiguous()?.apply_op1(SumTrailing { kept })?);
     }
+    #[cfg(feature = "cuda")]
+    if crate::kernels::cuda::takes(values) {
+        return Ok(crate::kernels::cuda::pointwise::sum_trailing(values, kept, 1.0)?);
+    }
     let dims: Vec<usize> = (kept..values.rank()).collect();
     if dims.is_empty() {
         return Ok(values.clone());
