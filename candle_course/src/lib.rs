@@ -28,6 +28,8 @@ pub mod random;
 pub mod schedules;
 pub mod stateful;
 pub mod tensorboard;
+#[cfg(test)]
+mod test_support;
 pub mod training;
 
 pub use error::{Error, Result};
