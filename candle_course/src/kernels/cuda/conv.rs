@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{Error, Result, Tensor};
 use half::bf16;
 
-use super::CAST;
-use super::gemm::{Factors, from_bf16, to_bf16};
-use super::norm::masked;
-use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, elements, launch, tensor, value};
+use super::gemm::{Factors, from_bf16};
+use super::linear::Rounded;
+use super::norm::{self, masked};
+use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, tensor, value};
 use crate::kernels::conv::Geometry;
 use crate::kernels::node::{Gradients, Value};
 use crate::precision::Precision;
@@ -286,34 +286,6 @@ fn run(device: &CudaDevice, g: &Geometry, part: Part, numbers: Numbers, [x, w, y
     .map_err(|error| Error::Msg(format!("cuDNN failed at the convolution {g:?} ({part:?}, {numbers:?}): {error}")))
 }
 
-/// Numbers for cuDNN: where they are, or rounded ones.
-enum Operand {
-    Full(u64),
-    Rounded(CudaSlice<bf16>),
-}
-
-impl Operand {
-    fn of<T: DeviceFloat>(device: &CudaDevice, numbers: Numbers, slice: &impl DevicePtr<T>) -> Result<Self> {
-        match numbers {
-            Numbers::Bf16 => Ok(Self::Rounded(to_bf16::<T>(device, slice)?)),
-            _ => Ok(Self::Full(address(slice))),
-        }
-    }
-
-    fn address(&self) -> u64 {
-        match self {
-            Self::Full(address) => *address,
-            Self::Rounded(slice) => address(slice),
-        }
-    }
-}
-
-/// Numbers from cuDNN.
-enum Output<T> {
-    Full(CudaSlice<T>),
-    Rounded(CudaSlice<bf16>),
-}
-
 /// One part of the convolution `g`: `len` numbers. The address that the part computes is ignored.
 fn compute<T: DeviceFloat>(
     device: &CudaDevice,
@@ -322,7 +294,7 @@ fn compute<T: DeviceFloat>(
     numbers: Numbers,
     mut addresses: [u64; 3],
     len: usize,
-) -> Result<Output<T>> {
+) -> Result<norm::Numbers<T>> {
     let place = match part {
         Part::Data => 0,
         Part::Filter => 1,
@@ -332,41 +304,58 @@ fn compute<T: DeviceFloat>(
         let out = alloc::<bf16>(device, len)?;
         addresses[place] = address(&out);
         run(device, g, part, numbers, addresses)?;
-        return Ok(Output::Rounded(out));
+        return Ok(norm::Numbers::Rounded(out));
     }
     let out = alloc::<T>(device, len)?;
     addresses[place] = address(&out);
     run(device, g, part, numbers, addresses)?;
-    Ok(Output::Full(out))
+    Ok(norm::Numbers::Full(out))
 }
 
-impl<T: DeviceFloat> Output<T> {
-    fn full(self, device: &CudaDevice) -> Result<CudaSlice<T>> {
-        match self {
-            Self::Full(numbers) => Ok(numbers),
-            Self::Rounded(numbers) => from_bf16(device, &numbers),
-        }
+fn full<T: DeviceFloat>(device: &CudaDevice, numbers: norm::Numbers<T>) -> Result<CudaSlice<T>> {
+    match numbers {
+        norm::Numbers::Full(numbers) => Ok(numbers),
+        norm::Numbers::Rounded(numbers) => from_bf16(device, &numbers),
+    }
+}
+
+/// `[N, C, plane]` numbers plus a bias (address, or 0), then ReLU if asked.
+fn finish<T: DeviceFloat>(
+    device: &CudaDevice,
+    numbers: norm::Numbers<T>,
+    bias: u64,
+    relu: bool,
+    dims: [usize; 3],
+) -> Result<CudaSlice<T>> {
+    match bias != 0 || relu {
+        true => norm::bias_relu(device, numbers, bias, relu, dims),
+        false => full(device, numbers),
+    }
+}
+
+/// What both convolutions keep: how they multiply, and rounded factors for the backward pass.
+struct Kept {
+    precision: Precision,
+    x: Rounded,
+    w: Rounded,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { precision: Precision::current(), x: Rounded::default(), w: Rounded::default() }
     }
 
-    /// These numbers `[N, channels, plane]` plus a bias (address, or 0), then ReLU if asked.
-    fn finish(self, device: &CudaDevice, bias: u64, relu: bool, channels: usize, plane: usize) -> Result<CudaSlice<T>> {
-        if bias == 0 && !relu {
-            return self.full(device);
-        }
-        let (channels, plane, relu) = (channels as i64, plane as i64, i32::from(relu));
-        match self {
-            Self::Full(y) => {
-                let (grid, count) = (elements(y.len()), y.len() as i64);
-                launch!(device, CAST, T, "bias_relu", grid, [y, bias, count, channels, plane, relu]);
-                Ok(y)
-            }
-            Self::Rounded(x) => {
-                let y = alloc::<T>(device, x.len())?;
-                let (grid, count) = (elements(y.len()), y.len() as i64);
-                launch!(device, CAST, T, "bias_relu_from_bf16", grid, [x, y, bias, count, channels, plane, relu]);
-                Ok(y)
-            }
-        }
+    fn numbers<T: DeviceFloat>(&self) -> Numbers {
+        Numbers::of::<T>(Factors::of::<T>(self.precision))
+    }
+
+    /// The addresses of x and weight, for cuDNN.
+    fn x<T: DeviceFloat>(&self, device: &CudaDevice, xs: &Input<'_>) -> Result<u64> {
+        self.x.address::<T>(device, self.numbers::<T>() == Numbers::Bf16, &xs.view()?)
+    }
+
+    fn w<T: DeviceFloat>(&self, device: &CudaDevice, weight: &Input<'_>) -> Result<u64> {
+        self.w.address::<T>(device, self.numbers::<T>() == Numbers::Bf16, &weight.view()?)
     }
 }
 
@@ -374,38 +363,34 @@ impl<T: DeviceFloat> Output<T> {
 pub struct Conv2d {
     geometry: Geometry,
     relu: bool,
-    precision: Precision,
+    kept: Kept,
 }
 
 impl Conv2d {
     /// The convolution of these sizes, in the precision that holds now.
     pub fn new(geometry: Geometry, relu: bool) -> Self {
-        Self { geometry, relu, precision: Precision::current() }
+        Self { geometry, relu, kept: Kept::new() }
     }
 
     /// The output; `inputs` are x, weight and maybe bias, contiguous.
     pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
         let (g, device) = (&self.geometry, device_of(inputs[0])?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-        let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
+        let addresses = [self.kept.x::<T>(device, &x)?, self.kept.w::<T>(device, &w)?, 0];
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         let bias = address_or_null::<T>(bias.as_ref())?;
-        let shape = (g.batch, g.out_channels, g.output.0, g.output.1);
-        let len = g.batch * g.out_channels * g.pixels();
-        let y = compute::<T>(device, g, Part::Forward, numbers, [x.address(), w.address(), 0], len)?;
-        Ok(value(device, y.finish(device, bias, self.relu, g.out_channels, g.pixels())?, shape))
+        let dims = [g.batch, g.out_channels, g.pixels()];
+        let y = compute::<T>(device, g, Part::Forward, self.kept.numbers::<T>(), addresses, dims.iter().product())?;
+        let y = finish(device, y, bias, self.relu, dims)?;
+        Ok(value(device, y, (g.batch, g.out_channels, g.output.0, g.output.1)))
     }
 
     /// The gradients of x, weight and maybe bias.
     pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
-        let (g, device) = (&self.geometry, device_of(dy)?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
+        let (g, device, numbers) = (&self.geometry, device_of(dy)?, self.kept.numbers::<T>());
         let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
         let of_bias = wanted.get(2) == Some(&true);
-        let round = numbers == Numbers::Bf16;
-        let found = masked::<T>(dy, self.relu.then_some(ys), of_bias, round)?;
+        let found = masked::<T>(dy, self.relu.then_some(ys), of_bias, numbers == Numbers::Bf16)?;
         let dy = Input::of(dy);
         let dy = match (&found.rounded, &found.full) {
             (Some(rounded), _) => address(rounded),
@@ -415,16 +400,14 @@ impl Conv2d {
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
-            let len = inputs[0].elem_count();
-            let dx = compute::<T>(device, g, Part::Data, numbers, [0, w.address(), dy], len)?;
-            gradients[0] = Some(tensor(device, dx.full(device)?, inputs[0].shape()));
+            let addresses = [0, self.kept.w::<T>(device, &w)?, dy];
+            let dx = compute::<T>(device, g, Part::Data, numbers, addresses, inputs[0].elem_count())?;
+            gradients[0] = Some(tensor(device, full(device, dx)?, inputs[0].shape()));
         }
         if wanted[1] {
-            let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-            let len = inputs[1].elem_count();
-            let dw = compute::<T>(device, g, Part::Filter, numbers, [x.address(), 0, dy], len)?;
-            gradients[1] = Some(tensor(device, dw.full(device)?, inputs[1].shape()));
+            let addresses = [self.kept.x::<T>(device, &x)?, 0, dy];
+            let dw = compute::<T>(device, g, Part::Filter, numbers, addresses, inputs[1].elem_count())?;
+            gradients[1] = Some(tensor(device, full(device, dw)?, inputs[1].shape()));
         }
         if inputs.len() == 3 {
             gradients.push(found.sums.map(|sums| tensor(device, sums, g.out_channels)));
@@ -437,34 +420,31 @@ impl Conv2d {
 pub struct ConvTranspose2d {
     /// The convolution that this one is the transpose of: its input is our output.
     geometry: Geometry,
-    precision: Precision,
+    kept: Kept,
 }
 
 impl ConvTranspose2d {
     /// The transpose of the convolution of these sizes, in the precision that holds now.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, precision: Precision::current() }
+        Self { geometry, kept: Kept::new() }
     }
 
     /// The output; `inputs` are x, weight and maybe bias, contiguous.
     pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
         let (g, device) = (&self.geometry, device_of(inputs[0])?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-        let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
+        let addresses = [0, self.kept.w::<T>(device, &w)?, self.kept.x::<T>(device, &x)?];
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         let bias = address_or_null::<T>(bias.as_ref())?;
-        let (shape, plane) = ((g.batch, g.in_channels, g.input.0, g.input.1), g.input.0 * g.input.1);
-        let len = g.batch * g.in_channels * plane;
-        let y = compute::<T>(device, g, Part::Data, numbers, [0, w.address(), x.address()], len)?;
-        Ok(value(device, y.finish(device, bias, false, g.in_channels, plane)?, shape))
+        let dims = [g.batch, g.in_channels, g.input.0 * g.input.1];
+        let y = compute::<T>(device, g, Part::Data, self.kept.numbers::<T>(), addresses, dims.iter().product())?;
+        let y = finish(device, y, bias, false, dims)?;
+        Ok(value(device, y, (g.batch, g.in_channels, g.input.0, g.input.1)))
     }
 
     /// The gradients of x, weight and maybe bias.
     pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
-        let (g, device) = (&self.geometry, device_of(dy)?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
+        let (g, device, numbers) = (&self.geometry, device_of(dy)?, self.kept.numbers::<T>());
         let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
         let found = masked::<T>(dy, None, wanted.get(2) == Some(&true), numbers == Numbers::Bf16)?;
         let dy = Input::of(dy);
@@ -475,16 +455,14 @@ impl ConvTranspose2d {
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
-            let len = inputs[0].elem_count();
-            let dx = compute::<T>(device, g, Part::Forward, numbers, [dy, w.address(), 0], len)?;
-            gradients[0] = Some(tensor(device, dx.full(device)?, inputs[0].shape()));
+            let addresses = [dy, self.kept.w::<T>(device, &w)?, 0];
+            let dx = compute::<T>(device, g, Part::Forward, numbers, addresses, inputs[0].elem_count())?;
+            gradients[0] = Some(tensor(device, full(device, dx)?, inputs[0].shape()));
         }
         if wanted[1] {
-            let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-            let len = inputs[1].elem_count();
-            let dw = compute::<T>(device, g, Part::Filter, numbers, [dy, 0, x.address()], len)?;
-            gradients[1] = Some(tensor(device, dw.full(device)?, inputs[1].shape()));
+            let addresses = [dy, 0, self.kept.x::<T>(device, &x)?];
+            let dw = compute::<T>(device, g, Part::Filter, numbers, addresses, inputs[1].elem_count())?;
+            gradients[1] = Some(tensor(device, full(device, dw)?, inputs[1].shape()));
         }
         if inputs.len() == 3 {
             gradients.push(found.sums.map(|sums| tensor(device, sums, g.in_channels)));
