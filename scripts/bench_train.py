@@ -4,9 +4,15 @@
 One process per implementation and model; they take rounds in turn, so that a busy machine slows
 all of them. Reported are milliseconds per step, examples per second, peak memory and ratios of
 rounds that were neighbours: median, with minimum and maximum.
+
+With --device cuda the steps run on the first GPU, and nothing is read between them; memory is what
+the device's allocator had in use at most. PyTorch then runs as it comes, and compiled
+(`torch.compile`) for the models of --compile. With --threads the models run on so many CPU threads.
 """
 
 import argparse
+import gc
+import itertools
 import os
 import pathlib
 import platform
@@ -19,9 +25,14 @@ import time
 import reference_environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BATCH = 64
 MODELS = ["mlp", "mnist", "cifar", "unet", "gru"]
-STEPS = {"mlp": 300, "mnist": 15, "cifar": 8, "unet": 4, "gru": 20}
+LARGE = ["resnet18", "resnet18-224", "unet-256"]
+STEPS = {"mlp": 300, "mnist": 15, "cifar": 8, "unet": 4, "gru": 20, "resnet18": 2, "resnet18-224": 1, "unet-256": 1}
+SHAPES = {
+    "mlp": (784,), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "unet": (4, 64, 64), "gru": (50, 32),
+    "resnet18": (3, 32, 32), "resnet18-224": (3, 224, 224), "unet-256": (4, 256, 256),
+}
+PRECISIONS = ["f32", "tf32", "bf16"]
 
 
 def torch_model(name):
@@ -63,6 +74,28 @@ def torch_model(name):
         def forward(self, x):
             return self.head(self.gru(x)[0][:, -1])
 
+    class Residual(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+            self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+            self.relu, self.downsample = nn.ReLU(inplace=True), nn.Identity()
+            if stride > 1 or inputs != outputs:
+                self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+        def forward(self, x):
+            y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+            return self.relu(y + self.downsample(x))
+
+    if name.startswith("resnet18"):
+        large = name.endswith("224")
+        front = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if large else nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        layers, inputs = [front, nn.BatchNorm2d(64), nn.ReLU(inplace=True)] + ([nn.MaxPool2d(3, 2, 1)] if large else []), 64
+        for i, outputs in enumerate([64, 128, 256, 512]):
+            for block in range(2):
+                layers.append(Residual(inputs, outputs, 2 if i and not block else 1))
+                inputs = outputs
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000 if large else 10))
     if name == "gru":
         return LastState()
     if name == "mlp":
@@ -80,54 +113,124 @@ def torch_model(name):
     return UNet()
 
 
-def torch_child(name):
-    """The counterpart of examples/bench_train.rs."""
+def torch_training(name, batch, precision, device, compiled):
+    """A function that takes a training step and returns the loss."""
     import torch
     import torch.nn.functional as F
 
-    torch.set_num_threads(int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
     torch.manual_seed(0)
-    shape = {"mlp": (784,), "mnist": (1, 28, 28), "cifar": (3, 32, 32), "unet": (4, 64, 64), "gru": (50, 32)}[name]
-    targets = (64, 64, 64) if name == "unet" else (64,)
-    x, y = torch.randn(BATCH, *shape), torch.randint(0, 5 if name == "unet" else 10, targets)
-    model = torch_model(name)
-    sgd = name == "cifar"
+    # PyTorch's own default is TF32 for convolutions and f32 for products; here one or the other for both.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    unet = name.startswith("unet")
+    classes = 5 if unet else 1000 if name.endswith("224") else 10
+    x = torch.randn(batch, *SHAPES[name], device=device)
+    y = torch.randint(0, classes, (batch, *SHAPES[name][1:]) if unet else (batch,), device=device)
+    model = torch_model(name).to(device)
+    sgd = name == "cifar" or name.startswith("resnet18")
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9) if sgd else torch.optim.AdamW(model.parameters(), 1e-3)
+    forward = torch.compile(model, dynamic=False) if compiled else model
 
     def step():
-        loss = F.cross_entropy(model(x), y)
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(forward(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
-    for _ in range(3):
-        step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        step()  # not timed: what the other implementations pushed out of the caches
-        begin = time.perf_counter()
-        for _ in range(STEPS[name]):
-            step()
-        milliseconds = (time.perf_counter() - begin) * 1e3 / STEPS[name]
+    return step
+
+
+def torch_child(name, device, compiled):
+    """The counterpart of examples/bench_train.rs."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
+    gpu = device == "cuda"
+
+    def peak_memory():
+        if gpu:
+            peak = torch.cuda.max_memory_allocated() / 1e6
+            torch.cuda.reset_peak_memory_stats()
+            return peak
         status = pathlib.Path("/proc/self/status").read_text()
-        print(milliseconds, int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024, flush=True)
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+    def measure(step, steps):
+        begin = time.perf_counter()
+        for _ in range(steps):
+            loss = step()
+            if not gpu:
+                loss.item()
+        loss.item()
+        return (time.perf_counter() - begin) / steps
+
+    if gpu:
+        torch.zeros(1, device="cuda")
+    print("ready", flush=True)
+    running, key, steps = None, None, STEPS[name]
+    for line in sys.stdin:
+        batch, precision, seconds = line.split()
+        if key != (batch, precision):
+            running = None
+            gc.collect()
+            if gpu:
+                torch.cuda.empty_cache()
+            key, running = (batch, precision), torch_training(name, int(batch), precision, device, compiled)
+            measure(running, 3)
+            if float(seconds) > 0:
+                steps = max(3, min(1000, int(float(seconds) / measure(running, 3))))
+            peak_memory()
+        measure(running, 1)  # not timed: what the other implementations pushed out of the caches
+        print(measure(running, steps) * 1e3, peak_memory(), flush=True)
 
 
 class Child:
-    """A process that takes a round whenever asked."""
+    """A process that takes a round whenever asked; one that ends is started anew for the next setting."""
 
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout.readline().strip() == "ready", command
+    def __init__(self, command, environment=None):
+        self.command, self.environment, self.failed = command, environment, set()
+        self.start()
+        self.clear()
+
+    def start(self):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, text=True, env=self.environment)
+        self.ready = False
+
+    def clear(self):
         self.rounds, self.memory = [], 0.0
 
-    def round(self):
-        time.sleep(0.3)  # the threads of the child before spin for a while when they are done
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        milliseconds, self.memory = map(float, self.process.stdout.readline().split())
-        self.rounds.append(milliseconds)
+    def wait(self):
+        self.ready = self.ready or self.process.stdout.readline().strip() == "ready"
+
+    def ask(self, setting):
+        """Begins a round of `batch precision seconds`, if the setting has not failed before."""
+        if setting in self.failed:
+            return False
+        if self.process.poll() is not None:
+            self.start()
+        self.wait()
+        try:
+            self.process.stdin.write(setting + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return True
+
+    def answer(self, setting, keep=True):
+        line = self.process.stdout.readline().split()
+        if len(line) != 2:
+            self.process.wait()
+            self.failed.add(setting)
+        elif keep:
+            self.memory = max(self.memory, float(line[1]))
+            self.rounds.append(float(line[0]))
+
+    def round(self, setting, pause):
+        time.sleep(pause)  # the threads of the child before spin for a while when they are done
+        if self.ask(setting):
+            self.answer(setting)
 
     def end(self):
         self.process.stdin.close()
@@ -145,40 +248,110 @@ def spread(values, form):
     return f"{form(statistics.median(values))} ({form(min(values))}–{form(max(values))})"
 
 
+def children_of(model, arguments, binary):
+    """One process per implementation: this crate first."""
+    device = arguments.device
+    children = {"this crate": Child([binary, "ours", model, device])}
+    if arguments.compare:
+        torch = [sys.executable, __file__, "--device", device, "--child", model]
+        children["PyTorch"] = Child(torch)
+        if model in arguments.compile:
+            children["PyTorch, compiled"] = Child([*torch, "--compiled"])
+        children["candle"] = Child([binary, "candle", model, device])
+    return children
+
+
+def report(model, batch, precision, setting, children):
+    ours = children["this crate"].rounds
+    for name, child in children.items():
+        if not child.rounds:
+            if setting in child.failed:
+                print(f"| {model} | {batch} | {precision} | {name} | failed | | | |", flush=True)
+            continue
+        ratios = [theirs / mine for theirs, mine in zip(child.rounds, ours)]
+        ratio = "" if name == "this crate" else spread(ratios, lambda x: f"{x:.2f}") if ratios else "–"
+        times = spread(child.rounds, lambda x: f"{x:.3g}")
+        rate = batch * 1e3 / statistics.median(child.rounds)
+        print(f"| {model} | {batch} | {precision} | {name} | {times} | {rate:.0f} | {child.memory:.0f} | {ratio} |", flush=True)
+        child.clear()
+
+
+def scaling(arguments, binary):
+    """Milliseconds per step by number of CPU threads, this crate's and PyTorch's."""
+    print("| model | threads | this crate, ms | PyTorch, ms | ratio |\n| --- | --- | --- | --- | --- |")
+    for model in arguments.models:
+        for threads in arguments.threads:
+            environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+            pair = [Child([binary, "ours", model], environment), Child([sys.executable, __file__, "--child", model], environment)]
+            for child in pair:
+                child.wait()
+            for _ in range(arguments.rounds):
+                for child in pair:
+                    child.round(f"{arguments.batch[0]} f32 {arguments.seconds}", 0.3)
+            ours, theirs = (statistics.median(child.rounds) for child in pair)
+            print(f"| {model} | {threads} | {ours:.3g} | {theirs:.3g} | {theirs / ours:.2f} |", flush=True)
+            for child in pair:
+                child.end()
+
+
+def build(arguments):
+    features = ["--features", "cuda,cudnn"] if arguments.device == "cuda" else []
+    subprocess.check_call(["cargo", "build", "--release", "-q", "--example", "bench_train", *features], cwd=ROOT)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    return str(target / "release/examples/bench_train")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="also run plain candle and PyTorch")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=MODELS + LARGE, default=MODELS)
+    parser.add_argument("--batch", nargs="+", type=int, default=[64])
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"])
+    parser.add_argument("--compile", nargs="*", choices=MODELS + LARGE, default=[], help="models for torch.compile, too")
+    parser.add_argument("--threads", nargs="+", type=int, help="CPU threads, for a table of their number")
+    parser.add_argument("--seconds", type=float, default=0, help="of a round; 0: the model's usual number of steps")
+    parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.compare or arguments.child:
+    if not arguments.binary and not arguments.child and (arguments.compare or arguments.threads):
         reference_environment.enter()
     if arguments.child:
-        return torch_child(arguments.child)
+        return torch_child(arguments.child, arguments.device, arguments.compiled)
 
-    subprocess.check_call(["cargo", "build", "--release", "-q", "--example", "bench_train"], cwd=ROOT)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    binary = str(target / "release/examples/bench_train")
-    print(f"{cpu()}, {os.cpu_count()} threads, batch {BATCH}, {arguments.rounds} alternating rounds; median (minimum–maximum)\n")
-    print("| model | | ms per step | examples/s | peak MB | speed against it |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    binary = arguments.binary or build(arguments)
+    if arguments.threads:
+        return scaling(arguments, binary)
+    gpu = arguments.device == "cuda"
+    where = "GPU" if gpu else f"{cpu()}, {os.cpu_count()} threads"
+    print(f"{where}, {arguments.rounds} alternating rounds; median (minimum–maximum)\n")
+    print("| model | batch | precision | | ms per step | examples/s | peak MB | speed against it |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    # On a CPU one model after the other; a GPU's processes only wait, so all may be there at once.
+    started = {model: children_of(model, arguments, binary) for model in arguments.models} if gpu else {}
+    first = f"{arguments.batch[0]} {arguments.precision[0]} {arguments.seconds}"
+    compiled = [children[name] for children in started.values() for name in children if name.endswith("compiled")]
+    for child in [child for children in started.values() for child in children.values()]:
+        child.wait()
+    for child in compiled:
+        child.ask(first)
+    for child in compiled:
+        child.answer(first, keep=False)
     for model in arguments.models:
-        children = {"this crate": Child([binary, "ours", model])}
-        if arguments.compare:
-            children["PyTorch"] = Child([sys.executable, __file__, "--child", model])
-            children["candle"] = Child([binary, "candle", model])
-        for _ in range(arguments.rounds):
-            for child in children.values():
-                child.round()
-        ours = children["this crate"].rounds
-        for name, child in children.items():
+        children = started.get(model) or children_of(model, arguments, binary)
+        for child in children.values():
+            child.wait()
+        for batch, precision in itertools.product(arguments.batch, arguments.precision):
+            setting = f"{batch} {precision} {arguments.seconds}"
+            for _ in range(arguments.rounds):
+                for name, child in children.items():
+                    if name != "candle" or precision == "f32":
+                        child.round(setting, 0.0 if gpu else 0.3)
+            report(model, batch, precision, setting, children)
+        for child in children.values():
             child.end()
-            ratios = [theirs / mine for theirs, mine in zip(child.rounds, ours)]
-            ratio = "" if name == "this crate" else spread(ratios, lambda x: f"{x:.2f}")
-            times = spread(child.rounds, lambda x: f"{x:.3g}")
-            rate = BATCH * 1e3 / statistics.median(child.rounds)
-            print(f"| {model} | {name} | {times} | {rate:.0f} | {child.memory:.0f} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

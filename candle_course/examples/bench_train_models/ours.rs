@@ -96,6 +96,60 @@ impl ModuleT for UNet {
     }
 }
 
+/// conv, norm, ReLU, conv, norm; plus the input, or a projection of it; ReLU.
+struct Residual {
+    first: ConvNorm,
+    second: (Conv2d, BatchNorm2d),
+    shortcut: Option<(Conv2d, BatchNorm2d)>,
+}
+
+impl Residual {
+    fn new(from: usize, to: usize, stride: usize, scope: &Scope) -> Result<Self> {
+        let conv = |from, size, stride, name: &str| {
+            Conv2d::builder(from, to, size).stride(stride).padding(size / 2).no_bias().build(&scope.at(name))
+        };
+        let norm = |name: &str| BatchNorm2d::builder(to).build(&scope.at(name));
+        let first = ConvNorm(conv(from, 3, stride, "conv1")?, norm("bn1")?.with_relu());
+        let shortcut = (stride > 1 || from != to)
+            .then(|| -> Result<_> { Ok((conv(from, 1, stride, "downsample.0")?, norm("downsample.1")?)) });
+        Ok(Self { first, second: (conv(to, 3, 1, "conv2")?, norm("bn2")?), shortcut: shortcut.transpose()? })
+    }
+}
+
+impl ModuleT for Residual {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
+        let pass = |(conv, norm): &(Conv2d, BatchNorm2d), xs: &Tensor| norm.forward_t(&conv.forward(xs)?, train);
+        let ys = pass(&self.second, &self.first.forward_t(xs, train)?)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => pass(shortcut, xs)?,
+            None => xs.clone(),
+        };
+        Ok(candle_course::ops::relu(&(ys + shortcut)?)?)
+    }
+}
+
+/// He et al. 2015; for 32 × 32 pixels with a 3 × 3 convolution in front, and no pooling there.
+fn resnet18(parameters: &Parameters, large: bool) -> Result<Sequential> {
+    let size = if large { 7 } else { 3 };
+    let front = Conv2d::builder(3, 64, size).stride(if large { 2 } else { 1 }).padding(size / 2).no_bias();
+    let norm = BatchNorm2d::builder(64).build(&parameters.at("bn1"))?.with_relu();
+    let mut model = Sequential::new().add(ConvNorm(front.build(&parameters.at("conv1"))?, norm));
+    if large {
+        model = model.add(MaxPool2d::new(3).stride(2).padding(1));
+    }
+    let mut from = 64;
+    for (i, to) in [64, 128, 256, 512].into_iter().enumerate() {
+        for block in 0..2 {
+            let stride = if i > 0 && block == 0 { 2 } else { 1 };
+            model = model.add(Residual::new(from, to, stride, &parameters.at(format!("layer{}.{block}", i + 1)))?);
+            from = to;
+        }
+    }
+    let classes = if large { 1000 } else { 10 };
+    let head = Linear::new(512, classes, &parameters.at("fc"))?;
+    Ok(model.add(AdaptiveAvgPool2d::new(1)).add(Flatten).add(head))
+}
+
 /// A GRU over 50 steps; its last state is classified.
 struct LastState(Gru, Linear);
 
@@ -112,14 +166,20 @@ fn gru(parameters: &Parameters) -> Result<LastState> {
 }
 
 /// The training step of `model`.
-pub fn build(model: &str) -> Result<Step> {
-    let parameters = Parameters::new(0, &Device::Cpu);
-    let (model, adam): (Box<dyn Model>, bool) = match model {
-        "mlp" => (Box::new(mlp(&parameters)?), true),
-        "mnist" => (Box::new(mnist(&parameters)?), true),
-        "cifar" => (Box::new(cifar(&parameters)?), false),
-        "gru" => (Box::new(gru(&parameters)?), true),
-        _ => (Box::new(UNet::new(&parameters)?), true),
+pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
+    if precision != "f32" {
+        return Err(Error::argument("precision", "f32", precision));
+    }
+    let parameters = Parameters::new(0, device);
+    let adam = super::adaptive(model);
+    let model: Box<dyn Model> = match model {
+        "mlp" => Box::new(mlp(&parameters)?),
+        "mnist" => Box::new(mnist(&parameters)?),
+        "cifar" => Box::new(cifar(&parameters)?),
+        "gru" => Box::new(gru(&parameters)?),
+        "resnet18" => Box::new(resnet18(&parameters, false)?),
+        "resnet18-224" => Box::new(resnet18(&parameters, true)?),
+        _ => Box::new(UNet::new(&parameters)?),
     };
     let mut optimizer: Box<dyn Optimizer> = if adam {
         Box::new(AdamW::builder(&parameters).build()?)

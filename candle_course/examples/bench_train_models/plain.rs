@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, ModuleT, Tensor, Var};
 use candle_course::candle_nn::{self, Module, Optimizer, VarBuilder, VarMap};
-use candle_course::{Result, candle_core};
+use candle_course::{Error, Result, candle_core};
 use candle_nn::rnn::RNN;
 use candle_nn::{AdamW, BatchNorm, Conv2d, ConvTranspose2d, Linear};
 
@@ -93,6 +93,62 @@ fn unet(vb: &VarBuilder<'_>) -> candle_core::Result<Forward> {
     }))
 }
 
+struct Residual {
+    first: (Conv2d, BatchNorm),
+    second: (Conv2d, BatchNorm),
+    shortcut: Option<(Conv2d, BatchNorm)>,
+}
+
+fn conv_norm(
+    from: usize,
+    to: usize,
+    size: usize,
+    stride: usize,
+    vb: VarBuilder<'_>,
+) -> candle_core::Result<(Conv2d, BatchNorm)> {
+    let config = candle_nn::Conv2dConfig { padding: size / 2, stride, ..Default::default() };
+    let conv = candle_nn::conv2d_no_bias(from, to, size, config, vb.pp("conv"))?;
+    Ok((conv, candle_nn::batch_norm(to, 1e-5, vb.pp("norm"))?))
+}
+
+fn resnet18(large: bool, vb: &VarBuilder<'_>) -> candle_core::Result<Forward> {
+    let pass = |(conv, norm): &(Conv2d, BatchNorm), xs: &Tensor| norm.forward_t(&conv.forward(xs)?, true);
+    let (size, stride) = if large { (7, 2) } else { (3, 1) };
+    let front = conv_norm(3, 64, size, stride, vb.pp("front"))?;
+    let mut blocks = Vec::new();
+    let mut from = 64;
+    for (i, to) in [64, 128, 256, 512].into_iter().enumerate() {
+        for block in 0..2 {
+            let vb = vb.pp(format!("layer{i}.{block}"));
+            let stride = if i > 0 && block == 0 { 2 } else { 1 };
+            let shortcut = (stride > 1 || from != to).then(|| conv_norm(from, to, 1, stride, vb.pp("shortcut")));
+            blocks.push(Residual {
+                first: conv_norm(from, to, 3, stride, vb.pp("first"))?,
+                second: conv_norm(to, to, 3, 1, vb.pp("second"))?,
+                shortcut: shortcut.transpose()?,
+            });
+            from = to;
+        }
+    }
+    let head = candle_nn::linear(512, if large { 1000 } else { 10 }, vb.pp("fc"))?;
+    Ok(Box::new(move |xs| {
+        let mut xs = pass(&front, xs)?.relu()?;
+        if large {
+            // candle pools without padding: it is put around beforehand, below every ReLU's value.
+            xs = xs.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?.max_pool2d_with_stride(3, 2)?;
+        }
+        for block in &blocks {
+            let ys = pass(&block.second, &pass(&block.first, &xs)?.relu()?)?;
+            let shortcut = match &block.shortcut {
+                Some(shortcut) => pass(shortcut, &xs)?,
+                None => xs,
+            };
+            xs = (ys + shortcut)?.relu()?;
+        }
+        xs.mean((2, 3))?.apply(&head)
+    }))
+}
+
 fn gru(vb: &VarBuilder<'_>) -> candle_core::Result<Forward> {
     let layer = candle_nn::gru(32, 64, Default::default(), vb.pp("gru"))?;
     let head = candle_nn::linear(64, 10, vb.pp("head"))?;
@@ -104,24 +160,27 @@ fn gru(vb: &VarBuilder<'_>) -> candle_core::Result<Forward> {
 }
 
 /// The training step of `model`.
-pub fn build(model: &str) -> Result<Step> {
+pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
+    if precision != "f32" {
+        return Err(Error::argument("precision", "f32: plain candle's steps are measured in f32 alone", precision));
+    }
     let variables = VarMap::new();
-    let vb = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
+    let vb = VarBuilder::from_varmap(&variables, DType::F32, device);
     let forward = match model {
         "mlp" => mlp(&vb)?,
         "mnist" => mnist(&vb)?,
         "cifar" => cifar(&vb)?,
         "gru" => gru(&vb)?,
+        "resnet18" => resnet18(false, &vb)?,
+        "resnet18-224" => resnet18(true, &vb)?,
         _ => unet(&vb)?,
     };
     // Running statistics are variables here; they have no gradient and are passed over.
     let variables = variables.all_vars();
-    let mut velocities: Vec<Var> = variables
-        .iter()
-        .map(|var| Var::zeros(var.shape(), DType::F32, &Device::Cpu))
-        .collect::<candle_core::Result<_>>()?;
+    let mut velocities: Vec<Var> =
+        variables.iter().map(|var| Var::zeros(var.shape(), DType::F32, device)).collect::<candle_core::Result<_>>()?;
     let mut adam = AdamW::new_lr(variables.clone(), 1e-3)?;
-    let with_adam = model != "cifar";
+    let with_adam = super::adaptive(model);
     Ok(Box::new(move |xs, targets| {
         let logits = forward(xs)?;
         let (logits, targets) = match logits.rank() {

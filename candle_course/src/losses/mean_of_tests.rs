@@ -82,11 +82,11 @@ fn assert_joins(what: &str, joined: &Joined, expected: &(f64, Vec<f64>)) {
 fn drawn(case: &Case, generator: &mut Generator) -> (Var, Tensor) {
     let n = 2 + generator.below(6);
     let rows: Vec<u32> = (0..n).map(|_| generator.below(case.shape[0]) as u32).collect();
-    let rows = Tensor::new(rows, &Device::Cpu).unwrap();
+    let rows = Tensor::new(rows, crate::test_support::device()).unwrap();
     let stretch: Vec<f64> = (0..n).map(|_| 0.5 + generator.uniform()).collect();
     let mut dims = vec![1; case.shape.len()];
     dims[0] = n;
-    let stretch = Tensor::from_vec(stretch, dims, &Device::Cpu).unwrap();
+    let stretch = Tensor::from_vec(stretch, dims, crate::test_support::device()).unwrap();
     let x = case.variable(&case.predictions, DType::F64).index_select(&rows, 0).unwrap();
     let x = Var::from_tensor(&x.broadcast_mul(&stretch).unwrap()).unwrap();
     let y = case.targets(DType::F64).index_select(&rows, 0).unwrap();
@@ -97,7 +97,7 @@ fn drawn(case: &Case, generator: &mut Generator) -> (Var, Tensor) {
         let share = [0.0, 0.5, 1.0][generator.below(3)];
         values.iter_mut().filter(|_| generator.chance(share)).for_each(|value| *value = ignored as f64);
     }
-    let y = Tensor::from_vec(values, y.shape(), &Device::Cpu).unwrap().to_dtype(y.dtype()).unwrap();
+    let y = Tensor::from_vec(values, y.shape(), crate::test_support::device()).unwrap().to_dtype(y.dtype()).unwrap();
     (x, y)
 }
 
@@ -141,13 +141,14 @@ fn batches_of_every_loss_join_to_the_whole() {
 fn ramp(shape: &[usize], seed: u64) -> Var {
     let mut generator = Generator::new(seed);
     let values: Vec<f64> = (0..shape.iter().product()).map(|_| generator.normal()).collect();
-    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    Var::from_tensor(&Tensor::from_vec(values, shape, crate::test_support::device()).unwrap()).unwrap()
 }
 
 #[test]
 fn sequences_of_six_and_one_counted_labels_have_the_gradient_of_both_together() {
     let x = ramp(&[2, 4, 6], 1); // [N, C, L]
-    let y = Tensor::new(&[[0i64, 1, 2, 3, 2, 1], [3, -100, -100, -100, -100, -100]], &Device::Cpu).unwrap();
+    let y = Tensor::new(&[[0i64, 1, 2, 3, 2, 1], [3, -100, -100, -100, -100, -100]], crate::test_support::device())
+        .unwrap();
     let loss = CrossEntropy::new().ignore_index(-100).build().unwrap();
     let (value, gradient) = whole(&loss, &x, &y);
     let joined = in_pieces(&loss, &x, &y, &[(0, 1), (1, 1)]);
@@ -163,7 +164,7 @@ fn sequences_of_six_and_one_counted_labels_have_the_gradient_of_both_together() 
 #[test]
 fn class_weights_count_in_the_mean_of_batches() {
     let x = ramp(&[6, 3], 2);
-    let y = Tensor::new(&[0u32, 1, 0, 1, 2, 2], &Device::Cpu).unwrap();
+    let y = Tensor::new(&[0u32, 1, 0, 1, 2, 2], crate::test_support::device()).unwrap();
     let loss = CrossEntropy::new().class_weights([1.0, 1.0, 10.0]).build().unwrap();
     for pieces in [vec![(0, 4), (4, 2)], vec![(0, 2), (2, 3), (5, 1)]] {
         assert_joins("class weights", &in_pieces(&loss, &x, &y, &pieces), &whole(&loss, &x, &y));
@@ -175,7 +176,7 @@ fn one_labelled_and_three_ignored_images_have_one_loss_for_every_batch_size() {
     let x = ramp(&[4, 3, 2, 2], 3);
     let mut labels = vec![255u32; 16];
     labels[..4].copy_from_slice(&[0, 1, 2, 1]);
-    let y = Tensor::from_vec(labels, (4, 2, 2), &Device::Cpu).unwrap();
+    let y = Tensor::from_vec(labels, (4, 2, 2), crate::test_support::device()).unwrap();
     let loss = CrossEntropy::new().ignore_index(255).build().unwrap();
     let expected = whole(&loss, &x, &y);
     for size in [1, 2, 4] {
@@ -183,7 +184,7 @@ fn one_labelled_and_three_ignored_images_have_one_loss_for_every_batch_size() {
         assert_joins("ignored images", &in_pieces(&loss, &x, &y, &pieces), &expected);
     }
     // Nothing but ignored pixels, in any number of batches: 0, not 0/0.
-    let ignored = Tensor::full(255u32, (4, 2, 2), &Device::Cpu).unwrap();
+    let ignored = Tensor::full(255u32, (4, 2, 2), crate::test_support::device()).unwrap();
     let nothing = in_pieces(&loss, &x, &ignored, &[(0, 1), (1, 3)]);
     assert_eq!(nothing.value, 0.0);
     assert!(nothing.gradient.iter().all(|&g| g == 0.0));
@@ -206,12 +207,12 @@ fn terms_with_counts_of_their_own_join_one_by_one() {
     let x = ramp(&[7, 3, 5], 4);
     for _ in 0..20 {
         let labels: Vec<u32> = (0..35).map(|i| [0, 1, 2, 255][generator.below(if i < 10 { 4 } else { 3 })]).collect();
-        let y = Tensor::from_vec(labels, (7, 5), &Device::Cpu).unwrap();
+        let y = Tensor::from_vec(labels, (7, 5), crate::test_support::device()).unwrap();
         assert!(loss.mean_of(&x, &y).unwrap().whole().unwrap().contains("different things"));
         assert_joins("a sum", &in_pieces(&loss, &x, &y, &cuts(7, &mut generator)), &whole(&loss, &x, &y));
     }
     // Terms that are means of the same need no terms.
-    let y = Tensor::new(&[[0u32, 1, 2, 0, 1]; 7], &Device::Cpu).unwrap();
+    let y = Tensor::new(&[[0u32, 1, 2, 0, 1]; 7], crate::test_support::device()).unwrap();
     let same = WeightedSum::new().term("a", 1.0, CrossEntropy::new()).term("b", 1.0, Focal::new()).build().unwrap();
     assert!(matches!(same.mean_of(&x, &y).unwrap(), MeanOf::Count(35.0)));
     let with_dice = WeightedSum::new().term("ce", 1.0, CrossEntropy::new()).term("dice", 1.0, Dice::new());
@@ -224,7 +225,7 @@ fn terms_with_counts_of_their_own_join_one_by_one() {
 
 #[test]
 fn tasks_join_one_by_one_and_so_do_their_learned_weights() {
-    let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+    let parameters = Parameters::with_dtype(0, DType::F64, crate::test_support::device());
     let tasks = || {
         MultiTask::new().task("cover", Task::Classification, 3.0, CrossEntropy::new().ignore_index(255)).task(
             "height",
@@ -235,8 +236,8 @@ fn tasks_join_one_by_one_and_so_do_their_learned_weights() {
     };
     let (fixed, learned) = (tasks().fixed().unwrap(), tasks().learned(&parameters.at("weights")).unwrap());
     let (x, h) = (ramp(&[3, 2, 4], 6), ramp(&[3], 7));
-    let y = Tensor::new(&[[0u32, 1, 1, 0], [255, 255, 255, 1], [255; 4]], &Device::Cpu).unwrap();
-    let metres = Tensor::new(&[1f64, -2., 0.5], &Device::Cpu).unwrap();
+    let y = Tensor::new(&[[0u32, 1, 1, 0], [255, 255, 255, 1], [255; 4]], crate::test_support::device()).unwrap();
+    let metres = Tensor::new(&[1f64, -2., 0.5], crate::test_support::device()).unwrap();
     for loss in [fixed, learned] {
         let total = loss.forward(&[(&x, &y), (&h, &metres)]).unwrap().total;
         let gradients = total.backward().unwrap();
@@ -260,14 +261,14 @@ fn tasks_join_one_by_one_and_so_do_their_learned_weights() {
 #[test]
 fn counting_on_the_device_is_counting_on_the_host() {
     let mut generator = Generator::new(8);
-    let logits = Tensor::zeros((4, 3, 9), DType::F32, &Device::Cpu).unwrap();
+    let logits = Tensor::zeros((4, 3, 9), DType::F32, crate::test_support::device()).unwrap();
     for (dtype, ignored) in
         [(DType::U8, 255), (DType::U32, 255), (DType::I64, -100), (DType::U8, -100), (DType::U32, 2)]
     {
         let unknown = u8::try_from(ignored).is_ok() || dtype == DType::I64;
         let labels: Vec<i64> =
             (0..36).map(|_| [0, 1, 2, ignored][generator.below(if unknown { 4 } else { 3 })]).collect();
-        let targets = Tensor::from_vec(labels, (4, 9), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let targets = Tensor::from_vec(labels, (4, 9), crate::test_support::device()).unwrap().to_dtype(dtype).unwrap();
         for weights in [None, Some(&[0.5, 2.0, 7.0][..])] {
             let of = MeanOf::positions(&logits, &targets, Some(ignored), weights).unwrap();
             let MeanOf::Count(host) = of else { panic!("{of:?}") };
@@ -279,7 +280,7 @@ fn counting_on_the_device_is_counting_on_the_host() {
 
 #[test]
 fn counts_on_the_device_join_as_those_on_the_host() {
-    let scalar = |value: f64| Tensor::new(value, &Device::Cpu).unwrap();
+    let scalar = |value: f64| Tensor::new(value, crate::test_support::device()).unwrap();
     let (host, device) = (MeanOf::Count(3.0), MeanOf::CountOnDevice(scalar(5.0)));
     let value = scalar(2.0).to_dtype(DType::F32).unwrap();
     assert_eq!(device.total(&value).unwrap().to_scalar::<f32>().unwrap(), 10.0);
@@ -288,13 +289,16 @@ fn counts_on_the_device_join_as_those_on_the_host() {
     }
     let none = MeanOf::CountOnDevice(scalar(0.0));
     assert_eq!(none.mean(&scalar(0.0)).unwrap().to_scalar::<f64>().unwrap(), 0.0);
-    assert_eq!(numbers(&device.mean(&Tensor::new(&[5f64, 10.], &Device::Cpu).unwrap()).unwrap()), [1.0, 2.0]);
+    assert_eq!(
+        numbers(&device.mean(&Tensor::new(&[5f64, 10.], crate::test_support::device()).unwrap()).unwrap()),
+        [1.0, 2.0]
+    );
     assert!(host.join(&MeanOf::Sum).unwrap_err().to_string().contains("a sum in one batch"));
 }
 
 #[test]
 fn what_cannot_be_split_says_so_and_is_averaged_over_examples() {
-    let (x, y) = (ramp(&[3, 2], 9), Tensor::zeros((3, 2), DType::F64, &Device::Cpu).unwrap());
+    let (x, y) = (ramp(&[3, 2], 9), Tensor::zeros((3, 2), DType::F64, crate::test_support::device()).unwrap());
     let mut mean = RunningMean::new();
     let mut expected = 0.0;
     for (start, len) in [(0, 1), (1, 2)] {

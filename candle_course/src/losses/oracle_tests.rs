@@ -1,13 +1,12 @@
 //! Every loss against stored PyTorch values and gradients, and against finite differences.
 
-use std::path::Path;
-
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::kernels::parallel::same_on_any_number_of_threads;
 use crate::losses::*;
+use crate::test_support::{data, device};
 
 pub(super) const FILES: [&str; 4] = ["regression.json", "binary.json", "classes.json", "segmentation.json"];
 
@@ -28,8 +27,7 @@ pub(super) struct Case {
 }
 
 pub(super) fn cases(file: &str) -> Vec<Case> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/losses").join(file);
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(data("losses").join(file)).unwrap()).unwrap()
 }
 
 struct Options<'a>(&'a Value);
@@ -98,7 +96,7 @@ pub(super) fn build(case: &Case) -> Box<dyn Loss> {
                 loss = loss.pos_weight(weight);
             }
             if let Some(weights) = options.numbers("weights") {
-                loss = loss.weights(&Tensor::new(weights, &Device::Cpu).unwrap());
+                loss = loss.weights(&Tensor::new(weights, device()).unwrap());
             }
             Box::new(loss.build().unwrap())
         }
@@ -186,12 +184,12 @@ impl Case {
     }
 
     pub fn targets(&self, dtype: DType) -> Tensor {
-        let targets = Tensor::from_vec(self.targets.clone(), self.target_shape.clone(), &Device::Cpu).unwrap();
+        let targets = Tensor::from_vec(self.targets.clone(), self.target_shape.clone(), device()).unwrap();
         targets.to_dtype(if self.target_kind == "class" { DType::U32 } else { dtype }).unwrap()
     }
 
     pub fn variable(&self, predictions: &[f64], dtype: DType) -> Var {
-        let tensor = Tensor::from_vec(predictions.to_vec(), self.shape.clone(), &Device::Cpu).unwrap();
+        let tensor = Tensor::from_vec(predictions.to_vec(), self.shape.clone(), device()).unwrap();
         Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
     }
 
@@ -203,7 +201,7 @@ impl Case {
             value.clone()
         } else {
             let outer: Vec<f64> = (0..value.elem_count()).map(|i| (i as f64).cos()).collect();
-            let outer = Tensor::from_vec(outer, value.shape(), &Device::Cpu).unwrap().to_dtype(value.dtype()).unwrap();
+            let outer = Tensor::from_vec(outer, value.shape(), device()).unwrap().to_dtype(value.dtype()).unwrap();
             (&value * outer).unwrap().sum_all().unwrap()
         };
         (numbers(&value), total)
@@ -346,8 +344,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let count = 2 * 5 * 64 * 65;
     let logits: Vec<f32> = (0..count).map(|_| 3.0 * generator.normal() as f32).collect();
     let labels: Vec<u32> = (0..count / 5).map(|_| generator.below(5) as u32).collect();
-    let x = Var::from_tensor(&Tensor::from_vec(logits, shape, &Device::Cpu).unwrap()).unwrap();
-    let targets = Tensor::from_vec(labels, (2, 64, 65), &Device::Cpu).unwrap();
+    let x = Var::from_tensor(&Tensor::from_vec(logits, shape, device()).unwrap()).unwrap();
+    let targets = Tensor::from_vec(labels, (2, 64, 65), device()).unwrap();
     let losses: [Box<dyn Loss>; 5] = [
         Box::new(CrossEntropy::new().label_smoothing(0.1)),
         Box::new(Focal::new()),

@@ -1,18 +1,16 @@
 //! Every metric against stored scikit-learn, torchmetrics and torchvision values, streamed in
 //! random chunks that are merged in random order.
 
-use std::path::Path;
-
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::metrics::*;
 use crate::random::Generator;
+use crate::test_support::{data, device};
 
 fn cases(file: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics").join(file);
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(data("metrics").join(file)).unwrap()).unwrap()
 }
 
 fn floats(value: &Value) -> Vec<f64> {
@@ -25,12 +23,12 @@ fn integers(value: &Value) -> Vec<u32> {
 
 fn vector<T: candle_core::WithDType>(values: Vec<T>) -> Tensor {
     let count = values.len();
-    Tensor::from_vec(values, count, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, count, device()).unwrap()
 }
 
 fn matrix(values: Vec<f64>, columns: usize) -> Tensor {
     let rows = values.len() / columns;
-    Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, (rows, columns), device()).unwrap()
 }
 
 fn close(what: &str, got: f64, expected: &Value) {
@@ -214,7 +212,7 @@ fn regression_agrees_with_scikit_learn() {
 
 fn boxes_of(value: &Value) -> Tensor {
     let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
-    Tensor::from_vec(rows.concat(), (rows.len(), 4), &Device::Cpu).unwrap()
+    Tensor::from_vec(rows.concat(), (rows.len(), 4), device()).unwrap()
 }
 
 #[test]
@@ -331,7 +329,7 @@ proptest! {
                     let (x, y) = (generator.below(4) as f64, generator.below(4) as f64);
                     [x, y, x + 3.0, y + 4.0]
                 });
-                let boxes = Tensor::from_vec(corners.collect::<Vec<_>>(), (count, 4), &Device::Cpu).unwrap();
+                let boxes = Tensor::from_vec(corners.collect::<Vec<_>>(), (count, 4), device()).unwrap();
                 let labels: Vec<u32> = (0..count).map(|_| generator.below(2) as u32).collect();
                 (boxes, vector(labels))
             };
@@ -406,7 +404,7 @@ fn what_is_undefined_is_an_error() {
 
 #[test]
 fn mistakes_are_named() {
-    let device = &Device::Cpu;
+    let device = device();
     let logits = Tensor::new(&[[3f64, -1.], [0., 2.]], device).unwrap();
     let targets = vector(vec![0u32, 1]);
     let bad_boxes = Tensor::new(&[[5f64, 5., 1., 9.]], device).unwrap();
@@ -440,11 +438,11 @@ fn mistakes_are_named() {
 
 #[test]
 fn ignored_pixels_and_bad_batches_leave_no_trace() {
-    let logits = Tensor::new(&[[[2f32, 2., 0.], [0., 0., 2.]]], &Device::Cpu).unwrap();
+    let logits = Tensor::new(&[[[2f32, 2., 0.], [0., 0., 2.]]], device()).unwrap();
     let mut matrix = ConfusionMatrix::new(2).unwrap().ignore_index(255);
-    matrix.update(&logits, &Tensor::new(&[[0u8, 255, 1]], &Device::Cpu).unwrap()).unwrap();
+    matrix.update(&logits, &Tensor::new(&[[0u8, 255, 1]], device()).unwrap()).unwrap();
     assert_eq!(matrix.rows().unwrap(), [[1, 0], [0, 1]]);
-    assert!(matrix.update(&logits, &Tensor::new(&[[0u8, 1, 7]], &Device::Cpu).unwrap()).is_err());
+    assert!(matrix.update(&logits, &Tensor::new(&[[0u8, 1, 7]], device()).unwrap()).is_err());
     assert_eq!(matrix.total().unwrap(), 2);
     matrix.reset();
     assert!(matrix.accuracy().is_err());

@@ -309,12 +309,12 @@ mod tests {
     use crate::nn::{GroupNorm, Parameters};
     use crate::ops::reference_tests;
     use crate::stateful::Stateful;
-    use candle_core::{DType, Device, Module};
+    use crate::test_support::{data, device};
+    use candle_core::{DType, Module};
     use std::collections::BTreeMap;
 
     fn reference(case: &str) -> BTreeMap<String, Tensor> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/nn/recurrent.safetensors");
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let tensors = candle_core::safetensors::load(data("nn/recurrent.safetensors"), device()).unwrap();
         let prefix = format!("{case}/");
         tensors
             .into_iter()
@@ -353,7 +353,7 @@ mod tests {
     fn values_and_gradients_agree_with_pytorch() {
         for case in ["rnn", "rnn_relu", "lstm", "gru", "lstm_deep", "gru_deep"] {
             let reference = reference(case);
-            let mut parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+            let mut parameters = Parameters::with_dtype(0, DType::F64, device());
             let (scope, deep) = (parameters.root(), case.ends_with("deep"));
             let (layers, both) = if deep { (2, true) } else { (1, false) };
             let run: Box<dyn Fn(&Tensor) -> Result<RecurrentOutput>> = match case.split('_').next() {
@@ -393,7 +393,7 @@ mod tests {
             let [layers, directions] =
                 ["layers", "directions"].map(|name| case.options[name].as_u64().unwrap() as usize);
             let inputs: Vec<Var> = reference_tests::variables(case, DType::F64);
-            let mut parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+            let mut parameters = Parameters::with_dtype(0, DType::F64, device());
             let scope = parameters.root();
             let (features, hidden, both) = (inputs[0].dims()[2], inputs[2].dims()[1], directions == 2);
             macro_rules! build {
@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn group_norm_agrees_with_pytorch() {
         let reference = reference("group_norm");
-        let mut parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+        let mut parameters = Parameters::with_dtype(0, DType::F64, device());
         let norm = GroupNorm::new(2, 4, &parameters.root()).unwrap();
         parameters.load_state(&state_dict(&reference)).unwrap();
         let xs = Var::from_tensor(&reference["xs"]).unwrap();
@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_sequence_can_be_run_in_two_parts() {
-        let parameters = Parameters::with_dtype(5, DType::F64, &Device::Cpu);
+        let parameters = Parameters::with_dtype(5, DType::F64, device());
         let layer = Lstm::builder(3, 4, &parameters.root()).layers(2).build().unwrap();
         let xs = reference("lstm")["xs"].clone();
         let whole = layer.run(&xs, None, false).unwrap();
@@ -473,10 +473,10 @@ mod tests {
 
     #[test]
     fn dropout_stands_between_layers_and_only_in_training() {
-        let parameters = Parameters::new(5, &Device::Cpu);
+        let parameters = Parameters::new(5, device());
         let layer = Gru::builder(3, 4, &parameters.root()).layers(3).dropout(0.5).build().unwrap();
         assert_eq!(parameters.generators().len(), 2);
-        let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu).unwrap();
+        let xs = Tensor::ones((2, 5, 3), DType::F32, device()).unwrap();
         let run = |train| layer.forward_t(&xs, train).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(run(false), run(false));
         assert_ne!(run(true), run(true));

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::*;
 use crate::kernels::parallel::same_on_any_number_of_threads;
 use crate::nn::{Init, Parameters};
+use crate::test_support::{data, device};
 
 type Tensors = BTreeMap<String, Tensor>;
 
 fn reference() -> Tensors {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/optimizers/reference.safetensors");
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+    candle_core::safetensors::load(data("optimizers/reference.safetensors"), device()).unwrap().into_iter().collect()
 }
 
 fn below(tensors: &Tensors, prefix: &str, dtype: DType) -> Tensors {
@@ -36,7 +36,7 @@ fn loss(problem: &str, p: &Parameters, c: &Tensors) -> candle_core::Result<Tenso
 }
 
 fn parameters(initial: &Tensors, dtype: DType) -> Parameters {
-    let mut parameters = Parameters::with_dtype(0, dtype, &Device::Cpu);
+    let mut parameters = Parameters::with_dtype(0, dtype, device());
     for (name, tensor) in initial {
         parameters.root().parameter(name, tensor.shape(), Init::ZEROS).unwrap();
     }
@@ -215,14 +215,14 @@ fn state_of_another_optimizer_is_refused_by_name() {
     assert!(text.contains("`fc1.bias.momentum_buffer` is missing"), "{text}");
     assert!(text.contains("`fc1.bias.exp_avg` is superfluous"), "{text}");
     let mut state = adam.state().unwrap();
-    state.insert("fc1.bias.exp_avg".into(), Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
+    state.insert("fc1.bias.exp_avg".into(), Tensor::zeros(2, DType::F32, device()).unwrap());
     let text = adam.load_state(&state).unwrap_err().to_string();
     assert!(text.contains("`fc1.bias.exp_avg` has shape [2], expected [5]"), "{text}");
 }
 
 #[test]
 fn non_finite_gradients_are_reported_skipped_or_ignored() {
-    let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())]);
+    let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, 2.0], device()).unwrap())]);
     let steps = |policy: NonFinite| {
         let parameters = parameters(&initial, DType::F32);
         let mut optimizer = Sgd::builder(&parameters).non_finite(policy).build().unwrap();
@@ -251,7 +251,7 @@ fn momentum_may_be_zero_for_a_while() {
         build!(|p| RmsProp::builder(p).momentum(0.9)),
         build!(|p| RmsProp::builder(p).momentum(0.9).centered(true).epsilon(1e-3)),
     ];
-    let initial = Tensors::from([("w".into(), Tensor::new(&[1f64, -2.0, 3.0], &Device::Cpu).unwrap())]);
+    let initial = Tensors::from([("w".into(), Tensor::new(&[1f64, -2.0, 3.0], device()).unwrap())]);
     for (i, build) in builds.into_iter().enumerate() {
         let run = |composed, momenta: [f64; 4]| {
             let parameters = parameters(&initial, DType::F64);
@@ -282,7 +282,7 @@ fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
     same_on_any_number_of_threads(name, || {
         let count = 100_003;
         let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
-        let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, &Device::Cpu).unwrap())]);
+        let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, device()).unwrap())]);
         let parameters = parameters(&initial, DType::F32);
         let mut optimizer = AdamW::builder(&parameters).build().unwrap();
         for _ in 0..3 {
@@ -296,7 +296,7 @@ fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn half_precision_parameters_keep_their_state_in_f32() {
     for dtype in [DType::F16, DType::BF16] {
-        let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, -2.0, 3.0], &Device::Cpu).unwrap())]);
+        let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, -2.0, 3.0], device()).unwrap())]);
         let half = parameters(&initial, dtype);
         let mut optimizer = AdamW::builder(&half).build().unwrap();
         for _ in 0..20 {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::trainer_tests::{loaders, mlp, points, trainer};
 use super::*;
@@ -18,12 +18,13 @@ use crate::optimizers::{
 };
 use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
 use crate::stateful::Stateful as _;
+use crate::test_support::device;
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
 
 /// With dropout and with batch normalisation, whose buffers move in training.
 fn normed(seed: u64) -> (Sequential, Parameters) {
-    let parameters = Parameters::new(seed, &Device::Cpu);
+    let parameters = Parameters::new(seed, device());
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
         .add(BatchNorm1d::builder(16).build(&parameters.at("1")).unwrap())
@@ -43,7 +44,7 @@ impl Transform for Noise {
             let mut generator = position.generator(7, row);
             values.iter_mut().for_each(|value| *value += 0.1 * generator.normal() as f32);
         }
-        Ok(Batch { inputs: Tensor::new(values, &Device::Cpu)?, ..batch })
+        Ok(Batch { inputs: Tensor::new(values, device())?, ..batch })
     }
 }
 

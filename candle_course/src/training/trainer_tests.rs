@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::*;
 use crate::data::{Batch, DataLoader, TensorDataset};
@@ -15,6 +15,7 @@ use crate::optimizers::{Optimizer as _, Sgd};
 use crate::precision::Precision;
 use crate::random::Generator;
 use crate::schedules::Schedule;
+use crate::test_support::device;
 
 /// 60 points in the plane, in three classes that overlap a little.
 pub(crate) fn points(seed: u64) -> TensorDataset {
@@ -26,8 +27,8 @@ pub(crate) fn points(seed: u64) -> TensorDataset {
         x.push((2.0 * angle.sin() + 0.7 * generator.normal()) as f32);
         y.push(i % 3);
     }
-    let inputs = Tensor::from_vec(x, (60, 2), &Device::Cpu).unwrap();
-    TensorDataset::new(inputs, Tensor::from_vec(y, 60, &Device::Cpu).unwrap()).unwrap()
+    let inputs = Tensor::from_vec(x, (60, 2), device()).unwrap();
+    TensorDataset::new(inputs, Tensor::from_vec(y, 60, device()).unwrap()).unwrap()
 }
 
 /// Four batches of 16, the last one of 12; validation in batches of 25.
@@ -39,7 +40,7 @@ pub(crate) fn loaders() -> (DataLoader, DataLoader) {
 }
 
 pub(crate) fn mlp(seed: u64) -> (Sequential, Parameters) {
-    let parameters = Parameters::new(seed, &Device::Cpu);
+    let parameters = Parameters::new(seed, device());
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
         .add(Activation::Relu)
