@@ -94,7 +94,7 @@ impl Job {
             return;
         }
         let start = Instant::now();
-        let batch = (self.epoch.make)(self.number).and_then(arrived);
+        let batch = (self.epoch.make)(self.number);
         self.done = true;
         self.epoch.put(self.number, batch, start.elapsed());
     }
@@ -111,17 +111,6 @@ impl Drop for Job {
 struct Queue {
     jobs: Mutex<(VecDeque<Job>, bool)>,
     work: Condvar,
-}
-
-/// The batch, once it is on its device. Every thread has a CUDA stream of its own: without the wait,
-/// which is the worker's alone, the training thread could read what is still on its way.
-fn arrived(batch: Batch) -> Result<Batch> {
-    for tensor in [&batch.inputs, &batch.targets] {
-        if tensor.device().is_cuda() {
-            tensor.device().synchronize()?;
-        }
-    }
-    Ok(batch)
 }
 
 /// Threads that make batches; they end when this is dropped.
