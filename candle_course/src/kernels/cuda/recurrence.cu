@@ -137,7 +137,7 @@ __device__ void forwards(const real* from_input, const real* transposed, const r
     for (int i = threadIdx.x; i < count * S; i += blockDim.x) last[(i64)start * S + i] = state[i];
 }
 
-// Backwards. `weight`: `[gates H, H]`; `dy`: `[N, T, H]`; `d_last`: `[N, states H]`. Into `d_input`
+// Backwards. `weight`: `[gates H, H]`; `dy`: `[N, T, H]`; `d_last`: `[N, states H]` or nothing. Into `d_input`
 // `[N, T, gates H]`, `d_hidden` `[T, N, gates H]` and `d_first` `[N, states H]`.
 template <int EXAMPLES>
 __device__ void backwards(const real* weight, const real* first, const real* out, const real* kept, const real* dy,
@@ -152,7 +152,7 @@ __device__ void backwards(const real* weight, const real* first, const real* out
     const int start = blockIdx.x * EXAMPLES;
     const int count = sizes.examples - start < EXAMPLES ? sizes.examples - start : EXAMPLES;
     for (int i = threadIdx.x; i < EXAMPLES * S; i += blockDim.x) {
-        state[i] = i / S < count ? d_last[(i64)start * S + i] : (real)0;
+        state[i] = d_last && i / S < count ? d_last[(i64)start * S + i] : (real)0;
     }
     for (int i = threadIdx.x; i < EXAMPLES * W; i += blockDim.x) gates[i] = 0;
     __syncthreads();
@@ -257,8 +257,9 @@ KERNEL(recurrence_step_backward)(const real* first, const real* before, const re
         }
         real keep[5], gi[4], gh[4];
         for (int part = 0; part < K / H; part++) keep[part] = kept[row * K + part * H + k];
-        real d = (at_end ? d_last[e * S + k] : dh[i]) + dy[row * H + k];
-        real d_cell = sizes.cell != LSTM ? (real)0 : (at_end ? d_last[e * S + H + k] : dc[i]);
+        real d = at_end ? (d_last ? d_last[e * S + k] : (real)0) : dh[i];
+        d += dy[row * H + k];
+        real d_cell = sizes.cell != LSTM ? (real)0 : (!at_end ? dc[i] : d_last ? d_last[e * S + H + k] : (real)0);
         backward_step(sizes.cell, 1, keep, previous, out[row * H + k], &d, &d_cell, gi, gh);
         for (int gate = 0; gate < W / H; gate++) {
             d_input[row * W + gate * H + k] = gi[gate];

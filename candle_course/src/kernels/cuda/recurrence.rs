@@ -103,14 +103,27 @@ impl Sequence {
         }
     }
 
-    /// The hidden states of all steps with the last state behind them, as one row of numbers.
+    /// The shape of the output: the hidden states of all steps; of an LSTM one row of numbers, with the
+    /// last state behind them, so that both are of one node.
+    fn shape(&self) -> Vec<usize> {
+        let &Self { examples, steps, hidden, .. } = self;
+        match self.cell {
+            Cell::Lstm => vec![examples * steps * hidden + examples * self.states()],
+            _ => vec![examples, steps, hidden],
+        }
+    }
+
+    /// The output, of that shape.
     fn forward<T: DeviceFloat>(&self, inputs: [&Tensor; 4], tracked: bool) -> Result<(Value, Kept<T>)> {
         let [from_input, weight, bias, first] = inputs;
         let device = device_of(from_input)?;
         let &Self { examples, steps, hidden, .. } = self;
         let (rows, sizes) = (examples * steps, self.sizes());
-        let out = alloc::<T>(device, rows * hidden + examples * self.states())?;
-        let (ys, last) = (out.slice(..rows * hidden), out.slice(rows * hidden..));
+        let shape = self.shape();
+        let out = alloc::<T>(device, shape.iter().product())?;
+        let elsewhere = alloc::<T>(device, examples * self.states())?;
+        let last = if self.cell == Cell::Lstm { out.slice(rows * hidden..) } else { elsewhere.slice(..) };
+        let ys = out.slice(..rows * hidden);
         let small = self.is_small::<T>();
         let kept = Kept {
             gates: alloc(device, if tracked { (rows * self.cell.kept() * hidden).max(1) } else { 1 })?,
@@ -151,9 +164,8 @@ impl Sequence {
                 );
             }
         }
-        let count = out.len();
         drop((ys, last));
-        Ok((value(device, out, count), kept))
+        Ok((value(device, out, shape), kept))
     }
 
     fn backward<T: DeviceFloat>(
@@ -171,7 +183,8 @@ impl Sequence {
         let d_first = alloc::<T>(device, examples * self.states())?;
         let (w, f, o, d) = (Input::of(weight), Input::of(first), Input::of(out), Input::of(dy));
         let (w, f, o, d) = (w.view::<T>()?, f.view::<T>()?, o.view::<T>()?, d.view::<T>()?);
-        let (ys, dys, d_last) = (o.slice(..rows * hidden), d.slice(..rows * hidden), d.slice(rows * hidden..));
+        let (ys, dys) = (o.slice(..rows * hidden), d.slice(..rows * hidden));
+        let d_last = if self.cell == Cell::Lstm { address(&d.slice(rows * hidden..)) } else { 0 };
         if self.is_small::<T>() {
             let grid = self.grid::<T>();
             if self.per_block::<T>() == 4 {
@@ -240,6 +253,10 @@ pub fn recurrence(
     let sequence = Sequence { cell, examples, steps, hidden: weight.dim(1)?, reverse };
     let (x, w, b, s) = (from_input.contiguous()?, weight.contiguous()?, bias.contiguous()?, state.contiguous()?);
     let out = for_float!(x.dtype(), T => run::<T>(sequence, [&x, &w, &b, &s])?);
+    if cell != Cell::Lstm {
+        let last = out.narrow(1, if reverse { 0 } else { steps - 1 }, 1)?.squeeze(1)?;
+        return Ok((out, last));
+    }
     let rows = examples * steps * sequence.hidden;
     let ys = out.narrow(0, 0, rows)?.reshape((examples, steps, sequence.hidden))?;
     let last = out.narrow(0, rows, state.elem_count())?.reshape(state.shape())?;
