@@ -21,7 +21,8 @@ fn outcome(loss: &dyn Loss, x: &Tensor, y: &Tensor, on: &Device, dtype: DType) -
     let y = if y.dtype().is_float() { y.to_dtype(dtype).unwrap() } else { y.clone() }.to_device(on).unwrap();
     let value = loss.forward(&x, &y).unwrap();
     let outer = numbers(value.dims(), 0.7).to_dtype(dtype).unwrap().to_device(on).unwrap();
-    let gradients = (&value * outer).unwrap().sum_all().unwrap().backward().unwrap();
+    // candle cannot sum a scalar on a GPU.
+    let gradients = (&value * outer).unwrap().flatten_all().unwrap().sum_all().unwrap().backward().unwrap();
     (flat(&value), flat(gradients.get(&x).unwrap()))
 }
 
