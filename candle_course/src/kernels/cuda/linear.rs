@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::cuda_backend::CudaDevice;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView};
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor};
 use half::bf16;
 
@@ -27,16 +27,20 @@ pub struct Linear {
 pub struct Rounded(OnceLock<CudaSlice<bf16>>);
 
 impl Rounded {
-    /// The factor for cuBLAS or cuDNN: an address of `full` or of its rounded numbers.
-    pub fn address<T: DeviceFloat>(&self, device: &CudaDevice, round: bool, full: &CudaView<'_, T>) -> Result<u64> {
-        if !round {
-            return Ok(address(full));
-        }
+    /// The address of the rounded factor, made at first use.
+    pub fn address(&self, make: impl FnOnce() -> Result<CudaSlice<bf16>>) -> Result<u64> {
         if let Some(rounded) = self.0.get() {
             return Ok(address(rounded));
         }
-        let rounded = to_bf16::<T>(device, full)?;
+        let rounded = make()?;
         Ok(address(self.0.get_or_init(|| rounded)))
+    }
+
+    /// The factor for cuBLAS: `full`, or its rounded numbers.
+    fn factor<T: DeviceFloat>(&self, device: &CudaDevice, round: bool, full: &Input<'_>) -> Result<Factor> {
+        let full = full.view::<T>()?;
+        let at = if round { self.address(|| to_bf16::<T>(device, &full))? } else { address(&full) };
+        Ok(Factor::at(at))
     }
 }
 
@@ -53,8 +57,7 @@ impl Linear {
         let factors = Factors::of::<T>(self.precision);
         let round = factors == Factors::Bf16;
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let x = Factor::at(self.x.address::<T>(device, round, &x.view()?)?);
-        let w = Factor::at(self.w.address::<T>(device, round, &w.view()?)?);
+        let (x, w) = (self.x.factor::<T>(device, round, &x)?, self.w.factor::<T>(device, round, &w)?);
         let mut y = alloc::<T>(device, rows * to)?;
         product(device, factors, [rows, to, from], x, w.t(), &mut y, false)?;
         let bias = inputs.get(2).map(|bias| Input::of(bias));
@@ -85,13 +88,13 @@ impl Linear {
         });
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let w = Factor::at(self.w.address::<T>(device, round, &w.view()?)?);
+            let w = self.w.factor::<T>(device, round, &w)?;
             let mut dx = alloc::<T>(device, rows * from)?;
             product(device, factors, [rows, from, to], dy, w, &mut dx, false)?;
             gradients[0] = Some(tensor(device, dx, inputs[0].shape()));
         }
         if wanted[1] {
-            let x = Factor::at(self.x.address::<T>(device, round, &x.view()?)?);
+            let x = self.x.factor::<T>(device, round, &x)?;
             let mut dw = alloc::<T>(device, to * from)?;
             product(device, factors, [to, from, rows], dy.t(), x, &mut dw, false)?;
             gradients[1] = Some(tensor(device, dw, inputs[1].shape()));

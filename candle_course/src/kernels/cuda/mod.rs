@@ -17,6 +17,8 @@ pub mod dropout;
 pub mod faults;
 pub mod gemm;
 pub mod layer_norm;
+#[cfg(feature = "cudnn")]
+mod layout;
 pub mod linear;
 pub mod norm;
 pub mod pointwise;
