@@ -26,6 +26,15 @@ impl Value {
         Self { storage: Storage::Cpu(T::to_cpu_storage_owned(values)), shape }
     }
 
+    /// A copy of the numbers of a tensor that owns its storage.
+    pub fn of(xs: &Tensor) -> Result<Self> {
+        let (storage, layout) = xs.storage_and_layout();
+        if layout.contiguous_offsets() != Some((0, xs.elem_count())) {
+            candle_core::bail!("internal error: a value was given as part of a tensor");
+        }
+        Ok(Self { storage: storage.try_clone(layout)?, shape: xs.shape().clone() })
+    }
+
     /// Contiguous numbers on a CUDA device.
     #[cfg(feature = "cuda")]
     pub fn cuda(storage: CudaStorage, shape: impl Into<Shape>) -> Self {

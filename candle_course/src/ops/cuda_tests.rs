@@ -68,7 +68,7 @@ fn sums_over_many_blocks_are_right() {
                 agree("linear", bound, &inputs, |i| linear(&i[0], &i[1], Some(&i[2]), relu));
             }
         }
-        for shape in [&[7, 3, 61, 67] as &[usize], &[3, 600, 5], &[5000, 4], &[2, 1, 300, 300], &[65, 129, 1, 1]] {
+        for shape in [&[7usize, 3, 61, 67] as &[usize], &[3, 600, 5], &[5000, 4], &[2, 1, 300, 300], &[65, 129, 1, 1]] {
             for relu in [false, true] {
                 let inputs = [shape, &shape[1..2], &shape[1..2]];
                 let inputs: Vec<Tensor> =

@@ -33,6 +33,8 @@ mod upsample;
 
 #[cfg(all(test, feature = "cuda"))]
 mod cuda_tests;
+#[cfg(all(test, feature = "cuda"))]
+mod device_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

@@ -87,6 +87,8 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
     }
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod device_tests;
 #[cfg(test)]
 mod oracle_tests;
 #[cfg(test)]

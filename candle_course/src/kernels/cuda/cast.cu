@@ -1,20 +1,50 @@
 #include "common.cuh"
 
+// Numbers of a thread whose loads are under way together.
+#define AT_ONCE 4
+
 KERNEL(to_bf16)(const real* x, bf16_bits* y, i64 count) {
-    FOR_EACH(i, count) y[i] = to_bf16((float)x[i]);
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x; first < count; first += AT_ONCE * stride) {
+        real numbers[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) numbers[k] = first + k * stride < count ? x[first + k * stride] : (real)0;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (first + k * stride < count) y[first + k * stride] = to_bf16((float)numbers[k]);
+        }
+    }
 }
 
 KERNEL(from_bf16)(const bf16_bits* x, real* y, i64 count) {
-    FOR_EACH(i, count) y[i] = (real)from_bf16(x[i]);
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x; first < count; first += AT_ONCE * stride) {
+        bf16_bits numbers[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) numbers[k] = first + k * stride < count ? x[first + k * stride] : 0;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (first + k * stride < count) y[first + k * stride] = (real)from_bf16(numbers[k]);
+        }
+    }
 }
 
 // `y += bias` of [rows, columns], then ReLU if asked. In place.
 KERNEL(bias_relu)(real* y, const real* bias, i64 count, i64 columns, int relu) {
-    FOR_EACH(i, count) {
-        real value = y[i];
-        if (bias) value += bias[i - quotient(i, columns) * columns];
-        // In this order a NaN stays NaN.
-        y[i] = relu && value < (real)0 ? (real)0 : value;
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x; first < count; first += AT_ONCE * stride) {
+        real numbers[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) numbers[k] = first + k * stride < count ? y[first + k * stride] : (real)0;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            i64 i = first + k * stride;
+            if (i >= count) break;
+            real value = numbers[k];
+            if (bias) value += bias[i - quotient(i, columns) * columns];
+            // In this order a NaN stays NaN.
+            y[i] = relu && value < (real)0 ? (real)0 : value;
+        }
     }
 }
 

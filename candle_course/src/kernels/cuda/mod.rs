@@ -27,6 +27,7 @@ pub mod recurrence;
 pub mod region;
 pub mod runtime;
 pub mod updates;
+pub mod upload;
 pub mod upsample;
 
 use candle_core::{DType, Device, Tensor};
