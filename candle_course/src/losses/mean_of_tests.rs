@@ -1,6 +1,6 @@
 //! Losses and gradients of batches, joined, are those of one large batch: for every loss.
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use super::oracle_tests::{Case, FILES, build, cases, numbers};
 use crate::losses::mean_of::count_on_device;
