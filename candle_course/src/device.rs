@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// ```
 pub fn best() -> Device {
     for (compiled, name, open) in [
-        (cfg!(feature = "cuda"), "CUDA", (|| Device::new_cuda(0)) as fn() -> candle_core::Result<Device>),
+        (cfg!(feature = "cuda"), "CUDA", (|| cuda(0)) as fn() -> candle_core::Result<Device>),
         (cfg!(feature = "metal"), "Metal", || Device::new_metal(0)),
     ] {
         if compiled {
@@ -27,6 +27,12 @@ pub fn best() -> Device {
         }
     }
     Device::Cpu
+}
+
+/// A CUDA device whose work is all in one stream. `Device::new_cuda` has one for every thread: what
+/// one thread computed, another could read too early.
+fn cuda(ordinal: usize) -> candle_core::Result<Device> {
+    Device::new_cuda_with_stream(ordinal)
 }
 
 /// A device by name: `cpu`, `cuda`, `cuda:1`, `metal`, `metal:0` or `best`.
@@ -51,7 +57,7 @@ pub fn by_name(name: &str) -> Result<Device> {
     match kind {
         "cpu" => Ok(Device::Cpu),
         "best" => Ok(best()),
-        "cuda" => Ok(Device::new_cuda(ordinal)?),
+        "cuda" => Ok(cuda(ordinal)?),
         "metal" => Ok(Device::new_metal(ordinal)?),
         _ => Err(unknown()),
     }

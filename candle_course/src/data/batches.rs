@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use crate::data::statistics::LoaderStatistics;
 use crate::data::transforms::{BatchPosition, Transform};
@@ -31,7 +31,26 @@ impl Recipe {
         number * self.batch_size..((number + 1) * self.batch_size).min(examples)
     }
 
-    pub(super) fn make(&self, epoch: usize, indices: &[usize], number: usize) -> Result<Batch> {
+    /// The tensor on the device.
+    fn sent(&self, tensor: &Tensor, ahead: bool) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let (true, Device::Cuda(device)) = (ahead, &self.device) {
+            use crate::kernels::cuda::upload;
+            if upload::takes(tensor) {
+                return Ok(upload::upload(tensor, device)?);
+            }
+            // A thread may have a stream of its own: the training thread must not read what is still
+            // on its way.
+            let sent = tensor.to_device(&self.device)?;
+            self.device.synchronize()?;
+            return Ok(sent);
+        }
+        let _ = ahead;
+        Ok(tensor.to_device(&self.device)?)
+    }
+
+    /// `ahead`: in a thread that has time to see the batch arrive on its device.
+    pub(super) fn make(&self, epoch: usize, indices: &[usize], number: usize, ahead: bool) -> Result<Batch> {
         let range = self.range(number, indices.len());
         let first = range.start;
         let wanted = &indices[range];
@@ -51,8 +70,8 @@ impl Recipe {
                 batch = transform.apply(batch, &BatchPosition { epoch, first })?;
             }
             if !self.device.is_cpu() {
-                batch.inputs = batch.inputs.to_device(&self.device)?;
-                batch.targets = batch.targets.to_device(&self.device)?;
+                batch.inputs = self.sent(&batch.inputs, ahead)?;
+                batch.targets = self.sent(&batch.targets, ahead)?;
             }
             Ok(batch)
         }))
@@ -141,7 +160,7 @@ impl Batches {
     fn fetch(&mut self) -> Result<Batch> {
         let start = Instant::now();
         let Some(pending) = &self.pending else {
-            let batch = self.recipe.make(self.epoch, &self.indices, self.next);
+            let batch = self.recipe.make(self.epoch, &self.indices, self.next, false);
             self.statistics.waited += start.elapsed();
             self.statistics.busy += start.elapsed();
             return batch;

@@ -24,9 +24,10 @@ use crate::error::{Context, Error, Result};
 ///
 /// **Memory**: never more than `prefetch + workers` batches exist beside the one that was taken.
 ///
-/// **Device**: a worker also copies its batch to the device, ahead of use. The copy comes from
-/// ordinary memory: candle has no constructor for tensors in page-locked (pinned) memory, so there
-/// is no equivalent of PyTorch's `pin_memory`. On the CPU there is nothing to copy.
+/// **Device**: a worker also copies its batch to the device, ahead of use. To a CUDA device the copy
+/// goes from page-locked (pinned) memory in a stream of the worker's own, so that it travels while
+/// the device computes (PyTorch's `pin_memory` and `non_blocking`). Without workers the thread that asks
+/// copies, from ordinary memory. On the CPU there is nothing to copy.
 ///
 /// # Examples
 ///
@@ -154,7 +155,7 @@ impl DataLoader {
         let indices = Arc::new(indices);
         let pending = self.workers.as_ref().map(|workers| {
             let (recipe, indices) = (Arc::clone(&self.recipe), Arc::clone(&indices));
-            let make = Box::new(move |number| recipe.make(epoch, &indices, number));
+            let make = Box::new(move |number| recipe.make(epoch, &indices, number, true));
             Pending { workers: Arc::clone(workers), epoch: Arc::new(Epoch::new(make, batch)), submitted: batch }
         });
         let mut batches = Batches {

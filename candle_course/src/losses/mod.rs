@@ -47,6 +47,8 @@ mod binary_focal;
 mod class_rule;
 mod compose;
 mod cross_entropy;
+#[cfg(all(test, feature = "cuda"))]
+mod device_tests;
 mod dice;
 #[cfg(test)]
 mod error_tests;

@@ -108,8 +108,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -
     let inputs_of = [Some(xs), Some(weight), bias];
     #[cfg(feature = "cuda")]
     if super::support::on_cuda(xs) {
-        let precision = crate::precision::Precision::current();
-        let op = crate::kernels::cuda::linear::Linear { rows, inputs, outputs, relu, precision };
+        let op = crate::kernels::cuda::linear::Linear::new(rows, inputs, outputs, relu);
         return Ok(apply!("linear", op, inputs_of));
     }
     if !on_cpu(xs) {

@@ -32,6 +32,10 @@ mod pool;
 mod recurrence;
 mod upsample;
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
+#[cfg(all(test, feature = "cuda"))]
+mod device_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

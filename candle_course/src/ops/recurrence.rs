@@ -85,9 +85,7 @@ pub(crate) fn recurrence(
 ) -> Result<(Tensor, Tensor)> {
     check_input("xs", from_input)?;
     #[cfg(feature = "cuda")]
-    if super::support::on_cuda(from_input)
-        && crate::kernels::cuda::recurrence::takes(cell, weight.dim(1)?, from_input.dtype().size_in_bytes())
-    {
+    if super::support::on_cuda(from_input) {
         return Ok(crate::kernels::cuda::recurrence::recurrence(cell, from_input, (weight, bias), state, reverse)?);
     }
     if !on_cpu(from_input) {

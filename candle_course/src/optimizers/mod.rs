@@ -87,5 +87,7 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
     }
 }
 
+#[cfg(all(test, feature = "cuda"))]
+mod device_tests;
 #[cfg(test)]
 mod oracle_tests;

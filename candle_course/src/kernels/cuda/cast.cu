@@ -1,45 +1,59 @@
 #include "common.cuh"
 
+// Numbers of a thread whose loads are under way together.
+#define AT_ONCE 4
+
 KERNEL(to_bf16)(const real* x, bf16_bits* y, i64 count) {
-    FOR_EACH(i, count) y[i] = to_bf16((float)x[i]);
-}
-
-KERNEL(from_bf16)(const bf16_bits* x, real* y, i64 count) {
-    FOR_EACH(i, count) y[i] = (real)from_bf16(x[i]);
-}
-
-// `y += bias`, then ReLU if asked; the channel of y[i] is i / plane % channels. In place.
-KERNEL(bias_relu)(real* y, const real* bias, i64 count, i64 channels, i64 plane, int relu) {
-    FOR_EACH(i, count) {
-        real value = y[i];
-        if (bias) {
-            i64 row = quotient(i, plane);
-            value += bias[row - quotient(row, channels) * channels];
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x; first < count; first += AT_ONCE * stride) {
+        real numbers[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) numbers[k] = first + k * stride < count ? x[first + k * stride] : (real)0;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (first + k * stride < count) y[first + k * stride] = to_bf16((float)numbers[k]);
         }
-        // In this order a NaN stays NaN.
-        y[i] = relu && value < (real)0 ? (real)0 : value;
     }
 }
 
-// The same from bf16 numbers.
-KERNEL(bias_relu_from_bf16)(
-    const bf16_bits* x, real* y, const real* bias, i64 count, i64 channels, i64 plane, int relu
-) {
-    FOR_EACH(i, count) {
-        real value = (real)from_bf16(x[i]);
-        if (bias) {
-            i64 row = quotient(i, plane);
-            value += bias[row - quotient(row, channels) * channels];
+KERNEL(from_bf16)(const bf16_bits* x, real* y, i64 count) {
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x; first < count; first += AT_ONCE * stride) {
+        bf16_bits numbers[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) numbers[k] = first + k * stride < count ? x[first + k * stride] : 0;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (first + k * stride < count) y[first + k * stride] = (real)from_bf16(numbers[k]);
         }
-        y[i] = relu && value < (real)0 ? (real)0 : value;
+    }
+}
+
+// `y += bias` of [rows, columns], then ReLU if asked. In place.
+KERNEL(bias_relu)(real* y, const real* bias, i64 count, i64 columns, int relu) {
+    i64 stride = (i64)gridDim.x * blockDim.x;
+    for (i64 first = (i64)blockIdx.x * blockDim.x + threadIdx.x; first < count; first += AT_ONCE * stride) {
+        real numbers[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) numbers[k] = first + k * stride < count ? y[first + k * stride] : (real)0;
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            i64 i = first + k * stride;
+            if (i >= count) break;
+            real value = numbers[k];
+            if (bias) value += bias[i - quotient(i, columns) * columns];
+            // In this order a NaN stays NaN.
+            y[i] = relu && value < (real)0 ? (real)0 : value;
+        }
     }
 }
 
 // Gradients behind a ReLU, and their sums per column of [rows, columns], in one pass. A block has
-// 32 columns and 8 rows at a time, `share` rows in all. Missing: y (no ReLU), masked, partial and
-// sums (null). Sums go to `partial` [parts, columns] if it is there, else, from one part, to `sums`.
+// 32 columns and 8 rows at a time, `share` rows in all. Missing (null): y (no
+// ReLU), masked, masked_bf16, partial, sums. Sums go to `partial` [parts, columns] if it is there, else, from one part, to `sums`.
 KERNEL(mask_column_sums)(
-    const real* dy, const real* y, real* masked, double* partial, real* sums, i64 rows, i64 columns, i64 share
+    const real* dy, const real* y, real* masked, bf16_bits* masked_bf16, double* partial, real* sums, i64 rows,
+    i64 columns, i64 share
 ) {
     __shared__ double shared[256];
     int lane = threadIdx.x & 31, row_of_block = threadIdx.x >> 5;
@@ -53,6 +67,7 @@ KERNEL(mask_column_sums)(
             // In this order a NaN lets the gradient pass.
             if (y && y[i] <= (real)0) value = (real)0;
             if (masked) masked[i] = value;
+            if (masked_bf16) masked_bf16[i] = to_bf16((float)value);
             sum += (double)value;
         }
     }

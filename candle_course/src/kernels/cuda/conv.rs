@@ -5,15 +5,16 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{Error, Result, Tensor};
 use half::bf16;
 
-use super::CAST;
-use super::gemm::{Factors, from_bf16, to_bf16};
-use super::norm::masked;
-use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, elements, launch, tensor, value};
+use super::gemm::{Factors, Masked, from_bf16, to_bf16};
+use super::layout::{from_channels_last, to_channels_last};
+use super::linear::Rounded;
+use super::norm::{self, masked};
+use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, tensor, value};
 use crate::kernels::conv::Geometry;
 use crate::kernels::node::{Gradients, Value};
 use crate::precision::Precision;
@@ -32,15 +33,28 @@ enum Numbers {
     F32,
     Tf32,
     F64,
+    /// In the order of the tensors.
     Bf16,
+    /// With the channels last, as tensor cores take them: cuDNN would turn every operand itself.
+    Bf16ChannelsLast,
 }
 
 impl Numbers {
-    fn of<T: DeviceFloat>(factors: Factors) -> Self {
-        match factors {
+    fn of<T: DeviceFloat>(device: &CudaDevice, precision: Precision, g: &Geometry) -> Self {
+        // Where cuDNN lacks a part for channels last, it turns the operands after all.
+        let last = |part| Plan::of(device, g, part, Self::Bf16ChannelsLast).is_ok();
+        match Factors::of::<T>(precision) {
             _ if size_of::<T>() == 8 => Self::F64,
             Factors::Full => Self::F32,
             Factors::Tf32 => Self::Tf32,
+            Factors::Bf16
+                if g.groups == 1
+                    && g.in_channels % 8 == 0
+                    && g.out_channels % 8 == 0
+                    && [Part::Forward, Part::Data, Part::Filter].into_iter().all(last) =>
+            {
+                Self::Bf16ChannelsLast
+            }
             Factors::Bf16 => Self::Bf16,
         }
     }
@@ -49,8 +63,19 @@ impl Numbers {
         match self {
             Self::F32 | Self::Tf32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
             Self::F64 => sys::cudnnDataType_t::CUDNN_DATA_DOUBLE,
-            Self::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+            Self::Bf16 | Self::Bf16ChannelsLast => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
         }
+    }
+
+    fn layout(self) -> sys::cudnnTensorFormat_t {
+        match self {
+            Self::Bf16ChannelsLast => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
+            _ => sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
+        }
+    }
+
+    fn is_rounded(self) -> bool {
+        matches!(self, Self::Bf16 | Self::Bf16ChannelsLast)
     }
 }
 
@@ -79,7 +104,7 @@ type PlanKey = (DeviceId, Part, Numbers, [usize; 14]);
 thread_local! {
     // cuDNN's handles belong to one thread.
     static HANDLES: RefCell<HashMap<DeviceId, sys::cudnnHandle_t>> = RefCell::default();
-    static PLANS: RefCell<HashMap<PlanKey, Plan>> = RefCell::default();
+    static PLANS: RefCell<HashMap<PlanKey, std::result::Result<Plan, String>>> = RefCell::default();
 }
 
 fn handle(device: &CudaDevice) -> Result<sys::cudnnHandle_t> {
@@ -134,19 +159,18 @@ macro_rules! pick {
 impl Plan {
     fn of(device: &CudaDevice, g: &Geometry, part: Part, numbers: Numbers) -> Result<Self> {
         let key = (device.id(), part, numbers, sizes(g));
-        if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&key).copied()) {
-            return Ok(plan);
+        if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&key).cloned()) {
+            return plan.map_err(Error::Msg);
         }
-        let plan = Self::decide(handle(device)?, g, part, numbers).map_err(|error| {
-            Error::Msg(format!("cuDNN cannot do the convolution {g:?} ({part:?}, {numbers:?}): {error}"))
-        })?;
-        PLANS.with_borrow_mut(|plans| plans.insert(key, plan));
-        Ok(plan)
+        let plan = Self::decide(handle(device)?, g, part, numbers)
+            .map_err(|error| format!("cuDNN cannot do the convolution {g:?} ({part:?}, {numbers:?}): {error}"));
+        PLANS.with_borrow_mut(|plans| plans.insert(key, plan.clone()));
+        plan.map_err(Error::Msg)
     }
 
     fn decide(handle: sys::cudnnHandle_t, g: &Geometry, part: Part, numbers: Numbers) -> Result<Self> {
         let data_type = numbers.data_type();
-        let layout = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW;
+        let layout = numbers.layout();
         let size = |sizes: [usize; 4]| sizes.map(|size| size as i32);
         let (x, w, y) = (
             result::create_tensor_descriptor().map_err(Error::wrap)?,
@@ -157,7 +181,7 @@ impl Plan {
         let of_sums = if numbers == Numbers::F64 { data_type } else { sys::cudnnDataType_t::CUDNN_DATA_FLOAT };
         let math = match numbers {
             Numbers::F32 | Numbers::F64 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-            Numbers::Tf32 | Numbers::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+            _ => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
         };
         // SAFETY: fresh descriptors, sizes that were checked to fit.
         unsafe {
@@ -286,86 +310,94 @@ fn run(device: &CudaDevice, g: &Geometry, part: Part, numbers: Numbers, [x, w, y
     .map_err(|error| Error::Msg(format!("cuDNN failed at the convolution {g:?} ({part:?}, {numbers:?}): {error}")))
 }
 
-/// Numbers for cuDNN: where they are, or rounded ones.
-enum Operand {
-    Full(u64),
-    Rounded(CudaSlice<bf16>),
+/// The sizes of x, weight and y as `[batch, channels, plane]`.
+fn dims(g: &Geometry) -> [[usize; 3]; 3] {
+    [
+        [g.batch, g.in_channels, g.input.0 * g.input.1],
+        [g.out_channels, g.group_in(), g.kernel.0 * g.kernel.1],
+        [g.batch, g.out_channels, g.pixels()],
+    ]
 }
 
-impl Operand {
-    fn of<T: DeviceFloat>(device: &CudaDevice, numbers: Numbers, slice: &impl DevicePtr<T>) -> Result<Self> {
-        match numbers {
-            Numbers::Bf16 => Ok(Self::Rounded(to_bf16::<T>(device, slice)?)),
-            _ => Ok(Self::Full(address(slice))),
-        }
-    }
-
-    fn address(&self) -> u64 {
-        match self {
-            Self::Full(address) => *address,
-            Self::Rounded(slice) => address(slice),
-        }
-    }
-}
-
-/// Numbers from cuDNN.
-enum Output<T> {
-    Full(CudaSlice<T>),
-    Rounded(CudaSlice<bf16>),
-}
-
-/// One part of the convolution `g`: `len` numbers. The address that the part computes is ignored.
-fn compute<T: DeviceFloat>(
-    device: &CudaDevice,
-    g: &Geometry,
-    part: Part,
+/// A convolution at work: where, which, in what numbers.
+struct Call<'a> {
+    device: &'a CudaDevice,
+    g: &'a Geometry,
     numbers: Numbers,
-    mut addresses: [u64; 3],
-    len: usize,
-) -> Result<Output<T>> {
-    let place = match part {
-        Part::Data => 0,
-        Part::Filter => 1,
-        Part::Forward => 2,
-    };
-    if numbers == Numbers::Bf16 {
-        let out = alloc::<bf16>(device, len)?;
+}
+
+impl Call<'_> {
+    /// The address of an operand for cuDNN; rounded ones are kept in `slot`.
+    fn operand<T: DeviceFloat>(&self, slot: &Rounded, full: &Input<'_>, dims: [usize; 3]) -> Result<u64> {
+        let full = full.view::<T>()?;
+        match self.numbers {
+            Numbers::Bf16 => slot.address(|| to_bf16::<T>(self.device, &full)),
+            Numbers::Bf16ChannelsLast => slot.address(|| {
+                let turned = to_channels_last::<T>(self.device, address(&full), 0, false, dims)?.rounded;
+                turned.ok_or_else(|| Error::Msg("internal error: nothing was rounded".to_owned()))
+            }),
+            _ => Ok(address(&full)),
+        }
+    }
+
+    /// One part of the convolution. `addresses` are those of x, weight and y; the one that the part
+    /// computes is ignored. A bias (an address, or 0) and ReLU follow, if asked.
+    fn compute<T: DeviceFloat>(
+        &self,
+        part: Part,
+        mut addresses: [u64; 3],
+        bias: u64,
+        relu: bool,
+    ) -> Result<CudaSlice<T>> {
+        let &Self { device, g, numbers } = self;
+        let place = match part {
+            Part::Data => 0,
+            Part::Filter => 1,
+            Part::Forward => 2,
+        };
+        let dims = dims(g)[place];
+        let len = dims.iter().product();
+        let plain = bias == 0 && !relu;
+        if numbers.is_rounded() {
+            let out = alloc::<bf16>(device, len)?;
+            addresses[place] = address(&out);
+            run(device, g, part, numbers, addresses)?;
+            return match numbers {
+                Numbers::Bf16ChannelsLast => from_channels_last(device, &out, bias, relu, dims),
+                _ if plain => from_bf16(device, &out),
+                _ => norm::bias_relu(device, norm::Numbers::Rounded(out), bias, relu, dims),
+            };
+        }
+        let out = alloc::<T>(device, len)?;
         addresses[place] = address(&out);
         run(device, g, part, numbers, addresses)?;
-        return Ok(Output::Rounded(out));
+        if plain { Ok(out) } else { norm::bias_relu(device, norm::Numbers::Full(out), bias, relu, dims) }
     }
-    let out = alloc::<T>(device, len)?;
-    addresses[place] = address(&out);
-    run(device, g, part, numbers, addresses)?;
-    Ok(Output::Full(out))
+
+    /// The gradient `dy` of an output `[N, C, …]` for cuDNN, 0 where `ys` is 0; and its sums, if asked.
+    fn gradient<T: DeviceFloat>(
+        &self,
+        dy: &Tensor,
+        ys: Option<&Tensor>,
+        sum: bool,
+        dims: [usize; 3],
+    ) -> Result<Masked<T>> {
+        if self.numbers == Numbers::Bf16ChannelsLast {
+            let (dy, ys) = (Input::of(dy), ys.map(Input::of));
+            let ys = address_or_null::<T>(ys.as_ref())?;
+            return to_channels_last(self.device, dy.pointer::<T>()?, ys, sum, dims);
+        }
+        masked(dy, ys, sum, self.numbers.is_rounded())
+    }
 }
 
-impl<T: DeviceFloat> Output<T> {
-    fn full(self, device: &CudaDevice) -> Result<CudaSlice<T>> {
-        match self {
-            Self::Full(numbers) => Ok(numbers),
-            Self::Rounded(numbers) => from_bf16(device, &numbers),
-        }
-    }
-
-    /// These numbers `[N, channels, plane]` plus a bias (address, or 0), then ReLU if asked.
-    fn finish(self, device: &CudaDevice, bias: u64, relu: bool, channels: usize, plane: usize) -> Result<CudaSlice<T>> {
-        if bias == 0 && !relu {
-            return self.full(device);
-        }
-        let (channels, plane, relu) = (channels as i64, plane as i64, i32::from(relu));
-        match self {
-            Self::Full(y) => {
-                let (grid, count) = (elements(y.len()), y.len() as i64);
-                launch!(device, CAST, T, "bias_relu", grid, [y, bias, count, channels, plane, relu]);
-                Ok(y)
-            }
-            Self::Rounded(x) => {
-                let y = alloc::<T>(device, x.len())?;
-                let (grid, count) = (elements(y.len()), y.len() as i64);
-                launch!(device, CAST, T, "bias_relu_from_bf16", grid, [x, y, bias, count, channels, plane, relu]);
-                Ok(y)
-            }
+impl<T: DeviceFloat> Masked<T> {
+    /// Where the gradient lies: as it came (`dy`) if nothing changed it.
+    fn address(&self, dy: &Input<'_>) -> Result<u64> {
+        match (&self.rounded, &self.full) {
+            (Some(rounded), _) => Ok(address(rounded)),
+            (None, Some(full)) => Ok(address(full)),
+            (None, None) => dy.pointer::<T>(),
         }
     }
 }
@@ -375,59 +407,55 @@ pub struct Conv2d {
     geometry: Geometry,
     relu: bool,
     precision: Precision,
+    x: Rounded,
+    w: Rounded,
 }
 
 impl Conv2d {
     /// The convolution of these sizes, in the precision that holds now.
     pub fn new(geometry: Geometry, relu: bool) -> Self {
-        Self { geometry, relu, precision: Precision::current() }
+        Self { geometry, relu, precision: Precision::current(), x: Rounded::default(), w: Rounded::default() }
+    }
+
+    fn call<'a, T: DeviceFloat>(&'a self, xs: &'a Tensor) -> Result<Call<'a>> {
+        let (device, g) = (device_of(xs)?, &self.geometry);
+        Ok(Call { device, g, numbers: Numbers::of::<T>(device, self.precision, g) })
     }
 
     /// The output; `inputs` are x, weight and maybe bias, contiguous.
     pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
-        let (g, device) = (&self.geometry, device_of(inputs[0])?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
+        let (g, call) = (&self.geometry, self.call::<T>(inputs[0])?);
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-        let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
+        let [of_x, of_w, _] = dims(g);
+        let addresses = [call.operand::<T>(&self.x, &x, of_x)?, call.operand::<T>(&self.w, &w, of_w)?, 0];
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         let bias = address_or_null::<T>(bias.as_ref())?;
-        let shape = (g.batch, g.out_channels, g.output.0, g.output.1);
-        let len = g.batch * g.out_channels * g.pixels();
-        let y = compute::<T>(device, g, Part::Forward, numbers, [x.address(), w.address(), 0], len)?;
-        Ok(value(device, y.finish(device, bias, self.relu, g.out_channels, g.pixels())?, shape))
+        let y = call.compute::<T>(Part::Forward, addresses, bias, self.relu)?;
+        Ok(value(call.device, y, (g.batch, g.out_channels, g.output.0, g.output.1)))
     }
 
     /// The gradients of x, weight and maybe bias.
     pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
-        let (g, device) = (&self.geometry, device_of(dy)?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
+        let (call, [of_x, of_w, of_y]) = (self.call::<T>(dy)?, dims(&self.geometry));
         let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
         let of_bias = wanted.get(2) == Some(&true);
-        let round = numbers == Numbers::Bf16;
-        let found = masked::<T>(dy, self.relu.then_some(ys), of_bias, round)?;
+        let found = call.gradient::<T>(dy, self.relu.then_some(ys), of_bias, of_y)?;
         let dy = Input::of(dy);
-        let dy = match (&found.rounded, &found.full) {
-            (Some(rounded), _) => address(rounded),
-            (None, Some(full)) => address(full),
-            (None, None) => dy.pointer::<T>()?,
-        };
+        let dy = found.address(&dy)?;
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
-            let len = inputs[0].elem_count();
-            let dx = compute::<T>(device, g, Part::Data, numbers, [0, w.address(), dy], len)?;
-            gradients[0] = Some(tensor(device, dx.full(device)?, inputs[0].shape()));
+            let addresses = [0, call.operand::<T>(&self.w, &w, of_w)?, dy];
+            let dx = call.compute::<T>(Part::Data, addresses, 0, false)?;
+            gradients[0] = Some(tensor(call.device, dx, inputs[0].shape()));
         }
         if wanted[1] {
-            let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-            let len = inputs[1].elem_count();
-            let dw = compute::<T>(device, g, Part::Filter, numbers, [x.address(), 0, dy], len)?;
-            gradients[1] = Some(tensor(device, dw.full(device)?, inputs[1].shape()));
+            let addresses = [call.operand::<T>(&self.x, &x, of_x)?, 0, dy];
+            let dw = call.compute::<T>(Part::Filter, addresses, 0, false)?;
+            gradients[1] = Some(tensor(call.device, dw, inputs[1].shape()));
         }
-        if inputs.len() == 3 {
-            gradients.push(found.sums.map(|sums| tensor(device, sums, g.out_channels)));
+        if let Some(bias) = inputs.get(2) {
+            gradients.push(found.sums.map(|sums| tensor(call.device, sums, bias.shape())));
         }
         Ok(gradients)
     }
@@ -438,56 +466,54 @@ pub struct ConvTranspose2d {
     /// The convolution that this one is the transpose of: its input is our output.
     geometry: Geometry,
     precision: Precision,
+    x: Rounded,
+    w: Rounded,
 }
 
 impl ConvTranspose2d {
     /// The transpose of the convolution of these sizes, in the precision that holds now.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, precision: Precision::current() }
+        Self { geometry, precision: Precision::current(), x: Rounded::default(), w: Rounded::default() }
+    }
+
+    fn call<'a, T: DeviceFloat>(&'a self, xs: &'a Tensor) -> Result<Call<'a>> {
+        let (device, g) = (device_of(xs)?, &self.geometry);
+        Ok(Call { device, g, numbers: Numbers::of::<T>(device, self.precision, g) })
     }
 
     /// The output; `inputs` are x, weight and maybe bias, contiguous.
     pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
-        let (g, device) = (&self.geometry, device_of(inputs[0])?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
+        let (g, call) = (&self.geometry, self.call::<T>(inputs[0])?);
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-        let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
+        let [_, of_w, of_y] = dims(g);
+        let addresses = [0, call.operand::<T>(&self.w, &w, of_w)?, call.operand::<T>(&self.x, &x, of_y)?];
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         let bias = address_or_null::<T>(bias.as_ref())?;
-        let (shape, plane) = ((g.batch, g.in_channels, g.input.0, g.input.1), g.input.0 * g.input.1);
-        let len = g.batch * g.in_channels * plane;
-        let y = compute::<T>(device, g, Part::Data, numbers, [0, w.address(), x.address()], len)?;
-        Ok(value(device, y.finish(device, bias, false, g.in_channels, plane)?, shape))
+        let y = call.compute::<T>(Part::Data, addresses, bias, false)?;
+        Ok(value(call.device, y, (g.batch, g.in_channels, g.input.0, g.input.1)))
     }
 
     /// The gradients of x, weight and maybe bias.
     pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
-        let (g, device) = (&self.geometry, device_of(dy)?);
-        let numbers = Numbers::of::<T>(Factors::of::<T>(self.precision));
+        let (call, [of_x, of_w, of_y]) = (self.call::<T>(dy)?, dims(&self.geometry));
         let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
-        let found = masked::<T>(dy, None, wanted.get(2) == Some(&true), numbers == Numbers::Bf16)?;
+        let found = call.gradient::<T>(dy, None, wanted.get(2) == Some(&true), of_x)?;
         let dy = Input::of(dy);
-        let dy = match &found.rounded {
-            Some(rounded) => address(rounded),
-            None => dy.pointer::<T>()?,
-        };
+        let dy = found.address(&dy)?;
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let w = Operand::of::<T>(device, numbers, &w.view::<T>()?)?;
-            let len = inputs[0].elem_count();
-            let dx = compute::<T>(device, g, Part::Forward, numbers, [dy, w.address(), 0], len)?;
-            gradients[0] = Some(tensor(device, dx.full(device)?, inputs[0].shape()));
+            let addresses = [dy, call.operand::<T>(&self.w, &w, of_w)?, 0];
+            let dx = call.compute::<T>(Part::Forward, addresses, 0, false)?;
+            gradients[0] = Some(tensor(call.device, dx, inputs[0].shape()));
         }
         if wanted[1] {
-            let x = Operand::of::<T>(device, numbers, &x.view::<T>()?)?;
-            let len = inputs[1].elem_count();
-            let dw = compute::<T>(device, g, Part::Filter, numbers, [dy, 0, x.address()], len)?;
-            gradients[1] = Some(tensor(device, dw.full(device)?, inputs[1].shape()));
+            let addresses = [dy, 0, call.operand::<T>(&self.x, &x, of_y)?];
+            let dw = call.compute::<T>(Part::Filter, addresses, 0, false)?;
+            gradients[1] = Some(tensor(call.device, dw, inputs[1].shape()));
         }
-        if inputs.len() == 3 {
-            gradients.push(found.sums.map(|sums| tensor(device, sums, g.in_channels)));
+        if let Some(bias) = inputs.get(2) {
+            gradients.push(found.sums.map(|sums| tensor(call.device, sums, bias.shape())));
         }
         Ok(gradients)
     }

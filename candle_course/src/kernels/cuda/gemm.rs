@@ -8,7 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{Error, Result};
 use half::bf16;
 
-use super::runtime::{DeviceFloat, THREADS, address, alloc, elements, launch};
+use super::runtime::{DeviceFloat, address, alloc, elements, launch};
 use super::{CAST, runtime};
 use crate::precision::Precision;
 
@@ -21,8 +21,14 @@ pub struct Factor {
 
 impl Factor {
     /// The matrix at `slice`.
+    #[allow(dead_code)] // for recurrences
     pub fn of<T>(slice: &impl DevicePtr<T>) -> Self {
-        Self { address: address(slice), transposed: false }
+        Self::at(address(slice))
+    }
+
+    /// The matrix at an address.
+    pub fn at(address: u64) -> Self {
+        Self { address, transposed: false }
     }
 
     /// Its transpose.
@@ -137,25 +143,31 @@ pub fn from_bf16<T: DeviceFloat>(device: &CudaDevice, numbers: &CudaSlice<bf16>)
     Ok(wide)
 }
 
-/// The sums of the columns of a `[rows, columns]` matrix, after `dy` became 0 where `ys`, an
-/// output of ReLU, is 0.
-pub struct ColumnSums<T> {
-    /// The matrix after that, if there was anything to change.
-    pub masked: Option<CudaSlice<T>>,
-    /// The sums, if wanted.
+/// A gradient behind a ReLU, ready for the products that follow.
+pub struct Masked<T> {
+    /// It, where it differs from what came.
+    pub full: Option<CudaSlice<T>>,
+    /// It, rounded, if that was asked for.
+    pub rounded: Option<CudaSlice<bf16>>,
+    /// Its sums per channel or column, if those were.
     pub sums: Option<CudaSlice<T>>,
 }
 
-/// [`ColumnSums`] of `dy`, in one pass over it.
-pub fn column_sums<T: DeviceFloat>(
+/// The gradient `dy` (an address) `[rows, columns]`, 0 where `ys`, an output of ReLU (an address,
+/// or 0), is 0; one pass for all that is asked for.
+pub fn masked_columns<T: DeviceFloat>(
     device: &CudaDevice,
     dy: u64,
-    ys: Option<u64>,
-    rows: usize,
-    columns: usize,
+    ys: u64,
+    [rows, columns]: [usize; 2],
     sum: bool,
-) -> Result<ColumnSums<T>> {
-    let masked = ys.map(|_| alloc::<T>(device, rows * columns)).transpose()?;
+    round: bool,
+) -> Result<Masked<T>> {
+    if ys == 0 && !sum && !round {
+        return Ok(Masked { full: None, rounded: None, sums: None });
+    }
+    let full = (ys != 0 && !round).then(|| alloc::<T>(device, rows * columns)).transpose()?;
+    let rounded = round.then(|| alloc::<bf16>(device, rows * columns)).transpose()?;
     let sums = sum.then(|| alloc::<T>(device, columns)).transpose()?;
     let tiles = columns.div_ceil(32);
     // Enough blocks to fill the device, each with at least 64 rows.
@@ -163,22 +175,33 @@ pub fn column_sums<T: DeviceFloat>(
     let share = rows.div_ceil(parts);
     let parts = rows.div_ceil(share);
     let partial = (sum && parts > 1).then(|| alloc::<f64>(device, parts * columns)).transpose()?;
-    let grid = runtime::blocks(tiles, parts);
-    debug_assert_eq!(THREADS, 256);
-    let (to_masked, to_sums) = (masked.as_ref().map_or(0, address), sums.as_ref().map_or(0, address));
-    let to_partial = partial.as_ref().map_or(0, address);
-    let sizes = [rows as i64, columns as i64, share as i64];
+    let (to_full, to_rounded) = (full.as_ref().map_or(0, address), rounded.as_ref().map_or(0, address));
+    let (to_partial, to_sums) = (partial.as_ref().map_or(0, address), sums.as_ref().map_or(0, address));
+    let (row_count, column_count, share) = (rows as i64, columns as i64, share as i64);
     launch!(
         device,
         CAST,
         T,
         "mask_column_sums",
-        grid,
-        [dy, ys.unwrap_or(0), to_masked, to_partial, to_sums, sizes[0], sizes[1], sizes[2]]
+        runtime::blocks(tiles, parts),
+        [dy, ys, to_full, to_rounded, to_partial, to_sums, row_count, column_count, share]
     );
     if partial.is_some() {
         let grid = elements(columns);
-        launch!(device, CAST, T, "finish_sums", grid, [to_partial, to_sums, sizes[1], parts as i64]);
+        launch!(device, CAST, T, "finish_sums", grid, [to_partial, to_sums, column_count, parts as i64]);
     }
-    Ok(ColumnSums { masked, sums })
+    Ok(Masked { full, rounded, sums })
+}
+
+/// [`masked_columns`] in full precision, with the output of ReLU as an option.
+#[allow(dead_code)] // recurrences sum their gates' gradients
+pub fn column_sums<T: DeviceFloat>(
+    device: &CudaDevice,
+    dy: u64,
+    ys: Option<u64>,
+    rows: usize,
+    columns: usize,
+    sum: bool,
+) -> Result<Masked<T>> {
+    masked_columns(device, dy, ys.unwrap_or(0), [rows, columns], sum, false)
 }

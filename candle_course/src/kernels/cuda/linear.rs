@@ -1,99 +1,106 @@
 //! The affine map on a CUDA device.
 
+use std::sync::OnceLock;
+
+use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor};
 use half::bf16;
 
 use super::CAST;
-use super::gemm::{self, Factor, Factors, column_sums, product};
-use super::runtime::{DeviceFloat, Input, address_or_null, alloc, device_of, elements, launch, tensor, value};
+use super::gemm::{Factor, Factors, masked_columns, product, to_bf16};
+use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, elements, launch, tensor, value};
 use crate::kernels::node::{Gradients, Value};
 use crate::precision::Precision;
 
 /// y = x Wᵀ + b, then ReLU if asked.
-#[derive(Debug, Clone, Copy)]
 pub struct Linear {
-    pub rows: usize,
-    pub inputs: usize,
-    pub outputs: usize,
-    pub relu: bool,
-    pub precision: Precision,
+    sizes: [usize; 3],
+    relu: bool,
+    precision: Precision,
+    x: Rounded,
+    w: Rounded,
+}
+
+/// A factor in bf16, kept from the forward pass for the backward pass.
+#[derive(Default)]
+pub struct Rounded(OnceLock<CudaSlice<bf16>>);
+
+impl Rounded {
+    /// The address of the rounded factor, made at first use.
+    pub fn address(&self, make: impl FnOnce() -> Result<CudaSlice<bf16>>) -> Result<u64> {
+        if let Some(rounded) = self.0.get() {
+            return Ok(address(rounded));
+        }
+        let rounded = make()?;
+        Ok(address(self.0.get_or_init(|| rounded)))
+    }
+
+    /// The factor for cuBLAS: `full`, or its rounded numbers.
+    fn factor<T: DeviceFloat>(&self, device: &CudaDevice, round: bool, full: &Input<'_>) -> Result<Factor> {
+        let full = full.view::<T>()?;
+        let at = if round { self.address(|| to_bf16::<T>(device, &full))? } else { address(&full) };
+        Ok(Factor::at(at))
+    }
 }
 
 impl Linear {
+    /// The map of `rows` rows from `inputs` to `outputs` numbers, in the precision that holds now.
+    pub fn new(rows: usize, inputs: usize, outputs: usize, relu: bool) -> Self {
+        let precision = Precision::current();
+        Self { sizes: [rows, inputs, outputs], relu, precision, x: Rounded::default(), w: Rounded::default() }
+    }
+
     /// The output, `[…, outputs]`; `inputs` are x, W and maybe b, contiguous.
     pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
-        let device = device_of(inputs[0])?;
+        let (device, [rows, from, to]) = (device_of(inputs[0])?, self.sizes);
+        let factors = Factors::of::<T>(self.precision);
+        let round = factors == Factors::Bf16;
         let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let (x, w) = (x.view::<T>()?, w.view::<T>()?);
-        let mut y = alloc::<T>(device, self.rows * self.outputs)?;
-        let sizes = [self.rows, self.outputs, self.inputs];
-        match Factors::of::<T>(self.precision) {
-            Factors::Bf16 => {
-                let (x, w) = (gemm::to_bf16(device, &x)?, gemm::to_bf16(device, &w)?);
-                product(device, Factors::Bf16, sizes, Factor::of(&x), Factor::of(&w).t(), &mut y, false)?;
-            }
-            factors => product(device, factors, sizes, Factor::of(&x), Factor::of(&w).t(), &mut y, false)?,
-        }
+        let (x, w) = (self.x.factor::<T>(device, round, &x)?, self.w.factor::<T>(device, round, &w)?);
+        let mut y = alloc::<T>(device, rows * to)?;
+        product(device, factors, [rows, to, from], x, w.t(), &mut y, false)?;
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         if bias.is_some() || self.relu {
             let bias = address_or_null::<T>(bias.as_ref())?;
-            let (count, channels, plane) = (y.len() as i64, self.outputs as i64, 1i64);
-            let grid = elements(y.len());
-            launch!(device, CAST, T, "bias_relu", grid, [y, bias, count, channels, plane, i32::from(self.relu)]);
+            let (grid, count, columns, relu) = (elements(y.len()), y.len() as i64, to as i64, i32::from(self.relu));
+            launch!(device, CAST, T, "bias_relu", grid, [y, bias, count, columns, relu]);
         }
         let mut shape = inputs[0].dims().to_vec();
-        shape[inputs[0].rank() - 1] = self.outputs;
+        shape[inputs[0].rank() - 1] = to;
         Ok(value(device, y, shape))
     }
 
     /// The gradients of x, W and maybe b.
     pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
-        let device = device_of(dy)?;
-        let (xs, weight) = (inputs[0], inputs[1]);
-        let (x, w, y, dy) = (Input::of(xs), Input::of(weight), Input::of(ys), Input::of(dy));
-        let (x, w, dy) = (x.view::<T>()?, w.view::<T>()?, dy.view::<T>()?);
-        let of_bias = inputs.get(2).is_some_and(|bias| bias.track_op());
-        let y = if self.relu { Some(y.pointer::<T>()?) } else { None };
-        let (mut db, mut masked) = (None, None);
-        if of_bias || self.relu {
-            let found = column_sums::<T>(device, super::runtime::address(&dy), y, self.rows, self.outputs, of_bias)?;
-            db = found.sums.map(|sums| tensor(device, sums, self.outputs));
-            masked = found.masked;
-        }
-        let dy = masked.as_ref().map_or(dy, |masked| masked.slice(..));
+        let (device, [rows, from, to]) = (device_of(dy)?, self.sizes);
         let factors = Factors::of::<T>(self.precision);
-        let round = |numbers| -> Result<Option<CudaSlice<bf16>>> {
-            (factors == Factors::Bf16).then(|| gemm::to_bf16::<T>(device, numbers)).transpose()
-        };
-        let (rounded_dy, rounded_x, rounded_w);
-        (rounded_dy, rounded_x, rounded_w) = (
-            round(&dy)?,
-            if weight.track_op() { round(&x)? } else { None },
-            if xs.track_op() { round(&w)? } else { None },
-        );
-        let factor =
-            |rounded: &Option<CudaSlice<bf16>>, full| rounded.as_ref().map_or_else(|| Factor::of(full), Factor::of);
-        let of_dy = factor(&rounded_dy, &dy);
-        let dx = if xs.track_op() {
-            let mut dx = alloc::<T>(device, self.rows * self.inputs)?;
-            let sizes = [self.rows, self.inputs, self.outputs];
-            product(device, factors, sizes, of_dy, factor(&rounded_w, &w), &mut dx, false)?;
-            Some(tensor(device, dx, xs.shape()))
-        } else {
-            None
-        };
-        let dw = if weight.track_op() {
-            let mut dw = alloc::<T>(device, self.outputs * self.inputs)?;
-            let sizes = [self.outputs, self.inputs, self.rows];
-            product(device, factors, sizes, of_dy.t(), factor(&rounded_x, &x), &mut dw, false)?;
-            Some(tensor(device, dw, weight.shape()))
-        } else {
-            None
-        };
-        let mut gradients = vec![dx, dw];
+        let round = factors == Factors::Bf16;
+        let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
+        let (x, w, y, dy) = (Input::of(inputs[0]), Input::of(inputs[1]), Input::of(ys), Input::of(dy));
+        let y = if self.relu { y.pointer::<T>()? } else { 0 };
+        let of_bias = wanted.get(2) == Some(&true);
+        let found = masked_columns::<T>(device, dy.pointer::<T>()?, y, [rows, to], of_bias, round)?;
+        let dy = Factor::at(match (&found.rounded, &found.full) {
+            (Some(rounded), _) => address(rounded),
+            (None, Some(full)) => address(full),
+            (None, None) => dy.pointer::<T>()?,
+        });
+        let mut gradients = vec![None, None];
+        if wanted[0] {
+            let w = self.w.factor::<T>(device, round, &w)?;
+            let mut dx = alloc::<T>(device, rows * from)?;
+            product(device, factors, [rows, from, to], dy, w, &mut dx, false)?;
+            gradients[0] = Some(tensor(device, dx, inputs[0].shape()));
+        }
+        if wanted[1] {
+            let x = self.x.factor::<T>(device, round, &x)?;
+            let mut dw = alloc::<T>(device, to * from)?;
+            product(device, factors, [to, from, rows], dy.t(), x, &mut dw, false)?;
+            gradients[1] = Some(tensor(device, dw, inputs[1].shape()));
+        }
         if inputs.len() == 3 {
-            gradients.push(db);
+            gradients.push(found.sums.map(|sums| tensor(device, sums, to)));
         }
         Ok(gradients)
     }

@@ -17,6 +17,8 @@ pub mod dropout;
 pub mod faults;
 pub mod gemm;
 pub mod layer_norm;
+#[cfg(feature = "cudnn")]
+mod layout;
 pub mod linear;
 pub mod norm;
 pub mod pointwise;
@@ -25,6 +27,7 @@ pub mod recurrence;
 pub mod region;
 pub mod runtime;
 pub mod updates;
+pub mod upload;
 pub mod upsample;
 
 use candle_core::{DType, Device, Tensor};

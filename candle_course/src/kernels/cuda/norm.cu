@@ -35,6 +35,25 @@ __device__ __forceinline__ void step(Walk& w) {
     }
 }
 
+// The next places of the walk, so many that their loads are under way together; −1 behind the end.
+#define AT_ONCE 4
+__device__ __forceinline__ void next_places(Walk& w, i64* places) {
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; k++) {
+        places[k] = w.left > 0 ? w.at : -1;
+        step(w);
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void load(const T* from, const i64* places, T* numbers) {
+#pragma unroll
+    for (int k = 0; k < AT_ONCE; k++) numbers[k] = places[k] < 0 ? (T)0 : from[places[k]];
+}
+
+#define FOR_WALK(batch, channels, plane, share) \
+    for (Walk w = walk(batch, channels, plane, share); w.left > 0;)
+
 // The two sums of a channel over the parts of [channels, parts, 2], in every thread.
 __device__ __forceinline__ void totals(const double* partial, i64 parts, double* first, double* second) {
     __shared__ double shared[32];
@@ -52,10 +71,18 @@ __device__ __forceinline__ void totals(const double* partial, i64 parts, double*
 KERNEL(batch_moments)(const real* x, double* partial, i64 batch, i64 channels, i64 plane, i64 share) {
     __shared__ double shared[32];
     double origin = (double)x[blockIdx.y * plane], sum = 0, squares = 0;
-    for (Walk w = walk(batch, channels, plane, share); w.left > 0; step(w)) {
-        double value = (double)x[w.at] - origin;
-        sum += value;
-        squares += value * value;
+    FOR_WALK(batch, channels, plane, share) {
+        i64 places[AT_ONCE];
+        real numbers[AT_ONCE];
+        next_places(w, places);
+        load(x, places, numbers);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (places[k] < 0) break;
+            double value = (double)numbers[k] - origin;
+            sum += value;
+            squares += value * value;
+        }
     }
     sum = block_sum(sum, shared);
     squares = block_sum(squares, shared);
@@ -105,10 +132,18 @@ KERNEL(batch_normalise)(
     }
     real middle = (real)center, scale = (real)((weight ? (double)weight[channel] : 1.0) * inverse);
     real shift = bias ? bias[channel] : (real)0;
-    for (Walk w = walk(batch, channels, plane, share); w.left > 0; step(w)) {
-        real value = (x[w.at] - middle) * scale + shift;
-        // In this order a NaN stays NaN.
-        y[w.at] = relu && value < (real)0 ? (real)0 : value;
+    FOR_WALK(batch, channels, plane, share) {
+        i64 places[AT_ONCE];
+        real numbers[AT_ONCE];
+        next_places(w, places);
+        load(x, places, numbers);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (places[k] < 0) break;
+            real value = (numbers[k] - middle) * scale + shift;
+            // In this order a NaN stays NaN.
+            y[places[k]] = relu && value < (real)0 ? (real)0 : value;
+        }
     }
 }
 
@@ -131,12 +166,20 @@ KERNEL(batch_gradient_sums)(
     real scale = (real)((weight ? (double)weight[channel] : 1.0) * saved[channels + channel]);
     real shift = bias ? bias[channel] : (real)0;
     double sum = 0, product = 0;
-    for (Walk w = walk(batch, channels, plane, share); w.left > 0; step(w)) {
-        real centred = x[w.at] - middle;
-        if (relu && centred * scale + shift <= (real)0) continue;
-        double passed = (double)dy[w.at];
-        sum += passed;
-        product += passed * (double)centred;
+    FOR_WALK(batch, channels, plane, share) {
+        i64 places[AT_ONCE];
+        real numbers[AT_ONCE], gradients[AT_ONCE];
+        next_places(w, places);
+        load(x, places, numbers);
+        load(dy, places, gradients);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (places[k] < 0) break;
+            real centred = numbers[k] - middle;
+            if (relu && centred * scale + shift <= (real)0) continue;
+            sum += (double)gradients[k];
+            product += (double)gradients[k] * (double)centred;
+        }
     }
     sum = block_sum(sum, shared);
     product = block_sum(product, shared);
@@ -165,10 +208,19 @@ KERNEL(batch_gradient)(
     real middle = (real)saved[channel], scale = (real)exact, shift = bias ? bias[channel] : (real)0;
     real offset = statistics ? (real)(exact * sum / numbers) : (real)0;
     real slope = statistics ? (real)(exact * product / numbers * inverse * inverse) : (real)0;
-    for (Walk w = walk(batch, channels, plane, share); w.left > 0; step(w)) {
-        real centred = x[w.at] - middle;
-        real passed = relu && centred * scale + shift <= (real)0 ? (real)0 : dy[w.at];
-        dx[w.at] = scale * passed - offset - slope * centred;
+    FOR_WALK(batch, channels, plane, share) {
+        i64 places[AT_ONCE];
+        real numbers[AT_ONCE], gradients[AT_ONCE];
+        next_places(w, places);
+        load(x, places, numbers);
+        load(dy, places, gradients);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (places[k] < 0) break;
+            real centred = numbers[k] - middle;
+            real passed = relu && centred * scale + shift <= (real)0 ? (real)0 : gradients[k];
+            dx[places[k]] = scale * passed - offset - slope * centred;
+        }
     }
 }
 
@@ -180,18 +232,53 @@ KERNEL(mask_channel_sums)(
 ) {
     __shared__ double shared[32];
     double sum = 0;
-    for (Walk w = walk(batch, channels, plane, share); w.left > 0; step(w)) {
-        real value = dy[w.at];
-        // In this order a NaN lets the gradient pass.
-        if (y && y[w.at] <= (real)0) value = (real)0;
-        if (masked) masked[w.at] = value;
-        if (masked_bf16) masked_bf16[w.at] = to_bf16((float)value);
-        sum += (double)value;
+    FOR_WALK(batch, channels, plane, share) {
+        i64 places[AT_ONCE];
+        real outputs[AT_ONCE], gradients[AT_ONCE];
+        next_places(w, places);
+        load(dy, places, gradients);
+        if (y) load(y, places, outputs);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (places[k] < 0) break;
+            // In this order a NaN lets the gradient pass.
+            real value = y && outputs[k] <= (real)0 ? (real)0 : gradients[k];
+            if (masked) masked[places[k]] = value;
+            if (masked_bf16) masked_bf16[places[k]] = to_bf16((float)value);
+            sum += (double)value;
+        }
     }
     if (!sums) return;
     sum = block_sum(sum, shared);
     if (threadIdx.x == 0) {
         if (partial) partial[blockIdx.x * channels + blockIdx.y] = sum;
         else sums[blockIdx.y] = (real)sum;
+    }
+}
+
+// `y += bias` of the channel, then ReLU if asked. From `x` in bf16 if that is there, else in place.
+KERNEL(channel_bias_relu)(
+    const bf16_bits* x, real* y, const real* bias, int relu, i64 batch, i64 channels, i64 plane, i64 share
+) {
+    real shift = bias ? bias[blockIdx.y] : (real)0;
+    FOR_WALK(batch, channels, plane, share) {
+        i64 places[AT_ONCE];
+        real numbers[AT_ONCE];
+        next_places(w, places);
+        if (x) {
+            bf16_bits rounded[AT_ONCE];
+            load(x, places, rounded);
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) numbers[k] = (real)from_bf16(rounded[k]);
+        } else {
+            load((const real*)y, places, numbers);
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) {
+            if (places[k] < 0) break;
+            real value = numbers[k] + shift;
+            // In this order a NaN stays NaN.
+            y[places[k]] = relu && value < (real)0 ? (real)0 : value;
+        }
     }
 }

@@ -7,6 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, LaunchConfig};
 use candle_core::{Result, Tensor};
 use half::bf16;
 
+use super::gemm::Masked;
 use super::runtime::{
     DeviceFloat, FULL, Input, address, address_or_null, alloc, blocks, device_of, elements, launch, tensor, value,
 };
@@ -231,16 +232,6 @@ impl BatchNorm {
     }
 }
 
-/// A gradient behind a ReLU, ready for the products that follow.
-pub struct Masked<T> {
-    /// It, where it differs from what came.
-    pub full: Option<CudaSlice<T>>,
-    /// It, rounded, if that was asked for.
-    pub rounded: Option<CudaSlice<bf16>>,
-    /// Its sums per channel, `[C]`, if those were.
-    pub sums: Option<CudaSlice<T>>,
-}
-
 /// The gradient `dy` `[N, C, …]`, 0 where `ys`, an output of ReLU, is 0; one pass for all that is
 /// asked for.
 pub fn masked<T: DeviceFloat>(dy: &Tensor, ys: Option<&Tensor>, sum: bool, round: bool) -> Result<Masked<T>> {
@@ -277,4 +268,31 @@ pub fn masked<T: DeviceFloat>(dy: &Tensor, ys: Option<&Tensor>, sum: bool, round
         launch!(device, CAST, T, "finish_sums", grid, [to_partial, to_sums, width, parts]);
     }
     Ok(Masked { full, rounded, sums })
+}
+
+/// Adds the bias (an address, or 0) to `[N, channels, plane]`, then ReLU if asked: in place, or of
+/// rounded numbers.
+pub fn bias_relu<T: DeviceFloat>(
+    device: &CudaDevice,
+    numbers: Numbers<T>,
+    bias: u64,
+    relu: bool,
+    dims: [usize; 3],
+) -> Result<CudaSlice<T>> {
+    let channels = Channels::of(&dims);
+    let (from, y) = match numbers {
+        Numbers::Full(y) => (None, y),
+        Numbers::Rounded(x) => (Some(x), alloc::<T>(device, dims.iter().product())?),
+    };
+    let x = from.as_ref().map_or(0, address);
+    let [batch, count, plane, share] = channels.sizes();
+    let (grid, relu) = (channels.grid(), i32::from(relu));
+    launch!(device, UNIT, T, "channel_bias_relu", grid, [x, y, bias, relu, batch, count, plane, share]);
+    Ok(y)
+}
+
+/// Numbers as they are, or rounded to bf16.
+pub enum Numbers<T> {
+    Full(CudaSlice<T>),
+    Rounded(CudaSlice<bf16>),
 }

@@ -1,7 +1,7 @@
-// Recurrent layers: a whole sequence in one launch.
+// Recurrent layers.
 //
-// A block takes a few examples through all steps; their states stay in shared memory, the
-// weights in the multiprocessor's cache. Against a product and a point-wise kernel per step this
+// In small layers a block takes a few examples through all steps; their states stay in shared memory,
+// the weights in the multiprocessor's cache. Against a product and a point-wise kernel per step this
 // saves two launches per step, which is what small layers spend their time on.
 
 #include "common.cuh"
@@ -26,6 +26,70 @@ struct Sizes {
     int cell, examples, steps, hidden, reverse;
 };
 
+__device__ i64 time_of(const Sizes& sizes, int step) { return sizes.reverse ? sizes.steps - 1 - step : step; }
+
+// One number of an example's step, from its gates: x and p are those of the input and of the hidden
+// state, H numbers apart; h and c the state, changed; keep what the backward pass wants, or nothing.
+__device__ void forward_step(int cell, int H, const real* x, const real* p, real* h, real* c, real* keep) {
+    if (cell == GRU) {
+        const real r = sigmoid(x[0] + p[0]), z = sigmoid(x[H] + p[H]), hidden = p[2 * H];
+        const real fresh = tanh(x[2 * H] + r * hidden);
+        *h = fresh + z * (*h - fresh);
+        if (keep) {
+            keep[0] = r;
+            keep[H] = z;
+            keep[2 * H] = fresh;
+            keep[3 * H] = hidden;
+        }
+    } else if (cell == LSTM) {
+        const real input = sigmoid(x[0] + p[0]), forget = sigmoid(x[H] + p[H]);
+        const real fresh = tanh(x[2 * H] + p[2 * H]), output = sigmoid(x[3 * H] + p[3 * H]);
+        *c = forget * *c + input * fresh;
+        *h = output * tanh(*c);
+        if (keep) {
+            keep[0] = input;
+            keep[H] = forget;
+            keep[2 * H] = fresh;
+            keep[3 * H] = output;
+            keep[4 * H] = *c;
+        }
+    } else {
+        const real sum = x[0] + p[0];
+        *h = cell == TANH ? (real)tanh(sum) : (sum < (real)0 ? (real)0 : sum);
+    }
+}
+
+// The same backwards. `keep`: as above; `previous`: the hidden state before the step, an LSTM's cell;
+// `y`: the hidden state after it. dh and dc, the gradients of the state after the step, become their
+// direct part before it. Into gi and gh the gradients of both gates.
+__device__ void backward_step(int cell, int H, const real* keep, real previous, real y, real* dh, real* dc, real* gi,
+                              real* gh) {
+    const real d = *dh;
+    if (cell == GRU) {
+        const real r = keep[0], z = keep[H], fresh = keep[2 * H], hidden = keep[3 * H];
+        const real sum = d * ((real)1 - z) * ((real)1 - fresh * fresh);
+        gi[0] = gh[0] = sum * hidden * r * ((real)1 - r);
+        gi[H] = gh[H] = d * (previous - fresh) * z * ((real)1 - z);
+        gi[2 * H] = sum;
+        gh[2 * H] = sum * r;
+        *dh = d * z;
+    } else if (cell == LSTM) {
+        const real input = keep[0], forget = keep[H], fresh = keep[2 * H], output = keep[3 * H];
+        const real squashed = tanh(keep[4 * H]);
+        const real through = *dc + d * output * ((real)1 - squashed * squashed);
+        gi[0] = gh[0] = through * fresh * input * ((real)1 - input);
+        gi[H] = gh[H] = through * previous * forget * ((real)1 - forget);
+        gi[2 * H] = gh[2 * H] = through * input * ((real)1 - fresh * fresh);
+        gi[3 * H] = gh[3 * H] = d * squashed * output * ((real)1 - output);
+        *dc = through * forget;
+        *dh = 0;
+    } else {
+        gi[0] = gh[0] = cell == TANH ? d * ((real)1 - y * y) : (y <= (real)0 ? (real)0 : d);
+        *dh = 0;
+    }
+}
+
+// Small layers: a block takes a few examples through all steps.
 // `from_input`: `[N, T, gates H]`; `transposed`: the weights as `[H, gates H]`; `bias`: `[gates H]`;
 // `first`: `[N, states H]`. `out`: `[N, T, H]`; `last`: `[N, states H]`; `kept`: `[N, T, kept H]` or nothing;
 // `before`: `[T, N, H]`, the hidden state before each step, or nothing. Shared memory: states and products.
@@ -42,7 +106,7 @@ __device__ void forwards(const real* from_input, const real* transposed, const r
     }
     __syncthreads();
     for (int step = 0; step < sizes.steps; step++) {
-        const i64 t = sizes.reverse ? sizes.steps - 1 - step : step;
+        const i64 t = time_of(sizes, step);
         if (before) {
             for (int i = threadIdx.x; i < count * H; i += blockDim.x) {
                 before[(t * sizes.examples + start) * H + i] = state[i / H * S + i % H];
@@ -63,37 +127,9 @@ __device__ void forwards(const real* from_input, const real* transposed, const r
         for (int i = threadIdx.x; i < count * H; i += blockDim.x) {
             const int e = i / H, k = i % H;
             const i64 row = (i64)(start + e) * sizes.steps + t;
-            const real* x = from_input + row * W + k;
-            const real* p = products + e * W + k;
             real* h = state + e * S + k;
-            real* keep = kept ? kept + row * K + k : 0;
-            if (sizes.cell == GRU) {
-                const real r = sigmoid(x[0] + p[0]), z = sigmoid(x[H] + p[H]), hidden = p[2 * H];
-                const real fresh = tanh(x[2 * H] + r * hidden);
-                *h = fresh + z * (*h - fresh);
-                if (keep) {
-                    keep[0] = r;
-                    keep[H] = z;
-                    keep[2 * H] = fresh;
-                    keep[3 * H] = hidden;
-                }
-            } else if (sizes.cell == LSTM) {
-                const real input = sigmoid(x[0] + p[0]), forget = sigmoid(x[H] + p[H]);
-                const real fresh = tanh(x[2 * H] + p[2 * H]), output = sigmoid(x[3 * H] + p[3 * H]);
-                const real c = forget * h[H] + input * fresh;
-                h[H] = c;
-                *h = output * tanh(c);
-                if (keep) {
-                    keep[0] = input;
-                    keep[H] = forget;
-                    keep[2 * H] = fresh;
-                    keep[3 * H] = output;
-                    keep[4 * H] = c;
-                }
-            } else {
-                const real sum = x[0] + p[0];
-                *h = sizes.cell == TANH ? (real)tanh(sum) : (sum < (real)0 ? (real)0 : sum);
-            }
+            forward_step(sizes.cell, H, from_input + row * W + k, products + e * W + k, h, h + S - H,
+                         kept ? kept + row * K + k : 0);
             out[row * H + k] = *h;
         }
         __syncthreads();
@@ -101,8 +137,8 @@ __device__ void forwards(const real* from_input, const real* transposed, const r
     for (int i = threadIdx.x; i < count * S; i += blockDim.x) last[(i64)start * S + i] = state[i];
 }
 
-// Backwards. `weight`: `[gates H, H]`; `dy`: `[N, T, H]` or nothing; `d_last`: `[N, states H]` or nothing. Into
-// `d_input` `[N, T, gates H]`, `d_hidden` `[T, N, gates H]` and `d_first` `[N, states H]`.
+// Backwards. `weight`: `[gates H, H]`; `dy`: `[N, T, H]`; `d_last`: `[N, states H]` or nothing. Into `d_input`
+// `[N, T, gates H]`, `d_hidden` `[T, N, gates H]` and `d_first` `[N, states H]`.
 template <int EXAMPLES>
 __device__ void backwards(const real* weight, const real* first, const real* out, const real* kept, const real* dy,
                           const real* d_last, Sizes sizes, real* d_input, real* d_hidden, real* d_first,
@@ -121,48 +157,21 @@ __device__ void backwards(const real* weight, const real* first, const real* out
     for (int i = threadIdx.x; i < EXAMPLES * W; i += blockDim.x) gates[i] = 0;
     __syncthreads();
     for (int step = sizes.steps - 1; step >= 0; step--) {
-        const i64 t = sizes.reverse ? sizes.steps - 1 - step : step;
-        const i64 earlier = sizes.reverse ? t + 1 : t - 1;
+        const i64 t = time_of(sizes, step), earlier = time_of(sizes, step - 1);
         for (int i = threadIdx.x; i < count * H; i += blockDim.x) {
             const int e = i / H, k = i % H;
             const i64 row = (i64)(start + e) * sizes.steps + t, row_before = row - t + earlier;
-            const real* keep = kept + row * K + k;
             const real* at_first = first + (i64)(start + e) * S + k;
+            real previous = 0;
+            if (sizes.cell == GRU) previous = step > 0 ? out[row_before * H + k] : at_first[0];
+            if (sizes.cell == LSTM) previous = step > 0 ? kept[row_before * K + 4 * H + k] : at_first[H];
             real* d = state + e * S + k;
             real* g = gates + e * W + k;
-            real* gi = d_input + row * W + k;
+            *d += dy[row * H + k];
+            backward_step(sizes.cell, H, kept + row * K + k, previous, out[row * H + k], d, d + S - H,
+                          d_input + row * W + k, g);
             real* gh = d_hidden + (t * sizes.examples + start + e) * W + k;
-            const real dh = *d + (dy ? dy[row * H + k] : (real)0);
-            if (sizes.cell == GRU) {
-                const real r = keep[0], z = keep[H], fresh = keep[2 * H], hidden = keep[3 * H];
-                const real previous = step > 0 ? out[row_before * H + k] : *at_first;
-                const real sum = dh * ((real)1 - z) * ((real)1 - fresh * fresh);
-                const real dr = sum * hidden * r * ((real)1 - r), dz = dh * (previous - fresh) * z * ((real)1 - z);
-                gi[0] = dr;
-                gi[H] = dz;
-                gi[2 * H] = sum;
-                g[0] = gh[0] = dr;
-                g[H] = gh[H] = dz;
-                g[2 * H] = gh[2 * H] = sum * r;
-                *d = dh * z;
-            } else if (sizes.cell == LSTM) {
-                const real input = keep[0], forget = keep[H], fresh = keep[2 * H], output = keep[3 * H];
-                const real squashed = tanh(keep[4 * H]);
-                const real previous = step > 0 ? kept[row_before * K + 4 * H + k] : at_first[H];
-                const real through = d[H] + dh * output * ((real)1 - squashed * squashed);
-                const real of[4] = {through * fresh * input * ((real)1 - input),
-                                    through * previous * forget * ((real)1 - forget),
-                                    through * input * ((real)1 - fresh * fresh),
-                                    dh * squashed * output * ((real)1 - output)};
-                for (int gate = 0; gate < 4; gate++) gi[gate * H] = g[gate * H] = gh[gate * H] = of[gate];
-                d[H] = through * forget;
-                *d = 0;
-            } else {
-                const real y = out[row * H + k];
-                const real own = sizes.cell == TANH ? dh * ((real)1 - y * y) : (y <= (real)0 ? (real)0 : dh);
-                gi[0] = g[0] = gh[0] = own;
-                *d = 0;
-            }
+            for (int gate = 0; gate < W; gate += H) gh[gate] = g[gate];
         }
         __syncthreads();
         for (int at = threadIdx.x; at < parts * H; at += blockDim.x) {
@@ -191,6 +200,84 @@ __device__ void backwards(const real* weight, const real* first, const real* out
         }
     }
     for (int i = threadIdx.x; i < count * S; i += blockDim.x) d_first[(i64)start * S + i] = state[i];
+}
+
+// Large layers: a product of the whole batch per step, then one of these, a thread per number.
+
+// The state before the first step: `before` at its time, and an LSTM's `c`, `[N, H]`.
+KERNEL(recurrence_begin)(const real* first, Sizes sizes, real* before, real* c) {
+    const int H = sizes.hidden, S = states_of(sizes.cell) * H;
+    FOR_EACH(i, (i64)sizes.examples * H) {
+        const i64 e = i / H, k = i % H;
+        before[time_of(sizes, 0) * sizes.examples * H + i] = first[e * S + k];
+        if (sizes.cell == LSTM) c[i] = first[e * S + H + k];
+    }
+}
+
+// `products`: `[N, gates H]`, without biases. `before`: `[T, N, H]`; the next step's part is written.
+KERNEL(recurrence_step)(const real* from_input, const real* products, const real* bias, int step, Sizes sizes,
+                        real* before, real* c, real* out, real* last, real* kept) {
+    const int H = sizes.hidden, W = gates_of(sizes.cell) * H, S = states_of(sizes.cell) * H, K = kept_of(sizes.cell) * H;
+    const i64 t = time_of(sizes, step), plane = (i64)sizes.examples * H;
+    FOR_EACH(i, plane) {
+        const i64 e = i / H, k = i % H, row = e * sizes.steps + t;
+        real p[4];
+        for (int gate = 0; gate < W / H; gate++) p[gate] = products[e * W + gate * H + k] + bias[gate * H + k];
+        real x[4];
+        for (int gate = 0; gate < W / H; gate++) x[gate] = from_input[row * W + gate * H + k];
+        real h = before[t * plane + i], cell = sizes.cell == LSTM ? c[i] : (real)0;
+        real keep[5];
+        forward_step(sizes.cell, 1, x, p, &h, &cell, keep);
+        if (kept) {
+            for (int part = 0; part < K / H; part++) kept[row * K + part * H + k] = keep[part];
+        }
+        if (sizes.cell == LSTM) c[i] = cell;
+        out[row * H + k] = h;
+        if (step + 1 < sizes.steps) before[time_of(sizes, step + 1) * plane + i] = h;
+        else {
+            last[e * S + k] = h;
+            if (sizes.cell == LSTM) last[e * S + H + k] = cell;
+        }
+    }
+}
+
+// `dh`, `dc`: `[N, H]`, the gradients of the state after the step, but for the step's output; they
+// become their direct part before it. At the last step they begin with `d_last`.
+KERNEL(recurrence_step_backward)(const real* first, const real* before, const real* out, const real* kept,
+                                 const real* dy, const real* d_last, int step, Sizes sizes, real* dh, real* dc,
+                                 real* d_input, real* d_hidden) {
+    const int H = sizes.hidden, W = gates_of(sizes.cell) * H, S = states_of(sizes.cell) * H, K = kept_of(sizes.cell) * H;
+    const i64 t = time_of(sizes, step), earlier = time_of(sizes, step - 1), plane = (i64)sizes.examples * H;
+    FOR_EACH(i, plane) {
+        const i64 e = i / H, k = i % H, row = e * sizes.steps + t;
+        const bool at_end = step + 1 == sizes.steps;
+        real previous = before[t * plane + i];
+        if (sizes.cell == LSTM) {
+            previous = step > 0 ? kept[(row - t + earlier) * K + 4 * H + k] : first[e * S + H + k];
+        }
+        real keep[5], gi[4], gh[4];
+        for (int part = 0; part < K / H; part++) keep[part] = kept[row * K + part * H + k];
+        real d = at_end ? (d_last ? d_last[e * S + k] : (real)0) : dh[i];
+        d += dy[row * H + k];
+        real d_cell = sizes.cell != LSTM ? (real)0 : (!at_end ? dc[i] : d_last ? d_last[e * S + H + k] : (real)0);
+        backward_step(sizes.cell, 1, keep, previous, out[row * H + k], &d, &d_cell, gi, gh);
+        for (int gate = 0; gate < W / H; gate++) {
+            d_input[row * W + gate * H + k] = gi[gate];
+            d_hidden[(t * sizes.examples + e) * W + gate * H + k] = gh[gate];
+        }
+        dh[i] = d;
+        if (sizes.cell == LSTM) dc[i] = d_cell;
+    }
+}
+
+// The gradient of the first state, `[N, states H]`.
+KERNEL(recurrence_end_backward)(const real* dh, const real* dc, Sizes sizes, real* d_first) {
+    const int H = sizes.hidden, S = states_of(sizes.cell) * H;
+    FOR_EACH(i, (i64)sizes.examples * H) {
+        const i64 e = i / H, k = i % H;
+        d_first[e * S + k] = dh[i];
+        if (sizes.cell == LSTM) d_first[e * S + H + k] = dc[i];
+    }
 }
 
 #define FORWARDS(name, examples)                                                                            \

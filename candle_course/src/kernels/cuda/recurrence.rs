@@ -1,10 +1,12 @@
-//! Recurrent layers on a CUDA device: all steps of a sequence in one launch.
+//! Recurrent layers on a CUDA device: all steps of a small layer in one launch, a product and a launch
+//! per step of a large one.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, LaunchConfig};
 use candle_core::{Result, Tensor};
 
 use super::Unit;
-use super::runtime::{DeviceFloat, Input, THREADS, alloc, device_of, launch, tensor, value};
+use super::gemm::{Factor, Factors, column_sums, product};
+use super::runtime::{DeviceFloat, Input, THREADS, address, alloc, device_of, elements, launch, tensor, value};
 use crate::kernels::losses::for_float;
 use crate::kernels::node::{Gradients, Value, node};
 use crate::kernels::recurrence::Cell;
@@ -13,6 +15,9 @@ const UNIT: Unit = Unit { name: "recurrence", source: include_str!("recurrence.c
 
 /// Shared memory that every device gives a block without being asked for more.
 const SHARED: usize = 48 << 10;
+
+/// Weights of so many bytes stay in a multiprocessor's cache.
+const CACHED: usize = 192 << 10;
 
 /// The kernels' `Sizes`.
 #[repr(C)]
@@ -38,6 +43,21 @@ struct Sequence {
     reverse: bool,
 }
 
+/// What the backward pass wants again.
+struct Kept<T> {
+    /// The gates of every step.
+    gates: CudaSlice<T>,
+    /// The hidden state before every step, `[T, N, H]`.
+    before: CudaSlice<T>,
+}
+
+/// Gradients of what comes from the input, of the weights and biases if wanted, and of the first state.
+struct Found<T> {
+    from_input: CudaSlice<T>,
+    weight: Option<(Tensor, Tensor)>,
+    first: CudaSlice<T>,
+}
+
 impl Sequence {
     fn sizes(&self) -> Sizes {
         let cell = match self.cell {
@@ -54,19 +74,28 @@ impl Sequence {
         self.cell.gates() * self.hidden
     }
 
-    /// Examples that a block takes: many only when there are enough blocks.
-    fn per_block(&self) -> usize {
-        if self.examples > 264 && self.shared_bytes::<f64>(4) <= SHARED { 4 } else { 1 }
+    fn states(&self) -> usize {
+        self.cell.states() * self.hidden
+    }
+
+    /// Whether one launch takes all steps.
+    fn is_small<T>(&self) -> bool {
+        self.shared_bytes::<T>(1) <= SHARED && self.width() * self.hidden * size_of::<T>() <= CACHED
+    }
+
+    /// Examples that a block takes: several only when there are enough blocks.
+    fn per_block<T>(&self) -> usize {
+        if self.examples > 264 && self.shared_bytes::<T>(4) <= SHARED { 4 } else { 1 }
     }
 
     /// States, gates and partial sums of a block's examples.
     fn shared_bytes<T>(&self, examples: usize) -> usize {
         let partial = self.hidden.max(THREADS as usize);
-        examples * (self.cell.states() * self.hidden + self.width() + partial) * size_of::<T>()
+        examples * (self.states() + self.width() + partial) * size_of::<T>()
     }
 
     fn grid<T>(&self) -> LaunchConfig {
-        let per_block = self.per_block();
+        let per_block = self.per_block::<T>();
         LaunchConfig {
             grid_dim: (self.examples.div_ceil(per_block) as u32, 1, 1),
             block_dim: (THREADS, 1, 1),
@@ -74,93 +103,141 @@ impl Sequence {
         }
     }
 
-    fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor; 4], tracked: bool) -> Result<(Value, Kept<T>)> {
+    /// The shape of the output: the hidden states of all steps; of an LSTM one row of numbers, with the
+    /// last state behind them, so that both are of one node.
+    fn shape(&self) -> Vec<usize> {
+        let &Self { examples, steps, hidden, .. } = self;
+        match self.cell {
+            Cell::Lstm => vec![examples * steps * hidden + examples * self.states()],
+            _ => vec![examples, steps, hidden],
+        }
+    }
+
+    /// The output, of that shape.
+    fn forward<T: DeviceFloat>(&self, inputs: [&Tensor; 4], tracked: bool) -> Result<(Value, Kept<T>)> {
         let [from_input, weight, bias, first] = inputs;
         let device = device_of(from_input)?;
-        let transposed = weight.t()?.contiguous()?;
-        let rows = self.examples * self.steps;
-        let states = self.cell.states() * self.hidden;
-        // One tensor for the outputs and the last state, so that both are of one node.
-        let out = alloc::<T>(device, rows * self.hidden + self.examples * states)?;
-        let (ys, last) = (out.slice(..rows * self.hidden), out.slice(rows * self.hidden..));
-        let room = |per_row: usize| alloc::<T>(device, if tracked { rows * per_row } else { 0 }.max(1));
-        let (kept, before) = (room(self.cell.kept() * self.hidden)?, room(self.hidden)?);
-        let at = |slice: &CudaSlice<T>| if tracked { super::runtime::address(slice) } else { 0 };
-        let (kept_at, before_at, sizes, grid) = (at(&kept), at(&before), self.sizes(), self.grid::<T>());
-        let (x, w, b, f) = (Input::of(from_input), Input::of(&transposed), Input::of(bias), Input::of(first));
-        let (x, w, b, f) = (x.view::<T>()?, w.view::<T>()?, b.view::<T>()?, f.view::<T>()?);
-        if self.per_block() == 4 {
-            launch!(device, UNIT, T, "recurrence_four", grid, [x, w, b, f, sizes, ys, last, kept_at, before_at]);
-        } else {
-            launch!(device, UNIT, T, "recurrence_one", grid, [x, w, b, f, sizes, ys, last, kept_at, before_at]);
-        }
-        let count = out.len();
-        drop((ys, last));
-        Ok((value(device, out, count), Kept { kept, before }))
-    }
-
-    /// The gradients of what comes from the input, the weight and bias joined, and the first state.
-    fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], kept: &Kept<T>, out: &Tensor, dy: &Tensor) -> Gradients {
-        let [from_input, joined, first] = inputs else {
-            candle_core::bail!("internal error: a recurrence has {} inputs", inputs.len())
-        };
-        let device = device_of(from_input)?;
         let &Self { examples, steps, hidden, .. } = self;
-        let (rows, width, states) = (examples * steps, self.width(), self.cell.states() * hidden);
-        let weight = joined.narrow(1, 0, hidden)?.contiguous()?;
-        let (d_input, d_hidden) = (alloc::<T>(device, rows * width)?, alloc::<T>(device, rows * width)?);
-        let d_first = alloc::<T>(device, examples * states)?;
-        let (w, f, o, d) = (Input::of(&weight), Input::of(first), Input::of(out), Input::of(dy));
-        let (w, f, o, d) = (w.view::<T>()?, f.view::<T>()?, o.view::<T>()?, d.view::<T>()?);
-        let (ys, dys, d_last) = (o.slice(..rows * hidden), d.slice(..rows * hidden), d.slice(rows * hidden..));
-        let (kept, before, sizes, grid) = (&kept.kept, &kept.before, self.sizes(), self.grid::<T>());
-        if self.per_block() == 4 {
-            launch!(
-                device,
-                UNIT,
-                T,
-                "recurrence_backward_four",
-                grid,
-                [w, f, ys, *kept, dys, d_last, sizes, d_input, d_hidden, d_first,]
-            );
+        let (rows, sizes) = (examples * steps, self.sizes());
+        let shape = self.shape();
+        let out = alloc::<T>(device, shape.iter().product())?;
+        let elsewhere = alloc::<T>(device, examples * self.states())?;
+        let last = if self.cell == Cell::Lstm { out.slice(rows * hidden..) } else { elsewhere.slice(..) };
+        let ys = out.slice(..rows * hidden);
+        let small = self.is_small::<T>();
+        let kept = Kept {
+            gates: alloc(device, if tracked { (rows * self.cell.kept() * hidden).max(1) } else { 1 })?,
+            before: alloc(device, if tracked || !small { rows * hidden } else { 1 })?,
+        };
+        let gates_at = if tracked { address(&kept.gates) } else { 0 };
+        let (x, b, f) = (Input::of(from_input), Input::of(bias), Input::of(first));
+        let (x, b, f) = (x.view::<T>()?, b.view::<T>()?, f.view::<T>()?);
+        if small {
+            let transposed = weight.t()?.contiguous()?;
+            let (w, before_at, grid) =
+                (Input::of(&transposed), if tracked { address(&kept.before) } else { 0 }, self.grid::<T>());
+            let w = w.view::<T>()?;
+            if self.per_block::<T>() == 4 {
+                launch!(device, UNIT, T, "recurrence_four", grid, [x, w, b, f, sizes, ys, last, gates_at, before_at]);
+            } else {
+                launch!(device, UNIT, T, "recurrence_one", grid, [x, w, b, f, sizes, ys, last, gates_at, before_at]);
+            }
         } else {
-            launch!(
-                device,
-                UNIT,
-                T,
-                "recurrence_backward_one",
-                grid,
-                [w, f, ys, *kept, dys, d_last, sizes, d_input, d_hidden, d_first,]
-            );
+            let w = Input::of(weight);
+            let w = w.view::<T>()?;
+            let (plane, grid) = (examples * hidden, elements(examples * hidden));
+            let c = alloc::<T>(device, plane)?;
+            let mut products = alloc::<T>(device, examples * self.width())?;
+            launch!(device, UNIT, T, "recurrence_begin", grid, [f, sizes, kept.before, c]);
+            for step in 0..steps {
+                let t = if self.reverse { steps - 1 - step } else { step };
+                let h = kept.before.slice(t * plane..(t + 1) * plane);
+                let shape = [examples, self.width(), hidden];
+                product(device, Factors::Full, shape, Factor::of(&h), Factor::of(&w).t(), &mut products, false)?;
+                launch!(
+                    device,
+                    UNIT,
+                    T,
+                    "recurrence_step",
+                    grid,
+                    [x, products, b, step as i32, sizes, kept.before, c, ys, last, gates_at,]
+                );
+            }
         }
-        let by_weight = joined.track_op().then(|| {
-            // One product for all steps: gates ᵀ · [state before, 1].
-            let gates = tensor(device, d_hidden, (rows, width));
-            let stream = device.cuda_stream();
-            let before = stream.clone_dtod(before).map_err(candle_core::Error::wrap)?;
-            let before = tensor(device, before, (rows, hidden));
-            Tensor::cat(&[gates.t()?.matmul(&before)?, gates.sum_keepdim(0)?.t()?], 1)?.contiguous()
-        });
-        Ok(vec![
-            from_input.track_op().then(|| tensor(device, d_input, from_input.shape())),
-            by_weight.transpose()?,
-            first.track_op().then(|| tensor(device, d_first, first.shape())),
-        ])
+        drop((ys, last));
+        Ok((value(device, out, shape), kept))
     }
-}
 
-struct Kept<T> {
-    /// The gates of every step.
-    kept: CudaSlice<T>,
-    /// The hidden state before every step, `[T, N, H]`.
-    before: CudaSlice<T>,
-}
-
-/// Whether the kernel's shared memory suffices, and the weights are small enough for a
-/// multiprocessor's cache: beyond that, products of whole batches are faster.
-pub fn takes(cell: Cell, hidden: usize, element: usize) -> bool {
-    let sequence = Sequence { cell, examples: 1, steps: 1, hidden, reverse: false };
-    sequence.shared_bytes::<f64>(1) <= SHARED && sequence.width() * hidden * element <= 512 << 10
+    fn backward<T: DeviceFloat>(
+        &self,
+        weight: &Tensor,
+        first: &Tensor,
+        kept: &Kept<T>,
+        (out, dy): (&Tensor, &Tensor),
+        weighted: bool,
+    ) -> Result<Found<T>> {
+        let device = device_of(out)?;
+        let &Self { examples, steps, hidden, .. } = self;
+        let (rows, width, sizes) = (examples * steps, self.width(), self.sizes());
+        let (from_input, hidden_gates) = (alloc::<T>(device, rows * width)?, alloc::<T>(device, rows * width)?);
+        let d_first = alloc::<T>(device, examples * self.states())?;
+        let (w, f, o, d) = (Input::of(weight), Input::of(first), Input::of(out), Input::of(dy));
+        let (w, f, o, d) = (w.view::<T>()?, f.view::<T>()?, o.view::<T>()?, d.view::<T>()?);
+        let (ys, dys) = (o.slice(..rows * hidden), d.slice(..rows * hidden));
+        let d_last = if self.cell == Cell::Lstm { address(&d.slice(rows * hidden..)) } else { 0 };
+        if self.is_small::<T>() {
+            let grid = self.grid::<T>();
+            if self.per_block::<T>() == 4 {
+                launch!(
+                    device,
+                    UNIT,
+                    T,
+                    "recurrence_backward_four",
+                    grid,
+                    [w, f, ys, kept.gates, dys, d_last, sizes, from_input, hidden_gates, d_first,]
+                );
+            } else {
+                launch!(
+                    device,
+                    UNIT,
+                    T,
+                    "recurrence_backward_one",
+                    grid,
+                    [w, f, ys, kept.gates, dys, d_last, sizes, from_input, hidden_gates, d_first,]
+                );
+            }
+        } else {
+            let (plane, grid) = (examples * hidden, elements(examples * hidden));
+            let (mut dh, dc) = (alloc::<T>(device, plane)?, alloc::<T>(device, plane)?);
+            for step in (0..steps).rev() {
+                let t = if self.reverse { steps - 1 - step } else { step };
+                launch!(
+                    device,
+                    UNIT,
+                    T,
+                    "recurrence_step_backward",
+                    grid,
+                    [f, kept.before, ys, kept.gates, dys, d_last, step as i32, sizes, dh, dc, from_input, hidden_gates,]
+                );
+                let gates = hidden_gates.slice(t * examples * width..(t + 1) * examples * width);
+                let shape = [examples, hidden, width];
+                product(device, Factors::Full, shape, Factor::of(&gates), Factor::of(&w), &mut dh, true)?;
+            }
+            launch!(device, UNIT, T, "recurrence_end_backward", grid, [dh, dc, sizes, d_first]);
+        }
+        let weight = if weighted {
+            // One product for all steps: gates ᵀ · states before.
+            let mut dw = alloc::<T>(device, width * hidden)?;
+            let (gates, before) = (Factor::of(&hidden_gates), Factor::of(&kept.before));
+            product(device, Factors::Full, [width, hidden, rows], gates.t(), before, &mut dw, false)?;
+            let sums = column_sums::<T>(device, address(&hidden_gates), None, rows, width, true)?.sums;
+            let Some(db) = sums else { candle_core::bail!("internal error: sums were not computed") };
+            Some((tensor(device, dw, (width, hidden)), tensor(device, db, width)))
+        } else {
+            None
+        };
+        Ok(Found { from_input, weight, first: d_first })
+    }
 }
 
 /// All steps. `from_input`: `[N, T, gates · H]`; `weight`: `[gates · H, H]`; `bias`: `[gates · H]`; `state`:
@@ -174,17 +251,41 @@ pub fn recurrence(
 ) -> Result<(Tensor, Tensor)> {
     let (examples, steps, _) = from_input.dims3()?;
     let sequence = Sequence { cell, examples, steps, hidden: weight.dim(1)?, reverse };
-    let joined = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?.contiguous()?;
-    let (from_input, state) = (from_input.contiguous()?, state.contiguous()?);
-    let tracked = from_input.track_op() || joined.track_op() || state.track_op();
-    let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
-    let inputs = [&from_input, &joined, &state];
-    let out = for_float!(from_input.dtype(), T => {
-        let (value, kept) = sequence.forward::<T>(&[&from_input, &weight, &bias, &state], tracked)?;
-        node("recurrence", &inputs, value, move |inputs, out, dy| sequence.backward::<T>(inputs, &kept, out, dy))?
-    });
+    let (x, w, b, s) = (from_input.contiguous()?, weight.contiguous()?, bias.contiguous()?, state.contiguous()?);
+    let out = for_float!(x.dtype(), T => run::<T>(sequence, [&x, &w, &b, &s])?);
+    if cell != Cell::Lstm {
+        let last = out.narrow(1, if reverse { 0 } else { steps - 1 }, 1)?.squeeze(1)?;
+        return Ok((out, last));
+    }
     let rows = examples * steps * sequence.hidden;
     let ys = out.narrow(0, 0, rows)?.reshape((examples, steps, sequence.hidden))?;
     let last = out.narrow(0, rows, state.elem_count())?.reshape(state.shape())?;
     Ok((ys, last))
+}
+
+fn run<T: DeviceFloat>(sequence: Sequence, inputs: [&Tensor; 4]) -> Result<Tensor> {
+    let [x, w, b, s] = inputs;
+    let tracked = inputs.iter().any(|input| input.track_op());
+    let (out, kept) = sequence.forward::<T>(inputs, tracked)?;
+    let (weight, first) = (w.detach(), s.detach());
+    let found =
+        move |weighted, out: &Tensor, dy: &Tensor| sequence.backward(&weight, &first, &kept, (out, dy), weighted);
+    if !s.track_op() {
+        return node("recurrence", &[x, w, b], out, move |inputs, out, dy| -> Gradients {
+            let device = device_of(dy)?;
+            let found = found(inputs[1].track_op() || inputs[2].track_op(), out, dy)?;
+            let (dw, db) = found.weight.unzip();
+            let dx = inputs[0].track_op().then(|| tensor(device, found.from_input, inputs[0].shape()));
+            Ok(vec![dx, dw, db])
+        });
+    }
+    // A node has three inputs at most: weights and biases share one.
+    let joined = Tensor::cat(&[w, &b.unsqueeze(1)?], 1)?;
+    node("recurrence", &[x, &joined, s], out, move |inputs, out, dy| -> Gradients {
+        let device = device_of(dy)?;
+        let found = found(inputs[1].track_op(), out, dy)?;
+        let joined = found.weight.map(|(dw, db)| Tensor::cat(&[&dw, &db.unsqueeze(1)?], 1)).transpose()?;
+        let dx = inputs[0].track_op().then(|| tensor(device, found.from_input, inputs[0].shape()));
+        Ok(vec![dx, joined, inputs[2].track_op().then(|| tensor(device, found.first, inputs[2].shape()))])
+    })
 }

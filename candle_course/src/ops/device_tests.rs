@@ -1,0 +1,120 @@
+//! Operations on the device that `CANDLE_COURSE_TEST_DEVICE` names, against the CPU's kernels, at sizes
+//! that the stored cases do not have.
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::*;
+use crate::error::Result;
+use crate::test_support::device;
+
+fn numbers(shape: &[usize], pace: f64) -> Tensor {
+    let count: usize = shape.iter().product();
+    let values: Vec<f64> = (0..count).map(|i| 2.0 * (i as f64 * pace + 0.3).sin()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn flat(xs: &Tensor) -> Vec<f64> {
+    xs.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The output and every input's gradient.
+fn outcome(inputs: &[Tensor], on: &Device, dtype: DType, op: &dyn Fn(&[&Tensor]) -> Result<Tensor>) -> Vec<Vec<f64>> {
+    let inputs: Vec<Var> =
+        inputs.iter().map(|x| Var::from_tensor(&x.to_dtype(dtype).unwrap().to_device(on).unwrap()).unwrap()).collect();
+    let y = op(&inputs.iter().map(|x| x.as_tensor()).collect::<Vec<_>>()).unwrap();
+    let dy = numbers(y.dims(), 0.7).to_dtype(dtype).unwrap().to_device(on).unwrap();
+    let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut all = vec![flat(&y)];
+    all.extend(inputs.iter().map(|x| flat(gradients.get(x).unwrap())));
+    all
+}
+
+fn compare(what: &str, inputs: &[Tensor], op: impl Fn(&[&Tensor]) -> Result<Tensor>) {
+    if device().is_cpu() {
+        return;
+    }
+    for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-5)] {
+        let (cpu, ours) = (outcome(inputs, &Device::Cpu, dtype, &op), outcome(inputs, device(), dtype, &op));
+        assert_eq!(ours, outcome(inputs, device(), dtype, &op), "{what}, {dtype:?}: twice the same");
+        for (part, (cpu, ours)) in cpu.iter().zip(&ours).enumerate() {
+            assert_eq!(cpu.len(), ours.len(), "{what}");
+            let scale = cpu.iter().fold(1.0f64, |scale, x| scale.max(x.abs()));
+            for (i, (a, b)) in cpu.iter().zip(ours).enumerate() {
+                assert!((a - b).abs() <= tolerance * scale, "{what}, {dtype:?}, part {part}, number {i}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_and_dropout_agree_with_the_cpu() {
+    for shape in [&[1][..], &[3, 5], &[70, 150]] {
+        let x = [numbers(shape, 1.7)];
+        compare("relu", &x, |x| relu(x[0]));
+        compare("gelu", &x, |x| gelu(x[0]));
+        compare("silu", &x, |x| silu(x[0]));
+        // Masks are the same to the last number: a key tells them on every device.
+        compare("dropout", &x, |x| dropout(x[0], 0.3, 0x1234_5678_9abc_def0));
+    }
+}
+
+#[test]
+fn softmax_and_norms_agree_with_the_cpu() {
+    for (shape, dim) in [(&[5, 3][..], 1), (&[7, 200], 1), (&[3, 70, 4], 1), (&[40, 3, 2, 5], 3), (&[4, 9], 0)] {
+        compare("log_softmax", &[numbers(shape, 1.3)], |x| log_softmax(x[0], dim));
+    }
+    for (rows, size) in [(1, 1), (3, 7), (130, 64), (5, 700)] {
+        let inputs = [numbers(&[rows, size], 1.3), numbers(&[size], 0.4), numbers(&[size], 2.1)];
+        compare("layer_norm", &inputs[..1], |x| layer_norm(x[0], &[size], None, 1e-5));
+        if size > 1 {
+            compare("layer_norm", &inputs, |x| layer_norm(x[0], &[size], Some((x[1], x[2])), 1e-5));
+        }
+    }
+}
+
+#[test]
+fn resizing_agrees_with_the_cpu() {
+    for (from, to) in [((3, 4), (7, 9)), ((5, 5), (2, 3)), ((1, 6), (4, 6)), ((4, 4), (8, 8)), ((9, 2), (1, 11))] {
+        let x = [numbers(&[2, 3, from.0, from.1], 1.3)];
+        compare("nearest", &x, |x| upsample_nearest2d(x[0], to));
+        for align in [false, true] {
+            compare("bilinear", &x, |x| upsample_bilinear2d(x[0], to, align));
+        }
+    }
+}
+
+#[test]
+fn recurrences_agree_with_the_cpu() {
+    for cell in [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru] {
+        for (examples, steps, hidden, reverse) in
+            [(1, 1, 1, false), (3, 5, 33, true), (266, 2, 5, false), (2, 3, 250, true)]
+        {
+            let width = cell.gates() * hidden;
+            let small = |shape: &[usize], pace: f64| (numbers(shape, pace) * 0.2).unwrap();
+            let inputs = [
+                numbers(&[examples, steps, width], 1.7),
+                small(&[width, hidden], 0.9),
+                small(&[width], 0.5),
+                numbers(&[examples, cell.states() * hidden], 0.3),
+            ];
+            compare(&format!("{cell:?} {examples} {steps} {hidden}"), &inputs, |x| {
+                let (ys, last) = recurrence(cell, x[0], (x[1], x[2]), x[3], reverse)?;
+                Ok(Tensor::cat(&[ys.flatten_all()?, last.flatten_all()?], 0)?)
+            });
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_of_examples_agrees_with_the_cpu() {
+    for (examples, classes) in [(5, 3), (6, 130)] {
+        let targets: Vec<u32> = (0..examples as u32).map(|i| i * 7 % classes as u32).collect();
+        for label_smoothing in [0.0, 0.2] {
+            compare("softmax_cross_entropy", &[numbers(&[examples, classes], 1.3)], |x| {
+                let targets = Tensor::new(targets.as_slice(), x[0].device())?;
+                let options = CrossEntropyOptions { label_smoothing, ignore_index: Some(0), ..Default::default() };
+                softmax_cross_entropy(x[0], &targets, &options)
+            });
+        }
+    }
+}
