@@ -1,5 +1,7 @@
 //! Large batches from small ones.
 
+use std::collections::BTreeSet;
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -295,7 +297,8 @@ impl Stateful for GradientAccumulator {
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let trainable = self.parameters.trainable();
-        let count = (0..).take_while(|term| state.contains_key(&format!("{term}.mean_of"))).count();
+        let term = |name: &String| name.split_once('.')?.0.parse::<usize>().ok();
+        let count = state.keys().filter_map(term).collect::<BTreeSet<_>>().len();
         let mut expected = vec![("batches".to_owned(), Expected::new(&[], DType::I64))];
         for term in 0..count {
             expected.push((format!("{term}.mean_of"), Expected::new(&[], DType::F64)));

@@ -493,7 +493,7 @@ fn unequal() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tenso
         ("ignored positions", Box::new(move || Box::new(ignoring())), logits(&[2, 3, 6]), tokens.clone()),
         (
             "class weights",
-            Box::new(|| Box::new(CrossEntropy::builder().class_weights(&[1.0, 1.0, 10.0]).build().unwrap())),
+            Box::new(|| Box::new(CrossEntropy::builder().class_weights([1.0, 1.0, 10.0]).build().unwrap())),
             logits(&[8, 3]),
             classes,
         ),
@@ -501,7 +501,7 @@ fn unequal() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tenso
             "a sum of both",
             Box::new(move || {
                 let weighted =
-                    CrossEntropy::builder().ignore_index(-100).class_weights(&[1.0, 2.0, 5.0]).build().unwrap();
+                    CrossEntropy::builder().ignore_index(-100).class_weights([1.0, 2.0, 5.0]).build().unwrap();
                 let sum = crate::losses::WeightedSum::builder().term("a", 0.5, ignoring()).term("b", 2.0, weighted);
                 Box::new(sum.build().unwrap())
             }),
