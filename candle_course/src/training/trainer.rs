@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Result};
+use crate::kernels::tape::Tape;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::notebook::Table;
@@ -176,10 +177,12 @@ impl Trainer {
         let stop = callbacks.tell(training, |callback, training| callback.batch_start(training, batch))?;
         training.state.learning_rate = training.scheduled_rate();
         training.guard.before_step(batch, &training.parameters, &training.state)?;
+        // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
+        let tape = Tape::start(batch.inputs.device().is_cuda() && training.accumulator.is_none());
         let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
         training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
         let gradients = match &mut training.accumulator {
-            None => Some(loss.backward()?),
+            None => Some(tape.backward(&loss)?),
             // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
             Some(group) => {
                 let last = training.state.batch + 1 == training.state.batches_per_epoch;
