@@ -22,6 +22,7 @@ pub mod recurrence;
 pub mod reduce;
 pub mod simd;
 pub mod softmax;
+pub mod tape;
 mod tile;
 pub mod upsample;
 #[cfg(target_arch = "x86_64")]

@@ -7,9 +7,12 @@
 use std::sync::Mutex;
 
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor,
+};
 
 use super::simd::Element;
+use super::tape;
 use crate::error::{Error, ErrorKind};
 
 /// Numbers and their shape, on any device, not yet a tensor.
@@ -24,6 +27,26 @@ impl Value {
         let shape = shape.into();
         debug_assert_eq!(values.len(), shape.elem_count());
         Self { storage: Storage::Cpu(T::to_cpu_storage_owned(values)), shape }
+    }
+
+    /// A copy of the numbers of a tensor that owns its storage.
+    pub fn of(xs: &Tensor) -> Result<Self> {
+        let (storage, layout) = xs.storage_and_layout();
+        if layout.contiguous_offsets() != Some((0, xs.elem_count())) {
+            candle_core::bail!("internal error: a value was given as part of a tensor");
+        }
+        Ok(Self { storage: storage.try_clone(layout)?, shape: xs.shape().clone() })
+    }
+
+    /// Some f32, shape `[]`.
+    pub(super) fn unspecified(device: &Device) -> Result<Self> {
+        match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => {
+                Ok(super::cuda::runtime::value(cuda, super::cuda::runtime::alloc::<f32>(cuda, 1)?, ()))
+            }
+            _ => Self::of(&Tensor::zeros((), DType::F32, device)?),
+        }
     }
 
     /// Contiguous numbers on a CUDA device.
@@ -41,10 +64,13 @@ impl Value {
 /// The gradients of the inputs, in their order; `None` where none is wanted.
 pub type Gradients = Result<Vec<Option<Tensor>>>;
 
+/// From the inputs, the output and its gradient to the gradients of the inputs.
+pub(super) type Backward = dyn Fn(&[&Tensor], &Tensor, &Tensor) -> Gradients + Send + Sync;
+
 struct Node {
     name: &'static str,
     value: Mutex<Option<Value>>,
-    backward: Box<dyn Fn(&[&Tensor], &Tensor, &Tensor) -> Gradients + Send + Sync>,
+    backward: Box<Backward>,
 }
 
 impl Node {
@@ -165,6 +191,12 @@ pub fn node(
     if !inputs.iter().any(|input| input.track_op()) {
         return Ok(value.tensor());
     }
+    if tape::is_recording() {
+        // A leaf to candle: the tape knows where it comes from.
+        let output = Tensor::from_storage(value.storage, value.shape, BackpropOp::none(), true);
+        tape::record(name, inputs, &output, Box::new(backward));
+        return Ok(output);
+    }
     let node = Node { name, value: Mutex::new(Some(value)), backward: Box::new(backward) };
     match inputs {
         [a] => a.apply_op1(node),
@@ -195,7 +227,7 @@ pub fn incoming(gradient: &Tensor, op: &'static str) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     #[test]
     fn a_node_has_its_value_and_the_gradients_of_one_to_three_inputs() {

@@ -1,30 +1,25 @@
 //! Element-wise activations.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use std::marker::PhantomData;
 
-use super::support::{
-    Reading, check_input, dtype_of, incoming, on_cpu, output, relu_composed, slice, tensor, with_element,
-};
+use candle_core::Tensor;
+
+use super::support::{Reading, apply, check_input, on_cpu, relu_composed, tensor};
 use crate::error::Result;
 use crate::kernels::activation::{self, Curve, Gelu, Silu};
+use crate::kernels::node::{Gradients, Value};
+use crate::kernels::simd::Element;
 
 struct Relu;
 
-impl CustomOp1 for Relu {
-    fn name(&self) -> &'static str {
-        "relu"
+impl Relu {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        Ok(Value::cpu(activation::relu::<T>(Reading::of(inputs[0]).get()?), inputs[0].shape()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => output(activation::relu::<T>(slice(x, layout)?), layout.shape()))
-    }
-
-    fn bwd(&self, _: &Tensor, ys: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name())?;
-        let (y, dy) = (Reading::of(ys), Reading::of(&dy));
-        Ok(Some(
-            with_element!(ys.dtype(), T => tensor(activation::relu_backward::<T>(y.get()?, dy.get()?), ys.shape()))?,
-        ))
+    fn backward<T: Element>(&self, _: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
+        let (y, dy) = (Reading::of(ys), Reading::of(dy));
+        Ok(vec![Some(tensor(activation::relu_backward::<T>(y.get()?, dy.get()?), ys.shape())?)])
     }
 }
 
@@ -48,33 +43,24 @@ pub fn relu(xs: &Tensor) -> Result<Tensor> {
     if super::support::on_cuda(xs) {
         return Ok(crate::kernels::cuda::activation::relu(xs)?);
     }
-    Ok(if on_cpu(xs) { xs.contiguous()?.apply_op1(Relu)? } else { relu_composed(xs)? })
+    Ok(if on_cpu(xs) { apply!("relu", Relu, [Some(xs)]) } else { relu_composed(xs)? })
 }
 
-struct Smooth<C> {
-    name: &'static str,
-    curve: std::marker::PhantomData<C>,
-}
+struct Smooth<C>(PhantomData<C>);
 
-impl<C: Curve> CustomOp1 for Smooth<C> {
-    fn name(&self) -> &'static str {
-        self.name
+impl<C: Curve> Smooth<C> {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        Ok(Value::cpu(activation::curve::<C, T>(Reading::of(inputs[0]).get()?), inputs[0].shape()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => output(activation::curve::<C, T>(slice(x, layout)?), layout.shape()))
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name)?;
-        let (x, dy) = (Reading::of(xs), Reading::of(&dy));
-        let dx = with_element!(xs.dtype(), T => tensor(activation::curve_backward::<C, T>(x.get()?, dy.get()?), xs.shape()))?;
-        Ok(Some(dx))
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let (x, dy) = (Reading::of(inputs[0]), Reading::of(dy));
+        Ok(vec![Some(tensor(activation::curve_backward::<C, T>(x.get()?, dy.get()?), inputs[0].shape())?)])
     }
 }
 
 fn smooth<C: Curve + Send + 'static>(xs: &Tensor, name: &'static str) -> Result<Tensor> {
-    Ok(xs.contiguous()?.apply_op1(Smooth::<C> { name, curve: std::marker::PhantomData })?)
+    Ok(apply!(name, Smooth::<C>(PhantomData), [Some(xs)]))
 }
 
 /// x · Φ(x), the exact GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415), as

@@ -1,11 +1,10 @@
 //! Cross-entropy of logits, in one pass.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
+use candle_core::{D, DType, Tensor};
 
-use super::support::{
-    Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
-};
+use super::support::{Reading, apply, check_input, check_same_kind, check_shape, on_cpu, tensor};
 use crate::error::{Error, Result};
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::{simd::Element, softmax};
 
 /// Options of [`softmax_cross_entropy`].
@@ -39,26 +38,19 @@ impl CrossEntropy {
     }
 }
 
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "softmax_cross_entropy"
+impl CrossEntropy {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let logits = Reading::of(inputs[0]);
+        let logits = logits.get::<T>()?;
+        let losses = self.with_kernel::<T, _>(|kernel| kernel.forward(logits, &self.targets));
+        Ok(Value::cpu(losses, self.targets.len()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => {
-            let logits = slice::<T>(x, layout)?;
-            output(self.with_kernel::<T, _>(|kernel| kernel.forward(logits, &self.targets)), self.targets.len())
-        })
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name())?;
-        let (x, dy) = (Reading::of(xs), Reading::of(&dy));
-        let dx = with_element!(xs.dtype(), T => {
-            let (logits, dy) = (x.get::<T>()?, dy.get::<T>()?);
-            tensor(self.with_kernel::<T, _>(|kernel| kernel.backward(logits, &self.targets, dy)), xs.shape())
-        })?;
-        Ok(Some(dx))
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let (logits, dy) = (Reading::of(inputs[0]), Reading::of(dy));
+        let (logits, dy) = (logits.get::<T>()?, dy.get::<T>()?);
+        let dx = self.with_kernel::<T, _>(|kernel| kernel.backward(logits, &self.targets, dy));
+        Ok(vec![Some(tensor(dx, inputs[0].shape())?)])
     }
 }
 
@@ -74,6 +66,7 @@ fn on_device(logits: &Tensor, targets: &Tensor, options: &CrossEntropyOptions) -
         gamma: 0.0,
         ignore_index: options.ignore_index.map(i64::from),
         counts_positions: false,
+        log: false,
         reduce: Reduce::Each,
     };
     Ok(loss.apply(logits, &targets.to_device(logits.device())?)?)
@@ -136,7 +129,7 @@ pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossE
     }
     let weight = options.weight.as_ref().map(|w| w.to_dtype(DType::F64)?.to_vec1::<f64>()).transpose()?;
     let op = CrossEntropy { targets, weight, ignore_index: ignored, smoothing: options.label_smoothing, classes };
-    Ok(logits.contiguous()?.apply_op1(op)?)
+    Ok(apply!("softmax_cross_entropy", op, [Some(logits)]))
 }
 
 /// The same of candle's operations, for a GPU. A target that is no class gives a loss of NaN

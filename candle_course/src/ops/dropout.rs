@@ -1,30 +1,28 @@
 //! Dropout.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::support::{Reading, check_input, dtype_of, incoming, on_cpu, output, slice, tensor, with_element};
+use super::support::{Reading, apply, check_input, on_cpu, tensor};
 use crate::error::{Error, Result};
 use crate::kernels::dropout;
+use crate::kernels::node::{Gradients, Value};
+use crate::kernels::simd::Element;
 
 struct Dropout {
     p: f64,
     key: u64,
 }
 
-impl CustomOp1 for Dropout {
-    fn name(&self) -> &'static str {
-        "dropout"
+impl Dropout {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let ys = dropout::apply::<T>(Reading::of(inputs[0]).get()?, self.p, self.key);
+        Ok(Value::cpu(ys, inputs[0].shape()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => output(dropout::apply::<T>(slice(x, layout)?, self.p, self.key), layout.shape()))
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
         // The same mask again, from the same key: nothing was kept.
-        let dy = incoming(dy, self.name())?;
-        let dy = Reading::of(&dy);
-        Ok(Some(with_element!(xs.dtype(), T => tensor(dropout::apply::<T>(dy.get()?, self.p, self.key), xs.shape()))?))
+        let dx = dropout::apply::<T>(Reading::of(dy).get()?, self.p, self.key);
+        Ok(vec![Some(tensor(dx, inputs[0].shape())?)])
     }
 }
 
@@ -39,7 +37,7 @@ pub fn dropout(xs: &Tensor, p: f64, key: u64) -> Result<Tensor> {
         return Err(Error::argument("p", "a probability in [0, 1)", p).hint("p is the share that is dropped, not kept"));
     }
     if on_cpu(xs) {
-        return Ok(xs.contiguous()?.apply_op1(Dropout { p, key })?);
+        return Ok(apply!("dropout", Dropout { p, key }, [Some(xs)]));
     }
     #[cfg(feature = "cuda")]
     if super::support::on_cuda(xs) {

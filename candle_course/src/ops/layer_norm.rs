@@ -1,12 +1,11 @@
 //! Layer normalisation.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{D, Tensor};
 
-use super::support::{
-    Reading, check_input, check_same_kind, check_shape, dtype_of, incoming, on_cpu, output, slice, tensor, with_element,
-};
+use super::support::{Reading, apply, check_input, check_same_kind, check_shape, on_cpu, tensor};
 use crate::error::{Error, Result};
 use crate::kernels::layer_norm as kernel;
+use crate::kernels::node::{Gradients, Value};
 use crate::kernels::simd::Element;
 
 struct LayerNorm {
@@ -15,73 +14,21 @@ struct LayerNorm {
 }
 
 impl LayerNorm {
-    fn gradients<T: Element>(
-        &self,
-        xs: &Tensor,
-        affine: Option<(&Tensor, &Tensor)>,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (x, weight, dy) = (Reading::of(xs), affine.map(|(weight, _)| Reading::of(weight)), Reading::of(dy));
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let (x, affine) = (Reading::of(inputs[0]), inputs[1..].iter().map(|p| Reading::of(p)).collect::<Vec<_>>());
+        let affine = affine.iter().map(|p| p.get::<T>()).collect::<candle_core::Result<Vec<_>>>()?;
+        let (weight, bias) = (affine.first().copied(), affine.get(1).copied());
+        Ok(Value::cpu(kernel::forward::<T>(x.get()?, self.size, weight, bias, self.epsilon), inputs[0].shape()))
+    }
+
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let (x, weight, dy) = (Reading::of(inputs[0]), inputs.get(1).map(|w| Reading::of(w)), Reading::of(dy));
         let weight = weight.as_ref().map(|w| w.get::<T>()).transpose()?;
-        let (input, [of_weight, of_bias]) =
-            (xs.track_op(), affine.map_or([false; 2], |(weight, bias)| [weight.track_op(), bias.track_op()]));
-        let (dx, dw, db) =
-            kernel::backward(x.get::<T>()?, dy.get()?, self.size, weight, self.epsilon, input, of_weight || of_bias);
-        let parameter = |values, wanted: bool| {
-            affine.filter(|_| wanted).map(|(weight, _)| tensor(values, weight.shape())).transpose()
-        };
-        let dx = input.then(|| tensor(dx, xs.shape())).transpose()?;
-        Ok((dx, parameter(dw, of_weight)?, parameter(db, of_bias)?))
-    }
-}
-
-impl CustomOp1 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer_norm"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => {
-            output(kernel::forward::<T>(slice(x, layout)?, self.size, None, None, self.epsilon), layout.shape())
-        })
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, "layer_norm")?;
-        Ok(with_element!(xs.dtype(), T => self.gradients::<T>(xs, None, &dy)?.0))
-    }
-}
-
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        with_element!(dtype_of(x), T => {
-            let (weight, bias) = (Some(slice(w, wl)?), Some(slice(b, bl)?));
-            output(kernel::forward::<T>(slice(x, xl)?, self.size, weight, bias, self.epsilon), xl.shape())
-        })
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, "layer_norm")?;
-        with_element!(xs.dtype(), T => self.gradients::<T>(xs, Some((weight, bias)), &dy))
+        let wanted = |i: usize| inputs.get(i).is_some_and(|input| input.track_op());
+        let (x, dy) = (x.get::<T>()?, dy.get()?);
+        let (dx, dw, db) = kernel::backward(x, dy, self.size, weight, self.epsilon, wanted(0), wanted(1) || wanted(2));
+        let gradients = inputs.iter().zip([dx, dw, db]).enumerate();
+        gradients.map(|(i, (input, values))| wanted(i).then(|| tensor(values, input.shape())).transpose()).collect()
     }
 }
 
@@ -120,11 +67,8 @@ pub fn layer_norm(
     if !on_cpu(xs) {
         return composed(xs, size, affine, epsilon);
     }
-    let (xs, op) = (xs.contiguous()?, LayerNorm { size, epsilon });
-    Ok(match affine {
-        Some((weight, bias)) => xs.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?,
-        None => xs.apply_op1(op)?,
-    })
+    let inputs = [Some(xs), affine.map(|pair| pair.0), affine.map(|pair| pair.1)];
+    Ok(apply!("layer_norm", LayerNorm { size, epsilon }, inputs))
 }
 
 /// The same of candle's differentiable operations, for a GPU (candle's fused one drops gradients).

@@ -1,32 +1,29 @@
 //! Log-softmax.
 
+use candle_core::Tensor;
 use candle_core::shape::Dim;
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::support::{Reading, check_input, dtype_of, incoming, on_cpu, output, slice, tensor, with_element};
+use super::support::{Reading, apply, check_input, on_cpu, tensor};
 use crate::error::Result;
+use crate::kernels::node::{Gradients, Value};
+use crate::kernels::simd::Element;
 use crate::kernels::softmax;
 
 /// Along the last dimension.
-struct LogSoftmax;
+struct LogSoftmax {
+    classes: usize,
+}
 
-impl CustomOp1 for LogSoftmax {
-    fn name(&self) -> &'static str {
-        "log_softmax"
+impl LogSoftmax {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let ys = softmax::log_softmax::<T>(Reading::of(inputs[0]).get()?, self.classes);
+        Ok(Value::cpu(ys, inputs[0].shape()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let classes = layout.dims()[layout.dims().len() - 1];
-        with_element!(dtype_of(x), T => output(softmax::log_softmax::<T>(slice(x, layout)?, classes), layout.shape()))
-    }
-
-    fn bwd(&self, _: &Tensor, ys: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name())?;
-        let (y, dy, classes) = (Reading::of(ys), Reading::of(&dy), ys.dims()[ys.rank() - 1]);
-        let dx = with_element!(ys.dtype(), T => {
-            tensor(softmax::log_softmax_backward::<T>(y.get()?, dy.get()?, classes), ys.shape())
-        })?;
-        Ok(Some(dx))
+    fn backward<T: Element>(&self, _: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
+        let (y, dy) = (Reading::of(ys), Reading::of(dy));
+        let dx = softmax::log_softmax_backward::<T>(y.get()?, dy.get()?, self.classes);
+        Ok(vec![Some(tensor(dx, ys.shape())?)])
     }
 }
 
@@ -55,10 +52,12 @@ pub fn log_softmax(xs: &Tensor, dim: impl Dim) -> Result<Tensor> {
         return composed(xs, dim);
     }
     let last = xs.rank() - 1;
+    let op = LogSoftmax { classes: xs.dim(dim)? };
     if dim == last {
-        return Ok(xs.contiguous()?.apply_op1(LogSoftmax)?);
+        return Ok(apply!("log_softmax", op, [Some(xs)]));
     }
-    Ok(xs.transpose(dim, last)?.contiguous()?.apply_op1(LogSoftmax)?.transpose(dim, last)?)
+    let turned = xs.transpose(dim, last)?;
+    Ok(apply!("log_softmax", op, [Some(&turned)]).transpose(dim, last)?)
 }
 
 /// The same of candle's operations, for a GPU. What is subtracted first changes nothing, so it

@@ -84,8 +84,8 @@ fn gradients_of_gradients_are_refused() {
     assert!(child.status.success() && text.lines().any(|line| line == expected), "{text}");
     // A tracked gradient is refused without the variable too.
     let seed = (Var::new(&[1f32], &Device::Cpu).unwrap().as_tensor() * 2.0).unwrap();
-    assert!(support::incoming(&seed, "relu").is_err());
-    assert!(support::incoming(&seed.ones_like().unwrap(), "relu").is_ok());
+    assert!(crate::kernels::node::incoming(&seed, "relu").is_err());
+    assert!(crate::kernels::node::incoming(&seed.ones_like().unwrap(), "relu").is_ok());
 }
 
 /// All of this, and all that is built on it, again in processes that use narrower instructions, and

@@ -2,12 +2,12 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, D, Tensor};
 
-use super::support::{
-    Reading, check_input, dtype_of, incoming, on_cpu, output, relu_composed, slice, tensor, with_element,
-};
+use super::support::{Reading, apply, check_input, on_cpu, relu_composed, tensor};
 use crate::error::Result;
+use crate::kernels::node::{self, Value};
+use crate::kernels::real::Real;
 pub(crate) use crate::kernels::recurrence::Cell;
 use crate::kernels::recurrence::{Gradients, Recurrence};
 
@@ -19,50 +19,27 @@ struct Op {
     kept: OnceLock<CpuStorage>,
 }
 
-impl CustomOp3 for Op {
-    fn name(&self) -> &'static str {
-        "recurrence"
+impl Op {
+    fn forward<T: Real>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let [x, w, s] = [0, 1, 2].map(|i| Reading::of(inputs[i]));
+        let (out, kept) = self.sizes.forward::<T>(x.get()?, w.get()?, s.get()?, self.tracked);
+        self.kept.get_or_init(|| T::to_cpu_storage_owned(kept));
+        Ok(Value::cpu(out, (self.sizes.examples, self.sizes.rows(), self.sizes.hidden)))
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        s: &CpuStorage,
-        sl: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        use candle_core::WithDType;
-        with_element!(dtype_of(x), T => {
-            let (out, kept) = self.sizes.forward::<T>(slice(x, xl)?, slice(w, wl)?, slice(s, sl)?, self.tracked);
-            self.kept.get_or_init(|| T::to_cpu_storage_owned(kept));
-            output(out, (self.sizes.examples, self.sizes.rows(), self.sizes.hidden))
-        })
-    }
-
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        state: &Tensor,
-        ys: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = incoming(dy, self.name())?;
+    fn backward<T: Real>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> node::Gradients {
         let Some(kept) = self.kept.get() else {
             candle_core::bail!("internal error: a recurrence runs backwards before it ran forwards");
         };
-        let (w, s, y, d) = (Reading::of(weight), Reading::of(state), Reading::of(ys), Reading::of(&dy));
-        with_element!(xs.dtype(), T => {
-            let Gradients { from_input, weight: by_weight, state: by_state } =
-                self.sizes.backward::<T>(w.get()?, s.get()?, y.get()?, kept.as_slice()?, d.get()?, weight.track_op());
-            Ok((
-                xs.track_op().then(|| tensor(from_input, xs.shape())).transpose()?,
-                by_weight.map(|by_weight| tensor(by_weight, weight.shape())).transpose()?,
-                state.track_op().then(|| tensor(by_state, state.shape())).transpose()?,
-            ))
-        })
+        let &[xs, weight, state] = inputs else { candle_core::bail!("internal error: a recurrence has three inputs") };
+        let (w, s, y, d) = (Reading::of(weight), Reading::of(state), Reading::of(ys), Reading::of(dy));
+        let Gradients { from_input, weight: by_weight, state: by_state } =
+            self.sizes.backward::<T>(w.get()?, s.get()?, y.get()?, kept.as_slice()?, d.get()?, weight.track_op());
+        Ok(vec![
+            xs.track_op().then(|| tensor(from_input, xs.shape())).transpose()?,
+            by_weight.map(|by_weight| tensor(by_weight, weight.shape())).transpose()?,
+            state.track_op().then(|| tensor(by_state, state.shape())).transpose()?,
+        ])
     }
 }
 
@@ -98,7 +75,7 @@ pub(crate) fn recurrence(
     let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?.contiguous()?;
     let tracked = from_input.track_op() || weight.track_op() || state.track_op();
     let op = Op { sizes, tracked, kept: OnceLock::new() };
-    let out = from_input.contiguous()?.apply_op3(&weight, &state.contiguous()?, op)?;
+    let out = apply!("recurrence", op, [Some(from_input), Some(&weight), Some(state)]);
     let last = out.narrow(1, if reverse { 0 } else { steps - 1 }, 1)?.squeeze(1)?;
     if cell == Cell::Lstm {
         let memory = out.narrow(1, steps, 1)?.squeeze(1)?;

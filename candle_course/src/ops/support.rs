@@ -1,10 +1,8 @@
 //! What every operation needs: checks, slices of tensors, tensors of vectors.
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 
 use crate::error::{Error, Result};
-pub(super) use crate::kernels::node::incoming;
 use crate::kernels::simd::{Element, simd_level};
 
 /// Runs the block with `$t` being the element type of `$dtype`, which was checked to be a float
@@ -169,13 +167,8 @@ pub(super) fn separable(xs: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<
     Ok(rows.matmul(&ys)?.reshape((batch, channels, out_height, out_width))?)
 }
 
-/// A storage's dtype.
-pub(super) fn dtype_of(storage: &CpuStorage) -> DType {
-    BackendStorage::dtype(storage)
-}
-
 /// A contiguous tensor's numbers in a storage.
-pub(super) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
     let values = storage.as_slice::<T>()?;
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
@@ -207,11 +200,4 @@ impl<'a> Reading<'a> {
 /// A CPU tensor of these numbers.
 pub(super) fn tensor<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> candle_core::Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
-}
-
-/// The result of an operation's forward pass.
-pub(super) fn output<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> candle_core::Result<(CpuStorage, Shape)> {
-    let shape = shape.into();
-    debug_assert_eq!(values.len(), shape.elem_count());
-    Ok((T::to_cpu_storage_owned(values), shape))
 }

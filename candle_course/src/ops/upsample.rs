@@ -1,40 +1,29 @@
 //! Enlarging and shrinking images.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
-use super::support::{
-    Reading, check_input, dtype_of, image_sizes, incoming, on_cpu, output, separable, slice, tensor, with_element,
-};
+use super::support::{Reading, apply, check_input, image_sizes, on_cpu, separable, tensor};
 use crate::error::{Error, Result};
+use crate::kernels::node::{Gradients, Value};
+use crate::kernels::simd::Element;
 use crate::kernels::upsample::{self, Mode, Tap};
 
 struct Resize {
-    name: &'static str,
     from: (usize, usize),
     rows: Vec<Tap>,
     columns: Vec<Tap>,
 }
 
-impl CustomOp1 for Resize {
-    fn name(&self) -> &'static str {
-        self.name
+impl Resize {
+    fn forward<T: Element>(&self, inputs: &[&Tensor]) -> candle_core::Result<Value> {
+        let (batch, channels, _, _) = inputs[0].dims4()?;
+        let ys = upsample::forward::<T>(Reading::of(inputs[0]).get()?, self.from, &self.rows, &self.columns);
+        Ok(Value::cpu(ys, (batch, channels, self.rows.len(), self.columns.len())))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (batch, channels, _, _) = layout.shape().dims4()?;
-        let shape = (batch, channels, self.rows.len(), self.columns.len());
-        with_element!(dtype_of(x), T => {
-            output(upsample::forward::<T>(slice(x, layout)?, self.from, &self.rows, &self.columns), shape)
-        })
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dy = incoming(dy, self.name)?;
-        let dy = Reading::of(&dy);
-        let dx = with_element!(xs.dtype(), T => {
-            tensor(upsample::backward::<T>(dy.get()?, self.from, &self.rows, &self.columns), xs.shape())
-        })?;
-        Ok(Some(dx))
+    fn backward<T: Element>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+        let dx = upsample::backward::<T>(Reading::of(dy).get()?, self.from, &self.rows, &self.columns);
+        Ok(vec![Some(tensor(dx, inputs[0].shape())?)])
     }
 }
 
@@ -49,8 +38,8 @@ fn resize(xs: &Tensor, size: (usize, usize), name: &'static str, mode: Mode) -> 
         return Ok(crate::kernels::cuda::upsample::upsample(xs, size, mode)?);
     }
     let (rows, columns) = (mode.taps(height, size.0), mode.taps(width, size.1));
-    let resize = Resize { name, from: (height, width), rows, columns };
-    if on_cpu(xs) { Ok(xs.contiguous()?.apply_op1(resize)?) } else { composed(xs, &resize) }
+    let resize = Resize { from: (height, width), rows, columns };
+    if on_cpu(xs) { Ok(apply!(name, resize, [Some(xs)])) } else { composed(xs, &resize) }
 }
 
 /// Enlarges (or shrinks) images to `size` (height, width) by repeating pixels, as

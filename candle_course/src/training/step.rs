@@ -7,6 +7,7 @@ use candle_core::backprop::GradStore;
 
 use crate::data::{Batch, DataLoader};
 use crate::error::{Error, Result};
+use crate::kernels::tape::Tape;
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::Model;
@@ -29,13 +30,15 @@ pub struct Backward {
 /// # Errors
 /// If shapes do not fit, or the loss is not a scalar.
 pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Result<Backward> {
+    // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
+    let tape = Tape::start(batch.inputs.device().is_cuda());
     let predictions = model.forward_t(&batch.inputs, true)?;
     let value = loss.forward(&predictions, &batch.targets)?;
     if value.rank() != 0 {
         return Err(Error::argument("loss", "a scalar, shape []", format!("shape {:?}", value.dims()))
             .hint("training needs one number: use the reduction mean or sum"));
     }
-    let gradients = value.backward()?;
+    let gradients = tape.backward(&value)?;
     Ok(Backward { predictions: predictions.detach(), loss: value.detach(), gradients })
 }
 

@@ -1,38 +1,9 @@
 //! A loss whose value and gradient a kernel has already computed, as a node of candle's graph.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::error::Result;
-
-struct Precomputed {
-    value: Tensor,
-    gradient: Tensor,
-    broadcast: Vec<usize>,
-}
-
-impl CustomOp1 for Precomputed {
-    fn name(&self) -> &'static str {
-        "precomputed-loss"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (storage, layout) = self.value.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("internal: a precomputed loss is computed on the CPU");
-        };
-        match layout.contiguous_offsets() {
-            Some((0, end)) if end == self.value.elem_count() => Ok((storage.clone(), self.value.shape().clone())),
-            _ => candle_core::bail!("internal: a precomputed loss owns its storage"),
-        }
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, outer: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        if outer.rank() == 0 && outer.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? == 1.0 {
-            return Ok(Some(self.gradient.clone())); // the root of the graph: nothing to scale
-        }
-        self.gradient.broadcast_mul(&outer.reshape(self.broadcast.as_slice())?).map(Some)
-    }
-}
+use crate::kernels::node::{Value, node};
 
 /// A tensor of that `value` whose derivative by `input` is `gradient` (of the shape of `input`).
 ///
@@ -50,8 +21,13 @@ pub(crate) fn precomputed(
         return Ok(value.to_device(device)?);
     };
     if device.is_cpu() {
-        let op = Precomputed { value, gradient, broadcast: broadcast.to_vec() };
-        return Ok(input.apply_op1(op)?);
+        let broadcast = broadcast.to_vec();
+        return Ok(node("precomputed-loss", &[input], Value::of(&value)?, move |_, _, outer| {
+            if outer.rank() == 0 && outer.to_dtype(DType::F64)?.to_scalar::<f64>()? == 1.0 {
+                return Ok(vec![Some(gradient.clone())]); // the root of the graph: nothing to scale
+            }
+            Ok(vec![Some(gradient.broadcast_mul(&outer.reshape(broadcast.as_slice())?)?)])
+        })?);
     }
     // Custom operations have no portable GPU form: a linear function with the right value and
     // gradient does the same with candle's own operations.
