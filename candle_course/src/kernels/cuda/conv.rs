@@ -130,13 +130,22 @@ fn sizes(g: &Geometry) -> [usize; 14] {
     sizes
 }
 
-/// Whether cuDNN, which counts in 32 bits, takes these sizes.
+/// Whether cuDNN takes these sizes: it counts in 32 bits, and knows no output padding.
 pub fn fits(g: &Geometry) -> bool {
     let small = |sizes: &[usize]| {
         let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         product.is_some_and(|product| product < i32::MAX as usize)
     };
+    // A transposed convolution may be given more rows than the convolution would look at.
+    let covered = |input: usize, padding: usize, dilation: usize, kernel: usize, stride: usize| {
+        (input + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
+    };
+    let output = (
+        covered(g.input.0, g.padding.0, g.dilation.0, g.kernel.0, g.stride.0),
+        covered(g.input.1, g.padding.1, g.dilation.1, g.kernel.1, g.stride.1),
+    );
     sizes(g).iter().all(|&size| small(&[size]))
+        && output == g.output
         && small(&[g.batch, g.in_channels, g.input.0, g.input.1])
         && small(&[g.batch, g.out_channels, g.output.0, g.output.1])
         && g.in_channels.max(g.out_channels) <= 65_535
