@@ -62,11 +62,7 @@ fn no_module_looks_up_and_none_looks_in_a_circle() {
             continue;
         }
         for other in used(&fs::read_to_string(file).unwrap()).into_iter().filter(|other| other != name) {
-            assert!(
-                floor(&other) <= floor(name),
-                "{} uses `{other}`, which stands above `{name}`",
-                file.display()
-            );
+            assert!(floor(&other) <= floor(name), "{} uses `{other}`, which stands above `{name}`", file.display());
             if floor(&other) == floor(name) {
                 beside.entry(name.to_owned()).or_default().insert(other);
             }

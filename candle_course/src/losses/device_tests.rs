@@ -65,8 +65,13 @@ fn losses_of_classes_agree_with_the_cpu() {
                 .reduction(reduction)
                 .build()
                 .unwrap();
-            let focal =
-                Focal::builder().gamma(1.5).alpha(weights.clone()).ignore_index(1).reduction(reduction).build().unwrap();
+            let focal = Focal::builder()
+                .gamma(1.5)
+                .alpha(weights.clone())
+                .ignore_index(1)
+                .reduction(reduction)
+                .build()
+                .unwrap();
             compare(&format!("cross-entropy {shape:?} {reduction:?}"), &plain, &x, &y);
             compare(&format!("with options {shape:?} {reduction:?}"), &full, &x, &y);
             compare(&format!("focal {shape:?} {reduction:?}"), &focal, &x, &y);
@@ -81,7 +86,7 @@ fn losses_of_classes_agree_with_the_cpu() {
             compare(&format!("soft targets {shape:?} {reduction:?}"), &smoothed, &x, &soft);
             compare(
                 &format!("divergence {shape:?} {reduction:?}"),
-                &KlDivergence::builder().reduction(reduction),
+                &KlDivergence::builder().reduction(reduction).build().unwrap(),
                 &log_p,
                 &soft,
             );
@@ -102,15 +107,25 @@ fn losses_of_pairs_agree_with_the_cpu() {
         let positive = y.gt(0f64).unwrap().to_dtype(DType::F64).unwrap();
         for reduction in REDUCTIONS {
             let what = |name: &str| format!("{name} {shape:?} {reduction:?}");
-            compare(&what("mse"), &Mse::builder().reduction(reduction), &x, &y);
-            compare(&what("mae"), &Mae::builder().reduction(reduction), &x, &y);
-            compare(&what("log-cosh"), &LogCosh::builder().reduction(reduction), &x, &y);
+            compare(&what("mse"), &Mse::builder().reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("mae"), &Mae::builder().reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("log-cosh"), &LogCosh::builder().reduction(reduction).build().unwrap(), &x, &y);
             compare(&what("huber"), &Huber::builder().delta(0.7).reduction(reduction).build().unwrap(), &x, &y);
             compare(&what("smooth l1"), &SmoothL1::builder().beta(0.7).reduction(reduction).build().unwrap(), &x, &y);
-            compare(&what("quantile"), &Quantile::new(0.9).reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("quantile"), &Quantile::builder(0.9).reduction(reduction).build().unwrap(), &x, &y);
             compare(&what("bce"), &BinaryCrossEntropy::builder().reduction(reduction).build().unwrap(), &x, &positive);
-            compare(&what("hinge"), &Hinge::builder().squared(true).reduction(reduction), &x, &positive);
-            compare(&what("binary focal"), &BinaryFocal::builder().reduction(reduction).build().unwrap(), &x, &positive);
+            compare(
+                &what("hinge"),
+                &Hinge::builder().squared(true).reduction(reduction).build().unwrap(),
+                &x,
+                &positive,
+            );
+            compare(
+                &what("binary focal"),
+                &BinaryFocal::builder().reduction(reduction).build().unwrap(),
+                &x,
+                &positive,
+            );
             if shape.len() == 3 {
                 let bce = BinaryCrossEntropy::builder().pos_weight(vec![1.0, 2.0, 3.0, 0.5]).reduction(reduction);
                 compare(&what("bce by label"), &bce.build().unwrap(), &x, &positive);
@@ -136,9 +151,19 @@ fn losses_of_overlap_agree_with_the_cpu() {
         {
             let what = |name: &str| format!("{name} {shape:?} {over:?} {classes:?}");
             let dice = Dice::builder().over(over).classes(classes).ignore_index(255);
-            compare(&what("dice"), &dice.squared(true), &x, &y);
-            compare(&what("iou"), &Iou::builder().over(over).classes(classes).smooth(0.0).ignore_index(255), &x, &y);
-            compare(&what("generalised"), &GeneralisedDice::builder().over(over).ignore_index(255), &x, &y);
+            compare(&what("dice"), &dice.squared(true).build().unwrap(), &x, &y);
+            compare(
+                &what("iou"),
+                &Iou::builder().over(over).classes(classes).smooth(0.0).ignore_index(255).build().unwrap(),
+                &x,
+                &y,
+            );
+            compare(
+                &what("generalised"),
+                &GeneralisedDice::builder().over(over).ignore_index(255).build().unwrap(),
+                &x,
+                &y,
+            );
         }
     }
 }
