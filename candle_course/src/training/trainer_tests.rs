@@ -460,7 +460,7 @@ fn a_panic_within_fit_takes_no_callback_no_checkpoint_and_no_weight_away() {
 
 /// Logits are the inputs times a weight that begins at 1: gradients by hand.
 fn scaled(loss: impl Loss + 'static, accumulate: usize, rate: f64) -> Result<(Trainer, Parameters)> {
-    let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
+    let parameters = Parameters::with_dtype(0, DType::F64, device());
     let weight = parameters.root().parameter("weight", 3, crate::nn::Init::ONES)?;
     let model = candle_nn::func(move |xs| {
         let shape: Vec<usize> = (0..xs.rank()).map(|axis| if axis == 1 { 3 } else { 1 }).collect();
@@ -480,14 +480,14 @@ fn dataset(inputs: &Tensor, targets: &Tensor, batch_size: usize) -> DataLoader {
 fn logits(shape: &[usize]) -> Tensor {
     let mut generator = Generator::new(4);
     let values: Vec<f64> = (0..shape.iter().product()).map(|_| 2.0 * generator.normal()).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape, device()).unwrap()
 }
 
 /// Two sequences with six labels and one; eight images whose classes weigh 1, 1 and 10; the same as
 /// a sum of two losses that are means of different things.
 fn unequal() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tensor)> {
-    let tokens = Tensor::new(&[[0i64, 1, 2, 0, 1, 2], [1, -100, -100, -100, -100, -100]], &Device::Cpu).unwrap();
-    let classes = Tensor::new(&[2u32, 0, 1, 0, 0, 1, 0, 0], &Device::Cpu).unwrap();
+    let tokens = Tensor::new(&[[0i64, 1, 2, 0, 1, 2], [1, -100, -100, -100, -100, -100]], device()).unwrap();
+    let classes = Tensor::new(&[2u32, 0, 1, 0, 0, 1, 0, 0], device()).unwrap();
     let ignoring = || CrossEntropy::builder().ignore_index(-100).build().unwrap();
     vec![
         ("ignored positions", Box::new(move || Box::new(ignoring())), logits(&[2, 3, 6]), tokens.clone()),
@@ -544,7 +544,7 @@ fn loss_of(cases: &[(&'static str, Box<dyn Fn() -> Box<dyn Loss>>, Tensor, Tenso
 
 /// The weights after a step with the mean of the gradients of single examples.
 fn averaged(inputs: &Tensor, targets: &Tensor, loss: &dyn Loss) -> Vec<f64> {
-    let weight = candle_core::Var::new(&[1f64, 1.0, 1.0], &Device::Cpu).unwrap();
+    let weight = candle_core::Var::new(&[1f64, 1.0, 1.0], device()).unwrap();
     let n = inputs.dims()[0];
     let shape: Vec<usize> = (0..inputs.rank()).map(|axis| if axis == 1 { 3 } else { 1 }).collect();
     let mut weights = vec![1.0; 3];
@@ -560,7 +560,7 @@ fn averaged(inputs: &Tensor, targets: &Tensor, loss: &dyn Loss) -> Vec<f64> {
 #[test]
 fn the_loss_of_a_set_does_not_depend_on_the_batch_size() {
     // One labelled and three ignored images: an average over batches gives a quarter, a half, the whole.
-    let targets = Tensor::new(&[1i64, -100, -100, -100], &Device::Cpu).unwrap();
+    let targets = Tensor::new(&[1i64, -100, -100, -100], device()).unwrap();
     let one = (logits(&[4, 3]), targets);
     let ignoring = CrossEntropy::builder().ignore_index(-100).build().unwrap();
     let whole = ignoring.forward(&one.0, &one.1).unwrap().to_scalar::<f64>().unwrap();
@@ -593,7 +593,7 @@ fn a_loss_that_cannot_be_split_is_not_accumulated() {
             Ok(predictions.sqr()?.mean_all()?.sqrt()?)
         }
     }
-    let loader = dataset(&logits(&[4, 3]), &Tensor::zeros(4, DType::U32, &Device::Cpu).unwrap(), 2);
+    let loader = dataset(&logits(&[4, 3]), &Tensor::zeros(4, DType::U32, device()).unwrap(), 2);
     let (mut trainer, parameters) = scaled(Silent, 2, 0.1).unwrap();
     let text = trainer.fit(&loader, None).unwrap_err().to_string();
     assert!(text.contains("cannot be accumulated: it does not say what it is a mean of"), "{text}");
