@@ -136,7 +136,7 @@ fn resnet18(parameters: &Parameters, large: bool) -> Result<Sequential> {
     let norm = BatchNorm2d::builder(64).build(&parameters.at("bn1"))?.with_relu();
     let mut model = Sequential::new().add(ConvNorm(front.build(&parameters.at("conv1"))?, norm));
     if large {
-        model = model.add(MaxPool2d::new(3).stride(2).padding(1));
+        model = model.add(MaxPool2d::builder(3).stride(2).padding(1).build()?);
     }
     let mut from = 64;
     for (i, to) in [64, 128, 256, 512].into_iter().enumerate() {
@@ -148,7 +148,7 @@ fn resnet18(parameters: &Parameters, large: bool) -> Result<Sequential> {
     }
     let classes = if large { 1000 } else { 10 };
     let head = Linear::new(512, classes, &parameters.at("fc"))?;
-    Ok(model.add(AdaptiveAvgPool2d::new(1)).add(Flatten).add(head))
+    Ok(model.add(AdaptiveAvgPool2d::new(1)?).add(Flatten).add(head))
 }
 
 /// A GRU over 50 steps; its last state is classified.

@@ -88,7 +88,7 @@ impl Loss for Focal {
         let logits = float("logits", logits)?;
         #[cfg(feature = "cuda")]
         {
-            self.check(logits.dims().get(1).copied())?;
+            self.check_alpha(logits.dims().get(1).copied())?;
             let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
                 weights: self.alpha.as_deref(),
                 gamma: self.gamma,
