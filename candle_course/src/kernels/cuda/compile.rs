@@ -42,7 +42,7 @@ impl Unit {
             format!("-DSUFFIX={}", real.suffix),
             "--std=c++17".to_owned(),
         ];
-        let file = cache_file(self.name, &[&text, &options.join(" "), &version()?]);
+        let file = cache_file("kernels", self.name, "cubin", &[&text, &options.join(" "), &version()?]);
         if let Some(code) = file.as_ref().and_then(|file| std::fs::read(file).ok()).filter(|code| !code.is_empty()) {
             return Ok(code);
         }
@@ -56,7 +56,8 @@ impl Unit {
     }
 }
 
-fn store(file: &std::path::Path, code: &[u8]) -> std::io::Result<()> {
+/// Writes a file of the cache, whole or not at all.
+pub fn store(file: &std::path::Path, code: &[u8]) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(file);
     std::fs::create_dir_all(folder)?;
     let unfinished = file.with_extension(format!("{}.tmp", std::process::id()));
@@ -64,8 +65,9 @@ fn store(file: &std::path::Path, code: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&unfinished, file)
 }
 
-/// `candle_course/kernels` in the user's cache folder; `None` if there is none.
-fn cache_file(name: &str, parts: &[&str]) -> Option<PathBuf> {
+/// A file of `candle_course/` in the user's cache folder, named after what it depends on; `None` if
+/// there is no such folder.
+pub fn cache_file(folder: &str, name: &str, extension: &str, parts: &[&str]) -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
     let mut hash = Sha256::new();
@@ -74,7 +76,7 @@ fn cache_file(name: &str, parts: &[&str]) -> Option<PathBuf> {
         hash.update(part);
     }
     let hash: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    Some(cache.join("candle_course").join("kernels").join(format!("{name}-{hash}.cubin")))
+    Some(cache.join("candle_course").join(folder).join(format!("{name}-{hash}.{extension}")))
 }
 
 fn version() -> Result<String> {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::path::PathBuf;
 
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
@@ -10,6 +11,7 @@ use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{Error, Result, Tensor};
 use half::bf16;
 
+use super::compile::{cache_file, store};
 use super::gemm::{Factors, Masked, from_bf16, to_bf16};
 use super::layout::{from_channels_last, to_channels_last};
 use super::linear::Rounded;
@@ -130,30 +132,119 @@ fn sizes(g: &Geometry) -> [usize; 14] {
     sizes
 }
 
-/// Whether cuDNN, which counts in 32 bits, takes these sizes.
+/// Whether cuDNN takes these sizes: it counts in 32 bits, and knows no output padding.
 pub fn fits(g: &Geometry) -> bool {
     let small = |sizes: &[usize]| {
         let product = sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         product.is_some_and(|product| product < i32::MAX as usize)
     };
+    // A transposed convolution may be given more rows than the convolution would look at.
+    let covered = |input: usize, padding: usize, dilation: usize, kernel: usize, stride: usize| {
+        (input + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
+    };
+    let output = (
+        covered(g.input.0, g.padding.0, g.dilation.0, g.kernel.0, g.stride.0),
+        covered(g.input.1, g.padding.1, g.dilation.1, g.kernel.1, g.stride.1),
+    );
     sizes(g).iter().all(|&size| small(&[size]))
+        && output == g.output
         && small(&[g.batch, g.in_channels, g.input.0, g.input.1])
         && small(&[g.batch, g.out_channels, g.output.0, g.output.1])
         && g.in_channels.max(g.out_channels) <= 65_535
 }
 
-/// The first algorithm of cuDNN's list, by expected time, that gives the same bits every time.
-macro_rules! pick {
-    ($found:expr, $count:expr) => {
-        $found[..($count as usize).min($found.len())]
-            .iter()
-            .find(|found| {
-                found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
-                    && found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-            })
-            .map(|found| (found.algo, found.mathType))
-            .ok_or_else(|| Error::Msg("cuDNN has no reproducible algorithm for this convolution".to_owned()))?
-    };
+/// Multiplications from which on it pays to measure the algorithms.
+const LARGE: usize = 1 << 24;
+
+/// Algorithms that give the same bits every time, and sums as exact as the definition's (not by
+/// Fourier transforms).
+mod allowed {
+    use super::sys::cudnnConvolutionBwdDataAlgo_t as Data;
+    use super::sys::cudnnConvolutionBwdFilterAlgo_t as Filter;
+    use super::sys::cudnnConvolutionFwdAlgo_t as Forward;
+
+    pub const FORWARD: [Forward; 6] = [
+        Forward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+        Forward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
+        Forward::CUDNN_CONVOLUTION_FWD_ALGO_GEMM,
+        Forward::CUDNN_CONVOLUTION_FWD_ALGO_DIRECT,
+        Forward::CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD,
+        Forward::CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED,
+    ];
+    pub const DATA: [Data; 3] = [
+        Data::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1,
+        Data::CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD,
+        Data::CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD_NONFUSED,
+    ];
+    pub const FILTER: [Filter; 3] = [
+        Filter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1,
+        Filter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_WINOGRAD,
+        Filter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_WINOGRAD_NONFUSED,
+    ];
+}
+
+/// The algorithm for a part of a convolution, and its kind of arithmetic.
+///
+/// Large ones are measured, once per machine: the choice is written down, because another choice
+/// would give other bits, and a resumed training has to give the same. Where nothing can be written
+/// down, and for small ones, cuDNN's guess is taken.
+macro_rules! choose {
+    ($file:expr, $allowed:expr, $kind:ty, $count:literal, $measure:path, $guess:path, [$($argument:expr),*]) => {{
+        let mut found: [$kind; $count] = std::mem::zeroed();
+        let mut count = 0;
+        let first = |found: &[$kind; $count], count: i32| {
+            let known = &found[..(count.max(0) as usize).min($count)];
+            let good = known.iter().find(|one| {
+                one.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
+                    && one.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
+                    && $allowed.contains(&one.algo)
+            });
+            good.map(|one| (one.algo, one.mathType))
+        };
+        let written = $file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).and_then(|text| {
+            let (algorithm, math) = text.trim().split_once(' ')?;
+            let (algorithm, math): (u32, u32) = (algorithm.parse().ok()?, math.parse().ok()?);
+            let algorithm = $allowed.into_iter().find(|&one| one as u32 == algorithm)?;
+            Some((algorithm, MATH.into_iter().find(|&one| one as u32 == math)?))
+        });
+        let measured = match (&written, $file) {
+            (None, Some(file)) => {
+                let status = $measure($($argument,)* $count, &mut count, found.as_mut_ptr());
+                let choice = status.result().ok().and_then(|()| first(&found, count));
+                choice.filter(|(algorithm, math)| {
+                    let line = format!("{} {}\n", *algorithm as u32, *math as u32);
+                    store(file, line.as_bytes()).is_ok()
+                })
+            }
+            _ => None,
+        };
+        match written.or(measured) {
+            Some(choice) => choice,
+            None => {
+                $guess($($argument,)* $count, &mut count, found.as_mut_ptr()).result().map_err(Error::wrap)?;
+                let none = "cuDNN has no reproducible algorithm for this convolution";
+                first(&found, count).ok_or_else(|| Error::Msg(none.to_owned()))?
+            }
+        }
+    }};
+}
+
+const MATH: [sys::cudnnMathType_t; 4] = [
+    sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+    sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+    sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
+    sys::cudnnMathType_t::CUDNN_FMA_MATH,
+];
+
+/// Where the choice of an algorithm is written down, if it is worth measuring.
+fn choice_file(device: &CudaDevice, g: &Geometry, part: Part, numbers: Numbers) -> Option<PathBuf> {
+    let multiplications = g.batch.saturating_mul(g.out_channels).saturating_mul(g.pixels()).saturating_mul(g.depth());
+    if multiplications < LARGE {
+        return None;
+    }
+    let name = device.cuda_stream().context().name().ok()?;
+    let what = format!("{part:?} {numbers:?} {:?}", sizes(g));
+    cache_file("convolutions", "choice", "txt", &[&name, &result::get_version().to_string(), &what])
 }
 
 impl Plan {
@@ -162,13 +253,14 @@ impl Plan {
         if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&key).cloned()) {
             return plan.map_err(Error::Msg);
         }
-        let plan = Self::decide(handle(device)?, g, part, numbers)
+        let plan = Self::decide(device, g, part, numbers)
             .map_err(|error| format!("cuDNN cannot do the convolution {g:?} ({part:?}, {numbers:?}): {error}"));
         PLANS.with_borrow_mut(|plans| plans.insert(key, plan.clone()));
         plan.map_err(Error::Msg)
     }
 
-    fn decide(handle: sys::cudnnHandle_t, g: &Geometry, part: Part, numbers: Numbers) -> Result<Self> {
+    fn decide(device: &CudaDevice, g: &Geometry, part: Part, numbers: Numbers) -> Result<Self> {
+        let handle = handle(device)?;
         let data_type = numbers.data_type();
         let layout = numbers.layout();
         let size = |sizes: [usize; 4]| sizes.map(|size| size as i32);
@@ -202,38 +294,56 @@ impl Plan {
             result::set_convolution_math_type(conv, math).map_err(Error::wrap)?;
             result::set_convolution_group_count(conv, g.groups as i32).map_err(Error::wrap)?;
         }
-        let mut count = [0];
+        let file = choice_file(device, g, part, numbers);
+        let file = file.as_ref();
+        // Exact products stay exact, whatever the list says.
+        let set = |found| {
+            let math = if math == sys::cudnnMathType_t::CUDNN_FMA_MATH { math } else { found };
+            // SAFETY: the descriptor is this function's.
+            unsafe { result::set_convolution_math_type(conv, math) }.map_err(Error::wrap)
+        };
         // SAFETY: plain structures of numbers, filled by cuDNN; as many as it is told there are.
         let (algorithm, workspace) = unsafe {
-            let room = count.as_mut_ptr();
             match part {
                 Part::Forward => {
-                    let mut found: [sys::cudnnConvolutionFwdAlgoPerf_t; 8] = std::mem::zeroed();
-                    let list = found.as_mut_ptr();
-                    result::get_convolution_forward_algorithm(handle, x, w, conv, y, 8, room, list)
-                        .map_err(Error::wrap)?;
-                    let (algorithm, math) = pick!(found, count[0]);
-                    result::set_convolution_math_type(conv, math).map_err(Error::wrap)?;
+                    let (algorithm, found) = choose!(
+                        file,
+                        allowed::FORWARD,
+                        sys::cudnnConvolutionFwdAlgoPerf_t,
+                        8,
+                        sys::cudnnFindConvolutionForwardAlgorithm,
+                        sys::cudnnGetConvolutionForwardAlgorithm_v7,
+                        [handle, x, w, conv, y]
+                    );
+                    set(found)?;
                     let size = result::get_convolution_forward_workspace_size(handle, x, w, conv, y, algorithm);
                     (Algorithm::Forward(algorithm), size.map_err(Error::wrap)?)
                 }
                 Part::Data => {
-                    let mut found: [sys::cudnnConvolutionBwdDataAlgoPerf_t; 6] = std::mem::zeroed();
-                    let list = found.as_mut_ptr();
-                    result::get_convolution_backward_data_algorithm(handle, w, y, conv, x, 6, room, list)
-                        .map_err(Error::wrap)?;
-                    let (algorithm, math) = pick!(found, count[0]);
-                    result::set_convolution_math_type(conv, math).map_err(Error::wrap)?;
+                    let (algorithm, found) = choose!(
+                        file,
+                        allowed::DATA,
+                        sys::cudnnConvolutionBwdDataAlgoPerf_t,
+                        6,
+                        sys::cudnnFindConvolutionBackwardDataAlgorithm,
+                        sys::cudnnGetConvolutionBackwardDataAlgorithm_v7,
+                        [handle, w, y, conv, x]
+                    );
+                    set(found)?;
                     let size = result::get_convolution_backward_data_workspace_size(handle, w, y, conv, x, algorithm);
                     (Algorithm::Data(algorithm), size.map_err(Error::wrap)?)
                 }
                 Part::Filter => {
-                    let mut found: [sys::cudnnConvolutionBwdFilterAlgoPerf_t; 7] = std::mem::zeroed();
-                    let list = found.as_mut_ptr();
-                    result::get_convolution_backward_filter_algorithm(handle, x, y, conv, w, 7, room, list)
-                        .map_err(Error::wrap)?;
-                    let (algorithm, math) = pick!(found, count[0]);
-                    result::set_convolution_math_type(conv, math).map_err(Error::wrap)?;
+                    let (algorithm, found) = choose!(
+                        file,
+                        allowed::FILTER,
+                        sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+                        7,
+                        sys::cudnnFindConvolutionBackwardFilterAlgorithm,
+                        sys::cudnnGetConvolutionBackwardFilterAlgorithm_v7,
+                        [handle, x, y, conv, w]
+                    );
+                    set(found)?;
                     let size = result::get_convolution_backward_filter_workspace_size(handle, x, y, conv, w, algorithm);
                     (Algorithm::Filter(algorithm), size.map_err(Error::wrap)?)
                 }
