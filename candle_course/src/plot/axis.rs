@@ -262,7 +262,11 @@ fn log_ticks(low: f64, high: f64, target: usize) -> Option<Vec<Tick>> {
         decades.into_iter().find(|exponents| exponents.len() > 1)?.into_iter().map(|exponent| (1, exponent)).collect()
     };
     if chosen.len() > target + 3 {
-        chosen.retain(|(m, _)| [1, 2, 5].contains(m));
+        let few: Vec<(i32, i32)> = chosen.iter().copied().filter(|(m, _)| [1, 2, 5].contains(m)).collect();
+        // A single label says nothing of a scale.
+        if few.len() > 1 {
+            chosen = few;
+        }
     }
     let scientific = chosen.iter().any(|(_, exponent)| !(-3..4).contains(exponent));
     let label = |(m, exponent): (i32, i32)| match (scientific, m) {
@@ -357,7 +361,8 @@ mod tests {
     }
 
     /// Ranges that were trouble: narrow, far from zero, at both ends of what a number can be.
-    const RANGES: [(f64, f64, bool); 22] = [
+    const RANGES: [(f64, f64, bool); 23] = [
+        (2.4e5, 8.2e5, true),
         (0.1, 0.13, true),
         (1e-9, 3.0, true),
         (-7.2, 19.0, false),
