@@ -257,7 +257,8 @@ def children_of(model, arguments, binary):
         children["PyTorch"] = Child(torch)
         if model in arguments.compile:
             children["PyTorch, compiled"] = Child([*torch, "--compiled"])
-        children["candle"] = Child([binary, "candle", model, device])
+        if model in arguments.plain:
+            children["candle"] = Child([binary, "candle", model, device])
     return children
 
 
@@ -310,6 +311,7 @@ def main():
     parser.add_argument("--batch", nargs="+", type=int, default=[64])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"])
     parser.add_argument("--compile", nargs="*", choices=MODELS + LARGE, default=[], help="models for torch.compile, too")
+    parser.add_argument("--plain", nargs="*", choices=MODELS + LARGE, default=MODELS + LARGE, help="models for plain candle, too")
     parser.add_argument("--threads", nargs="+", type=int, help="CPU threads, for a table of their number")
     parser.add_argument("--seconds", type=float, default=0, help="of a round; 0: the model's usual number of steps")
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
@@ -347,7 +349,7 @@ def main():
             setting = f"{batch} {precision} {arguments.seconds}"
             for _ in range(arguments.rounds):
                 for name, child in children.items():
-                    if name != "candle" or precision == "f32":
+                    if name != "candle" or (precision == "f32" and batch == arguments.batch[0]):
                         child.round(setting, 0.0 if gpu else 0.3)
             report(model, batch, precision, setting, children)
         for child in children.values():

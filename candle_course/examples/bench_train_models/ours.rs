@@ -1,5 +1,6 @@
 //! With this crate.
 
+use candle_course::precision::Precision;
 use candle_course::prelude::*;
 
 use super::Step;
@@ -167,9 +168,12 @@ fn gru(parameters: &Parameters) -> Result<LastState> {
 
 /// The training step of `model`.
 pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
-    if precision != "f32" {
-        return Err(Error::argument("precision", "f32", precision));
-    }
+    let precision = match precision {
+        "f32" => Precision::F32,
+        "tf32" => Precision::Tf32,
+        "bf16" => Precision::Bf16,
+        _ => return Err(Error::argument("precision", "f32, tf32 or bf16", precision)),
+    };
     let parameters = Parameters::new(0, device);
     let adam = super::adaptive(model);
     let model: Box<dyn Model> = match model {
@@ -188,6 +192,7 @@ pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
     };
     let loss = CrossEntropy::default();
     Ok(Box::new(move |xs, targets| {
+        let _scope = precision.scope(xs.device())?;
         let value = loss.forward(&model.forward_t(xs, true)?, targets)?;
         optimizer.step(&value.backward()?, if adam { 1e-3 } else { 0.01 })?;
         Ok(value.detach())

@@ -159,6 +159,16 @@ impl CrossEntropy {
             _ => 1e-3,
         };
         let targets = targets.detach().to_dtype(logits.dtype())?;
+        #[cfg(feature = "cuda")]
+        if crate::kernels::cuda::takes(logits) {
+            let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
+                weights: self.class_weights.as_deref(),
+                smoothing: self.label_smoothing,
+                reduce: self.reduction.on_device(),
+                ..Default::default()
+            };
+            return Ok(loss.apply_soft(logits, &targets, tolerance)?);
+        }
         probabilities("targets", &targets)?;
         let accepted = |sum: f64| (sum - 1.0).abs() < tolerance || sum == 0.0;
         let sums = targets.to_dtype(DType::F64)?.sum(1)?;

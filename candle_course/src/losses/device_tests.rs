@@ -72,6 +72,24 @@ fn losses_of_classes_agree_with_the_cpu() {
             compare(&format!("focal {shape:?} {reduction:?}"), &focal, &x, &y);
         }
     }
+    for shape in [&[5, 3][..], &[1100, 7], &[2, 3, 30, 40]] {
+        let (x, logits) = (numbers(shape, 1.3), numbers(shape, 0.4));
+        let soft = candle_nn::ops::softmax(&logits, 1).unwrap();
+        let log_p = crate::ops::log_softmax(&x, 1).unwrap();
+        for reduction in REDUCTIONS {
+            let smoothed = CrossEntropy::new().label_smoothing(0.1).reduction(reduction).build().unwrap();
+            compare(&format!("soft targets {shape:?} {reduction:?}"), &smoothed, &x, &soft);
+            compare(
+                &format!("divergence {shape:?} {reduction:?}"),
+                &KlDivergence::new().reduction(reduction),
+                &log_p,
+                &soft,
+            );
+            let labels = soft.argmax(1).unwrap();
+            let nll = Nll::new().ignore_index(0).reduction(reduction).build().unwrap();
+            compare(&format!("nll {shape:?} {reduction:?}"), &nll, &log_p, &labels);
+        }
+    }
     let all_ignored = CrossEntropy::new().ignore_index(-100).build().unwrap();
     let y = Tensor::new(&[-100i64, -100], &Device::Cpu).unwrap();
     compare("all ignored", &all_ignored, &numbers(&[2, 3], 0.7), &y);

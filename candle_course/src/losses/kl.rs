@@ -29,6 +29,13 @@ use crate::losses::{Loss, MeanOf, Reduction};
 /// ```
 pub fn kl_divergence(log_probabilities: &Tensor, targets: &Tensor, reduction: Reduction) -> Result<Tensor> {
     let (log_p, q) = pair(log_probabilities, targets)?;
+    #[cfg(feature = "cuda")]
+    if crate::kernels::cuda::takes(&log_p) && !q.track_op() {
+        let share =
+            if reduction == Reduction::Mean { 1.0 / log_p.dims().first().copied().unwrap_or(1) as f64 } else { 1.0 };
+        let divergence = crate::kernels::cuda::pointwise::Pairs::Divergence;
+        return Ok(divergence.apply_shared(&log_p, &q, reduction == Reduction::None, share)?);
+    }
     log_probabilities_only("log_probabilities", &log_p)?;
     probabilities("targets", &q)?;
     // Both products have the limit 0 at q = 0, where 0 · −∞ would be NaN.

@@ -91,6 +91,21 @@ impl Nll {
 impl Loss for Nll {
     fn forward(&self, log_probabilities: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let scores = float("log_probabilities", log_probabilities)?;
+        #[cfg(feature = "cuda")]
+        {
+            if let Some(weights) = &self.class_weights {
+                validate::weights("class_weights", weights, scores.dims().get(1).copied())?;
+            }
+            let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
+                weights: self.class_weights.as_deref(),
+                ignore_index: self.ignore_index,
+                log: true,
+                ..Default::default()
+            };
+            if let Some(loss) = crate::losses::on_device::classes(&scores, targets, loss, self.reduction)? {
+                return Ok(loss);
+            }
+        }
         let labels = class_targets(&scores, targets, self.ignore_index)?;
         log_probabilities_only("log_probabilities", &scores)?;
         let dims = Dims::of(scores.dims());

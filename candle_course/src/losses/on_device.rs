@@ -13,7 +13,7 @@ use crate::losses::Reduction;
 use crate::losses::validate::{class_shapes, not_class_indices};
 
 impl Reduction {
-    fn on_device(self) -> Reduce {
+    pub(crate) fn on_device(self) -> Reduce {
         match self {
             Self::Mean => Reduce::Mean,
             Self::Sum => Reduce::Sum,

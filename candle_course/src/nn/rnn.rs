@@ -99,7 +99,12 @@ impl Stack {
                 xs = dropout.forward_t(&xs, train)?;
             }
         }
-        Ok(RecurrentOutput { output: xs, hidden: Tensor::stack(&hiddens, 0)?, cell: Tensor::stack(&cells, 0)? })
+        // One alone needs no copy.
+        let stacked = |states: &[Tensor]| match states {
+            [state] => state.unsqueeze(0),
+            states => Tensor::stack(states, 0),
+        };
+        Ok(RecurrentOutput { output: xs, hidden: stacked(&hiddens)?, cell: stacked(&cells)? })
     }
 }
 

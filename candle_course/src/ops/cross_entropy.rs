@@ -66,6 +66,7 @@ fn on_device(logits: &Tensor, targets: &Tensor, options: &CrossEntropyOptions) -
         gamma: 0.0,
         ignore_index: options.ignore_index.map(i64::from),
         counts_positions: false,
+        log: false,
         reduce: Reduce::Each,
     };
     Ok(loss.apply(logits, &targets.to_device(logits.device())?)?)

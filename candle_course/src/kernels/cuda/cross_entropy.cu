@@ -18,7 +18,24 @@ struct ClassRule {
     int ignores;
     // Whether a mean is over positions, not over their weights.
     int counts;
+    // Whether the scores are log-probabilities already.
+    int log;
 };
+
+__device__ void tell(const ClassRule& rule, i64 target, i64 what) {
+    rule.fault[1] = target;
+    rule.fault[2] = what;
+    rule.fault[0] = 1;
+}
+
+// Of log-probabilities, −w · that of the target; one above 0 is none.
+__device__ double log_loss(const ClassRule& rule, real x, double weight) {
+    if (x > (real)1e-5) {
+        tell(rule, (i64)x, -1);
+        return nan("");
+    }
+    return -weight * (double)x;
+}
 
 // What the loss of a position is made of.
 struct Position {
@@ -139,14 +156,13 @@ KERNEL(class_loss)(const real* scores, const void* labels, ClassRule rule, int m
         int state = standing(rule, label);
         double one = 0.0;
         if (state == 2) {
-            rule.fault[1] = label;
-            rule.fault[2] = (i64)rule.classes;
-            rule.fault[0] = 1;
+            tell(rule, label, rule.classes);
             one = nan("");
         } else if (state == 1) {
             const real* x = scores + p / rule.positions * rule.classes * rule.positions + p % rule.positions;
             double own = weight_of(rule, label);
-            one = loss_of(rule, position_of(rule, x, rule.positions, label), own);
+            one = rule.log ? log_loss(rule, x[label * rule.positions], own)
+                           : loss_of(rule, position_of(rule, x, rule.positions, label), own);
             weight += rule.counts ? 1.0 : own;
         }
         if (losses) losses[p] = (real)one;
@@ -194,16 +210,12 @@ KERNEL(class_loss_rows)(const real* scores, const void* labels, ClassRule rule,
         double loss = 0.0, weight = 0.0;
         if (state == 1) {
             double own = weight_of(rule, label);
-            Position at = row_of(rule, scores + row * rule.classes, label, shared, shared_real);
-            loss = loss_of(rule, at, own);
+            const real* x = scores + row * rule.classes;
+            loss = rule.log ? log_loss(rule, x[label], own) : loss_of(rule, row_of(rule, x, label, shared, shared_real), own);
             weight = rule.counts ? 1.0 : own;
         } else if (state == 2) {
             loss = nan("");
-            if (threadIdx.x == 0) {
-                rule.fault[1] = label;
-                rule.fault[2] = (i64)rule.classes;
-                rule.fault[0] = 1;
-            }
+            if (threadIdx.x == 0) tell(rule, label, rule.classes);
         }
         if (threadIdx.x == 0) {
             if (losses) losses[row] = (real)loss;
@@ -241,8 +253,13 @@ KERNEL(class_loss_backward)(const real* scores, const void* labels, ClassRule ru
             for (i64 c = 0; c < rule.classes; c++) g[c * rule.positions] = value;
             continue;
         }
-        Position at = position_of(rule, x, rule.positions, label);
         double factor = (double)outer[each ? p : 0] * (each ? 1.0 : inverse[0]);
+        if (rule.log) {
+            const real own = (real)(-weight_of(rule, label) * factor);
+            for (i64 c = 0; c < rule.classes; c++) g[c * rule.positions] = c == label ? own : (real)0;
+            continue;
+        }
+        Position at = position_of(rule, x, rule.positions, label);
         Slope slope = slope_of(rule, at, weight_of(rule, label), factor);
         for (i64 c = 0; c < rule.classes; c++) {
             real value = exp(x[c * rule.positions] - at.largest) * slope.scale;
@@ -267,13 +284,104 @@ KERNEL(class_loss_backward_rows)(const real* scores, const void* labels, ClassRu
             for (i64 c = threadIdx.x; c < rule.classes; c += blockDim.x) g[c] = value;
             continue;
         }
-        Position at = row_of(rule, x, label, shared, shared_real);
         double factor = (double)outer[each ? row : 0] * (each ? 1.0 : inverse[0]);
+        if (rule.log) {
+            const real own = (real)(-weight_of(rule, label) * factor);
+            for (i64 c = threadIdx.x; c < rule.classes; c += blockDim.x) g[c] = c == label ? own : (real)0;
+            continue;
+        }
+        Position at = row_of(rule, x, label, shared, shared_real);
         Slope slope = slope_of(rule, at, weight_of(rule, label), factor);
         for (i64 c = threadIdx.x; c < rule.classes; c += blockDim.x) {
             real value = exp(x[c] - at.largest) * slope.scale;
             if (slope.constant != 0.0) value -= (real)(slope.constant * weight_of(rule, c));
             g[c] = (i64)c == label ? slope.at_target : value;
+        }
+    }
+}
+
+// Soft targets q, `[N, C, M]`: Σ a_c (lse − x_c) with a_c = w_c ((1 − ε) q_c + ε / C); in double, because
+// p_c − a_c cancels all the more the better the prediction.
+struct SoftPosition {
+    double largest, rest, mass;
+};
+
+__device__ double coefficient(const ClassRule& rule, const real* q, i64 c) {
+    const double spread = rule.smoothing / (double)rule.classes;
+    return weight_of(rule, c) * ((double)q[c * rule.positions] * (1.0 - rule.smoothing) + spread);
+}
+
+__device__ SoftPosition soft_position(const ClassRule& rule, const real* x, const real* q) {
+    SoftPosition at;
+    at.largest = (double)x[0];
+    for (i64 c = 1; c < rule.classes; c++) {
+        const double score = (double)x[c * rule.positions];
+        at.largest = score > at.largest ? score : at.largest;
+    }
+    at.rest = 0.0;
+    at.mass = 0.0;
+    bool led = false;
+    for (i64 c = 0; c < rule.classes; c++) {
+        const double e = exp((double)x[c * rule.positions] - at.largest);
+        // Without the leader's 1, beside which small terms would be rounded away.
+        if (e == 1.0 && !led) led = true; else at.rest += e;
+        at.mass += coefficient(rule, q, c);
+    }
+    return at;
+}
+
+// Sums as `class_loss`; the mean divides by the positions. `tolerance`: by how much the probabilities of
+// a position may miss 1; all 0 is allowed.
+KERNEL(soft_loss)(const real* scores, const real* targets, ClassRule rule, double tolerance, int mean, real* losses,
+                  double* sums, real* value, double* inverse) {
+    __shared__ double shared[32];
+    double loss = 0.0, count = 0.0;
+    FOR_EACH(p, rule.examples * rule.positions) {
+        const i64 first = p / rule.positions * rule.classes * rule.positions + p % rule.positions;
+        const real* x = scores + first;
+        const real* q = targets + first;
+        const SoftPosition at = soft_position(rule, x, q);
+        double one = 0.0, total = 0.0;
+        for (i64 c = 0; c < rule.classes; c++) {
+            const double a = coefficient(rule, q, c), own = (double)q[c * rule.positions];
+            if (a > 0.0) one += a * ((at.largest - (double)x[c * rule.positions]) + log1p(at.rest));
+            if (!(own >= 0.0 && own <= 1.0)) total = nan("");
+            total += own;
+        }
+        if (!(fabs(total - 1.0) < tolerance || total == 0.0)) {
+            tell(rule, (i64)total, -2);
+            one = nan("");
+        }
+        if (losses) losses[p] = (real)one;
+        loss += one;
+        count += 1.0;
+    }
+    loss = block_sum(loss, shared);
+    count = block_sum(count, shared);
+    if (threadIdx.x == 0) {
+        if (gridDim.x == 1) {
+            conclude(loss, count, mean, value, inverse);
+        } else {
+            sums[2 * (i64)blockIdx.x] = loss;
+            sums[2 * (i64)blockIdx.x + 1] = count;
+        }
+    }
+}
+
+KERNEL(soft_loss_backward)(const real* scores, const real* targets, ClassRule rule, const real* outer, int each,
+                           const double* inverse, real* gradient) {
+    FOR_EACH(p, rule.examples * rule.positions) {
+        const i64 first = p / rule.positions * rule.classes * rule.positions + p % rule.positions;
+        const real* x = scores + first;
+        const real* q = targets + first;
+        const SoftPosition at = soft_position(rule, x, q);
+        const double factor = (double)outer[each ? p : 0] * (each ? 1.0 : inverse[0]);
+        for (i64 c = 0; c < rule.classes; c++) {
+            const double distance = at.largest - (double)x[c * rule.positions], a = coefficient(rule, q, c);
+            // mass · p_c − a_c, with 1 − p_c taken from the rest where the class leads.
+            const double g = distance == 0.0 ? (at.mass - a) - at.mass * at.rest / (1.0 + at.rest)
+                                             : at.mass * exp(-distance) / (1.0 + at.rest) - a;
+            gradient[first + c * rule.positions] = (real)(g * factor);
         }
     }
 }

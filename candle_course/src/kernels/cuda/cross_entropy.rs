@@ -34,6 +34,8 @@ pub struct ClassLoss<'a> {
     pub ignore_index: Option<i64>,
     /// Whether a mean divides by the positions that count, not by their weights.
     pub counts_positions: bool,
+    /// Whether the scores are log-probabilities already.
+    pub log: bool,
     pub reduce: Reduce,
 }
 
@@ -53,6 +55,7 @@ struct Rule {
     kind: i32,
     ignores: i32,
     counts: i32,
+    log: i32,
 }
 
 // SAFETY: plain numbers, laid out as in C.
@@ -126,9 +129,7 @@ struct Kept {
 }
 
 impl ClassLoss<'_> {
-    fn forward<T: DeviceFloat>(&self, logits: &Tensor, labels: &Tensor) -> Result<(Value, Kept)> {
-        let (device, dims) = (device_of(logits)?, Dims::of(logits.dims()));
-        let kind = kind_of(labels)?;
+    fn rule(&self, device: &CudaDevice, dims: Dims, kind: i32) -> Result<(Rule, Option<Arc<CudaSlice<f64>>>)> {
         let weights = self.weights.map(|weights| constants(device, weights)).transpose()?;
         let rule = Rule {
             weights: weights.as_ref().map_or(0, |weights| address(&**weights)),
@@ -143,7 +144,15 @@ impl ClassLoss<'_> {
             kind,
             ignores: i32::from(self.ignore_index.is_some()),
             counts: i32::from(self.counts_positions),
+            log: i32::from(self.log),
         };
+        Ok((rule, weights))
+    }
+
+    fn forward<T: DeviceFloat>(&self, logits: &Tensor, labels: &Tensor) -> Result<(Value, Kept)> {
+        let (device, dims) = (device_of(logits)?, Dims::of(logits.dims()));
+        let kind = kind_of(labels)?;
+        let (rule, weights) = self.rule(device, dims, kind)?;
         let (each, mean) = (self.reduce == Reduce::Each, i32::from(self.reduce == Reduce::Mean));
         let grid = if by_rows(dims) { rows_grid(dims) } else { positions_grid(dims.pixels()) };
         let count = if by_rows(dims) { dims.examples } else { grid.grid_dim.0 as usize };
@@ -173,6 +182,47 @@ impl ClassLoss<'_> {
         for_float!(logits.dtype(), T => {
             let (loss, kept) = self.forward::<T>(&logits, &labels)?;
             node("class-loss", &[&logits], loss, move |inputs, _, outer| Ok(vec![Some(kept.backward::<T>(inputs[0], outer)?)]))
+        })
+    }
+}
+
+impl ClassLoss<'_> {
+    /// The same with probabilities as targets, `[N, C, …]`, of the logits' dtype, which add up to 1, or all
+    /// are 0, but for `tolerance`. The mean divides by the number of positions.
+    pub fn apply_soft(&self, logits: &Tensor, targets: &Tensor, tolerance: f64) -> Result<Tensor> {
+        let (logits, targets) = (logits.contiguous()?, targets.detach().contiguous()?);
+        for_float!(logits.dtype(), T => self.soft::<T>(&logits, targets, tolerance))
+    }
+
+    fn soft<T: DeviceFloat>(&self, logits: &Tensor, targets: Tensor, tolerance: f64) -> Result<Tensor> {
+        let (device, dims) = (device_of(logits)?, Dims::of(logits.dims()));
+        let (rule, weights) = self.rule(device, dims, 0)?;
+        let (each, mean) = (self.reduce == Reduce::Each, i32::from(self.reduce == Reduce::Mean));
+        let grid = positions_grid(dims.pixels());
+        let count = grid.grid_dim.0 as usize;
+        let (sums, inverse) = (alloc::<f64>(device, 2 * count)?, alloc::<f64>(device, 1)?);
+        let (losses, total) = (alloc::<T>(device, if each { dims.pixels() } else { 1 })?, alloc::<T>(device, 1)?);
+        let losses_at = if each { address(&losses) } else { 0 };
+        {
+            let (x, q) = (Input::of(logits), Input::of(&targets));
+            let (x, q) = (x.view::<T>()?, q.view::<T>()?);
+            launch!(device, UNIT, T, "soft_loss", grid, [x, q, rule, tolerance, mean, losses_at, sums, total, inverse]);
+            if !each && count > 1 {
+                launch!(device, UNIT, T, "class_loss_total", blocks(1, 1), [sums, count as i64, mean, total, inverse]);
+            }
+        }
+        let mut shape = logits.dims().to_vec();
+        shape.remove(1);
+        let out = if each { value(device, losses, shape) } else { value(device, total, ()) };
+        node("soft-class-loss", &[logits], out, move |inputs, _, outer| {
+            let _held = &weights;
+            let (logits, device) = (inputs[0], device_of(outer)?);
+            let gradient = alloc::<T>(device, logits.elem_count())?;
+            let (x, q, outer) = (Input::of(logits), Input::of(&targets), Input::of(outer));
+            let (x, q, outer) = (x.view::<T>()?, q.view::<T>()?, outer.view::<T>()?);
+            let (grid, each) = (elements(dims.pixels()), i32::from(each));
+            launch!(device, UNIT, T, "soft_loss_backward", grid, [x, q, rule, outer, each, inverse, gradient]);
+            Ok(vec![Some(tensor(device, gradient, logits.shape()))])
         })
     }
 }

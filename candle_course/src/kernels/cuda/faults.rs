@@ -22,7 +22,8 @@ static NOTES: Mutex<Option<Notes>> = Mutex::new(None);
 pub struct Fault {
     /// The target; a fraction is cut off.
     pub target: i64,
-    /// How many classes there are; 0 where targets are no classes.
+    /// How many classes there are; 0 where targets are no classes, −1 for a log-probability above 0,
+    /// −2 for probabilities that do not sum to 1.
     pub classes: i64,
 }
 
@@ -56,6 +57,14 @@ pub fn error(device: &CudaDevice) -> crate::error::Result<Option<crate::error::E
     let Some(Fault { target, classes }) = read(device)? else { return Ok(None) };
     forget(device)?;
     Ok(Some(match classes {
+        -1 => Error::argument("log_probabilities", "log-probabilities, never above 0", format!("about {target}"))
+            .hint("are these logits or probabilities? apply `log_softmax` to logits, or use `cross_entropy`"),
+        -2 => Error::argument(
+            "targets",
+            "probabilities that sum to 1 over the classes",
+            format!("a sum of about {target}"),
+        )
+        .hint("apply a softmax to a teacher's logits"),
         0 => Error::argument("targets", "numbers in [0, 1] (0 and 1 where they stand for a sign)", target)
             .hint("are these class indices, logits, or a mask with 255? The step was not taken"),
         _ => {

@@ -91,8 +91,8 @@ impl Rows {
             let (dw, db) = (alloc::<T>(device, channels)?, alloc::<T>(device, channels)?);
             let grid = elements(channels);
             launch!(device, UNIT, T, "layer_norm_affine", grid, [parts, pieces as i64, channels as i64, dw, db]);
-            gradients[1] = Some(tensor(device, dw, inputs[1].shape()));
-            gradients[2] = Some(tensor(device, db, inputs[2].shape()));
+            gradients[1] = inputs[1].track_op().then(|| tensor(device, dw, inputs[1].shape()));
+            gradients[2] = inputs[2].track_op().then(|| tensor(device, db, inputs[2].shape()));
         }
         Ok(gradients)
     }

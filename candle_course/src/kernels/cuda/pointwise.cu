@@ -98,6 +98,7 @@ struct PairRule {
 #define BINARY 1
 #define BINARY_FOCAL 2
 #define MARGIN 3
+#define DIVERGENCE 4
 
 __device__ double out_of_range(const PairRule& rule, double target) {
     rule.fault[1] = (i64)target;
@@ -113,12 +114,28 @@ __device__ double sign_of(const PairRule& rule, double y) {
     return out_of_range(rule, y);
 }
 
+// q of q (ln q − ln p), checked as ln p is.
+__device__ double share_of(const PairRule& rule, double log_p, double q) {
+    if (!(q >= 0.0 && q <= 1.0)) return out_of_range(rule, q);
+    if (log_p > 1e-5) {
+        out_of_range(rule, log_p);
+        rule.fault[2] = -1;
+        return nan("");
+    }
+    return q;
+}
+
 __device__ double pair_value(const PairRule& rule, double x, double y, i64 i) {
     if (rule.kind == DIFFERENCE) return rule.factor * value_of(rule.code, rule.parameter, rule.sign * (x - y));
     if (rule.kind == BINARY) {
         if (!(y >= 0.0 && y <= 1.0)) y = out_of_range(rule, y);
         const double positive = rule.pos_weight ? rule.pos_weight[i / rule.inner % rule.labels] : 1.0;
         return (1.0 - y) * value_of(SOFTPLUS, 0.0, x) + positive * y * value_of(SOFTPLUS, 0.0, -x);
+    }
+    if (rule.kind == DIVERGENCE) {
+        const double q = share_of(rule, x, y);
+        // Both products have the limit 0 at q = 0, where 0 · −∞ would be NaN.
+        return q == 0.0 ? 0.0 : q * (log(q) - x);
     }
     const double s = sign_of(rule, y);
     if (rule.kind == MARGIN) return value_of(rule.code, rule.parameter, s * x);
@@ -135,6 +152,7 @@ __device__ double pair_slope(const PairRule& rule, double x, double y, i64 i) {
         const double positive = rule.pos_weight ? rule.pos_weight[i / rule.inner % rule.labels] : 1.0;
         return (1.0 - y) * slope_of(SOFTPLUS, 0.0, x) - positive * y * slope_of(SOFTPLUS, 0.0, -x);
     }
+    if (rule.kind == DIVERGENCE) return -share_of(rule, x, y);
     const double s = sign_of(rule, y);
     if (rule.kind == MARGIN) return s * slope_of(rule.code, rule.parameter, s * x);
     const double alpha = rule.alpha < 0.0 ? 1.0 : (s > 0.0 ? rule.alpha : 1.0 - rule.alpha);

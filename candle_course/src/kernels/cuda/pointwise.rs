@@ -69,6 +69,8 @@ pub enum Pairs<'a> {
     Binary { pos_weight: Option<&'a [f64]> },
     /// Focal loss of logits with signs.
     BinaryFocal { gamma: f64, alpha: Option<f64> },
+    /// q (ln q − x), x being ln p and q the target.
+    Divergence,
     /// f(s x), s being the sign of the target.
     Margin { function: Pointwise },
 }
@@ -129,6 +131,7 @@ impl Pairs<'_> {
                 rule.kind = 2;
                 (rule.parameter, rule.alpha) = (gamma, alpha.unwrap_or(-1.0));
             }
+            Self::Divergence => rule.kind = 4,
             Self::Margin { function } => {
                 rule.kind = 3;
                 (rule.code, rule.parameter) = code(function);
@@ -160,10 +163,14 @@ impl Pairs<'_> {
 
     /// The loss; targets want no gradient.
     pub fn apply(&self, predictions: &Tensor, targets: &Tensor, reduce: Reduce) -> Result<Tensor> {
+        let share = if reduce == Reduce::Mean { 1.0 / predictions.elem_count() as f64 } else { 1.0 };
+        self.apply_shared(predictions, targets, reduce == Reduce::Each, share)
+    }
+
+    /// Every loss, or `share` times their sum.
+    pub fn apply_shared(&self, predictions: &Tensor, targets: &Tensor, each: bool, share: f64) -> Result<Tensor> {
         let (x, y) = (predictions.contiguous()?, targets.contiguous()?);
         let (rule, weights) = self.rule(&x)?;
-        let each = reduce == Reduce::Each;
-        let share = if reduce == Reduce::Mean { 1.0 / x.elem_count() as f64 } else { 1.0 };
         let loss = for_float!(x.dtype(), T => self.forward::<T>(&x, &y, rule, share, each)?);
         node("pair-loss", &[&x], loss, move |inputs, _, outer| {
             let _held = &weights;

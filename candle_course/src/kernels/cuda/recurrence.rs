@@ -133,10 +133,11 @@ impl Sequence {
         let (x, b, f) = (Input::of(from_input), Input::of(bias), Input::of(first));
         let (x, b, f) = (x.view::<T>()?, b.view::<T>()?, f.view::<T>()?);
         if small {
-            let transposed = weight.t()?.contiguous()?;
-            let (w, before_at, grid) =
-                (Input::of(&transposed), if tracked { address(&kept.before) } else { 0 }, self.grid::<T>());
-            let w = w.view::<T>()?;
+            // Turned, neighbouring threads read neighbouring weights.
+            let (w, w_in) = (alloc::<T>(device, self.width() * hidden)?, Input::of(weight));
+            let (turned, rows, columns) = (elements(w.len()), self.width() as i64, hidden as i64);
+            launch!(device, UNIT, T, "turned", turned, [w_in.view::<T>()?, rows, columns, w]);
+            let (before_at, grid) = (if tracked { address(&kept.before) } else { 0 }, self.grid::<T>());
             if self.per_block::<T>() == 4 {
                 launch!(device, UNIT, T, "recurrence_four", grid, [x, w, b, f, sizes, ys, last, gates_at, before_at]);
             } else {
@@ -276,7 +277,7 @@ fn run<T: DeviceFloat>(sequence: Sequence, inputs: [&Tensor; 4]) -> Result<Tenso
             let found = found(inputs[1].track_op() || inputs[2].track_op(), out, dy)?;
             let (dw, db) = found.weight.unzip();
             let dx = inputs[0].track_op().then(|| tensor(device, found.from_input, inputs[0].shape()));
-            Ok(vec![dx, dw, db])
+            Ok(vec![dx, dw.filter(|_| inputs[1].track_op()), db.filter(|_| inputs[2].track_op())])
         });
     }
     // A node has three inputs at most: weights and biases share one.
