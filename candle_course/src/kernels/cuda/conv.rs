@@ -51,8 +51,8 @@ impl Numbers {
             Factors::Tf32 => Self::Tf32,
             Factors::Bf16
                 if g.groups == 1
-                    && g.in_channels % 8 == 0
-                    && g.out_channels % 8 == 0
+                    && g.in_channels.is_multiple_of(8)
+                    && g.out_channels.is_multiple_of(8)
                     && [Part::Forward, Part::Data, Part::Filter].into_iter().all(last) =>
             {
                 Self::Bf16ChannelsLast

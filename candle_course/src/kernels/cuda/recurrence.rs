@@ -165,7 +165,6 @@ impl Sequence {
                 );
             }
         }
-        drop((ys, last));
         Ok((value(device, out, shape), kept))
     }
 

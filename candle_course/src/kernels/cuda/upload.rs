@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, PinnedHostSlice};
@@ -47,14 +48,14 @@ fn copy<T: WithDType + CudaDType>(xs: &Tensor, device: &CudaDevice) -> Result<Te
     // SAFETY: numbers are bytes without gaps.
     let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
     let address = ROADS.with_borrow_mut(|roads| {
-        if !roads.contains_key(&device.id()) {
-            // SAFETY: nothing here is used by two streams at once; see the wait below.
-            unsafe { device.disable_event_tracking() };
-            let stream = device.cuda_stream().context().new_stream().map_err(Error::wrap)?;
-            roads.insert(device.id(), Road { stream, locked: None });
-        }
-        let Some(Road { stream, locked }) = roads.get_mut(&device.id()) else {
-            candle_core::bail!("internal error: no stream to upload in")
+        let Road { stream, locked } = match roads.entry(device.id()) {
+            Entry::Occupied(road) => road.into_mut(),
+            Entry::Vacant(place) => {
+                // SAFETY: nothing here is used by two streams at once; see the wait below.
+                unsafe { device.disable_event_tracking() };
+                let stream = device.cuda_stream().context().new_stream().map_err(Error::wrap)?;
+                place.insert(Road { stream, locked: None })
+            }
         };
         if locked.as_ref().is_none_or(|locked| locked.len() < bytes.len()) {
             // SAFETY: written before it is read.
