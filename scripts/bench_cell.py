@@ -37,8 +37,7 @@ def main() -> None:
 
     # `//!` documents a file; a cell is not one.
     code = re.sub(r"^//!.*\n", "", SOURCE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    setup = ':dep candle_course = { path = "../../candle_course" }'
-    cells = [(setup, []), (code, []), *[("main()?;", [])] * TURNS]
+    cells = [(paths.DEPENDENCY, []), (code, []), *[("main()?;", [])] * TURNS]
     folder = paths.NOTEBOOKS / "en"
     folder.mkdir(parents=True, exist_ok=True)
     with say.step("Measuring", "1 minute"):

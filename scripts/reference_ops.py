@@ -199,22 +199,6 @@ def log_softmax_cases():
         yield dict(dim=i % len(shape), scale=4), [shape]
 
 
-def cross_entropy_cases():
-    sizes = [(1, 1), (1, 2), (2, 3), (5, 10), (16, 2), (7, 33), (3, 4), (8, 5), (4, 100), (33, 3), (6, 6), (2, 1)]
-    sizes += [(9, 8), (65, 4), (3, 17), (12, 16), (1, 7), (5, 5), (2, 64), (10, 10), (1, 40), (21, 9)]
-    for i, (examples, classes) in enumerate(sizes):
-        targets = [(j * 7 + i) % classes for j in range(examples)]
-        ignore = None
-        if i % 6 == 2:
-            ignore = targets[0]
-        if i % 6 == 5:
-            # No class at all.
-            ignore = targets[-1] = 255
-        weight = [[0.25 + (c * 5 % 7) / 4 for c in range(classes)], None][i % 2]
-        options = dict(ignore_index=ignore, label_smoothing=[0.0, 0.1, 0.0, 1.0][i % 4], weight=weight)
-        yield dict(targets=targets, **options, scale=4), [(examples, classes)]
-
-
 def upsample_cases():
     sizes = [((1, 1), (1, 1)), ((1, 1), (3, 2)), ((2, 2), (4, 4)), ((3, 5), (6, 10)), ((4, 3), (4, 3)), ((5, 4), (7, 9)), ((6, 7), (3, 4))]
     sizes += [((2, 3), (1, 1)), ((3, 2), (9, 6)), ((7, 1), (14, 2)), ((1, 8), (2, 13))]
@@ -288,12 +272,6 @@ def results(op, options, inputs):
         return F.silu(x)
     if op == "log_softmax":
         return F.log_softmax(x, o["dim"])
-    if op == "softmax_cross_entropy":
-        class_weight = None if o["weight"] is None else torch.tensor(o["weight"], dtype=torch.float64)
-        ignore = -100 if o["ignore_index"] is None else o["ignore_index"]
-        targets = torch.tensor(o["targets"])
-        smoothing = o["label_smoothing"]
-        return F.cross_entropy(x, targets, class_weight, ignore_index=ignore, label_smoothing=smoothing, reduction="none")
     if op == "upsample_nearest2d":
         return F.interpolate(x, o["size"], mode="nearest")
     if op == "upsample_bilinear2d":
@@ -328,7 +306,6 @@ CASES = {
     "gelu": lambda: flat_cases(scale=4),
     "silu": lambda: flat_cases(scale=4),
     "log_softmax": log_softmax_cases,
-    "softmax_cross_entropy": cross_entropy_cases,
     "upsample_nearest2d": upsample_cases,
     "upsample_bilinear2d": upsample_cases,
     "group_norm": group_norm_cases,

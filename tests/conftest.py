@@ -8,12 +8,14 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "scripts"))
 
-SETUP = ':dep candle_course = { path = "../../candle_course" }\nuse candle_course::prelude::*;'
+from course import paths  # noqa: E402
+
+SETUP = f"{paths.DEPENDENCY}\nuse candle_course::prelude::*;"
 
 
 @pytest.fixture
 def notebook_folder():
-    """A folder as deep as the notebooks' own, where `../../candle_course` is the crate."""
+    """A folder as deep as the notebooks' own, where `../../candle_course` leads to the crate."""
     folder = PROJECT / "notebooks" / "en"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -22,8 +24,6 @@ def notebook_folder():
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty project with lessons and notebooks, for tests that run no kernel."""
-    from course import paths
-
     for name in ("lessons", "notebooks/en", "notebooks/pt-BR"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setattr(paths, "PROJECT", tmp_path)

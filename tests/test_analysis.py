@@ -39,6 +39,11 @@ def test_the_crates_own_dependencies_are_hidden_but_for_candle():
     assert shown(result) == ["ctx", "candle_course", "candle-core"]
 
 
+def test_a_notebook_sees_the_crate_through_its_dynamic_library():
+    result = metadata.cut(graph("ctx", ctx=["candle_course_notebook"], candle_course_notebook=["candle_course"], candle_course=["candle_core", "png"], candle_core=[], png=[]))
+    assert shown(result) == ["ctx", "candle_course_notebook", "candle_course", "candle-core"]
+
+
 def test_what_a_learner_adds_is_seen():
     result = metadata.cut(graph("ctx", ctx=["candle_course", "ndarray"], candle_course=["rayon", "png"], ndarray=["rayon"], rayon=[], png=[]))
     assert shown(result) == ["ctx", "candle_course", "ndarray", "rayon"]

@@ -143,7 +143,7 @@ impl Callback for Slow {
     fn name(&self) -> &str {
         "slow"
     }
-    fn step_end(&mut self, _: &mut Trainer) -> Result<Flow> {
+    fn step_end(&mut self, _: &mut Training) -> Result<Flow> {
         std::thread::sleep(std::time::Duration::from_millis(100));
         Ok(Flow::Continue)
     }
@@ -153,7 +153,7 @@ let model = Linear::new(1, 2, &parameters.at("fc"))?;
 let x = Tensor::arange(-40f32, 40., &Device::Cpu)?.reshape((80, 1))?;
 let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
 let loader = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-let optimizer = Sgd::builder(&parameters).build()?;
+let optimizer = Sgd::new(&parameters)?;
 let trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).epochs(5).learning_rate(0.01).callback(Slow).build()?;
 let training = trainer.fit_in_background(&loader, Some(&loader))?;
 training.live("FOLDER")?;""",

@@ -70,7 +70,7 @@ def test_features_reach_the_template_with_the_workspaces_versions(tmp_path, monk
         monkeypatch.setenv("CANDLE_COURSE_FEATURES", named)
         folder.prepare()
     assert locked == ["all versions", "the versions in use", "all versions"]
-    assert f'path = "{tmp_path}/candle_course", features = ["cuda", "cudnn"] }}' in (folder.template / "Cargo.toml").read_text()
+    assert f'path = "{tmp_path}/candle_course/notebook", package = "candle_course_notebook", features = ["cuda", "cudnn"] }}' in (folder.template / "Cargo.toml").read_text()
 
 
 def test_a_copy_lives_as_long_as_its_kernel(tmp_path):

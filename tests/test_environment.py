@@ -74,6 +74,21 @@ def test_an_activated_environment_is_set_up_too_and_only_once(monkeypatch):
     assert did == ["prepare", "enter"] * 2
 
 
+@pytest.mark.parametrize(
+    ("version", "kernel", "message"),
+    [("1.88.0", False, "the crate needs Rust 1.89 .*this is `rustc 1.88.0`"), ("1.94.1", True, "evcxr .* needs Rust 1.95"), ("1.94.1", False, None), ("1.95.0", True, None)],
+)
+def test_a_compiler_that_is_too_old_is_named_before_anything_is_installed(tmp_path, monkeypatch, version, kernel, message):
+    for name, says in (("rustc", f"rustc {version}"), ("cargo", ""), ("cc", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{says}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if message is None:
+        return environment.check_rust(kernel=kernel)
+    with pytest.raises(say.Failure, match=message):
+        environment.check_rust(kernel=kernel)
+
+
 def test_every_requirement_is_pinned_once():
     lines = [line for path in (paths.REQUIREMENTS, paths.CONSTRAINTS) for line in path.read_text().splitlines() if not line.startswith("#")]
     pins = [re.match(r"([\w.-]+)==[\w.]+( ; python_version [<>=]+ \"3\.11\")?$", line) for line in lines]

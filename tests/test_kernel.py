@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from conftest import PROJECT, SETUP
+from conftest import SETUP
 from course import build_folder, evcxr, execute, paths
 
 # d/dw Σ (3w)² = 18w = 36 at w = 2. A second copy of candle's tensor counter makes the tensors of
@@ -30,20 +30,29 @@ def test_gradients_are_right_across_cells(notebook_folder):
     assert "gradient [36.0]" in written(report)
 
 
+STATIC = """\
+[package]
+name = "candle_course_notebook"
+version = "0.1.0"
+edition = "2024"
+
+[lib]
+path = "{crate}/notebook/src/lib.rs"
+crate-type = ["rlib"]
+
+[dependencies]
+candle_course = {{ path = "{crate}" }}
+"""
+
+
 @pytest.fixture
 def static_crate(tmp_path):
     """The same crate, to be linked into each cell by itself; the folder of its notebooks, and a kernel."""
-    crate, notebooks, kernels = (tmp_path / name for name in ("candle_course", "notebooks/en", "kernels"))
-    for folder in (crate, notebooks, kernels / paths.KERNEL_NAME):
+    package, notebooks, kernels = (tmp_path / name for name in ("candle_course/notebook", "notebooks/en", "kernels"))
+    for folder in (package, notebooks, kernels / paths.KERNEL_NAME):
         folder.mkdir(parents=True)
-    (tmp_path / "Cargo.toml").symlink_to(PROJECT / "Cargo.toml")
-    for name in ("src", "data"):
-        (crate / name).symlink_to(paths.CRATE / name)
-    manifest = (paths.CRATE / "Cargo.toml").read_text()
-    assert manifest.count('crate-type = ["rlib", "dylib"]') == 1
-    manifest = manifest.replace('crate-type = ["rlib", "dylib"]', 'crate-type = ["rlib"]')
-    # The integration tests stay behind.
-    (crate / "Cargo.toml").write_text(manifest.split("[[test]]")[0])
+    assert 'crate-type = ["dylib", "rlib"]' in (paths.CRATE / "notebook" / "Cargo.toml").read_text()
+    (package / "Cargo.toml").write_text(STATIC.format(crate=paths.CRATE))
     specification = {
         "argv": [str(evcxr.find()), "--control_file", "{connection_file}"],
         "display_name": "Rust",
@@ -56,7 +65,7 @@ def static_crate(tmp_path):
 
 
 def test_linked_statically_the_same_crate_gives_wrong_gradients(static_crate):
-    """Why the crate is a dynamic library. If this fails, evcxr or candle mended it."""
+    """Why notebooks get a dynamic library. If this fails, evcxr or candle mended it."""
     folder, kernel = static_crate
     report = run(folder, *CANARY, kernel=kernel)
     assert report.failure == ""
@@ -94,14 +103,14 @@ let parameters = Parameters::new(42, &device);
 let model = Sequential::new()
     .add(Conv2d::builder(1, 8, 3).padding(1).build(&parameters.at("conv"))?)
     .add(Activation::Relu)
-    .add(MaxPool2d::new(2))
+    .add(MaxPool2d::new(2)?)
     .add(Flatten)
     .add(Dropout::new(0.5, &parameters.at("dropout"))?)
     .add(Linear::new(8 * 14 * 14, 10, &parameters.at("linear"))?);
 """
 
 STEPS = """
-let mut optimizer = AdamW::builder(&parameters).build()?;
+let mut optimizer = AdamW::new(&parameters)?;
 let mut losses = Vec::new();
 for _ in 0..20 {
     let loss = cross_entropy(&model.forward_t(&images, true)?, &labels)?;

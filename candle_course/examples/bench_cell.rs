@@ -26,11 +26,11 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
         let convolution = Conv2d::builder(pair[0], pair[1], 3).padding(1);
         model = model.add(convolution.build(&parameters.at(format!("conv{i}")))?);
         if normalise {
-            model = model.add(BatchNorm2d::builder(pair[1]).build(&parameters.at(format!("norm{i}")))?);
+            model = model.add(BatchNorm2d::new(pair[1], &parameters.at(format!("norm{i}")))?);
         }
         model = model.add(Activation::Relu);
         if (i + 1) % pool == 0 {
-            model = model.add(MaxPool2d::new(2));
+            model = model.add(MaxPool2d::new(2)?);
         }
     }
     Ok(model
@@ -46,7 +46,7 @@ fn rounds(name: &str, count: usize) -> Result<Vec<(f64, f32)>> {
     let parameters = Parameters::new(0, &device);
     let model = build(name, &parameters)?;
     let (shape, steps) = workload(name);
-    let mut optimizer = Sgd::builder(&parameters).build()?;
+    let mut optimizer = Sgd::new(&parameters)?;
     let numbers: usize = shape.iter().product();
     let pixels: Vec<f32> = (0..numbers).map(|i| ((i * 7919) % 1009) as f32 / 1009.0).collect();
     let classes: Vec<u32> = (0..64).map(|i| i % 10).collect();

@@ -37,10 +37,10 @@ fn main() -> Result<()> {
             Ok(f64::from(value.to_scalar::<f32>()?))
         };
         let value = match line.trim() {
-            "cross-entropy" => train(&CrossEntropy)?,
-            "focal" => train(&Focal::new())?,
-            "dice" => train(&Dice::new())?,
-            "lovasz-softmax" => train(&LovaszSoftmax::new())?,
+            "cross-entropy" => train(&CrossEntropy::default())?,
+            "focal" => train(&Focal::default())?,
+            "dice" => train(&Dice::default())?,
+            "lovasz-softmax" => train(&LovaszSoftmax::default())?,
             "roc-auc" => roc_auc(&scores, &labels)?,
             other => return Err(Error::argument("case", "a known case", other)),
         };

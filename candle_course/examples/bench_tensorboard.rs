@@ -59,7 +59,7 @@ fn epochs(run: Option<&std::path::Path>) -> Result<Vec<f64>> {
         .add(Linear::new(784, 128, &parameters.at("fc1"))?)
         .add(Activation::Relu)
         .add(Linear::new(128, 10, &parameters.at("fc2"))?);
-    let optimizer = Sgd::builder(&parameters).build()?;
+    let optimizer = Sgd::new(&parameters)?;
     let mut builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
         .epochs(EPOCHS)
         .learning_rate(0.01)

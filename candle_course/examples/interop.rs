@@ -19,10 +19,10 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
         "mnist_cnn" => model
             .add(Conv2d::builder(1, 32, 3).padding(1).build(&at("conv1"))?)
             .add(Activation::Relu)
-            .add(MaxPool2d::new(2))
+            .add(MaxPool2d::new(2)?)
             .add(Conv2d::builder(32, 64, 3).padding(1).build(&at("conv2"))?)
             .add(Activation::Relu)
-            .add(MaxPool2d::new(2))
+            .add(MaxPool2d::new(2)?)
             .add(Flatten)
             .add(Linear::new(3136, 128, &at("fc1"))?)
             .add(Activation::Relu)
@@ -34,10 +34,10 @@ fn build(name: &str, parameters: &Parameters) -> Result<Sequential> {
             {
                 model = model
                     .add(Conv2d::builder(inputs, outputs, 3).padding(1).build(&at(&format!("conv{index}")))?)
-                    .add(BatchNorm2d::builder(outputs).build(&at(&format!("norm{index}")))?)
+                    .add(BatchNorm2d::new(outputs, &at(&format!("norm{index}")))?)
                     .add(Activation::Relu);
                 if index % 2 == 1 {
-                    model = model.add(MaxPool2d::new(2));
+                    model = model.add(MaxPool2d::new(2)?);
                 }
             }
             model.add(Flatten).add(Linear::new(2048, 256, &at("fc1"))?).add(Activation::Relu).add(Linear::new(
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 
         let parameters = Parameters::new(7, &Device::Cpu);
         let model = build(name, &parameters)?;
-        let mut optimizer = Sgd::builder(&parameters).build()?;
+        let mut optimizer = Sgd::new(&parameters)?;
         let examples = probe["xs"].dims()[0] as u32;
         let targets = Tensor::arange(0u32, examples, &Device::Cpu)?;
         let batch = Batch { inputs: probe["xs"].clone(), targets, indices: (0..examples as usize).collect() };

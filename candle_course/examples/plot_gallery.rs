@@ -28,6 +28,13 @@ fn main() -> Result<()> {
         ("weights", weights(&mut generator)?),
         ("two_classes", two_classes(&mut generator)?),
         ("regression", regression(&mut generator)?),
+        ("offset", offset()?),
+        ("steps", steps()?),
+        ("many_series", many_series()?),
+        ("many_categories", many_categories()?),
+        ("large_map", large_map(&mut generator)?),
+        ("box_plots", box_plots(&mut generator)?),
+        ("surface", surface()?),
     ] {
         save(&folder, name, &figure)?;
     }
@@ -280,4 +287,69 @@ fn regression(generator: &mut Generator) -> Result<Figure> {
         .points("parcelas", &points)
         .line("ŷ = y", &[(0.0, 0.0), (250.0, 250.0)])
         .build()
+}
+
+fn offset() -> Result<Figure> {
+    let losses: Vec<f64> = (0..200).map(|i| 0.703147 + 2e-6 * (-f64::from(i) / 60.0).exp()).collect();
+    LineChart::builder("A model that does not learn").x_label("step").y_label("loss").line("loss", &losses).build()
+}
+
+fn steps() -> Result<Figure> {
+    let rates = [0.1, 0.1, 0.1, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01, 0.003];
+    LineChart::builder("StepLR").x_label("epoch").y_label("learning rate").log_y().steps("rate", &rates).build()
+}
+
+fn many_series() -> Result<Figure> {
+    (0..200)
+        .fold(LineChart::builder("Activations of 200 units").x_label("step"), |chart, unit| {
+            let phase = f64::from(unit) * 0.7;
+            let values: Vec<f64> = (0..60).map(|i| (f64::from(i) / 9.0 + phase).sin() + phase / 20.0).collect();
+            chart.line(&format!("unit {unit}"), &values)
+        })
+        .build()
+}
+
+fn many_categories() -> Result<Figure> {
+    let names: Vec<String> = (0..300).map(|i| format!("class {i}")).collect();
+    let values: Vec<f64> = (0..300).map(|i| f64::from(i * 7919 % 300) + 20.0).collect();
+    BarChart::builder("Examples per class").y_label("examples").categories(&names).bars("", &values).build()
+}
+
+fn large_map(generator: &mut Generator) -> Result<Figure> {
+    let values: Vec<Vec<f64>> = (0..128).map(|_| (0..784).map(|_| generator.normal()).collect()).collect();
+    HeatMap::builder("Weights of the first layer", &values).x_label("pixel").y_label("unit").diverging().build()
+}
+
+fn box_plots(generator: &mut Generator) -> Result<Figure> {
+    use candle_course::plotters::prelude::{Boxplot, ChartBuilder, Quartiles};
+    let samples: Vec<Vec<f64>> =
+        (0..4).map(|i| (0..20).map(|_| 0.8 + 0.03 * f64::from(i) + 0.02 * generator.normal()).collect()).collect();
+    let figure = Figure::draw((640, 360), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(14)
+            .caption("Accuracy over twenty seeds, drawn by plotters", ("sans-serif", 18))
+            .x_label_area_size(34)
+            .y_label_area_size(54)
+            .build_cartesian_2d(-0.5f64..3.5, 0.7f32..1.0)?;
+        chart.configure_mesh().disable_x_mesh().x_desc("dropout, tenths").y_desc("accuracy").x_labels(4).draw()?;
+        chart.draw_series(
+            samples.iter().zip(0..).map(|(s, i)| Boxplot::new_vertical(f64::from(i), &Quartiles::new(s)).width(30)),
+        )?;
+        Ok(())
+    })?;
+    Ok(figure.titled("Accuracy over twenty seeds"))
+}
+
+fn surface() -> Result<Figure> {
+    use candle_course::plotters::prelude::{ChartBuilder, Color, HSLColor, SurfaceSeries};
+    let axis = |n: i32| (-n..=n).map(move |i| f64::from(i) / f64::from(n) * 2.0);
+    let loss = |x: f64, z: f64| (x * x + 0.3 * z * z) / 2.0 + 0.25 * (3.0 * x).sin() * (2.0 * z).cos();
+    Ok(Figure::draw((560, 420), |area| {
+        let mut chart = ChartBuilder::on(area).margin(10).build_cartesian_3d(-2.0..2.0, -0.5..3.0, -2.0..2.0)?;
+        chart.configure_axes().draw()?;
+        let color = |&height: &f64| HSLColor((0.66 - height / 4.5).clamp(0.0, 0.66), 0.6, 0.5).mix(0.8).filled();
+        chart.draw_series(SurfaceSeries::xoz(axis(14), axis(14), loss).style_func(&color))?;
+        Ok(())
+    })?
+    .titled("A loss surface"))
 }

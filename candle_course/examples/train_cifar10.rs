@@ -118,14 +118,14 @@ fn network(parameters: &Parameters, width: usize, dropout: f64) -> Result<Sequen
                     .no_bias()
                     .build(&parameters.at(format!("conv{}", i + 1)))?,
             )
-            .add(BatchNorm2d::builder(outputs).build(&parameters.at(format!("norm{}", i + 1)))?.with_relu());
+            .add(BatchNorm2d::new(outputs, &parameters.at(format!("norm{}", i + 1)))?.with_relu());
         if pool {
-            model = model.add(MaxPool2d::new(2));
+            model = model.add(MaxPool2d::new(2)?);
         }
     }
     // 4 × 4 positions are left of the 32 × 32.
     Ok(model
-        .add(AdaptiveAvgPool2d::new(2))
+        .add(AdaptiveAvgPool2d::new(2)?)
         .add(Flatten)
         .add(Dropout::new(dropout, &parameters.at("dropout"))?)
         .add(Linear::new(4 * width * 4, 10, &parameters.at("fc"))?))
@@ -150,7 +150,7 @@ fn main() -> Result<()> {
         None => builder.load()?,
     };
     let (all, test_set) = (cifar.train(), cifar.test());
-    let split = Split::stratified(all.labels()).validation(0.1).seed(seed).build()?;
+    let split = Split::builder(all.len()).stratify(all.labels()).validation(0.1).seed(seed).build()?;
     let validation_set = all.select(split.validation())?;
     let mut train_set = all.select(split.train())?;
     match arguments.text("imbalance").unwrap_or("none") {
@@ -163,7 +163,7 @@ fn main() -> Result<()> {
     }
     println!("training images per class: {:?}", class_counts(train_set.labels(), 10)?);
 
-    let mut loss = CrossEntropy::default().label_smoothing(0.05);
+    let mut loss = CrossEntropy::builder().label_smoothing(0.05);
     let mut loader = DataLoader::builder(train_set.clone()).shuffle(seed);
     match arguments.text("balance").unwrap_or("none") {
         "none" => {}
@@ -171,7 +171,7 @@ fn main() -> Result<()> {
             let weights = example_weights(train_set.labels());
             loader = loader.sampler(WeightedRandomSampler::builder(&weights).seed(seed).build()?);
         }
-        "weights" => loss = loss.class_weights(class_weights(train_set.labels(), 10)?),
+        "weights" => loss = loss.class_weights(class_weights(&class_counts(train_set.labels(), 10)?)?),
         other => return Err(Error::argument("balance", "none, sampler or weights", other)),
     }
     let train = loader
@@ -193,7 +193,7 @@ fn main() -> Result<()> {
     let optimizer = Sgd::builder(&parameters).momentum(0.9).nesterov(true).weight_decay(decay).build()?;
     let steps = epochs * train.len().div_ceil(accumulate);
     let schedule = OneCycleLR::builder(rate, steps).pct_start(0.25).constant_momentum().build()?;
-    let mut builder = Trainer::builder(model.clone(), &parameters, loss, optimizer)
+    let mut builder = Trainer::builder(model.clone(), &parameters, loss.build()?, optimizer)
         .epochs(epochs)
         .schedule(schedule)
         .accumulate(accumulate)
@@ -215,7 +215,7 @@ fn main() -> Result<()> {
             .number("weight_decay", decay)
             .text("imbalance", arguments.text("imbalance").unwrap_or("none"))
             .text("balance", arguments.text("balance").unwrap_or("none"));
-        let tensorboard = TensorBoard::new(folder)?.hyper_parameters(hyper_parameters);
+        let tensorboard = TensorBoard::builder(folder).hyper_parameters(hyper_parameters).build()?;
         writer = Some(tensorboard.writer());
         builder = builder.callback(tensorboard);
     }

@@ -63,8 +63,8 @@ impl Callback for FailsAt {
     fn name(&self) -> &str {
         "fails"
     }
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        match trainer.state().step == self.0 {
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+        match training.state().step == self.0 {
             true => Err(Error::training("as told")),
             false => Ok(Flow::Continue),
         }
@@ -87,11 +87,12 @@ fn fit(folder: &str, epochs: usize, fails: Option<usize>) -> Result<History> {
         .add(Activation::Relu)
         .add(Linear::new(8, 2, &parameters.at("fc2"))?);
     let probe = Probe::new();
-    let tensorboard = TensorBoard::new(folder)?
-        .every_steps(2)?
+    let tensorboard = TensorBoard::builder(folder)
+        .every_steps(2)
         .hyper_parameters(HyperParameters::new().number("epochs", epochs as f64))
-        .probe(&probe, first);
-    let optimizer = Sgd::builder(&parameters).build()?;
+        .probe(&probe, first)
+        .build()?;
+    let optimizer = Sgd::new(&parameters)?;
     let builder = Trainer::builder(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
         .epochs(epochs)
         .learning_rate(0.1)

@@ -1,13 +1,11 @@
-//! Training for [candle](https://github.com/huggingface/candle): data, losses, metrics, optimizers,
-//! schedules, checkpoints, a trainer, TensorBoard and plots.
-//!
-//! In a notebook depend on this crate alone and take candle from its re-exports
-//! ([`candle_core`], [`candle_nn`]): a second copy of candle would number its tensors
-//! independently, and gradients would silently be wrong.
+#![doc = include_str!("../README.md")]
 #![warn(rust_2018_idioms)]
 
 pub use candle_core;
+#[cfg(feature = "candle-datasets")]
+pub use candle_datasets;
 pub use candle_nn;
+pub use plotters;
 
 pub mod checkpoint;
 pub mod data;
@@ -30,11 +28,12 @@ pub mod stateful;
 pub mod tensorboard;
 #[cfg(test)]
 mod test_support;
+mod text;
 pub mod training;
 
 pub use error::{Error, Result};
 
-// The README's example is compiled as a documentation test.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+/// How the crate is built, and why.
+#[cfg(doc)]
+#[doc = include_str!("design.md")]
+pub mod _design {}

@@ -24,8 +24,8 @@ pub use crate::data::{
     ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize, RandomAffine, RandomCrop,
     RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler, RandomVerticalFlip, Sampler, Satellite,
     SatelliteTarget, SequentialSampler, Smote, Source, Split, StratifiedBatchSampler, Subset, SubsetSampler,
-    TensorDataset, Transform, WeightedRandomSampler, class_counts, class_weights, example_weights, false_color,
-    imbalance, long_tail, ndvi, oversample, true_color, undersample,
+    TensorDataset, Transform, WeightedRandomSampler, class_balanced_weights, class_counts, class_weights,
+    example_weights, false_color, imbalance, long_tail, ndvi, oversample, true_color, undersample,
 };
 
 // losses
@@ -33,9 +33,8 @@ pub use crate::losses::{
     BinaryCrossEntropy, BinaryFocal, Classes, CrossEntropy, Dice, Focal, FocalTversky, GeneralisedDice, Hinge, Huber,
     Iou, KlDivergence, LogCosh, Loss, LovaszHinge, LovaszSoftmax, Mae, MeanOf, Mse, MultiTask, MultiTaskLoss, Nll,
     Over, Quantile, Reduction, Rmse, RunningMean, SmoothL1, Task, Tversky, WeightedSum, binary_cross_entropy,
-    binary_focal, class_balanced_weights, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber,
-    inverse_frequency_weights, iou, kl_divergence, log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile,
-    rmse, smooth_l1, tversky,
+    binary_focal, cross_entropy, dice, focal, focal_tversky, generalised_dice, hinge, huber, iou, kl_divergence,
+    log_cosh, lovasz_hinge, lovasz_softmax, mae, mse, nll, quantile, rmse, smooth_l1, tversky,
 };
 
 // metrics
@@ -58,9 +57,9 @@ pub use crate::optimizers::{
 
 // schedules
 pub use crate::schedules::{
-    Anneal, ChainedScheduler, Constant, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
-    CyclicMode, ExponentialLR, LambdaLR, LearningRateRangeTest, LinearLR, MultiStepLR, OneCycleLR, PolynomialLR,
-    RangeTestCurve, ReduceLROnPlateau, Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
+    Adaptive, Anneal, ChainedScheduler, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR,
+    CyclicMode, ExponentialLR, LinearLR, MultiStepLR, OneCycleLR, PlotSchedule, PolynomialLR, ReduceLROnPlateau,
+    Schedule, SequentialLR, StepLR, ThresholdMode, WarmUp,
 };
 
 // checkpoint
@@ -73,8 +72,8 @@ pub use crate::checkpoint::{
 pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
-    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, ModelSummary, StepRecord, TrainState,
-    Trainer, evaluate, forward_backward, train_step,
+    BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, LearningRateRangeTest, ModelSummary,
+    RangeTestCurve, StepRecord, TrainState, Trainer, Training, evaluate, forward_backward, train_step,
 };
 
 // plot

@@ -196,6 +196,71 @@ pub fn none(what: &str, state: &State) -> Result<()> {
     compare::<String>(what, state, [])
 }
 
+/// What everything that is [`Stateful`] has to keep to; for the tests of all of them.
+#[cfg(test)]
+pub(crate) mod contract {
+    use candle_core::Device;
+
+    use super::*;
+
+    pub(crate) fn bits(state: &State) -> Vec<(String, Vec<u64>)> {
+        let values = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+        let bits = |tensor: &Tensor| values(tensor).unwrap().into_iter().map(f64::to_bits).collect();
+        state.iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+    }
+
+    /// `make` gives always the same; `advance` changes its state.
+    pub(crate) fn keeps<S: Stateful>(what: &str, make: impl Fn() -> S, advance: impl Fn(&mut S)) {
+        let mut whole = make();
+        (0..3).for_each(|_| advance(&mut whole));
+        let saved = whole.state().unwrap();
+        let before = bits(&saved);
+        let mut resumed = make();
+        assert_ne!(bits(&resumed.state().unwrap()), before, "{what}: `advance` changes nothing");
+        resumed.load_state(&saved).unwrap();
+        assert_eq!(bits(&resumed.state().unwrap()), before, "{what}: another state came back");
+        for _ in 0..3 {
+            advance(&mut whole);
+            advance(&mut resumed);
+            assert_eq!(
+                bits(&resumed.state().unwrap()),
+                bits(&whole.state().unwrap()),
+                "{what}: it goes on differently"
+            );
+        }
+        assert_eq!(bits(&saved), before, "{what}: the saved state changed afterwards");
+
+        let mut refuses = |state: &State, name: &str, how: &str| {
+            let here = bits(&resumed.state().unwrap());
+            let text = resumed.load_state(state).expect_err(&format!("{what}: `{name}` {how}")).to_string();
+            // A part names its own tensors without its prefix.
+            let named = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]).chain([name]);
+            let named = named.into_iter().any(|name| text.contains(&format!("`{name}` {how}")));
+            assert!(named, "{what}: `{name}` {how}, but the message is {text}");
+            assert_eq!(bits(&resumed.state().unwrap()), here, "{what}: a refused state changed something");
+        };
+        for (name, tensor) in &saved {
+            let with = |tensor: Tensor| {
+                let mut other = saved.clone();
+                other.insert(name.clone(), tensor);
+                other
+            };
+            let mut missing = saved.clone();
+            missing.remove(name);
+            refuses(&missing, name, "is missing");
+            refuses(
+                &with(Tensor::zeros((7, 1, 3), tensor.dtype(), &Device::Cpu).unwrap()),
+                name,
+                "has shape [7, 1, 3]",
+            );
+            refuses(&with(tensor.to_dtype(DType::U32).unwrap()), name, "is u32");
+        }
+        let mut more = saved.clone();
+        more.insert("surplus".to_owned(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+        refuses(&more, "surplus", "is superfluous");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,7 +70,7 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
     let mut optimizer = AdamW::builder(&parameters).no_decay_for_biases_and_norms().build()?;
     let mut schedule = ReduceLROnPlateau::builder(0.02).patience(0).factor(0.9).build()?;
     let mut accumulator = GradientAccumulator::new(&parameters, 2)?;
-    let mut average = WeightAverage::exponential(&parameters).decay(0.9).build()?;
+    let mut average = WeightAverage::builder(&parameters).decay(0.9).build()?;
     let loader = loader()?;
 
     // (epoch, batch) is where the next batch is, step counts batches.
@@ -84,7 +84,7 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
             snapshot.restore("generators", &mut GeneratorStates::new(&parameters))?;
             snapshot.restore("accumulator", &mut accumulator)?;
             snapshot.restore("average", &mut average)?;
-            schedule.load_state(snapshot.get("schedule")?)?;
+            snapshot.restore("schedule", &mut schedule)?;
             epoch = snapshot.get_number("epoch")? as usize;
             batch = snapshot.get_number("batch")? as usize;
             step = snapshot.get_number("step")? as u64;
@@ -109,7 +109,7 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
             step += 1;
             if batch == loader.len() {
                 history.push(epoch_loss);
-                schedule.observe(epoch_loss)?;
+                schedule.observe(epoch, epoch_loss)?;
                 (epoch, batch, epoch_loss) = (epoch + 1, 0, 0.0);
             }
             if step % INTERVAL == 0 || step == until {
@@ -120,7 +120,7 @@ fn train(folder: &Path, until: u64) -> Result<u32> {
                     .section("generators", &GeneratorStates::new(&parameters))?
                     .section("accumulator", &accumulator)?
                     .section("average", &average)?
-                    .tensors("schedule", schedule.state()?)?
+                    .section("schedule", &schedule)?
                     .tensors("history", [("losses".to_owned(), losses)].into())?
                     .number("epoch", epoch as f64)
                     .number("batch", batch as f64)

@@ -186,7 +186,7 @@ class BuildFolder:
         )
 
     def _prepare(self, quiet: bool) -> None:
-        dependency = f'{{ path = {json.dumps(str(self.project / "candle_course"))}'
+        dependency = f'{{ path = {json.dumps(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
         if features():
             dependency += f", features = {json.dumps(features())}"
         say.write_if_changed(self.home / "project", f"{self.project}\n")

@@ -13,7 +13,8 @@ from . import build_folder, evcxr, paths, say
 
 def ensure(build: bool = True) -> None:
     """Does what is missing; a second call takes about a second."""
-    check_rust()
+    # Before anything is installed: a download of the kernel may fail, and then it is compiled.
+    check_rust(kernel=evcxr.find() is None)
     ensure_venv()
     evcxr.ensure()
     install_kernel_specification()
@@ -41,7 +42,8 @@ def enter_venv() -> None:
     os.execve(paths.venv_python(), [str(paths.venv_python()), *sys.argv], environment)
 
 
-def check_rust() -> None:
+def check_rust(kernel: bool = False) -> None:
+    """Rust and a C linker are there, new enough for the crate and, with `kernel`, to compile evcxr."""
     # A fresh rustup stands here before the shell's PATH knows of it.
     cargo_home = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
     if not shutil.which("cargo"):
@@ -54,9 +56,9 @@ def check_rust() -> None:
         )
     version = subprocess.run(["rustc", "--version"], capture_output=True, text=True, cwd=paths.PROJECT).stdout
     found = re.search(r"(\d+)\.(\d+)", version)
-    if not found or tuple(map(int, found.groups())) < paths.MINIMUM_RUST:
-        wanted = ".".join(map(str, paths.MINIMUM_RUST))
-        raise say.Failure(f"Rust {wanted} or newer is needed and this is `{version.strip()}`; run `rustup update`")
+    for wanted, what in [(paths.MINIMUM_RUST, "the crate")] + [(paths.KERNEL_RUST, f"the notebook kernel, evcxr {paths.EVCXR_VERSION},")] * kernel:
+        if not found or tuple(map(int, found.groups())) < wanted:
+            raise say.Failure(f"{what} needs Rust {'.'.join(map(str, wanted))} or newer and this is `{version.strip()}`; run `rustup update`")
     if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
         hint = "xcode-select --install" if sys.platform == "darwin" else "sudo apt install build-essential"
         raise say.Failure(f"Rust needs a C linker and there is none; install one with `{hint}`")

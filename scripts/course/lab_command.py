@@ -69,7 +69,7 @@ def prove_kernel() -> int:
 
     folder = paths.NOTEBOOKS / "en"
     folder.mkdir(parents=True, exist_ok=True)
-    setup = ':dep candle_course = { path = "../../candle_course" }\nuse candle_course::prelude::*;'
+    setup = f"{paths.DEPENDENCY}\nuse candle_course::prelude::*;"
     with say.step("Starting a kernel and loading the crate", "15 s"):
         report = execute.run("setup", [(setup, []), ("println!(\"ready\");", [])], folder)
     build_folder.BuildFolder().clean()

@@ -7,6 +7,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 CRATE = PROJECT / "candle_course"
+# The dynamic library that notebooks depend on, and how their first cell says so.
+NOTEBOOK_PACKAGE = "candle_course_notebook"
+DEPENDENCY = f':dep candle_course = {{ path = "../../candle_course/notebook", package = "{NOTEBOOK_PACKAGE}" }}'
 LESSONS = PROJECT / "lessons"
 NOTEBOOKS = PROJECT / "notebooks"
 REQUIREMENTS = PROJECT / "scripts" / "requirements.txt"
@@ -16,7 +19,9 @@ VENV = PROJECT / ".venv"
 LANGUAGES = ("en", "pt-BR")
 KERNEL_NAME = "rust"
 EVCXR_VERSION = "0.22.0"
+# What the crate's manifest says, and what evcxr needs where it has to be compiled.
 MINIMUM_RUST = (1, 89)
+KERNEL_RUST = (1, 95)
 MINIMUM_PYTHON = (3, 10)
 
 

@@ -11,7 +11,7 @@ struct ConvNorm(Conv2d, BatchNorm2d);
 impl ConvNorm {
     fn new(from: usize, to: usize, scope: &Scope) -> Result<Self> {
         let conv = Conv2d::builder(from, to, 3).padding(1).build(&scope.at("conv"))?;
-        Ok(Self(conv, BatchNorm2d::builder(to).build(&scope.at("norm"))?.with_relu()))
+        Ok(Self(conv, BatchNorm2d::new(to, &scope.at("norm"))?.with_relu()))
     }
 }
 
@@ -31,9 +31,9 @@ fn mlp(parameters: &Parameters) -> Result<Sequential> {
 fn mnist(parameters: &Parameters) -> Result<Sequential> {
     Ok(Sequential::new()
         .add(Conv2d::builder(1, 32, 3).padding(1).build(&parameters.at("conv1"))?.with_relu())
-        .add(MaxPool2d::new(2))
+        .add(MaxPool2d::new(2)?)
         .add(Conv2d::builder(32, 64, 3).padding(1).build(&parameters.at("conv2"))?.with_relu())
-        .add(MaxPool2d::new(2))
+        .add(MaxPool2d::new(2)?)
         .add(Flatten)
         .add(Linear::new(3136, 128, &parameters.at("fc1"))?.with_relu())
         .add(Linear::new(128, 10, &parameters.at("fc2"))?))
@@ -45,7 +45,7 @@ fn cifar(parameters: &Parameters) -> Result<Sequential> {
     for (i, to) in [32, 32, 64, 64, 128, 128].into_iter().enumerate() {
         model = model.add(ConvNorm::new(from, to, &parameters.at(format!("block{i}")))?);
         if i % 2 == 1 {
-            model = model.add(MaxPool2d::new(2));
+            model = model.add(MaxPool2d::new(2)?);
         }
         from = to;
     }
@@ -79,14 +79,14 @@ impl UNet {
             bottom: twice("bottom", 32, 64)?,
             enlarge: [enlarge("enlarge2", 64, 32)?, enlarge("enlarge1", 32, 16)?],
             up: [twice("up2", 64, 32)?, twice("up1", 32, 16)?],
-            head: Conv2d::builder(16, 5, 1).build(&parameters.at("head"))?,
+            head: Conv2d::new(16, 5, 1, &parameters.at("head"))?,
         })
     }
 }
 
 impl ModuleT for UNet {
     fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
-        let pool = MaxPool2d::new(2);
+        let pool = MaxPool2d::new(2)?;
         let first = self.down[0].forward_t(xs, train)?;
         let second = self.down[1].forward_t(&pool.forward(&first)?, train)?;
         let bottom = self.bottom.forward_t(&pool.forward(&second)?, train)?;
@@ -136,7 +136,7 @@ fn resnet18(parameters: &Parameters, large: bool) -> Result<Sequential> {
     let norm = BatchNorm2d::builder(64).build(&parameters.at("bn1"))?.with_relu();
     let mut model = Sequential::new().add(ConvNorm(front.build(&parameters.at("conv1"))?, norm));
     if large {
-        model = model.add(MaxPool2d::new(3).stride(2).padding(1));
+        model = model.add(MaxPool2d::builder(3).stride(2).padding(1).build()?);
     }
     let mut from = 64;
     for (i, to) in [64, 128, 256, 512].into_iter().enumerate() {
@@ -148,7 +148,7 @@ fn resnet18(parameters: &Parameters, large: bool) -> Result<Sequential> {
     }
     let classes = if large { 1000 } else { 10 };
     let head = Linear::new(512, classes, &parameters.at("fc"))?;
-    Ok(model.add(AdaptiveAvgPool2d::new(1)).add(Flatten).add(head))
+    Ok(model.add(AdaptiveAvgPool2d::new(1)?).add(Flatten).add(head))
 }
 
 /// A GRU over 50 steps; its last state is classified.
@@ -162,7 +162,7 @@ impl ModuleT for LastState {
 }
 
 fn gru(parameters: &Parameters) -> Result<LastState> {
-    let layer = Gru::builder(32, 64, &parameters.at("gru")).build()?;
+    let layer = Gru::new(32, 64, &parameters.at("gru"))?;
     Ok(LastState(layer, Linear::new(64, 10, &parameters.at("head"))?))
 }
 
@@ -186,7 +186,7 @@ pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
         _ => Box::new(UNet::new(&parameters)?),
     };
     let mut optimizer: Box<dyn Optimizer> = if adam {
-        Box::new(AdamW::builder(&parameters).build()?)
+        Box::new(AdamW::new(&parameters)?)
     } else {
         Box::new(Sgd::builder(&parameters).momentum(0.9).build()?)
     };

@@ -29,10 +29,9 @@ fn cnn(parameters: &Parameters, folded: bool) -> Sequential {
         let conv = if folded { conv } else { conv.no_bias() };
         model = model.add(conv.build(&parameters.at(format!("conv{layer}"))).unwrap());
         if !folded {
-            model =
-                model.add(BatchNorm2d::builder(channels_out).build(&parameters.at(format!("norm{layer}"))).unwrap());
+            model = model.add(BatchNorm2d::new(channels_out, &parameters.at(format!("norm{layer}"))).unwrap());
         }
-        model = model.add(Activation::Relu).add(MaxPool2d::new(2));
+        model = model.add(Activation::Relu).add(MaxPool2d::new(2).unwrap());
     }
     model.add(Flatten).add(Linear::new(24, 10, &parameters.at("fc")).unwrap())
 }

@@ -24,7 +24,7 @@ const KIND: &str = "candle_course.checkpoint";
 ///
 /// let mut parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(2, 1, &parameters.at("fc"))?;
-/// let mut optimizer = AdamW::builder(&parameters).build()?;
+/// let mut optimizer = AdamW::new(&parameters)?;
 /// # let loss = layer.forward(&Tensor::ones((4, 2), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
 /// # optimizer.step(&loss.backward()?, 1e-3)?;
 /// let folder = tempfile::tempdir()?;

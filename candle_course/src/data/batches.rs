@@ -317,7 +317,7 @@ mod tests {
                 .shuffle(3)
                 .transform(RandomCrop::new(4, 1))
                 .transform(RandomHorizontalFlip::new(2))
-                .transform(RandomErasing::new(3).build().unwrap())
+                .transform(RandomErasing::new(3))
                 .workers(workers);
             if workers > 0 {
                 loader = loader.prefetch(prefetch);

@@ -57,10 +57,8 @@ image_set! {
             }],
         },
         repository: "uoft-cs/cifar10",
-        sample: [
-            include_bytes!("../../data/cifar10-train.pack"),
-            include_bytes!("../../data/cifar10-test.pack"),
-        ],
+        #[cfg(feature = "samples")]
+        sample: [&candle_course_samples::CIFAR10_TRAIN, &candle_course_samples::CIFAR10_TEST],
     }
 }
 

@@ -17,7 +17,7 @@ fn out_of_range(index: usize, length: usize) -> Error {
 /// use candle_course::data::{Dataset, Mnist, Split, Subset};
 ///
 /// let images = Mnist::builder().sample().quiet().load()?.train();
-/// let split = Split::stratified(images.labels()).validation(0.1).seed(1).build()?;
+/// let split = Split::builder(images.len()).stratify(images.labels()).validation(0.1).seed(1).build()?;
 /// let validation = Subset::new(images, split.validation())?;
 /// assert_eq!(validation.len(), 600);
 /// # Ok::<(), candle_course::error::Error>(())

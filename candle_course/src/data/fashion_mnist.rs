@@ -39,9 +39,7 @@ image_set! {
             ],
         },
         repository: "zalando-datasets/fashion_mnist",
-        sample: [
-            include_bytes!("../../data/fashion-mnist-train.pack"),
-            include_bytes!("../../data/fashion-mnist-test.pack"),
-        ],
+        #[cfg(feature = "samples")]
+        sample: [&candle_course_samples::FASHION_MNIST_TRAIN, &candle_course_samples::FASHION_MNIST_TEST],
     }
 }

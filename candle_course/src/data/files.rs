@@ -23,6 +23,11 @@ pub(crate) struct OfficialFile {
     pub identity: Identity,
 }
 
+/// Bytes as a checksum is written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// How the official file is told from others, by the sha256 of its content without gzip.
 pub(crate) enum Identity {
     Sha256(&'static str),
@@ -62,7 +67,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// An error unless `content` is the official file.
 pub(crate) fn verify(path: &Path, content: &[u8], official: &OfficialFile) -> Result<()> {
-    let got: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let got = hex(&Sha256::digest(content));
     match official.identity {
         Identity::Sha256(expected) if got != expected => Err(Error::data(format!(
             "{}: expected the official file with sha256 {expected} (unpacked), got {got}",
@@ -299,7 +304,7 @@ mod tests {
     #[test]
     fn a_file_of_another_set_with_the_same_names_is_told() {
         let content = idx_files()[0].1.clone();
-        let known: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let known = hex(&Sha256::digest(&content));
         let known: &'static str = known.leak();
         let file = |identity| OfficialFile { names: &[], identity };
         let path = Path::new("data/train-images-idx3-ubyte");

@@ -18,14 +18,14 @@ use crate::error::{Context, Error, Result};
 ///
 /// Classes are numbered in alphabetical order of their folders, files come in alphabetical order,
 /// so the numbering is the same everywhere. `inputs`: `[3, H, W]` (or `[1, H, W]`, see
-/// [`ImageFolder::grey`]), f32 in `[0, 1]`; `targets`: u32.
+/// [`ImageFolderBuilder::grey`]), f32 in `[0, 1]`; `targets`: u32.
 ///
 /// # Examples
 ///
 /// ```no_run
 /// use candle_course::data::{DataLoader, ImageFolder};
 ///
-/// let tiles = ImageFolder::new("tiles")?.resize(64, 64)?;
+/// let tiles = ImageFolder::builder("tiles").resize(64, 64).build()?;
 /// println!("{:?}", tiles.class_names());
 /// let loader = DataLoader::builder(tiles).batch_size(32).shuffle(1).workers(4).build()?;
 /// # Ok::<(), candle_course::error::Error>(())
@@ -77,23 +77,9 @@ impl ImageFolder {
         Ok(Self { files: Arc::new(files), class_names: Arc::new(class_names), size: None, grey: false })
     }
 
-    /// Resizes every image (bilinear), so that images of different sizes fit into one batch.
-    ///
-    /// # Errors
-    /// If a side is 0.
-    pub fn resize(mut self, height: usize, width: usize) -> Result<Self> {
-        if height == 0 || width == 0 {
-            return Err(Error::argument("height, width", "at least 1 each", format!("{height} and {width}")));
-        }
-        self.size = Some((height, width));
-        Ok(self)
-    }
-
-    /// Reads grey images of one channel instead of three.
-    #[must_use]
-    pub fn grey(mut self) -> Self {
-        self.grey = true;
-        self
+    /// The images below `folder`, as they are, unless told otherwise.
+    pub fn builder(folder: impl AsRef<Path>) -> ImageFolderBuilder {
+        ImageFolderBuilder { folder: folder.as_ref().to_owned(), size: None, grey: false }
     }
 
     /// The name of every class, in order of the targets.
@@ -109,6 +95,43 @@ impl ImageFolder {
     /// Where image `index` lies.
     pub fn path(&self, index: usize) -> Option<&Path> {
         self.files.get(index).map(|(path, _)| path.as_path())
+    }
+}
+
+/// Configures an [`ImageFolder`].
+#[derive(Debug, Clone)]
+pub struct ImageFolderBuilder {
+    folder: PathBuf,
+    size: Option<(usize, usize)>,
+    grey: bool,
+}
+
+impl ImageFolderBuilder {
+    /// Resizes every image (bilinear), so that images of different sizes fit into one batch.
+    #[must_use]
+    pub fn resize(mut self, height: usize, width: usize) -> Self {
+        self.size = Some((height, width));
+        self
+    }
+
+    /// Reads grey images of one channel instead of three.
+    #[must_use]
+    pub fn grey(mut self) -> Self {
+        self.grey = true;
+        self
+    }
+
+    /// The data set.
+    ///
+    /// # Errors
+    /// As [`ImageFolder::new`], or if a side is 0.
+    pub fn build(self) -> Result<ImageFolder> {
+        if let Some((height, width)) = self.size
+            && (height == 0 || width == 0)
+        {
+            return Err(Error::argument("height, width", "at least 1 each", format!("{height} and {width}")));
+        }
+        Ok(ImageFolder { size: self.size, grey: self.grey, ..ImageFolder::new(self.folder)? })
     }
 }
 
@@ -174,8 +197,10 @@ mod tests {
         assert_eq!(values[1], [[0.0, 0.0], [50.0 / 255.0, 50.0 / 255.0]]);
         assert_eq!(values[2], [[1.0, 1.0], [1.0, 1.0]]);
         assert!(images.batch(&[0, 1]).unwrap_err().to_string().contains("[3, 3, 3] of F32, of example 1 [3, 2, 2]"));
-        assert_eq!(images.clone().resize(4, 5).unwrap().batch(&[0, 1]).unwrap().inputs.dims(), [2, 3, 4, 5]);
-        assert_eq!(images.grey().get(0).unwrap().input.dims(), [1, 3, 3]);
+        let resized = ImageFolder::builder(folder.path()).resize(4, 5).build().unwrap();
+        assert_eq!(resized.batch(&[0, 1]).unwrap().inputs.dims(), [2, 3, 4, 5]);
+        let grey = ImageFolder::builder(folder.path()).grey().build().unwrap();
+        assert_eq!(grey.get(0).unwrap().input.dims(), [1, 3, 3]);
     }
 
     #[test]
@@ -190,6 +215,6 @@ mod tests {
         let images = ImageFolder::new(folder.path()).unwrap();
         let error = images.batch(&[0]).unwrap_err().to_string();
         assert!(error.contains("example 0 cannot be read") && error.contains("forest/c.png"), "{error}");
-        assert!(images.resize(0, 1).is_err());
+        assert!(ImageFolder::builder(folder.path()).resize(0, 1).build().is_err());
     }
 }

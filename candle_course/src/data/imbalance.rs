@@ -44,27 +44,67 @@ pub fn class_counts(labels: &[u32], classes: usize) -> Result<Vec<usize>> {
     Ok(counts)
 }
 
-/// A weight per class for the loss: `N / (C · n_c)`, as scikit-learn's "balanced". Every class then
-/// has the same total weight, and the mean weight of the examples is 1.
+/// A weight per class for the loss, of how many examples each class has: `N / (C · n_c)`, as scikit-learn's
+/// "balanced". Every class then has the same total weight, and the mean weight of the examples is 1.
 ///
 /// # Errors
-/// If a label is out of range or a class has no example.
+/// If there is no class, or a class has no example.
 ///
 /// # Examples
 ///
 /// ```
-/// use candle_course::data::class_weights;
+/// use candle_course::prelude::*;
 ///
-/// assert_eq!(class_weights(&[0, 0, 0, 1], 2)?, [4.0 / 6.0, 2.0]);
-/// # Ok::<(), candle_course::error::Error>(())
+/// let labels = [0, 0, 0, 1];
+/// assert_eq!(class_weights(&class_counts(&labels, 2)?)?, [4.0 / 6.0, 2.0]);
+/// # Ok::<(), candle_course::Error>(())
 /// ```
-pub fn class_weights(labels: &[u32], classes: usize) -> Result<Vec<f64>> {
-    let counts = class_counts(labels, classes)?;
-    if let Some(empty) = counts.iter().position(|&count| count == 0) {
-        return Err(Error::data(format!("class {empty} has no examples, so no weight can balance it"))
-            .hint("is `classes` right, and is every class in this split?"));
+pub fn class_weights(counts: &[usize]) -> Result<Vec<f64>> {
+    every_class(counts)?;
+    let total: usize = counts.iter().sum();
+    Ok(counts.iter().map(|&count| total as f64 / (counts.len() * count) as f64).collect())
+}
+
+/// Class-balanced weights by the effective number of examples, (1 − β) / (1 − β^n_c), scaled to a mean of 1.
+///
+/// The effective number (1 − β^n)/(1 − β) stops growing at about 1/(1 − β): the ten-thousandth
+/// picture of a class adds little. β = 0 weighs all classes alike, β → 1 by inverse frequency.
+/// (Cui et al., "Class-balanced loss based on effective number of samples", 2019.)
+///
+/// # Errors
+/// If there is no class, a class has no example, or `beta` is not in [0, 1).
+///
+/// # Examples
+///
+/// ```
+/// use candle_course::prelude::*;
+///
+/// let weights = class_balanced_weights(&[9000, 100], 0.999)?;
+/// assert!((weights.iter().sum::<f64>() - 2.0).abs() < 1e-12);
+/// assert!(weights[1] / weights[0] > 10.0 && weights[1] / weights[0] < 11.0); // not 90
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn class_balanced_weights(counts: &[usize], beta: f64) -> Result<Vec<f64>> {
+    every_class(counts)?;
+    if !(0.0..1.0).contains(&beta) {
+        return Err(Error::argument("beta", "a number in [0, 1)", beta).hint("0.9, 0.99, 0.999 and 0.9999 are usual"));
     }
-    Ok(counts.iter().map(|&count| labels.len() as f64 / (classes * count) as f64).collect())
+    // 1 − β^n = −(e^(n ln β) − 1): no cancellation for β close to 1.
+    let effective = |count: usize| if beta == 0.0 { 1.0 } else { -(count as f64 * beta.ln()).exp_m1() / (1.0 - beta) };
+    let weights: Vec<f64> = counts.iter().map(|&count| 1.0 / effective(count)).collect();
+    let mean = weights.iter().sum::<f64>() / weights.len() as f64;
+    Ok(weights.into_iter().map(|weight| weight / mean).collect())
+}
+
+fn every_class(counts: &[usize]) -> Result<()> {
+    match counts.iter().position(|&count| count == 0) {
+        Some(class) => {
+            Err(Error::argument("counts", "at least one example of every class", format!("0 of class {class}"))
+                .hint("count the labels of the training split; drop a class that never occurs"))
+        }
+        None if counts.is_empty() => Err(Error::argument("counts", "at least one class", 0)),
+        None => Ok(()),
+    }
 }
 
 /// A weight per example for a sampler: `1 / n` of its class, so that all classes are drawn equally
@@ -201,7 +241,7 @@ mod tests {
         let labels = labels();
         assert_eq!(class_counts(&labels, 3).unwrap(), [86, 10, 4]);
         // sklearn.utils.class_weight.compute_class_weight("balanced", ...) of the same labels.
-        let weights = class_weights(&labels, 3).unwrap();
+        let weights = class_weights(&class_counts(&labels, 3).unwrap()).unwrap();
         for (got, expected) in weights.iter().zip([0.3875968992248062, 3.3333333333333335, 8.333333333333334]) {
             assert!((got - expected).abs() < 1e-12);
         }
@@ -210,8 +250,30 @@ mod tests {
             let sum: f64 = examples.iter().zip(&labels).filter(|(_, label)| **label == class).map(|(w, _)| w).sum();
             assert!((sum - 1.0).abs() < 1e-12);
         }
-        assert!(class_weights(&labels, 4).unwrap_err().to_string().contains("class 3 has no examples"));
+        assert!(class_weights(&class_counts(&labels, 4).unwrap()).unwrap_err().to_string().contains("0 of class 3"));
         assert!(class_counts(&labels, 2).unwrap_err().to_string().contains("classes 0 to 1, got 2 for example 7"));
+    }
+
+    #[test]
+    fn class_weights_have_the_known_limits() {
+        let counts = [500, 50, 5];
+        let flat = class_balanced_weights(&counts, 0.0).unwrap();
+        assert!(flat.iter().all(|w| (w - 1.0).abs() < 1e-12));
+        let steep = class_balanced_weights(&counts, 1.0 - 1e-12).unwrap();
+        let inverse = class_weights(&counts).unwrap();
+        for (a, b) in steep.iter().zip(&inverse) {
+            assert!((a / steep[0] - b / inverse[0]).abs() < 1e-3 * b / inverse[0]);
+        }
+        assert!(class_balanced_weights(&[5, 1], 1.0).unwrap_err().to_string().contains("a number in [0, 1), got 1"));
+        // sklearn.utils.class_weight.compute_class_weight("balanced", …): n / (classes · count)
+        assert!((inverse[1] - 555.0 / 150.0).abs() < 1e-12);
+        // The authors' formula, (1 − β) / (1 − β^n) scaled to a mean of 1, in exact fractions.
+        let weights = class_balanced_weights(&counts, 0.99).unwrap();
+        for (weight, expected) in
+            weights.iter().zip([0.126_129_883_280_415_97, 0.317_222_971_282_472_95, 2.556_647_145_437_111])
+        {
+            assert!((weight - expected).abs() < 1e-12 * expected, "{weights:?}");
+        }
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl DataLoaderBuilder {
         if self.dataset.is_empty() {
             return Err(Error::argument("dataset", "at least one example", 0));
         }
-        let sampler = self.sampler.unwrap_or_else(|| Arc::new(SequentialSampler(self.dataset.len())));
+        let sampler = self.sampler.unwrap_or_else(|| Arc::new(SequentialSampler::new(self.dataset.len())));
         if sampler.is_empty() {
             return Err(Error::argument("sampler", "at least one index per epoch", 0));
         }
@@ -341,8 +341,8 @@ mod tests {
         assert!(text(DataLoader::builder(numbers(0))).contains("`dataset`: expected at least one example"));
         assert!(text(DataLoader::builder(numbers(1)).prefetch(2)).contains("`workers`: expected at least 1"));
         assert!(text(DataLoader::builder(numbers(1)).workers(2000)).contains("at most 1024"));
-        assert!(text(DataLoader::builder(numbers(5)).sampler(SequentialSampler(0))).contains("`sampler`"));
-        let other = DataLoader::builder(numbers(5)).sampler(SequentialSampler(6)).build().unwrap();
+        assert!(text(DataLoader::builder(numbers(5)).sampler(SequentialSampler::new(0))).contains("`sampler`"));
+        let other = DataLoader::builder(numbers(5)).sampler(SequentialSampler::new(6)).build().unwrap();
         assert!(other.epoch(0).unwrap_err().to_string().contains("indices below 5, the data set's size, got 5"));
         assert!(from_batch(6).unwrap_err().to_string().contains("`batch`: expected at most 5"));
     }

@@ -58,9 +58,7 @@ image_set! {
             ],
         },
         repository: "ylecun/mnist",
-        sample: [
-            include_bytes!("../../data/mnist-train.pack"),
-            include_bytes!("../../data/mnist-test.pack"),
-        ],
+        #[cfg(feature = "samples")]
+        sample: [&candle_course_samples::MNIST_TRAIN, &candle_course_samples::MNIST_TEST],
     }
 }

@@ -9,10 +9,11 @@
 //! | --- | --- |
 //! | public image sets | [`Mnist`], [`FashionMnist`], [`Cifar10`]: see [`Source`] for where they come from |
 //! | your own data | [`TensorDataset`], [`ImageFolder`], or your type that implements [`Dataset`] |
+//! | sets of `candle_datasets`, with the feature `candle-datasets` | `TrainTest`, `Axes` |
 //! | synthetic satellite tiles | [`Satellite`], [`ndvi`], [`true_color`], [`false_color`] |
 //! | parts and sums | [`Split`], [`Subset`], [`ConcatDataset`], [`MappedDataset`] |
 //! | an order | [`SequentialSampler`], [`RandomSampler`], [`SubsetSampler`], [`WeightedRandomSampler`], [`StratifiedBatchSampler`] |
-//! | imbalance | [`class_counts`], [`class_weights`], [`example_weights`], [`oversample`], [`undersample`], [`Smote`], [`imbalance()`], [`long_tail`] |
+//! | imbalance | [`class_counts`], [`class_weights`], [`class_balanced_weights`], [`example_weights`], [`oversample`], [`undersample`], [`Smote`], [`imbalance()`], [`long_tail`] |
 //! | augmentation | [`RandomCrop`], [`RandomHorizontalFlip`], [`RandomVerticalFlip`], [`RandomQuarterTurn`], [`RandomAffine`], [`RandomErasing`], [`ColorJitter`], [`MixUp`], [`Normalize`] |
 //!
 //! # Examples
@@ -21,7 +22,7 @@
 //! use candle_course::prelude::*;
 //!
 //! let cifar = Cifar10::builder().sample().load()?;
-//! let split = Split::stratified(cifar.train().labels()).validation(0.1).seed(1).build()?;
+//! let split = Split::builder(cifar.train().len()).stratify(cifar.train().labels()).validation(0.1).seed(1).build()?;
 //! let train = cifar.train().select(split.train())?;
 //! let sampler = WeightedRandomSampler::builder(&example_weights(train.labels())).seed(2).build()?;
 //! let loader = DataLoader::builder(train)
@@ -38,6 +39,8 @@
 //! ```
 
 mod batches;
+#[cfg(feature = "candle-datasets")]
+mod candle_sets;
 mod cifar10;
 mod compose;
 mod dataset;
@@ -50,8 +53,9 @@ mod images;
 mod imbalance;
 mod loader;
 mod mnist;
-mod packed;
 mod sampler;
+#[cfg(feature = "samples")]
+mod samples;
 mod satellite;
 mod smote;
 mod source;
@@ -63,13 +67,17 @@ mod weighted;
 mod workers;
 
 pub use batches::Batches;
+#[cfg(feature = "candle-datasets")]
+pub use candle_sets::{Axes, TrainTest};
 pub use cifar10::Cifar10;
 pub use compose::{ConcatDataset, MappedDataset, Subset};
 pub use dataset::{Batch, Dataset, Example, TensorDataset};
 pub use fashion_mnist::FashionMnist;
-pub use image_folder::ImageFolder;
+pub use image_folder::{ImageFolder, ImageFolderBuilder};
 pub use images::ImageDataset;
-pub use imbalance::{class_counts, class_weights, example_weights, imbalance, long_tail, oversample, undersample};
+pub use imbalance::{
+    class_balanced_weights, class_counts, class_weights, example_weights, imbalance, long_tail, oversample, undersample,
+};
 pub use loader::{DataLoader, DataLoaderBuilder};
 pub use mnist::Mnist;
 pub use sampler::{RandomSampler, Sampler, SequentialSampler, SubsetSampler};
@@ -80,7 +88,8 @@ pub use split::{Split, SplitBuilder};
 pub use statistics::LoaderStatistics;
 pub use stratified::StratifiedBatchSampler;
 pub use transforms::{
-    BatchPosition, ColorJitter, MixUp, Normalize, RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip,
-    RandomQuarterTurn, RandomVerticalFlip, Transform,
+    BatchPosition, ColorJitter, ColorJitterBuilder, MixUp, Normalize, RandomAffine, RandomAffineBuilder, RandomCrop,
+    RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn,
+    RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
 };
 pub use weighted::{WeightedRandomSampler, WeightedRandomSamplerBuilder};

@@ -30,7 +30,14 @@ pub trait Sampler: Send + Sync {
 
 /// `0..length`, in every epoch.
 #[derive(Debug, Clone, Copy)]
-pub struct SequentialSampler(pub usize);
+pub struct SequentialSampler(usize);
+
+impl SequentialSampler {
+    /// The first `length` examples.
+    pub fn new(length: usize) -> Self {
+        Self(length)
+    }
+}
 
 impl Sampler for SequentialSampler {
     fn indices(&self, _epoch: usize) -> Result<Vec<usize>> {
@@ -122,7 +129,7 @@ mod tests {
         assert_ne!(first, RandomSampler::new(100, 2).indices(0).unwrap());
         let mut sorted = first;
         sorted.sort_unstable();
-        assert_eq!(sorted, SequentialSampler(100).indices(9).unwrap());
+        assert_eq!(sorted, SequentialSampler::new(100).indices(9).unwrap());
         let subset = SubsetSampler::new(&[7, 7, 1], 3).unwrap();
         let mut drawn = subset.indices(4).unwrap();
         drawn.sort_unstable();

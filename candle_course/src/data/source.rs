@@ -4,7 +4,7 @@
 //! 2. The local cache of the Hugging Face hub.
 //! 3. The hub itself, unless `CANDLE_COURSE_OFFLINE` or `HF_HUB_OFFLINE` is set or it cannot be
 //!    reached.
-//! 4. The sample embedded in this crate.
+//! 4. The sample embedded in `candle_course_samples`, with the feature `samples`.
 //!
 //! The first that has the set is used, and said aloud. A source that has the set, but damaged, is
 //! an error: training on something else than was asked for helps nobody.
@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use crate::data::ImageDataset;
 use crate::data::files::{self, OfficialFile, RawImages};
-use crate::data::packed;
+#[cfg(feature = "samples")]
+use crate::data::samples;
 use crate::error::{Context, Error, Result};
 use crate::random::Generator;
 
@@ -28,7 +29,7 @@ use crate::random::Generator;
 /// 2. The local cache of the Hugging Face hub (`HF_HUB_CACHE`, `HF_HOME`).
 /// 3. The hub (`HF_ENDPOINT`), unless `CANDLE_COURSE_OFFLINE=1` or `HF_HUB_OFFLINE=1`, or it
 ///    cannot be reached within 1.5 seconds.
-/// 4. The sample embedded in this crate.
+/// 4. The sample that comes with the crate's feature `samples`, on by default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
@@ -38,7 +39,7 @@ pub enum Source {
     HubCache(PathBuf),
     /// Downloaded from this repository of the Hugging Face hub just now.
     Hub(String),
-    /// The sample embedded in this crate.
+    /// The sample that comes with the crate.
     Sample,
 }
 
@@ -75,8 +76,9 @@ pub struct Specification {
     /// The repository of the Hugging Face hub.
     #[cfg_attr(not(feature = "hub"), allow(dead_code))]
     pub(crate) repository: &'static str,
-    /// The packed samples of training and test images.
-    pub(crate) sample: [&'static [u8]; 2],
+    /// The samples of training and test images.
+    #[cfg(feature = "samples")]
+    pub(crate) sample: [&'static candle_course_samples::Sample; 2],
 }
 
 /// An image set with its training and test images.
@@ -247,9 +249,8 @@ impl<S: ImageSet> ImageSetBuilder<S> {
     }
 
     fn find(&self, set: &Specification) -> Result<([RawImages; 2], Source, Vec<String>)> {
-        let sample = |reasons| Ok(([unpack_sample(set, 0)?, unpack_sample(set, 1)?], Source::Sample, reasons));
         if self.sample_only {
-            return sample(vec![]);
+            return sample(set, vec![]);
         }
         let mut reasons = Vec::new();
         if let Some(folder) = &self.folder {
@@ -278,7 +279,7 @@ impl<S: ImageSet> ImageSetBuilder<S> {
         }
         #[cfg(not(feature = "hub"))]
         reasons.push("the complete set needs the crate's feature `hub`".to_owned());
-        sample(reasons)
+        sample(set, reasons)
     }
 }
 
@@ -313,11 +314,19 @@ fn limited(images: &ImageDataset, limit: usize, seed: u64, split: u64) -> Result
     images.select(&chosen)
 }
 
-fn unpack_sample(set: &Specification, split: usize) -> Result<RawImages> {
-    let sample = packed::unpack(set.sample[split])
-        .filter(|sample| sample.shape == set.shape)
-        .ok_or_else(|| Error::data(format!("the embedded sample of {} is damaged", set.name)))?;
-    Ok(RawImages { pixels: sample.pixels, labels: sample.labels.iter().map(|&label| u32::from(label)).collect() })
+/// The end of the chain; `reasons` why nothing before it had the set.
+#[cfg(feature = "samples")]
+fn sample(set: &Specification, reasons: Vec<String>) -> Result<([RawImages; 2], Source, Vec<String>)> {
+    let split = |split: usize| samples::decode(set.sample[split], set.shape).context("the embedded sample is damaged");
+    Ok(([split(0)?, split(1)?], Source::Sample, reasons))
+}
+
+#[cfg(not(feature = "samples"))]
+fn sample(_: &Specification, reasons: Vec<String>) -> Result<([RawImages; 2], Source, Vec<String>)> {
+    let why = if reasons.is_empty() { String::new() } else { format!("; {}", reasons.join("; ")) };
+    Err(Error::data(format!("the crate was built without its sample{why}")).hint(
+        "switch on the crate's feature `samples`, or `hub` with a network, or let CANDLE_COURSE_DATA name a folder with the files",
+    ))
 }
 
 /// Looks for the set in `folder`. Some of its files, but not all: an error.
@@ -439,35 +448,8 @@ pub(crate) use image_set;
 
 #[cfg(test)]
 mod tests {
-    use sha2::{Digest, Sha256};
-
     use super::*;
-    use crate::data::{Cifar10, Dataset, FashionMnist, Mnist};
-
-    #[test]
-    fn the_samples_are_the_recorded_ones_balanced_and_of_the_right_size() {
-        let sources = include_str!("../../data/SOURCES.md");
-        for (set, per_class) in [
-            (Mnist::specification(), [600, 100]),
-            (Cifar10::specification(), [400, 100]),
-            (FashionMnist::specification(), [200, 50]),
-        ] {
-            for split in 0..2 {
-                let hex: String = Sha256::digest(set.sample[split]).iter().map(|byte| format!("{byte:02x}")).collect();
-                assert!(sources.contains(&hex), "{} split {split}: {hex}", set.name);
-                let raw = unpack_sample(set, split).unwrap();
-                for class in 0..10 {
-                    assert_eq!(raw.labels.iter().filter(|&&label| label == class).count(), per_class[split]);
-                }
-            }
-        }
-        let bytes: usize = [Mnist::specification(), Cifar10::specification(), FashionMnist::specification()]
-            .iter()
-            .flat_map(|set| set.sample)
-            .map(<[u8]>::len)
-            .sum();
-        assert!(bytes <= 10_000_000, "{bytes} bytes of samples");
-    }
+    use crate::data::{Dataset, Mnist};
 
     #[test]
     fn both_splits_are_normalised_with_the_training_statistics() {
@@ -499,5 +481,13 @@ mod tests {
     #[test]
     fn numbers_are_grouped() {
         assert_eq!([0, 999, 1000, 60_000, 1_234_567].map(grouped), ["0", "999", "1,000", "60,000", "1,234,567"]);
+    }
+
+    #[test]
+    #[cfg(not(feature = "samples"))]
+    fn without_the_samples_the_error_says_what_would_help() {
+        let error = Mnist::builder().sample().quiet().load().unwrap_err().to_string();
+        assert!(error.contains("cannot load MNIST") && error.contains("`samples`"), "{error}");
+        assert!(error.contains("CANDLE_COURSE_DATA") && error.contains("`hub`"), "{error}");
     }
 }

@@ -6,8 +6,8 @@ use crate::random::Generator;
 
 /// Disjoint training, validation and test examples, by index.
 ///
-/// Stratified: every class is divided in the same proportions, within one example. Shuffled by the
-/// seed, and together all the examples.
+/// Shuffled by the seed, and together all the examples. Stratified by labels, every class is divided
+/// in the same proportions, within one example.
 ///
 /// # Examples
 ///
@@ -15,7 +15,7 @@ use crate::random::Generator;
 /// use candle_course::data::Split;
 ///
 /// let labels: Vec<u32> = (0..100).map(|i| i % 4).collect();
-/// let split = Split::stratified(&labels).validation(0.2).test(0.1).seed(42).build()?;
+/// let split = Split::builder(labels.len()).stratify(&labels).validation(0.2).test(0.1).seed(42).build()?;
 /// assert_eq!(split.validation().len(), 20);
 /// assert_eq!(split.train().len() + split.test().len(), 80);
 /// # Ok::<(), candle_course::error::Error>(())
@@ -28,21 +28,17 @@ pub struct Split {
 /// Configures a [`Split`].
 #[derive(Debug, Clone)]
 pub struct SplitBuilder {
-    members: Vec<Vec<usize>>,
+    length: usize,
+    labels: Option<Vec<u32>>,
     validation: f64,
     test: f64,
     seed: u64,
 }
 
 impl Split {
-    /// Divides examples with these labels, class by class.
-    pub fn stratified(labels: &[u32]) -> SplitBuilder {
-        SplitBuilder { members: members(labels), validation: 0.0, test: 0.0, seed: 0 }
-    }
-
-    /// Divides `length` examples without regard to classes.
-    pub fn random(length: usize) -> SplitBuilder {
-        SplitBuilder { members: vec![(0..length).collect()], validation: 0.0, test: 0.0, seed: 0 }
+    /// Divides `length` examples, without regard to classes unless told otherwise.
+    pub fn builder(length: usize) -> SplitBuilder {
+        SplitBuilder { length, labels: None, validation: 0.0, test: 0.0, seed: 0 }
     }
 
     /// The training examples.
@@ -62,19 +58,29 @@ impl Split {
 }
 
 impl SplitBuilder {
+    /// The class of every example: every class is divided in the same proportions.
+    #[must_use]
+    pub fn stratify(mut self, labels: &[u32]) -> Self {
+        self.labels = Some(labels.to_vec());
+        self
+    }
+
     /// The validation set's share of all examples.
+    #[must_use]
     pub fn validation(mut self, fraction: f64) -> Self {
         self.validation = fraction;
         self
     }
 
     /// The test set's share of all examples.
+    #[must_use]
     pub fn test(mut self, fraction: f64) -> Self {
         self.test = fraction;
         self
     }
 
     /// Which examples go where.
+    #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -83,7 +89,7 @@ impl SplitBuilder {
     /// The split.
     ///
     /// # Errors
-    /// If a fraction is negative, nothing would be left to train on, or a part that was asked for
+    /// If there is not one label for every example, a fraction is negative, nothing would be left to train on, or a part that was asked for
     /// would be empty.
     pub fn build(self) -> Result<Split> {
         for (name, fraction) in [("validation", self.validation), ("test", self.test)] {
@@ -98,9 +104,20 @@ impl SplitBuilder {
                 format!("{} + {}", self.validation, self.test),
             ));
         }
+        let members = match &self.labels {
+            None => vec![(0..self.length).collect()],
+            Some(labels) if labels.len() == self.length => members(labels),
+            Some(labels) => {
+                return Err(Error::argument(
+                    "labels",
+                    format!("one for each of {} examples", self.length),
+                    labels.len(),
+                ));
+            }
+        };
         let mut generator = Generator::new(self.seed);
         let mut parts: [Vec<usize>; 3] = Default::default();
-        for mut class in self.members {
+        for mut class in members {
             generator.shuffle(&mut class);
             let n = class.len() as f64;
             // Rounding the borders, not the sizes, keeps every part within one example of its share.
@@ -137,7 +154,7 @@ mod tests {
             test in 0.1f64..0.4,
             seed in any::<u64>(),
         ) {
-            let split = Split::stratified(&labels).validation(validation).test(test).seed(seed).build().unwrap();
+            let split = Split::builder(labels.len()).stratify(&labels).validation(validation).test(test).seed(seed).build().unwrap();
             let mut all: Vec<usize> = split.parts.concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..labels.len()).collect::<Vec<_>>());
@@ -150,7 +167,7 @@ mod tests {
                     prop_assert!((count(part) - total * fraction).abs() <= 1.0 + 1e-9);
                 }
             }
-            let again = Split::stratified(&labels).validation(validation).test(test).seed(seed).build().unwrap();
+            let again = Split::builder(labels.len()).stratify(&labels).validation(validation).test(test).seed(seed).build().unwrap();
             prop_assert_eq!(split, again);
         }
     }
@@ -159,12 +176,14 @@ mod tests {
     fn impossible_splits_are_refused() {
         let text = |builder: SplitBuilder| builder.build().unwrap_err().to_string();
         let labels = [0, 0, 0, 1, 1, 1];
-        assert!(text(Split::stratified(&labels).validation(-0.1)).contains("`validation`"));
-        assert!(text(Split::stratified(&labels).test(1.0)).contains("`test`"));
-        assert!(text(Split::stratified(&labels).validation(0.5).test(0.5)).contains("below 1"));
-        assert!(text(Split::stratified(&labels).validation(0.1)).contains("too few examples"));
-        assert!(text(Split::random(0)).contains("`train`"));
-        let split = Split::random(10).validation(0.3).seed(1).build().unwrap();
+        assert!(text(Split::builder(labels.len()).stratify(&labels).validation(-0.1)).contains("`validation`"));
+        assert!(text(Split::builder(labels.len()).stratify(&labels).test(1.0)).contains("`test`"));
+        assert!(text(Split::builder(labels.len()).stratify(&labels).validation(0.5).test(0.5)).contains("below 1"));
+        assert!(text(Split::builder(labels.len()).stratify(&labels).validation(0.1)).contains("too few examples"));
+        assert!(text(Split::builder(0)).contains("`train`"));
+        let text = text(Split::builder(labels.len() + 1).stratify(&labels));
+        assert!(text.contains("`labels`: expected one for each of"), "{text}");
+        let split = Split::builder(10).validation(0.3).seed(1).build().unwrap();
         assert_eq!((split.train().len(), split.validation().len(), split.test().len()), (7, 3, 0));
     }
 }

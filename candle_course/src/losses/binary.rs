@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
+use crate::losses::options::builder;
 use crate::losses::validate::{binary_pair, float, probabilities, range, weights};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -41,7 +42,7 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
 /// use candle_course::prelude::*;
 ///
 /// // One positive in ten: an error on a positive weighs as much as nine on negatives.
-/// let loss = BinaryCrossEntropy::new().pos_weight(vec![9.0]).build()?;
+/// let loss = BinaryCrossEntropy::builder().pos_weight(vec![9.0]).build()?;
 /// let logits = Tensor::new(&[0f64], &Device::Cpu)?;
 /// let targets = Tensor::new(&[1f64], &Device::Cpu)?;
 /// assert!((loss.forward(&logits, &targets)?.to_scalar::<f64>()? - 9.0 * 2f64.ln()).abs() < 1e-15);
@@ -54,46 +55,22 @@ pub struct BinaryCrossEntropy {
     reduction: Reduction,
 }
 
-impl BinaryCrossEntropy {
+builder! {
     /// Unweighted, the mean over all elements, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    BinaryCrossEntropyBuilder of BinaryCrossEntropy;
     /// How much a positive weighs: one number for all, or one per label of logits `[N, L, …]`
     /// (negatives / positives balances the two).
-    pub fn pos_weight(mut self, pos_weight: impl Into<Vec<f64>>) -> Self {
-        self.pos_weight = Some(pos_weight.into());
-        self
-    }
-
+    fn pos_weight(loss, pos_weight: impl Into<Vec<f64>>) { loss.pos_weight = Some(pos_weight.into()) }
     /// A weight per element, of a shape that broadcasts to that of the logits. The mean still
     /// divides by the number of elements, as PyTorch's does.
-    pub fn weights(mut self, weights: &Tensor) -> Self {
-        self.weights = Some(weights.detach());
-        self
-    }
-
+    fn weights(loss, weights: &Tensor) { loss.weights = Some(weights.detach()) }
     /// What becomes of the losses of single elements.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// The loss, its weights checked.
-    ///
-    /// # Errors
-    /// If a weight is negative or not finite, or all are 0.
-    pub fn build(self) -> Result<Self> {
-        self.check()?;
-        Ok(self)
-    }
-
-    fn check(&self) -> Result<()> {
-        if let Some(pos_weight) = &self.pos_weight {
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(loss), errors "If a weight is negative or not finite, or all are 0." {
+        if let Some(pos_weight) = &loss.pos_weight {
             weights("pos_weight", pos_weight, None)?;
         }
-        if let Some(tensor) = &self.weights {
+        if let Some(tensor) = &loss.weights {
             let (low, high) = range(&float("weights", tensor)?)?;
             if !(low >= 0.0 && high.is_finite()) {
                 let bad = if low >= 0.0 { high } else { low };
@@ -103,7 +80,6 @@ impl BinaryCrossEntropy {
                 return Err(Error::argument("weights", "at least one positive number", "0 everywhere"));
             }
         }
-        Ok(())
     }
 }
 
@@ -115,7 +91,6 @@ fn fits(weights: usize, dims: &[usize]) -> bool {
 
 impl Loss for BinaryCrossEntropy {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        self.check()?;
         let (x, y) = binary_pair(logits, targets)?;
         #[cfg(feature = "cuda")]
         if self.weights.is_none() && self.pos_weight.as_ref().is_none_or(|weights| fits(weights.len(), x.dims())) {
@@ -195,7 +170,7 @@ pub fn hinge(scores: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = Hinge::new().squared(true);
+/// let loss = Hinge::builder().squared(true).build()?;
 /// let scores = Tensor::new(&[-1f32], &Device::Cpu)?;
 /// let targets = Tensor::new(&[1f32], &Device::Cpu)?;
 /// assert_eq!(loss.forward(&scores, &targets)?.to_scalar::<f32>()?, 4.0);
@@ -207,23 +182,14 @@ pub struct Hinge {
     reduction: Reduction,
 }
 
-impl Hinge {
+builder! {
     /// Not squared, the mean over all elements, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    HingeBuilder of Hinge;
     /// Whether margins are squared.
-    pub fn squared(mut self, squared: bool) -> Self {
-        self.squared = squared;
-        self
-    }
-
+    fn squared(loss, squared: bool) { loss.squared = squared }
     /// What becomes of the losses of single elements.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(_loss), errors "Never." {}
 }
 
 /// Targets 0/1 (or −1/1) as signs −1 and 1.

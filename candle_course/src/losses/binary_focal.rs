@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise};
 use crate::losses::binary::signs;
+use crate::losses::options::builder;
 use crate::losses::validate::{binary_pair, number};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -40,7 +41,7 @@ pub fn binary_focal(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = BinaryFocal::new().alpha(0.75).gamma(1.0).build()?;
+/// let loss = BinaryFocal::builder().alpha(0.75).gamma(1.0).build()?;
 /// let logits = Tensor::new(&[0f64], &Device::Cpu)?;
 /// let targets = Tensor::new(&[0f64], &Device::Cpu)?;
 /// assert!((loss.forward(&logits, &targets)?.to_scalar::<f64>()? - 0.25 * 0.5 * 2f64.ln()).abs() < 1e-15);
@@ -59,52 +60,28 @@ impl Default for BinaryFocal {
     }
 }
 
-impl BinaryFocal {
+builder! {
     /// α = 0.25 and γ = 2 as in the paper, the mean over all elements, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    BinaryFocalBuilder of BinaryFocal;
     /// The weight of positives, in [0, 1]; negatives weigh 1 − α.
-    pub fn alpha(mut self, alpha: f64) -> Self {
-        self.alpha = Some(alpha);
-        self
-    }
-
+    fn alpha(loss, alpha: f64) { loss.alpha = Some(alpha) }
     /// No balance between positives and negatives: both weigh 1.
-    pub fn without_alpha(mut self) -> Self {
-        self.alpha = None;
-        self
-    }
-
+    fn without_alpha(loss) { loss.alpha = None }
     /// How strongly easy examples are turned down; 0 is cross-entropy.
-    pub fn gamma(mut self, gamma: f64) -> Self {
-        self.gamma = gamma;
-        self
-    }
-
+    fn gamma(loss, gamma: f64) { loss.gamma = gamma }
     /// What becomes of the losses of single elements.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// The loss, its parameters checked.
-    ///
-    /// # Errors
-    /// If α is not in [0, 1] or γ is negative.
-    pub fn build(self) -> Result<Self> {
-        if let Some(alpha) = self.alpha {
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(loss), errors "If α is not in [0, 1] or γ is negative." {
+        if let Some(alpha) = loss.alpha {
             number("alpha", "a number in [0, 1]", alpha, (0.0..=1.0).contains(&alpha))?;
         }
-        number("gamma", "a number that is not negative", self.gamma, self.gamma >= 0.0)?;
-        Ok(self)
+        number("gamma", "a number that is not negative", loss.gamma, loss.gamma >= 0.0)?;
     }
 }
 
 impl Loss for BinaryFocal {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { alpha, gamma, reduction } = self.build()?;
+        let Self { alpha, gamma, reduction } = *self;
         let (logits, targets) = binary_pair(logits, targets)?;
         from_device!(logits, targets, reduction, BinaryFocal { gamma, alpha });
         let signs = signs(&targets)?;

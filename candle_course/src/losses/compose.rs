@@ -1,5 +1,6 @@
 //! Losses made of losses.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor, Var};
@@ -23,7 +24,10 @@ struct Term {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = WeightedSum::new().term("cross-entropy", 0.5, CrossEntropy).term("dice", 0.5, Dice::new()).build()?;
+/// let loss = WeightedSum::builder()
+///     .term("cross-entropy", 0.5, CrossEntropy::default())
+///     .term("dice", 0.5, Dice::default())
+///     .build()?;
 /// let logits = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
 /// let targets = Tensor::zeros((2, 8, 8), DType::U32, &Device::Cpu)?;
 /// let total = loss.forward(&logits, &targets)?.to_scalar::<f32>()?;
@@ -32,17 +36,19 @@ struct Term {
 /// assert!((total - 0.5 * (parts[0].1 + parts[1].1) as f32).abs() < 1e-6);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct WeightedSum {
     terms: Vec<Term>,
 }
 
-impl WeightedSum {
-    /// A sum of nothing yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
+/// The terms of a [`WeightedSum`].
+#[derive(Clone, Default)]
+#[must_use = "only what `build` gives is a loss"]
+pub struct WeightedSumBuilder {
+    terms: Vec<Term>,
+}
 
+impl WeightedSumBuilder {
     /// Adds `weight` times `loss`.
     pub fn term(mut self, name: &str, weight: f64, loss: impl Loss + 'static) -> Self {
         self.terms.push(Term { name: name.to_owned(), weight, loss: Arc::new(loss) });
@@ -53,30 +59,40 @@ impl WeightedSum {
     ///
     /// # Errors
     /// If there is no term, a weight is negative or not finite, or a name occurs twice.
-    pub fn build(self) -> Result<Self> {
-        self.check()?;
-        Ok(self)
+    pub fn build(self) -> Result<WeightedSum> {
+        check(&self.terms, "terms", "a finite number that is not negative", |weight| weight >= 0.0)?;
+        Ok(WeightedSum { terms: self.terms })
     }
+}
 
-    fn check(&self) -> Result<()> {
-        if self.terms.is_empty() {
-            return Err(Error::argument("terms", "at least one", 0));
+/// That there are terms of different names, with weights that are `accepted`.
+fn check<'a>(
+    terms: impl IntoIterator<Item = &'a Term>,
+    what: &str,
+    expected: &str,
+    accepted: fn(f64) -> bool,
+) -> Result<()> {
+    let mut names = BTreeSet::new();
+    for term in terms {
+        number("weight", expected, term.weight, accepted(term.weight))?;
+        if !names.insert(&term.name) {
+            return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
         }
-        for (i, term) in self.terms.iter().enumerate() {
-            number("weight", "a finite number that is not negative", term.weight, term.weight >= 0.0)?;
-            if self.terms[..i].iter().any(|other| other.name == term.name) {
-                return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
-            }
-        }
-        Ok(())
+    }
+    if names.is_empty() { Err(Error::argument(what, "at least one", 0)) } else { Ok(()) }
+}
+
+impl WeightedSum {
+    /// Of terms that are added one by one.
+    pub fn builder() -> WeightedSumBuilder {
+        WeightedSumBuilder::default()
     }
 
     /// The value of each loss before it is weighted.
     ///
     /// # Errors
-    /// As [`WeightedSum::build`], and if a loss fails, or is not a scalar.
+    /// If a loss fails, or is not a scalar.
     pub fn parts(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<(String, f64)>> {
-        self.check()?;
         self.terms
             .iter()
             .map(|term| {
@@ -89,7 +105,6 @@ impl WeightedSum {
 
 impl Loss for WeightedSum {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        self.check()?;
         let values = self.terms.iter().map(|term| {
             let value = term.loss.forward(predictions, targets)?;
             scalar("term", &term.name, &value)?;
@@ -115,7 +130,6 @@ impl Loss for WeightedSum {
     }
 
     fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
-        self.check()?;
         let mut means = Vec::with_capacity(self.terms.len());
         for term in &self.terms {
             for Mean { value, of } in term.loss.means(predictions, targets)? {
@@ -182,9 +196,9 @@ pub struct MultiTaskLoss {
 /// use candle_course::prelude::*;
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
-/// let loss = MultiTask::new()
-///     .task("cover", Task::Classification, 1.0, CrossEntropy)
-///     .task("height", Task::Regression, 0.1, Huber::new())
+/// let loss = MultiTask::builder()
+///     .task("cover", Task::Classification, 1.0, CrossEntropy::default())
+///     .task("height", Task::Regression, 0.1, Huber::default())
 ///     .learned(&parameters.at("uncertainty"))?;
 /// let (cover, height) = (Tensor::zeros((4, 3), DType::F32, &Device::Cpu)?, Tensor::ones(4, DType::F32, &Device::Cpu)?);
 /// let (classes, metres) = (Tensor::zeros(4, DType::U32, &Device::Cpu)?, Tensor::zeros(4, DType::F32, &Device::Cpu)?);
@@ -194,18 +208,20 @@ pub struct MultiTaskLoss {
 /// assert!(gradients.get(&parameters.get("uncertainty.log_variance.cover").unwrap()).is_some());
 /// # Ok::<(), candle_course::Error>(())
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MultiTask {
     tasks: Vec<(Term, Task)>,
     log_variances: Option<Vec<Var>>,
 }
 
-impl MultiTask {
-    /// No task yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
+/// The tasks of a [`MultiTask`] loss.
+#[derive(Clone, Default)]
+#[must_use = "only what `build` or `learned` gives is a loss"]
+pub struct MultiTaskBuilder {
+    tasks: Vec<(Term, Task)>,
+}
 
+impl MultiTaskBuilder {
     /// Adds a task. `weight` multiplies its loss when weights are fixed, and is where the learned
     /// weight begins otherwise.
     pub fn task(mut self, name: &str, task: Task, weight: f64, loss: impl Loss + 'static) -> Self {
@@ -213,42 +229,37 @@ impl MultiTask {
         self
     }
 
-    fn check(&self) -> Result<()> {
-        if self.tasks.is_empty() {
-            return Err(Error::argument("tasks", "at least one", 0));
-        }
-        for (i, (term, _)) in self.tasks.iter().enumerate() {
-            number("weight", "a positive number, and finite", term.weight, term.weight > 0.0)?;
-            if self.tasks[..i].iter().any(|(other, _)| other.name == term.name) {
-                return Err(Error::argument("name", "different names", format!("`{}` twice", term.name)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Weights stay as given.
+    /// The loss with the weights as given.
     ///
     /// # Errors
     /// If there is no task, a weight is not positive, or a name occurs twice.
-    pub fn fixed(self) -> Result<Self> {
-        self.check()?;
-        Ok(self)
+    pub fn build(self) -> Result<MultiTask> {
+        let terms = self.tasks.iter().map(|(term, _)| term);
+        check(terms, "tasks", "a positive number, and finite", |weight| weight > 0.0)?;
+        Ok(MultiTask { tasks: self.tasks, log_variances: None })
     }
 
-    /// Weights are learned: registers a scalar `log_variance.<name>` per task in `scope`.
+    /// The loss with weights that are learned: registers a scalar `log_variance.<name>` per task in `scope`.
     ///
     /// # Errors
-    /// As [`MultiTask::fixed`], and if the scope already has variables of those names.
-    pub fn learned(mut self, scope: &Scope) -> Result<Self> {
-        self.check()?;
+    /// As [`MultiTaskBuilder::build`], and if the scope already has variables of those names.
+    pub fn learned(self, scope: &Scope) -> Result<MultiTask> {
+        let mut loss = self.build()?;
         let scope = scope.at("log_variance");
-        let log_variances = self.tasks.iter().map(|(term, task)| {
+        let log_variances = loss.tasks.iter().map(|(term, task)| {
             // c e^(−s) = weight
             let start = (task.factor() / term.weight).ln();
             scope.parameter(&term.name, (), Init::Constant(start))
         });
-        self.log_variances = Some(log_variances.collect::<Result<_>>()?);
-        Ok(self)
+        loss.log_variances = Some(log_variances.collect::<Result<_>>()?);
+        Ok(loss)
+    }
+}
+
+impl MultiTask {
+    /// Of tasks that are added one by one.
+    pub fn builder() -> MultiTaskBuilder {
+        MultiTaskBuilder::default()
     }
 
     /// The current weight of each task: fixed, or cᵢ e^(−sᵢ).
@@ -311,7 +322,6 @@ impl MultiTask {
         pairs: &[(&Tensor, &Tensor)],
         mut f: impl FnMut(usize, &Term, (&Tensor, &Tensor)) -> Result<()>,
     ) -> Result<()> {
-        self.check()?;
         if pairs.len() != self.tasks.len() {
             return Err(Error::argument("pairs", format!("one per task, {}", self.tasks.len()), pairs.len()));
         }

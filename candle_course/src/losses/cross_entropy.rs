@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::losses::{Dims, for_float, with_elements};
 use crate::losses::class_rule::{HardTargets, finish};
+use crate::losses::options::builder;
 use crate::losses::validate::{self, class_targets, float, not_empty, number, probabilities};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -12,7 +13,7 @@ use crate::losses::{Loss, MeanOf, Reduction};
 ///
 /// `logits`: `[N, C]`, `[N, C, L]` or `[N, C, H, W]`, floats, unnormalised; `targets`: `[N]`,
 /// `[N, L]` or `[N, H, W]`, class indices in `0..C` (u8, u32 or i64). For weights, label
-/// smoothing, ignored pixels, soft targets and other reductions see [`struct@CrossEntropy`].
+/// smoothing, ignored pixels, soft targets and other reductions see [`CrossEntropy`].
 ///
 /// Probabilities given in place of logits cannot be told apart: the loss then never falls below
 /// ln(1 + (C − 1)/e), and training hardly moves.
@@ -32,12 +33,8 @@ use crate::losses::{Loss, MeanOf, Reduction};
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    CrossEntropy::new().forward(logits, targets)
+    CrossEntropy::default().forward(logits, targets)
 }
-
-/// The plain mean cross-entropy, [`CrossEntropy::new`], as a value.
-#[allow(non_upper_case_globals)] // named as the type, so that the plain loss needs no call
-pub const CrossEntropy: CrossEntropy = CrossEntropy::new();
 
 /// Cross-entropy as `torch.nn.CrossEntropyLoss`: −w_y ln p_y per position, p = softmax of the logits.
 ///
@@ -60,7 +57,7 @@ pub const CrossEntropy: CrossEntropy = CrossEntropy::new();
 /// // Two pixels of three classes; the second is not labelled.
 /// let logits = Tensor::new(&[[[1f32, 0.], [0., 0.], [0., 0.]]], &Device::Cpu)?;
 /// let targets = Tensor::new(&[[0u8, 255]], &Device::Cpu)?;
-/// let loss = CrossEntropy::new()
+/// let loss = CrossEntropy::builder()
 ///     .class_weights(vec![0.2, 1.0, 2.0])
 ///     .label_smoothing(0.1)
 ///     .ignore_index(255)
@@ -69,11 +66,11 @@ pub const CrossEntropy: CrossEntropy = CrossEntropy::new();
 ///
 /// // Soft targets: probabilities of the shape of the logits (mixup, distillation).
 /// let soft = Tensor::new(&[[0.5f32, 0.5, 0.0]], &Device::Cpu)?;
-/// let value = CrossEntropy.forward(&soft.zeros_like()?, &soft)?.to_scalar::<f32>()?;
+/// let value = CrossEntropy::default().forward(&soft.zeros_like()?, &soft)?.to_scalar::<f32>()?;
 /// assert!((value - 3f32.ln()).abs() < 1e-6);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct CrossEntropy {
     class_weights: Option<Vec<f64>>,
     label_smoothing: f64,
@@ -81,57 +78,27 @@ pub struct CrossEntropy {
     reduction: Reduction,
 }
 
-impl Default for CrossEntropy {
-    fn default() -> Self {
-        Self::new()
+builder! {
+    /// Unweighted, unsmoothed, nothing ignored, the mean, unless told otherwise.
+    CrossEntropyBuilder of CrossEntropy;
+    /// A weight per class; see [`class_weights`](crate::data::class_weights).
+    fn class_weights(loss, class_weights: impl Into<Vec<f64>>) { loss.class_weights = Some(class_weights.into()) }
+    /// How much of the target is spread over all classes, in [0, 1].
+    fn label_smoothing(loss, label_smoothing: f64) { loss.label_smoothing = label_smoothing }
+    /// The label of positions that do not count (255 for unknown pixels, say).
+    fn ignore_index(loss, ignore_index: i64) { loss.ignore_index = Some(ignore_index) }
+    /// What becomes of the losses of single positions.
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(loss), errors "If a weight is negative or not finite, all are 0, or the smoothing is not in [0, 1]." {
+        loss.check_weights(None)?;
+        let smoothing = loss.label_smoothing;
+        number("label_smoothing", "a number in [0, 1]", smoothing, (0.0..=1.0).contains(&smoothing))?;
     }
 }
 
 impl CrossEntropy {
-    /// Unweighted, unsmoothed, nothing ignored, the mean, unless told otherwise.
-    pub const fn new() -> Self {
-        Self { class_weights: None, label_smoothing: 0.0, ignore_index: None, reduction: Reduction::Mean }
-    }
-
-    /// A weight per class; see [`class_balanced_weights`](crate::losses::class_balanced_weights).
-    pub fn class_weights(mut self, class_weights: impl Into<Vec<f64>>) -> Self {
-        self.class_weights = Some(class_weights.into());
-        self
-    }
-
-    /// How much of the target is spread over all classes, in [0, 1].
-    pub fn label_smoothing(mut self, label_smoothing: f64) -> Self {
-        self.label_smoothing = label_smoothing;
-        self
-    }
-
-    /// The label of positions that do not count (255 for unknown pixels, say).
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
-
-    /// What becomes of the losses of single positions.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// The loss, its options checked.
-    ///
-    /// # Errors
-    /// If a weight is negative or not finite, all are 0, or the smoothing is not in [0, 1].
-    pub fn build(self) -> Result<Self> {
-        self.check(None)?;
-        Ok(self)
-    }
-
-    fn check(&self, classes: Option<usize>) -> Result<()> {
-        if let Some(weights) = &self.class_weights {
-            validate::weights("class_weights", weights, classes)?;
-        }
-        let smoothing = self.label_smoothing;
-        number("label_smoothing", "a number in [0, 1]", smoothing, (0.0..=1.0).contains(&smoothing))
+    fn check_weights(&self, classes: Option<usize>) -> Result<()> {
+        self.class_weights.as_ref().map_or(Ok(()), |weights| validate::weights("class_weights", weights, classes))
     }
 
     fn is_plain(&self) -> bool {
@@ -210,7 +177,7 @@ impl Loss for CrossEntropy {
             return Err(Error::argument("logits", "shape [N, C, …]", format!("{:?}", logits.dims()))
                 .hint("a single example needs a batch dimension: `unsqueeze(0)`"));
         }
-        self.check(Some(logits.dims()[1]))?;
+        self.check_weights(Some(logits.dims()[1]))?;
         if targets.dtype().is_float() && targets.dims() == logits.dims() {
             return self.soft(&logits, targets);
         }

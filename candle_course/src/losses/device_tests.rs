@@ -57,16 +57,21 @@ fn losses_of_classes_agree_with_the_cpu() {
         let weights: Vec<f64> = (0..shape[1]).map(|class| 0.5 + class as f64).collect();
         for (dtype, reduction) in [DType::U8, DType::U32, DType::I64].into_iter().zip(REDUCTIONS) {
             let y = labels.to_dtype(dtype).unwrap();
-            let plain = CrossEntropy::new().reduction(reduction).build().unwrap();
-            let full = CrossEntropy::new()
+            let plain = CrossEntropy::builder().reduction(reduction).build().unwrap();
+            let full = CrossEntropy::builder()
                 .class_weights(weights.clone())
                 .label_smoothing(0.1)
                 .ignore_index(2)
                 .reduction(reduction)
                 .build()
                 .unwrap();
-            let focal =
-                Focal::new().gamma(1.5).alpha(weights.clone()).ignore_index(1).reduction(reduction).build().unwrap();
+            let focal = Focal::builder()
+                .gamma(1.5)
+                .alpha(weights.clone())
+                .ignore_index(1)
+                .reduction(reduction)
+                .build()
+                .unwrap();
             compare(&format!("cross-entropy {shape:?} {reduction:?}"), &plain, &x, &y);
             compare(&format!("with options {shape:?} {reduction:?}"), &full, &x, &y);
             compare(&format!("focal {shape:?} {reduction:?}"), &focal, &x, &y);
@@ -77,20 +82,20 @@ fn losses_of_classes_agree_with_the_cpu() {
         let soft = candle_nn::ops::softmax(&logits, 1).unwrap();
         let log_p = crate::ops::log_softmax(&x, 1).unwrap();
         for reduction in REDUCTIONS {
-            let smoothed = CrossEntropy::new().label_smoothing(0.1).reduction(reduction).build().unwrap();
+            let smoothed = CrossEntropy::builder().label_smoothing(0.1).reduction(reduction).build().unwrap();
             compare(&format!("soft targets {shape:?} {reduction:?}"), &smoothed, &x, &soft);
             compare(
                 &format!("divergence {shape:?} {reduction:?}"),
-                &KlDivergence::new().reduction(reduction),
+                &KlDivergence::builder().reduction(reduction).build().unwrap(),
                 &log_p,
                 &soft,
             );
             let labels = soft.argmax(1).unwrap();
-            let nll = Nll::new().ignore_index(0).reduction(reduction).build().unwrap();
+            let nll = Nll::builder().ignore_index(0).reduction(reduction).build().unwrap();
             compare(&format!("nll {shape:?} {reduction:?}"), &nll, &log_p, &labels);
         }
     }
-    let all_ignored = CrossEntropy::new().ignore_index(-100).build().unwrap();
+    let all_ignored = CrossEntropy::builder().ignore_index(-100).build().unwrap();
     let y = Tensor::new(&[-100i64, -100], &Device::Cpu).unwrap();
     compare("all ignored", &all_ignored, &numbers(&[2, 3], 0.7), &y);
 }
@@ -102,17 +107,27 @@ fn losses_of_pairs_agree_with_the_cpu() {
         let positive = y.gt(0f64).unwrap().to_dtype(DType::F64).unwrap();
         for reduction in REDUCTIONS {
             let what = |name: &str| format!("{name} {shape:?} {reduction:?}");
-            compare(&what("mse"), &Mse::new().reduction(reduction), &x, &y);
-            compare(&what("mae"), &Mae::new().reduction(reduction), &x, &y);
-            compare(&what("log-cosh"), &LogCosh::new().reduction(reduction), &x, &y);
-            compare(&what("huber"), &Huber::new().delta(0.7).reduction(reduction).build().unwrap(), &x, &y);
-            compare(&what("smooth l1"), &SmoothL1::new().beta(0.7).reduction(reduction).build().unwrap(), &x, &y);
-            compare(&what("quantile"), &Quantile::new(0.9).reduction(reduction).build().unwrap(), &x, &y);
-            compare(&what("bce"), &BinaryCrossEntropy::new().reduction(reduction).build().unwrap(), &x, &positive);
-            compare(&what("hinge"), &Hinge::new().squared(true).reduction(reduction), &x, &positive);
-            compare(&what("binary focal"), &BinaryFocal::new().reduction(reduction).build().unwrap(), &x, &positive);
+            compare(&what("mse"), &Mse::builder().reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("mae"), &Mae::builder().reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("log-cosh"), &LogCosh::builder().reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("huber"), &Huber::builder().delta(0.7).reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("smooth l1"), &SmoothL1::builder().beta(0.7).reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("quantile"), &Quantile::builder(0.9).reduction(reduction).build().unwrap(), &x, &y);
+            compare(&what("bce"), &BinaryCrossEntropy::builder().reduction(reduction).build().unwrap(), &x, &positive);
+            compare(
+                &what("hinge"),
+                &Hinge::builder().squared(true).reduction(reduction).build().unwrap(),
+                &x,
+                &positive,
+            );
+            compare(
+                &what("binary focal"),
+                &BinaryFocal::builder().reduction(reduction).build().unwrap(),
+                &x,
+                &positive,
+            );
             if shape.len() == 3 {
-                let bce = BinaryCrossEntropy::new().pos_weight(vec![1.0, 2.0, 3.0, 0.5]).reduction(reduction);
+                let bce = BinaryCrossEntropy::builder().pos_weight(vec![1.0, 2.0, 3.0, 0.5]).reduction(reduction);
                 compare(&what("bce by label"), &bce.build().unwrap(), &x, &positive);
             }
         }
@@ -135,10 +150,20 @@ fn losses_of_overlap_agree_with_the_cpu() {
             [(Over::Batch, Classes::All), (Over::Image, Classes::Present), (Over::Image, Classes::All)]
         {
             let what = |name: &str| format!("{name} {shape:?} {over:?} {classes:?}");
-            let dice = Dice::new().over(over).classes(classes).ignore_index(255);
-            compare(&what("dice"), &dice.squared(true), &x, &y);
-            compare(&what("iou"), &Iou::new().over(over).classes(classes).smooth(0.0).ignore_index(255), &x, &y);
-            compare(&what("generalised"), &GeneralisedDice::new().over(over).ignore_index(255), &x, &y);
+            let dice = Dice::builder().over(over).classes(classes).ignore_index(255);
+            compare(&what("dice"), &dice.squared(true).build().unwrap(), &x, &y);
+            compare(
+                &what("iou"),
+                &Iou::builder().over(over).classes(classes).smooth(0.0).ignore_index(255).build().unwrap(),
+                &x,
+                &y,
+            );
+            compare(
+                &what("generalised"),
+                &GeneralisedDice::builder().over(over).ignore_index(255).build().unwrap(),
+                &x,
+                &y,
+            );
         }
     }
 }

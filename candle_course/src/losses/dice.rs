@@ -3,7 +3,8 @@
 use candle_core::{DType, Tensor};
 
 use crate::error::Result;
-use crate::losses::region::{Classes, Over, Overlap, Region, loss_dtype, negligible, region_options};
+use crate::losses::options::builder;
+use crate::losses::region::{Classes, Over, Overlap, Region, loss_dtype, negligible, region_builder};
 use crate::losses::{Loss, MeanOf};
 
 /// Dice loss, the mean over classes of 1 − (2 Σ p t + s) / (Σ p + Σ t + s), with s smoothing 1.
@@ -40,7 +41,7 @@ pub fn dice(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = Dice::new().smooth(0.0).over(Over::Image).classes(Classes::Present).ignore_index(255);
+/// let loss = Dice::builder().smooth(0.0).over(Over::Image).classes(Classes::Present).ignore_index(255).build()?;
 /// let logits = Tensor::zeros((2, 3, 4, 4), DType::F32, &Device::Cpu)?;
 /// let targets = Tensor::zeros((2, 4, 4), DType::U32, &Device::Cpu)?;
 /// let value = loss.forward(&logits, &targets)?.to_scalar::<f32>()?;
@@ -52,14 +53,11 @@ pub struct Dice {
     region: Region,
 }
 
-region_options!(Dice, "all.");
-
-impl Dice {
+region_builder! {
+    DiceBuilder of Dice;
     /// Squares in the denominator, Σ p² + Σ t², as V-Net has it; default off.
-    pub fn squared(mut self, squared: bool) -> Self {
-        self.region.squared = squared;
-        self
-    }
+    fn squared(loss, squared: bool) { loss.region.squared = squared }
+    build(loss), errors "If the smoothing is negative." { loss.region.check()?; }
 }
 
 impl Loss for Dice {
@@ -109,7 +107,7 @@ pub fn iou(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = Iou::new().over(Over::Image);
+/// let loss = Iou::builder().over(Over::Image).build()?;
 /// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
 /// let mask = Tensor::ones((2, 4, 4), DType::U8, &Device::Cpu)?;
 /// assert!((loss.forward(&logits, &mask)?.to_scalar::<f32>()? - (1.0 - 9.0 / 17.0)).abs() < 1e-6);
@@ -120,7 +118,10 @@ pub struct Iou {
     region: Region,
 }
 
-region_options!(Iou, "all.");
+region_builder! {
+    IouBuilder of Iou;
+    build(loss), errors "If the smoothing is negative." { loss.region.check()?; }
+}
 
 impl Loss for Iou {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
@@ -170,7 +171,7 @@ pub fn generalised_dice(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = GeneralisedDice::new().over(Over::Image).ignore_index(255);
+/// let loss = GeneralisedDice::builder().over(Over::Image).ignore_index(255).build()?;
 /// let logits = Tensor::zeros((1, 2, 4), DType::F64, &Device::Cpu)?;
 /// let targets = Tensor::new(&[[255u32, 255, 255, 255]], &Device::Cpu)?;
 /// assert_eq!(loss.forward(&logits, &targets)?.to_scalar::<f64>()?, 0.0);
@@ -182,23 +183,14 @@ pub struct GeneralisedDice {
     ignore_index: Option<i64>,
 }
 
-impl GeneralisedDice {
+builder! {
     /// Over the batch, nothing ignored, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    GeneralisedDiceBuilder of GeneralisedDice;
     /// Whether overlap is counted over the batch or image by image.
-    pub fn over(mut self, over: Over) -> Self {
-        self.over = over;
-        self
-    }
-
+    fn over(loss, over: Over) { loss.over = over }
     /// The label of pixels that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
+    fn ignore_index(loss, ignore_index: i64) { loss.ignore_index = Some(ignore_index) }
+    build(_loss), errors "Never." {}
 }
 
 impl GeneralisedDice {

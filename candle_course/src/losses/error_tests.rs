@@ -26,7 +26,6 @@ fn mistakes_are_named() {
     let empty = Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap();
     let two = numbers(&[1., 2.]);
     let f64s = two.to_dtype(DType::F64).unwrap();
-    let thirds = logits.affine(0.0, 1.0 / 3.0).unwrap();
     // Rows that sum to 0, which does not count, and to 1; the one between them is wrong.
     let between = Tensor::new(&[[0f32, 0., 0.], [0.5, 0., 0.], [0., 1., 0.]], &Device::Cpu).unwrap();
     let cases = [
@@ -67,91 +66,103 @@ fn mistakes_are_named() {
         (message(dice(&two, &numbers(&[0., 7.]))), "from 0 to 7"),
         (message(lovasz_hinge(&two, &numbers(&[0., 0.5]))), "a mask of 0 and 1"),
         // options
-        (message(CrossEntropy::new().class_weights(vec![1.0, -1.0]).build()), "not negative"),
-        (message(CrossEntropy::new().class_weights(vec![0.0, 0.0]).build()), "at least one positive"),
-        (message(CrossEntropy::new().class_weights(vec![1.0, f64::NAN]).build()), "finite"),
+        (message(CrossEntropy::builder().class_weights(vec![1.0, -1.0]).build()), "not negative"),
+        (message(CrossEntropy::builder().class_weights(vec![0.0, 0.0]).build()), "at least one positive"),
+        (message(CrossEntropy::builder().class_weights(vec![1.0, f64::NAN]).build()), "finite"),
         (
-            message(CrossEntropy::new().label_smoothing(1.5).build()),
+            message(CrossEntropy::builder().label_smoothing(1.5).build()),
             "`label_smoothing`: expected a number in [0, 1], got 1.5",
         ),
-        (message(CrossEntropy::new().label_smoothing(-0.1).forward(&logits, &labels(&[0, 1]))), "label_smoothing"),
-        (
-            message(CrossEntropy::new().class_weights(vec![1.0; 2]).forward(&logits, &labels(&[0, 1]))),
-            "one per class, 3",
-        ),
-        (message(CrossEntropy::new().ignore_index(0).forward(&logits, &logits)), "no index with soft targets"),
-        (message(BinaryCrossEntropy::new().pos_weight(vec![-2.0]).build()), "pos_weight"),
-        (
-            message(BinaryCrossEntropy::new().pos_weight(vec![1.0; 3]).forward(&two, &numbers(&[0., 1.]))),
-            "one per label",
-        ),
-        (message(BinaryCrossEntropy::new().weights(&numbers(&[-1.])).build()), "not negative, got -1"),
-        (message(BinaryCrossEntropy::new().weights(&numbers(&[1., f32::INFINITY])).build()), "not negative, got inf"),
-        (message(BinaryCrossEntropy::new().weights(&numbers(&[1., f32::NAN])).build()), "not negative, got NaN"),
-        (
-            message(BinaryCrossEntropy::new().weights(&numbers(&[0., 0.])).build()),
-            "`weights`: expected at least one positive",
-        ),
-        (message(BinaryCrossEntropy::new().weights(&labels(&[1])).build()), "`weights`: expected floating-point"),
-        (
-            message(BinaryCrossEntropy::new().weights(&numbers(&[1., -2.])).forward(&two, &numbers(&[0., 1.]))),
-            "`weights`: expected finite numbers that are not negative, got -2",
-        ),
-        (
-            message(BinaryCrossEntropy::new().pos_weight(vec![f64::INFINITY]).forward(&two, &numbers(&[0., 1.]))),
-            "`pos_weight`: expected finite numbers that are not negative, got inf",
-        ),
-        (message(Nll::new().class_weights(vec![1.0, -1.0]).build()), "`class_weights`: expected finite"),
+        (message(CrossEntropy::builder().label_smoothing(-0.1).build()), "label_smoothing"),
         (
             message(
-                Nll::new()
-                    .class_weights(vec![1.0, 1.0, -1.0])
-                    .forward(&logits.affine(0.0, -1.0).unwrap(), &labels(&[0, 1])),
+                CrossEntropy::builder().class_weights(vec![1.0; 2]).build().unwrap().forward(&logits, &labels(&[0, 1])),
             ),
-            "not negative, got -1",
+            "one per class, 3",
         ),
         (
-            message(CrossEntropy::new().class_weights(vec![1.0, 1.0, -1.0]).forward(&logits, &labels(&[0, 1]))),
-            "not negative, got -1",
+            message(CrossEntropy::builder().ignore_index(0).build().unwrap().forward(&logits, &logits)),
+            "no index with soft targets",
         ),
-        (message(Focal::new().alpha(vec![1.0, 1.0, -1.0]).forward(&logits, &labels(&[0, 1]))), "not negative, got -1"),
-        (message(CrossEntropy::new().label_smoothing(1.5).forward(&logits, &thirds)), "a number in [0, 1], got 1.5"),
+        (message(BinaryCrossEntropy::builder().pos_weight(vec![-2.0]).build()), "pos_weight"),
+        (message(BinaryCrossEntropy::builder().pos_weight(vec![f64::INFINITY]).build()), "not negative, got inf"),
+        (message(Focal::builder().alpha(vec![1.0, -1.0]).build()), "`alpha`: expected finite numbers"),
         (
-            message(BinaryCrossEntropy::new().weights(&numbers(&[1., 1., 1.])).forward(&two, &numbers(&[0., 1.]))),
+            message(
+                BinaryCrossEntropy::builder()
+                    .pos_weight(vec![1.0; 3])
+                    .build()
+                    .unwrap()
+                    .forward(&two, &numbers(&[0., 1.])),
+            ),
+            "one per label",
+        ),
+        (message(BinaryCrossEntropy::builder().weights(&numbers(&[-1.])).build()), "not negative, got -1"),
+        (
+            message(BinaryCrossEntropy::builder().weights(&numbers(&[1., f32::INFINITY])).build()),
+            "not negative, got inf",
+        ),
+        (message(BinaryCrossEntropy::builder().weights(&numbers(&[1., f32::NAN])).build()), "not negative, got NaN"),
+        (
+            message(BinaryCrossEntropy::builder().weights(&numbers(&[0., 0.])).build()),
+            "`weights`: expected at least one positive",
+        ),
+        (message(BinaryCrossEntropy::builder().weights(&labels(&[1])).build()), "`weights`: expected floating-point"),
+        (message(Nll::builder().class_weights(vec![1.0, -1.0]).build()), "`class_weights`: expected finite"),
+        (
+            message(
+                BinaryCrossEntropy::builder()
+                    .weights(&numbers(&[1., 1., 1.]))
+                    .build()
+                    .unwrap()
+                    .forward(&two, &numbers(&[0., 1.])),
+            ),
             "broadcasts",
         ),
-        (message(Focal::new().gamma(-1.0).build()), "`gamma`"),
+        (message(Focal::builder().gamma(-1.0).build()), "`gamma`"),
         (
-            message(Focal::new().alpha(vec![1.0; 2]).forward(&logits, &labels(&[0, 1]))),
+            message(Focal::builder().alpha(vec![1.0; 2]).build().unwrap().forward(&logits, &labels(&[0, 1]))),
             "`alpha`: expected one per class",
         ),
-        (message(BinaryFocal::new().alpha(1.5).build()), "`alpha`: expected a number in [0, 1], got 1.5"),
-        (message(Huber::new().delta(0.0).build()), "`delta`: expected a positive number, got 0"),
-        (message(SmoothL1::new().beta(-1.0).build()), "`beta`"),
+        (message(BinaryFocal::builder().alpha(1.5).build()), "`alpha`: expected a number in [0, 1], got 1.5"),
+        (message(Huber::builder().delta(0.0).build()), "`delta`: expected a positive number, got 0"),
+        (message(SmoothL1::builder().beta(-1.0).build()), "`beta`"),
         (message(quantile(&two, &two, 1.0)), "`quantile`: expected a number in (0, 1), got 1"),
-        (message(Tversky::new().alpha(-0.5).build()), "`alpha`"),
-        (message(Tversky::new().alpha(0.0).beta(0.0).build()), "`alpha + beta`: expected more than 0"),
-        (message(FocalTversky::new().gamma(0.0).build()), "`gamma`: expected a positive number"),
-        (message(Dice::new().smooth(-1.0).forward(&maps, &mask)), "`smooth`"),
-        (message(inverse_frequency_weights(&[5, 0])), "0 of class 1"),
-        (message(class_balanced_weights(&[5, 1], 1.0)), "`beta`: expected a number in [0, 1), got 1"),
-        (message(WeightedSum::new().build()), "at least one"),
-        (message(WeightedSum::new().term("a", -1.0, CrossEntropy).build()), "`weight`"),
-        (message(WeightedSum::new().term("a", -1.0, CrossEntropy).forward(&logits, &labels(&[0, 1]))), "`weight`"),
-        (message(WeightedSum::new().term("a", -1.0, CrossEntropy).parts(&logits, &labels(&[0, 1]))), "`weight`"),
+        (message(Tversky::builder().alpha(-0.5).build()), "`alpha`"),
+        (message(Tversky::builder().alpha(0.0).beta(0.0).build()), "`alpha + beta`: expected more than 0"),
+        (message(FocalTversky::builder().gamma(0.0).build()), "`gamma`: expected a positive number"),
+        (message(Dice::builder().smooth(-1.0).build()), "`smooth`"),
+        (message(WeightedSum::builder().build()), "at least one"),
+        (message(WeightedSum::builder().term("a", -1.0, CrossEntropy::default()).build()), "`weight`"),
         (
-            message(WeightedSum::new().term("a", f64::INFINITY, CrossEntropy).build()),
+            message(WeightedSum::builder().term("a", f64::INFINITY, CrossEntropy::default()).build()),
             "`weight`: expected a finite number that is not negative, got inf",
         ),
-        (message(WeightedSum::new().term("a", 1.0, CrossEntropy).term("a", 1.0, CrossEntropy).build()), "`a` twice"),
-        (message(MultiTask::new().fixed()), "at least one"),
-        (message(MultiTask::new().task("a", Task::Regression, 0.0, Mse::new()).fixed()), "a positive number"),
-        (message(MultiTask::new().task("a", Task::Regression, 1.0, Mse::new()).forward(&[])), "one per task, 1"),
+        (
+            message(
+                WeightedSum::builder()
+                    .term("a", 1.0, CrossEntropy::default())
+                    .term("a", 1.0, CrossEntropy::default())
+                    .build(),
+            ),
+            "`a` twice",
+        ),
+        (message(MultiTask::builder().build()), "at least one"),
+        (message(MultiTask::builder().task("a", Task::Regression, 0.0, Mse::default()).build()), "a positive number"),
+        (
+            message(
+                MultiTask::builder().task("a", Task::Regression, 1.0, Mse::default()).build().unwrap().forward(&[]),
+            ),
+            "one per task, 1",
+        ),
     ];
     for (i, (text, expected)) in cases.into_iter().enumerate() {
         assert!(text.contains(expected), "case {i}: {text}");
     }
-    let unreduced = WeightedSum::new().term("ce", 1.0, CrossEntropy::new().reduction(Reduction::None)).build().unwrap();
+    let unreduced = WeightedSum::builder()
+        .term("ce", 1.0, CrossEntropy::builder().reduction(Reduction::None).build().unwrap())
+        .build()
+        .unwrap();
     assert!(message(unreduced.forward(&logits, &labels(&[0, 1]))).contains("scalar losses"));
 }
 
@@ -159,8 +170,12 @@ fn mistakes_are_named() {
 fn a_diverged_model_is_not_hidden() {
     let nan = Tensor::new(&[[f32::NAN, 0.], [0., 1.]], &Device::Cpu).unwrap();
     let targets = labels(&[0, 1]);
-    let losses: [Box<dyn Loss>; 4] =
-        [Box::new(CrossEntropy), Box::new(Focal::new()), Box::new(Dice::new()), Box::new(Tversky::new())];
+    let losses: [Box<dyn Loss>; 4] = [
+        Box::new(CrossEntropy::default()),
+        Box::new(Focal::default()),
+        Box::new(Dice::default()),
+        Box::new(Tversky::default()),
+    ];
     for loss in losses {
         assert!(loss.forward(&nan, &targets).unwrap().to_scalar::<f32>().unwrap().is_nan());
     }
@@ -191,38 +206,62 @@ enum Inputs {
 fn gradients_are_finite_where_naive_forms_fail() {
     use Inputs::*;
     let losses: Vec<(&str, Inputs, Box<dyn Loss>)> = vec![
-        ("cross-entropy", Labels, Box::new(CrossEntropy::new().label_smoothing(0.1).ignore_index(255))),
-        ("focal", Labels, Box::new(Focal::new().gamma(0.5).ignore_index(255))),
-        ("dice", Labels, Box::new(Dice::new().smooth(0.0).ignore_index(255))),
-        ("iou", Labels, Box::new(Iou::new().smooth(0.0).ignore_index(255))),
-        ("tversky", Labels, Box::new(Tversky::new().smooth(0.0).ignore_index(255))),
-        ("focal tversky", Labels, Box::new(FocalTversky::new().smooth(0.0).gamma(0.5).ignore_index(255))),
-        ("generalised dice", Labels, Box::new(GeneralisedDice::new().ignore_index(255))),
-        ("lovász", Labels, Box::new(LovaszSoftmax::new().ignore_index(255))),
-        ("lovász, all classes", Labels, Box::new(LovaszSoftmax::new().classes(Classes::All).ignore_index(255))),
-        ("nll", LogProbabilities, Box::new(Nll::new().ignore_index(255))),
-        ("kl", Divergence, Box::new(KlDivergence::new())),
-        ("bce", Mask, Box::new(BinaryCrossEntropy::new().pos_weight(vec![3.0]))),
-        ("hinge", Mask, Box::new(Hinge::new())),
-        ("squared hinge", Mask, Box::new(Hinge::new().squared(true))),
-        ("binary focal", Mask, Box::new(BinaryFocal::new().gamma(0.5))),
-        ("lovász hinge", MaskWithGaps, Box::new(LovaszHinge::new().ignore_index(255))),
-        ("dice of a mask", MaskWithGaps, Box::new(Dice::new().smooth(0.0).squared(true).ignore_index(255))),
-        ("iou of a mask", MaskWithGaps, Box::new(Iou::new().smooth(0.0).ignore_index(255))),
-        ("tversky of a mask", MaskWithGaps, Box::new(Tversky::new().smooth(0.0).ignore_index(255))),
+        (
+            "cross-entropy",
+            Labels,
+            Box::new(CrossEntropy::builder().label_smoothing(0.1).ignore_index(255).build().unwrap()),
+        ),
+        ("focal", Labels, Box::new(Focal::builder().gamma(0.5).ignore_index(255).build().unwrap())),
+        ("dice", Labels, Box::new(Dice::builder().smooth(0.0).ignore_index(255).build().unwrap())),
+        ("iou", Labels, Box::new(Iou::builder().smooth(0.0).ignore_index(255).build().unwrap())),
+        ("tversky", Labels, Box::new(Tversky::builder().smooth(0.0).ignore_index(255).build().unwrap())),
+        (
+            "focal tversky",
+            Labels,
+            Box::new(FocalTversky::builder().smooth(0.0).gamma(0.5).ignore_index(255).build().unwrap()),
+        ),
+        ("generalised dice", Labels, Box::new(GeneralisedDice::builder().ignore_index(255).build().unwrap())),
+        ("lovász", Labels, Box::new(LovaszSoftmax::builder().ignore_index(255).build().unwrap())),
+        (
+            "lovász, all classes",
+            Labels,
+            Box::new(LovaszSoftmax::builder().classes(Classes::All).ignore_index(255).build().unwrap()),
+        ),
+        ("nll", LogProbabilities, Box::new(Nll::builder().ignore_index(255).build().unwrap())),
+        ("kl", Divergence, Box::new(KlDivergence::default())),
+        ("bce", Mask, Box::new(BinaryCrossEntropy::builder().pos_weight(vec![3.0]).build().unwrap())),
+        ("hinge", Mask, Box::new(Hinge::default())),
+        ("squared hinge", Mask, Box::new(Hinge::builder().squared(true).build().unwrap())),
+        ("binary focal", Mask, Box::new(BinaryFocal::builder().gamma(0.5).build().unwrap())),
+        ("lovász hinge", MaskWithGaps, Box::new(LovaszHinge::builder().ignore_index(255).build().unwrap())),
+        (
+            "dice of a mask",
+            MaskWithGaps,
+            Box::new(Dice::builder().smooth(0.0).squared(true).ignore_index(255).build().unwrap()),
+        ),
+        ("iou of a mask", MaskWithGaps, Box::new(Iou::builder().smooth(0.0).ignore_index(255).build().unwrap())),
+        (
+            "tversky of a mask",
+            MaskWithGaps,
+            Box::new(Tversky::builder().smooth(0.0).ignore_index(255).build().unwrap()),
+        ),
         (
             "focal tversky of a mask",
             MaskWithGaps,
-            Box::new(FocalTversky::new().smooth(0.0).gamma(0.01).ignore_index(255)),
+            Box::new(FocalTversky::builder().smooth(0.0).gamma(0.01).ignore_index(255).build().unwrap()),
         ),
-        ("generalised dice of a mask", MaskWithGaps, Box::new(GeneralisedDice::new().ignore_index(255))),
-        ("mse", Mask, Box::new(Mse::new())),
-        ("mae", Mask, Box::new(Mae::new())),
+        (
+            "generalised dice of a mask",
+            MaskWithGaps,
+            Box::new(GeneralisedDice::builder().ignore_index(255).build().unwrap()),
+        ),
+        ("mse", Mask, Box::new(Mse::default())),
+        ("mae", Mask, Box::new(Mae::default())),
         ("rmse", Mask, Box::new(Rmse)),
-        ("huber", Mask, Box::new(Huber::new())),
-        ("smooth l1", Mask, Box::new(SmoothL1::new())),
-        ("log-cosh", Mask, Box::new(LogCosh::new())),
-        ("quantile", Mask, Box::new(Quantile::new(0.9))),
+        ("huber", Mask, Box::new(Huber::default())),
+        ("smooth l1", Mask, Box::new(SmoothL1::default())),
+        ("log-cosh", Mask, Box::new(LogCosh::default())),
+        ("quantile", Mask, Box::new(Quantile::new(0.9).unwrap())),
     ];
     let shape = (1, 3, 2, 2);
     let mut generator = crate::random::Generator::new(9);
@@ -267,11 +306,11 @@ fn an_absent_class_of_vanishing_probability_has_no_gradient() {
     for size in [360.0, 380.0, 400.0, 700.0, 740.0] {
         let x = Var::new(&[[[0.0, -1.0], [0.5, 0.0], [-size, -size]]], &Device::Cpu).unwrap();
         let losses: [Box<dyn Loss>; 5] = [
-            Box::new(Dice::new().smooth(0.0)),
-            Box::new(Dice::new().smooth(0.0).squared(true)),
-            Box::new(Iou::new().smooth(0.0)),
-            Box::new(Tversky::new().smooth(0.0)),
-            Box::new(FocalTversky::new().smooth(0.0).gamma(0.01)),
+            Box::new(Dice::builder().smooth(0.0).build().unwrap()),
+            Box::new(Dice::builder().smooth(0.0).squared(true).build().unwrap()),
+            Box::new(Iou::builder().smooth(0.0).build().unwrap()),
+            Box::new(Tversky::builder().smooth(0.0).build().unwrap()),
+            Box::new(FocalTversky::builder().smooth(0.0).gamma(0.01).build().unwrap()),
         ];
         for (i, loss) in losses.iter().enumerate() {
             let value = loss.forward(&x, &targets).unwrap();
@@ -314,13 +353,17 @@ fn half_precision_is_accepted_where_it_is_accurate_enough() {
 fn a_sum_and_its_gradient_are_the_weighted_parts() {
     let x = Var::new(&[[[0.5f64, -1.], [2., 0.25]]], &Device::Cpu).unwrap();
     let y = Tensor::new(&[[0u32, 1]], &Device::Cpu).unwrap();
-    let sum = WeightedSum::new().term("ce", 0.25, CrossEntropy).term("dice", 2.0, Dice::new()).build().unwrap();
+    let sum = WeightedSum::builder()
+        .term("ce", 0.25, CrossEntropy::default())
+        .term("dice", 2.0, Dice::default())
+        .build()
+        .unwrap();
     let gradient = |loss: &dyn Loss| {
         let value = loss.forward(&x, &y).unwrap();
         let gradient = value.backward().unwrap().get(&x).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
         (value.to_scalar::<f64>().unwrap(), gradient)
     };
-    let (ce, dice, both) = (gradient(&CrossEntropy), gradient(&Dice::new()), gradient(&sum));
+    let (ce, dice, both) = (gradient(&CrossEntropy::default()), gradient(&Dice::default()), gradient(&sum));
     assert!((both.0 - 0.25 * ce.0 - 2.0 * dice.0).abs() < 1e-14);
     for ((both, ce), dice) in both.1.iter().zip(&ce.1).zip(&dice.1) {
         assert!((both - 0.25 * ce - 2.0 * dice).abs() < 1e-14);
@@ -331,9 +374,9 @@ fn a_sum_and_its_gradient_are_the_weighted_parts() {
 #[test]
 fn learned_weights_begin_as_given_and_follow_the_formula() {
     let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
-    let loss = MultiTask::new()
-        .task("height", Task::Regression, 0.2, Mse::new())
-        .task("cover", Task::Classification, 3.0, CrossEntropy)
+    let loss = MultiTask::builder()
+        .task("height", Task::Regression, 0.2, Mse::default())
+        .task("cover", Task::Classification, 3.0, CrossEntropy::default())
         .learned(&parameters.at("uncertainty"))
         .unwrap();
     for ((_, weight), expected) in loss.weights().unwrap().into_iter().zip([0.2, 3.0]) {
@@ -357,27 +400,6 @@ fn learned_weights_begin_as_given_and_follow_the_formula() {
     };
     assert!((slope("height") - (0.5 - 0.5 * (-s[0]).exp() * parts[0])).abs() < 1e-12);
     assert!((slope("cover") - (0.5 - (-s[1]).exp() * parts[1])).abs() < 1e-12);
-}
-
-#[test]
-fn class_weights_have_the_known_limits() {
-    let counts = [500, 50, 5];
-    let flat = class_balanced_weights(&counts, 0.0).unwrap();
-    assert!(flat.iter().all(|w| (w - 1.0).abs() < 1e-12));
-    let steep = class_balanced_weights(&counts, 1.0 - 1e-12).unwrap();
-    let inverse = inverse_frequency_weights(&counts).unwrap();
-    for (a, b) in steep.iter().zip(&inverse) {
-        assert!((a / steep[0] - b / inverse[0]).abs() < 1e-3 * b / inverse[0]);
-    }
-    // sklearn.utils.class_weight.compute_class_weight("balanced", …): n / (classes · count)
-    assert!((inverse[1] - 555.0 / 150.0).abs() < 1e-12);
-    // The authors' formula, (1 − β) / (1 − β^n) scaled to a mean of 1, in exact fractions.
-    let weights = class_balanced_weights(&counts, 0.99).unwrap();
-    for (weight, expected) in
-        weights.iter().zip([0.126_129_883_280_415_97, 0.317_222_971_282_472_95, 2.556_647_145_437_111])
-    {
-        assert!((weight - expected).abs() < 1e-12 * expected, "{weights:?}");
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::losses::class_rule::HardTargets;
+use crate::losses::options::builder;
 use crate::losses::validate::{IGNORED, class_targets, float, number, weights};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -39,7 +40,7 @@ pub fn focal(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = Focal::new().gamma(2.0).alpha(vec![0.25, 0.75]).build()?;
+/// let loss = Focal::builder().gamma(2.0).alpha(vec![0.25, 0.75]).build()?;
 /// let logits = Tensor::new(&[[0f64, 0.]], &Device::Cpu)?;
 /// let targets = Tensor::new(&[1u32], &Device::Cpu)?;
 /// assert!((loss.forward(&logits, &targets)?.to_scalar::<f64>()? - 0.75 * 0.25 * 2f64.ln()).abs() < 1e-15);
@@ -59,51 +60,26 @@ impl Default for Focal {
     }
 }
 
-impl Focal {
+builder! {
     /// γ = 2, no weights, nothing ignored, the mean, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    FocalBuilder of Focal;
     /// How strongly well-classified positions are turned down; 0 is cross-entropy.
-    pub fn gamma(mut self, gamma: f64) -> Self {
-        self.gamma = gamma;
-        self
-    }
-
+    fn gamma(loss, gamma: f64) { loss.gamma = gamma }
     /// A weight per class.
-    pub fn alpha(mut self, alpha: impl Into<Vec<f64>>) -> Self {
-        self.alpha = Some(alpha.into());
-        self
-    }
-
+    fn alpha(loss, alpha: impl Into<Vec<f64>>) { loss.alpha = Some(alpha.into()) }
     /// The label of positions that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
-
+    fn ignore_index(loss, ignore_index: i64) { loss.ignore_index = Some(ignore_index) }
     /// What becomes of the losses of single positions.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(loss), errors "If γ is negative, a weight is negative or not finite, or all are 0." {
+        number("gamma", "a number that is not negative", loss.gamma, loss.gamma >= 0.0)?;
+        loss.check_alpha(None)?;
     }
+}
 
-    /// The loss, its options checked.
-    ///
-    /// # Errors
-    /// If γ is negative, a weight is negative or not finite, or all are 0.
-    pub fn build(self) -> Result<Self> {
-        self.check(None)?;
-        Ok(self)
-    }
-
-    fn check(&self, classes: Option<usize>) -> Result<()> {
-        number("gamma", "a number that is not negative", self.gamma, self.gamma >= 0.0)?;
-        match &self.alpha {
-            Some(alpha) => weights("alpha", alpha, classes),
-            None => Ok(()),
-        }
+impl Focal {
+    fn check_alpha(&self, classes: Option<usize>) -> Result<()> {
+        self.alpha.as_ref().map_or(Ok(()), |alpha| weights("alpha", alpha, classes))
     }
 }
 
@@ -112,7 +88,7 @@ impl Loss for Focal {
         let logits = float("logits", logits)?;
         #[cfg(feature = "cuda")]
         {
-            self.check(logits.dims().get(1).copied())?;
+            self.check_alpha(logits.dims().get(1).copied())?;
             let loss = crate::kernels::cuda::cross_entropy::ClassLoss {
                 weights: self.alpha.as_deref(),
                 gamma: self.gamma,
@@ -125,7 +101,7 @@ impl Loss for Focal {
             }
         }
         let labels = class_targets(&logits, targets, self.ignore_index)?;
-        self.check(Some(logits.dims()[1]))?;
+        self.check_alpha(Some(logits.dims()[1]))?;
         let rule = HardTargets { labels: &labels, weights: self.alpha.as_deref(), smoothing: 0.0, gamma: self.gamma };
         let counted = labels.iter().filter(|&&label| label != IGNORED).count();
         rule.loss(&logits, self.reduction, counted as f64)

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::kernels::losses::sum_trailing;
+use crate::losses::options::builder;
 use crate::losses::validate::{log_probabilities_only, pair, probabilities};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -59,7 +60,7 @@ pub fn kl_divergence(log_probabilities: &Tensor, targets: &Tensor, reduction: Re
 /// let q = Tensor::new(&[[0.5f64, 0.5]], &Device::Cpu)?;
 /// let log_p = Tensor::new(&[[0.25f64, 0.75]], &Device::Cpu)?.log()?;
 /// let expected = 0.5 * 2f64.ln() + 0.5 * (2f64 / 3.0).ln();
-/// let loss = KlDivergence::new().forward(&log_p, &q)?.to_scalar::<f64>()?;
+/// let loss = KlDivergence::default().forward(&log_p, &q)?.to_scalar::<f64>()?;
 /// assert!((loss - expected).abs() < 1e-15);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -68,17 +69,12 @@ pub struct KlDivergence {
     reduction: Reduction,
 }
 
-impl KlDivergence {
+builder! {
     /// The mean over examples, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    KlDivergenceBuilder of KlDivergence;
     /// What becomes of the divergences of single elements.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(_loss), errors "Never." {}
 }
 
 impl Loss for KlDivergence {

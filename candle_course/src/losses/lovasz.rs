@@ -7,6 +7,7 @@ use crate::kernels::losses::{
     Dims, IGNORED, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements,
 };
 use crate::kernels::parallel;
+use crate::losses::options::builder;
 use crate::losses::region::{Classes, Over};
 use crate::losses::validate::{class_targets, float, not_empty, same_device};
 use crate::losses::{Loss, MeanOf};
@@ -44,7 +45,7 @@ pub fn lovasz_softmax(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = LovaszSoftmax::new().over(Over::Image).classes(Classes::All).ignore_index(255);
+/// let loss = LovaszSoftmax::builder().over(Over::Image).classes(Classes::All).ignore_index(255).build()?;
 /// let logits = Tensor::zeros((2, 4, 8, 8), DType::F32, &Device::Cpu)?;
 /// let targets = Tensor::zeros((2, 8, 8), DType::U32, &Device::Cpu)?;
 /// let value = loss.forward(&logits, &targets)?.to_scalar::<f32>()?;
@@ -58,29 +59,16 @@ pub struct LovaszSoftmax {
     ignore_index: Option<i64>,
 }
 
-impl LovaszSoftmax {
+builder! {
     /// Over the batch, classes present, nothing ignored, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    LovaszSoftmaxBuilder of LovaszSoftmax;
     /// Whether the batch is one set of pixels, or every image by itself.
-    pub fn over(mut self, over: Over) -> Self {
-        self.over = over;
-        self
-    }
-
+    fn over(loss, over: Over) { loss.over = over }
     /// Which classes enter the mean.
-    pub fn classes(mut self, classes: Classes) -> Self {
-        self.classes = classes;
-        self
-    }
-
+    fn classes(loss, classes: Classes) { loss.classes = classes }
     /// The label of pixels that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
+    fn ignore_index(loss, ignore_index: i64) { loss.ignore_index = Some(ignore_index) }
+    build(_loss), errors "Never." {}
 }
 
 impl Loss for LovaszSoftmax {
@@ -230,7 +218,7 @@ pub fn lovasz_hinge(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = LovaszHinge::new().over(Over::Image).ignore_index(255);
+/// let loss = LovaszHinge::builder().over(Over::Image).ignore_index(255).build()?;
 /// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
 /// let mask = Tensor::ones((2, 4, 4), DType::U8, &Device::Cpu)?;
 /// assert_eq!(loss.forward(&logits, &mask)?.to_scalar::<f32>()?, 1.0);
@@ -242,23 +230,14 @@ pub struct LovaszHinge {
     ignore_index: Option<i64>,
 }
 
-impl LovaszHinge {
+builder! {
     /// Over the batch, nothing ignored, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    LovaszHingeBuilder of LovaszHinge;
     /// Whether the batch is one set of pixels, or every image by itself.
-    pub fn over(mut self, over: Over) -> Self {
-        self.over = over;
-        self
-    }
-
+    fn over(loss, over: Over) { loss.over = over }
     /// The label of pixels that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
+    fn ignore_index(loss, ignore_index: i64) { loss.ignore_index = Some(ignore_index) }
+    build(_loss), errors "Never." {}
 }
 
 impl Loss for LovaszHinge {

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::losses::class_rule::HardTargets;
 use crate::losses::validate::class_targets;
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// What the value of a loss is a mean of, for certain predictions and targets.
 ///
@@ -20,7 +21,7 @@ use crate::losses::validate::class_targets;
 /// // Two sequences of tokens: the first has two labels, the second one.
 /// let logits = Tensor::new(&[[[1f64, 0., 2.], [0., 1., 0.]], [[0., 3., 0.], [1., 0., 0.]]], &Device::Cpu)?; // [N, C, L]
 /// let targets = Tensor::new(&[[0i64, 1, -100], [1, -100, -100]], &Device::Cpu)?;
-/// let loss = CrossEntropy::new().ignore_index(-100).build()?;
+/// let loss = CrossEntropy::builder().ignore_index(-100).build()?;
 /// let mut mean = RunningMean::new();
 /// for i in 0..2 {
 ///     let (one, labels) = (logits.narrow(0, i, 1)?, targets.narrow(0, i, 1)?);
@@ -117,9 +118,35 @@ impl MeanOf {
         }
     }
 
+    /// One number for a checkpoint; this waits for the device.
+    pub(crate) fn to_number(&self) -> Result<f64> {
+        Ok(match self {
+            Self::Count(count) => *count,
+            Self::CountOnDevice(count) => count.to_dtype(DType::F64)?.to_scalar()?,
+            Self::Sum => -1.0,
+            Self::Whole(_) => f64::NAN,
+        })
+    }
+
+    /// Back from [`MeanOf::to_number`].
+    pub(crate) fn from_number(number: f64) -> Self {
+        match number {
+            count if count >= 0.0 => Self::Count(count),
+            sum if sum < 0.0 => Self::Sum,
+            _ => Self::Whole("as the checkpoint says".to_owned()),
+        }
+    }
+
     /// Why the loss cannot be split, if it cannot.
     pub fn whole(&self) -> Option<&str> {
         if let Self::Whole(reason) = self { Some(reason) } else { None }
+    }
+}
+
+/// So many examples.
+impl From<usize> for MeanOf {
+    fn from(examples: usize) -> Self {
+        Self::Count(examples as f64)
     }
 }
 
@@ -222,7 +249,11 @@ impl RunningMean {
             };
             let total = of.total(&value.detach().to_dtype(wide(value.device()))?)?;
             terms.push(match self.terms.get(i) {
-                Some((so_far, count)) => ((so_far + total)?, count.join(&of)?),
+                // What was restored lies on the CPU.
+                Some((so_far, count)) => {
+                    let so_far = so_far.to_device(total.device())?.to_dtype(total.dtype())?;
+                    ((so_far + total)?, count.join(&of)?)
+                }
                 None => (total, of),
             });
         }
@@ -254,5 +285,47 @@ impl RunningMean {
     /// Why the mean depends on how the examples were split, if it does.
     pub fn approximate(&self) -> Option<&str> {
         self.whole.as_deref()
+    }
+}
+
+/// Numbers in f64, terms numbered; a term without a count is a sum. Reading them waits for the device.
+impl Stateful for RunningMean {
+    fn state(&self) -> Result<State> {
+        let mut state = State::from([("examples".to_owned(), Tensor::new(self.examples as i64, &Device::Cpu)?)]);
+        let number = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?) };
+        for (i, (total, of)) in self.terms.iter().enumerate() {
+            state.insert(format!("total.{i}"), number(total)?.copy()?);
+            let count = match of {
+                MeanOf::Count(count) => Tensor::new(*count, &Device::Cpu)?,
+                MeanOf::CountOnDevice(count) => number(count)?.copy()?,
+                MeanOf::Sum | MeanOf::Whole(_) => continue,
+            };
+            state.insert(format!("count.{i}"), count);
+        }
+        if let Some(reason) = &self.whole {
+            state.insert("whole".to_owned(), Tensor::new(reason.as_bytes(), &Device::Cpu)?);
+        }
+        Ok(state)
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let number = || Expected::new(&[], DType::F64);
+        let terms = (0..).take_while(|i| state.contains_key(&format!("total.{i}"))).count();
+        let letters = state.get("whole").map_or(0, Tensor::elem_count);
+        let of_term = |i| [(format!("total.{i}"), number()), (format!("count.{i}"), number().optional())];
+        let expected = (0..terms).flat_map(of_term).chain([
+            ("examples".to_owned(), Expected::new(&[], DType::I64)),
+            ("whole".to_owned(), Expected::new(&[letters], DType::U8).optional()),
+        ]);
+        compare("this is not the state of a running mean", state, expected)?;
+        let term = |i: usize| {
+            let count = state.get(&format!("count.{i}")).map(|count| count.to_scalar()).transpose()?;
+            Ok((state[&format!("total.{i}")].clone(), count.map_or(MeanOf::Sum, MeanOf::Count)))
+        };
+        let terms = (0..terms).map(term).collect::<Result<_>>()?;
+        let whole = state.get("whole").map(|reason| reason.to_vec1::<u8>()).transpose()?;
+        let whole = whole.map(|reason| String::from_utf8_lossy(&reason).into_owned());
+        *self = Self { terms, examples: state["examples"].to_scalar::<i64>()? as usize, whole };
+        Ok(())
     }
 }

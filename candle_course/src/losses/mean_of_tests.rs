@@ -7,6 +7,7 @@ use crate::losses::mean_of::count_on_device;
 use crate::losses::*;
 use crate::nn::Parameters;
 use crate::random::Generator;
+use crate::stateful::Stateful as _;
 
 /// Random cuts of `0..n` into (start, length), at least one.
 fn cuts(n: usize, generator: &mut Generator) -> Vec<(usize, usize)> {
@@ -33,6 +34,10 @@ fn joined(x: &Var, batches: &[(Vec<Mean>, usize)]) -> Joined {
     let mut sums: Vec<Option<(Tensor, MeanOf)>> = vec![None; batches[0].0.len()];
     for (means, examples) in batches {
         running.add(means, *examples).unwrap();
+        // Interrupted after every batch.
+        let state = running.state().unwrap();
+        running = RunningMean::new();
+        running.load_state(&state).unwrap();
         if running.approximate().is_some() {
             continue;
         }
@@ -149,7 +154,7 @@ fn sequences_of_six_and_one_counted_labels_have_the_gradient_of_both_together() 
     let x = ramp(&[2, 4, 6], 1); // [N, C, L]
     let y = Tensor::new(&[[0i64, 1, 2, 3, 2, 1], [3, -100, -100, -100, -100, -100]], crate::test_support::device())
         .unwrap();
-    let loss = CrossEntropy::new().ignore_index(-100).build().unwrap();
+    let loss = CrossEntropy::builder().ignore_index(-100).build().unwrap();
     let (value, gradient) = whole(&loss, &x, &y);
     let joined = in_pieces(&loss, &x, &y, &[(0, 1), (1, 1)]);
     assert_joins("ignored labels", &joined, &(value, gradient.clone()));
@@ -165,7 +170,7 @@ fn sequences_of_six_and_one_counted_labels_have_the_gradient_of_both_together() 
 fn class_weights_count_in_the_mean_of_batches() {
     let x = ramp(&[6, 3], 2);
     let y = Tensor::new(&[0u32, 1, 0, 1, 2, 2], crate::test_support::device()).unwrap();
-    let loss = CrossEntropy::new().class_weights([1.0, 1.0, 10.0]).build().unwrap();
+    let loss = CrossEntropy::builder().class_weights([1.0, 1.0, 10.0]).build().unwrap();
     for pieces in [vec![(0, 4), (4, 2)], vec![(0, 2), (2, 3), (5, 1)]] {
         assert_joins("class weights", &in_pieces(&loss, &x, &y, &pieces), &whole(&loss, &x, &y));
     }
@@ -177,7 +182,7 @@ fn one_labelled_and_three_ignored_images_have_one_loss_for_every_batch_size() {
     let mut labels = vec![255u32; 16];
     labels[..4].copy_from_slice(&[0, 1, 2, 1]);
     let y = Tensor::from_vec(labels, (4, 2, 2), crate::test_support::device()).unwrap();
-    let loss = CrossEntropy::new().ignore_index(255).build().unwrap();
+    let loss = CrossEntropy::builder().ignore_index(255).build().unwrap();
     let expected = whole(&loss, &x, &y);
     for size in [1, 2, 4] {
         let pieces: Vec<_> = (0..4 / size).map(|i| (i * size, size)).collect();
@@ -193,15 +198,23 @@ fn one_labelled_and_three_ignored_images_have_one_loss_for_every_batch_size() {
 #[test]
 fn terms_with_counts_of_their_own_join_one_by_one() {
     let mut generator = Generator::new(5);
-    let inner = WeightedSum::new()
-        .term("focal", 2.0, Focal::new().ignore_index(255))
-        .term("sum", 0.1, CrossEntropy::new().ignore_index(255).reduction(Reduction::Sum))
+    let inner = WeightedSum::builder()
+        .term("focal", 2.0, Focal::builder().ignore_index(255).build().unwrap())
+        .term("sum", 0.1, CrossEntropy::builder().ignore_index(255).reduction(Reduction::Sum).build().unwrap())
         .build()
         .unwrap();
-    let loss = WeightedSum::new()
-        .term("weighted", 0.5, CrossEntropy::new().class_weights([1.0, 3.0, 10.0]).ignore_index(255))
+    let loss = WeightedSum::builder()
+        .term(
+            "weighted",
+            0.5,
+            CrossEntropy::builder().class_weights([1.0, 3.0, 10.0]).ignore_index(255).build().unwrap(),
+        )
         .term("inner", 0.7, inner)
-        .term("image", 1.0, Dice::new().over(Over::Image).classes(Classes::Present).ignore_index(255))
+        .term(
+            "image",
+            1.0,
+            Dice::builder().over(Over::Image).classes(Classes::Present).ignore_index(255).build().unwrap(),
+        )
         .build()
         .unwrap();
     let x = ramp(&[7, 3, 5], 4);
@@ -213,9 +226,17 @@ fn terms_with_counts_of_their_own_join_one_by_one() {
     }
     // Terms that are means of the same need no terms.
     let y = Tensor::new(&[[0u32, 1, 2, 0, 1]; 7], crate::test_support::device()).unwrap();
-    let same = WeightedSum::new().term("a", 1.0, CrossEntropy::new()).term("b", 1.0, Focal::new()).build().unwrap();
+    let same = WeightedSum::builder()
+        .term("a", 1.0, CrossEntropy::default())
+        .term("b", 1.0, Focal::default())
+        .build()
+        .unwrap();
     assert!(matches!(same.mean_of(&x, &y).unwrap(), MeanOf::Count(35.0)));
-    let with_dice = WeightedSum::new().term("ce", 1.0, CrossEntropy::new()).term("dice", 1.0, Dice::new());
+    let with_dice = WeightedSum::builder()
+        .term("ce", 1.0, CrossEntropy::default())
+        .term("dice", 1.0, Dice::default())
+        .build()
+        .unwrap();
     assert!(with_dice.whole().unwrap().contains("`dice`"));
     let of = with_dice.mean_of(&x, &y).unwrap();
     assert!(of.whole().unwrap().contains("`dice`") && of.whole().unwrap().contains("Over::Image"), "{of:?}");
@@ -227,14 +248,11 @@ fn terms_with_counts_of_their_own_join_one_by_one() {
 fn tasks_join_one_by_one_and_so_do_their_learned_weights() {
     let parameters = Parameters::with_dtype(0, DType::F64, crate::test_support::device());
     let tasks = || {
-        MultiTask::new().task("cover", Task::Classification, 3.0, CrossEntropy::new().ignore_index(255)).task(
-            "height",
-            Task::Regression,
-            0.2,
-            Mse::new(),
-        )
+        MultiTask::builder()
+            .task("cover", Task::Classification, 3.0, CrossEntropy::builder().ignore_index(255).build().unwrap())
+            .task("height", Task::Regression, 0.2, Mse::default())
     };
-    let (fixed, learned) = (tasks().fixed().unwrap(), tasks().learned(&parameters.at("weights")).unwrap());
+    let (fixed, learned) = (tasks().build().unwrap(), tasks().learned(&parameters.at("weights")).unwrap());
     let (x, h) = (ramp(&[3, 2, 4], 6), ramp(&[3], 7));
     let y = Tensor::new(&[[0u32, 1, 1, 0], [255, 255, 255, 1], [255; 4]], crate::test_support::device()).unwrap();
     let metres = Tensor::new(&[1f64, -2., 0.5], crate::test_support::device()).unwrap();
@@ -308,6 +326,13 @@ fn what_cannot_be_split_says_so_and_is_averaged_over_examples() {
     }
     assert!((mean.mean().unwrap() - expected).abs() < 1e-12);
     assert_eq!(mean.examples(), 3);
+    let mut restored = RunningMean::new();
+    restored.load_state(&mean.state().unwrap()).unwrap();
+    assert_eq!(restored.approximate(), mean.approximate());
+    let mut state = mean.state().unwrap();
+    state.remove("total.0");
+    assert!(restored.load_state(&state).unwrap_err().to_string().contains("`count.0` is superfluous"));
+    assert_eq!((restored.mean().unwrap(), restored.examples()), (mean.mean().unwrap(), 3));
     assert!(mean.approximate().unwrap().contains("root"));
     let error = mean.add(&[], 1).unwrap_err().to_string();
     assert!(error.contains("1 terms as before"), "{error}");

@@ -8,7 +8,7 @@
 //! let logits = Tensor::zeros((4, 3, 8, 8), DType::F32, &Device::Cpu)?; // [N, C, H, W]
 //! let targets = Tensor::zeros((4, 8, 8), DType::U32, &Device::Cpu)?; // [N, H, W]
 //! let plain = cross_entropy(&logits, &targets)?;
-//! let weighted = CrossEntropy::new().class_weights(vec![0.5, 1.0, 2.0]).ignore_index(255).build()?;
+//! let weighted = CrossEntropy::builder().class_weights(vec![0.5, 1.0, 2.0]).ignore_index(255).build()?;
 //! let value = weighted.forward(&logits, &targets)?;
 //! # assert_eq!(plain.to_scalar::<f32>()?, value.to_scalar::<f32>()?);
 //! # Ok::<(), candle_course::Error>(())
@@ -61,6 +61,7 @@ mod mean_of_tests;
 mod nll;
 #[cfg(feature = "cuda")]
 mod on_device;
+mod options;
 #[cfg(test)]
 mod oracle_tests;
 mod reduction;
@@ -68,25 +69,26 @@ mod region;
 mod regression;
 mod tversky;
 mod validate;
-mod weights;
 
-pub use binary::{BinaryCrossEntropy, Hinge, binary_cross_entropy, hinge};
-pub use binary_focal::{BinaryFocal, binary_focal};
-pub use compose::{MultiTask, MultiTaskLoss, Task, WeightedSum};
-pub use cross_entropy::{CrossEntropy, cross_entropy};
-pub use dice::{Dice, GeneralisedDice, Iou, dice, generalised_dice, iou};
-pub use focal::{Focal, focal};
-pub use kl::{KlDivergence, kl_divergence};
-pub use lovasz::{LovaszHinge, LovaszSoftmax, lovasz_hinge, lovasz_softmax};
+pub use binary::{BinaryCrossEntropy, BinaryCrossEntropyBuilder, Hinge, HingeBuilder, binary_cross_entropy, hinge};
+pub use binary_focal::{BinaryFocal, BinaryFocalBuilder, binary_focal};
+pub use compose::{MultiTask, MultiTaskBuilder, MultiTaskLoss, Task, WeightedSum, WeightedSumBuilder};
+pub use cross_entropy::{CrossEntropy, CrossEntropyBuilder, cross_entropy};
+pub use dice::{
+    Dice, DiceBuilder, GeneralisedDice, GeneralisedDiceBuilder, Iou, IouBuilder, dice, generalised_dice, iou,
+};
+pub use focal::{Focal, FocalBuilder, focal};
+pub use kl::{KlDivergence, KlDivergenceBuilder, kl_divergence};
+pub use lovasz::{LovaszHinge, LovaszHingeBuilder, LovaszSoftmax, LovaszSoftmaxBuilder, lovasz_hinge, lovasz_softmax};
 pub use mean_of::{Mean, MeanOf, RunningMean};
-pub use nll::{Nll, nll};
+pub use nll::{Nll, NllBuilder, nll};
 pub use reduction::Reduction;
 pub use region::{Classes, Over};
 pub use regression::{
-    Huber, LogCosh, Mae, Mse, Quantile, Rmse, SmoothL1, huber, log_cosh, mae, mse, quantile, rmse, smooth_l1,
+    Huber, HuberBuilder, LogCosh, LogCoshBuilder, Mae, MaeBuilder, Mse, MseBuilder, Quantile, QuantileBuilder, Rmse,
+    SmoothL1, SmoothL1Builder, huber, log_cosh, mae, mse, quantile, rmse, smooth_l1,
 };
-pub use tversky::{FocalTversky, Tversky, focal_tversky, tversky};
-pub use weights::{class_balanced_weights, inverse_frequency_weights};
+pub use tversky::{FocalTversky, FocalTverskyBuilder, Tversky, TverskyBuilder, focal_tversky, tversky};
 
 /// An objective.
 pub trait Loss: Send + Sync {

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::kernels::losses::{Dims, for_float};
 use crate::losses::class_rule::{HardTargets, finish};
+use crate::losses::options::builder;
 use crate::losses::validate::{self, IGNORED, class_targets, float, log_probabilities_only};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -40,7 +41,7 @@ pub fn nll(log_probabilities: &Tensor, targets: &Tensor) -> Result<Tensor> {
 ///
 /// let logits = Tensor::new(&[[2f64, 1.]], &Device::Cpu)?;
 /// let targets = Tensor::new(&[0u32], &Device::Cpu)?;
-/// let loss = Nll::new().class_weights(vec![1.0, 3.0]).build()?;
+/// let loss = Nll::builder().class_weights(vec![1.0, 3.0]).build()?;
 /// let message = loss.forward(&logits, &targets).unwrap_err().to_string();
 /// assert!(message.contains("log-probabilities"), "{message}");
 /// # Ok::<(), candle_course::Error>(())
@@ -52,39 +53,19 @@ pub struct Nll {
     reduction: Reduction,
 }
 
-impl Nll {
+builder! {
     /// Unweighted, nothing ignored, the mean, unless told otherwise.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    NllBuilder of Nll;
     /// A weight per class.
-    pub fn class_weights(mut self, class_weights: impl Into<Vec<f64>>) -> Self {
-        self.class_weights = Some(class_weights.into());
-        self
-    }
-
+    fn class_weights(loss, class_weights: impl Into<Vec<f64>>) { loss.class_weights = Some(class_weights.into()) }
     /// The label of positions that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
-
+    fn ignore_index(loss, ignore_index: i64) { loss.ignore_index = Some(ignore_index) }
     /// What becomes of the losses of single positions.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// The loss, its weights checked.
-    ///
-    /// # Errors
-    /// If a weight is negative or not finite, or all are 0.
-    pub fn build(self) -> Result<Self> {
-        if let Some(weights) = &self.class_weights {
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(loss), errors "If a weight is negative or not finite, or all are 0." {
+        if let Some(weights) = &loss.class_weights {
             validate::weights("class_weights", weights, None)?;
         }
-        Ok(self)
     }
 }
 

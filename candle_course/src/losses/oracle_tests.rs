@@ -83,15 +83,21 @@ pub(super) fn build(case: &Case) -> Box<dyn Loss> {
     let options = Options(&case.options);
     let reduction = options.reduction();
     match case.loss.as_str() {
-        "mse" => Box::new(Mse::new().reduction(reduction)),
-        "mae" => Box::new(Mae::new().reduction(reduction)),
+        "mse" => Box::new(Mse::builder().reduction(reduction).build().unwrap()),
+        "mae" => Box::new(Mae::builder().reduction(reduction).build().unwrap()),
         "rmse" => Box::new(Rmse),
-        "huber" => Box::new(Huber::new().delta(options.number("delta").unwrap_or(1.0)).reduction(reduction)),
-        "smooth_l1" => Box::new(SmoothL1::new().beta(options.number("beta").unwrap_or(1.0)).reduction(reduction)),
-        "log_cosh" => Box::new(LogCosh::new().reduction(reduction)),
-        "quantile" => Box::new(Quantile::new(options.number("quantile").unwrap()).reduction(reduction)),
+        "huber" => Box::new(
+            Huber::builder().delta(options.number("delta").unwrap_or(1.0)).reduction(reduction).build().unwrap(),
+        ),
+        "smooth_l1" => Box::new(
+            SmoothL1::builder().beta(options.number("beta").unwrap_or(1.0)).reduction(reduction).build().unwrap(),
+        ),
+        "log_cosh" => Box::new(LogCosh::builder().reduction(reduction).build().unwrap()),
+        "quantile" => {
+            Box::new(Quantile::builder(options.number("quantile").unwrap()).reduction(reduction).build().unwrap())
+        }
         "bce" => {
-            let mut loss = BinaryCrossEntropy::new().reduction(reduction);
+            let mut loss = BinaryCrossEntropy::builder().reduction(reduction);
             if let Some(weight) = options.numbers("pos_weight") {
                 loss = loss.pos_weight(weight);
             }
@@ -100,16 +106,17 @@ pub(super) fn build(case: &Case) -> Box<dyn Loss> {
             }
             Box::new(loss.build().unwrap())
         }
-        "hinge" => Box::new(Hinge::new().squared(options.flag("squared")).reduction(reduction)),
+        "hinge" => Box::new(Hinge::builder().squared(options.flag("squared")).reduction(reduction).build().unwrap()),
         "binary_focal" => {
-            let loss = BinaryFocal::new().gamma(options.number("gamma").unwrap()).reduction(reduction);
-            Box::new(match options.number("alpha") {
+            let loss = BinaryFocal::builder().gamma(options.number("gamma").unwrap()).reduction(reduction);
+            let loss = match options.number("alpha") {
                 Some(alpha) => loss.alpha(alpha),
                 None => loss.without_alpha(),
-            })
+            };
+            Box::new(loss.build().unwrap())
         }
         "cross_entropy" => {
-            let mut loss = CrossEntropy::new()
+            let mut loss = CrossEntropy::builder()
                 .label_smoothing(options.number("label_smoothing").unwrap_or(0.0))
                 .reduction(reduction);
             if let Some(weights) = options.numbers("class_weights") {
@@ -121,7 +128,7 @@ pub(super) fn build(case: &Case) -> Box<dyn Loss> {
             Box::new(loss.build().unwrap())
         }
         "nll" => {
-            let mut loss = Nll::new().reduction(reduction);
+            let mut loss = Nll::builder().reduction(reduction);
             if let Some(weights) = options.numbers("class_weights") {
                 loss = loss.class_weights(weights);
             }
@@ -130,9 +137,9 @@ pub(super) fn build(case: &Case) -> Box<dyn Loss> {
             }
             Box::new(loss.build().unwrap())
         }
-        "kl" => Box::new(KlDivergence::new().reduction(reduction)),
+        "kl" => Box::new(KlDivergence::builder().reduction(reduction).build().unwrap()),
         "focal" => {
-            let mut loss = Focal::new().gamma(options.number("gamma").unwrap()).reduction(reduction);
+            let mut loss = Focal::builder().gamma(options.number("gamma").unwrap()).reduction(reduction);
             if let Some(alpha) = options.numbers("alpha") {
                 loss = loss.alpha(alpha);
             }
@@ -141,30 +148,30 @@ pub(super) fn build(case: &Case) -> Box<dyn Loss> {
             }
             Box::new(loss.build().unwrap())
         }
-        "dice" => Box::new(region!(options, Dice::new()).squared(options.flag("squared"))),
-        "iou" => Box::new(region!(options, Iou::new())),
-        "tversky" => Box::new(region!(options, Tversky::new(), alpha, beta).build().unwrap()),
-        "focal_tversky" => Box::new(region!(options, FocalTversky::new(), alpha, beta, gamma).build().unwrap()),
+        "dice" => Box::new(region!(options, Dice::builder()).squared(options.flag("squared")).build().unwrap()),
+        "iou" => Box::new(region!(options, Iou::builder()).build().unwrap()),
+        "tversky" => Box::new(region!(options, Tversky::builder(), alpha, beta).build().unwrap()),
+        "focal_tversky" => Box::new(region!(options, FocalTversky::builder(), alpha, beta, gamma).build().unwrap()),
         "generalised_dice" => {
-            let mut loss = GeneralisedDice::new().over(options.over());
+            let mut loss = GeneralisedDice::builder().over(options.over());
             if let Some(index) = options.ignored() {
                 loss = loss.ignore_index(index);
             }
-            Box::new(loss)
+            Box::new(loss.build().unwrap())
         }
         "lovasz_softmax" => {
-            let mut loss = LovaszSoftmax::new().over(options.over()).classes(options.classes());
+            let mut loss = LovaszSoftmax::builder().over(options.over()).classes(options.classes());
             if let Some(index) = options.ignored() {
                 loss = loss.ignore_index(index);
             }
-            Box::new(loss)
+            Box::new(loss.build().unwrap())
         }
         "lovasz_hinge" => {
-            let mut loss = LovaszHinge::new().over(options.over());
+            let mut loss = LovaszHinge::builder().over(options.over());
             if let Some(index) = options.ignored() {
                 loss = loss.ignore_index(index);
             }
-            Box::new(loss)
+            Box::new(loss.build().unwrap())
         }
         other => panic!("unknown loss {other}"),
     }
@@ -347,11 +354,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let x = Var::from_tensor(&Tensor::from_vec(logits, shape, device()).unwrap()).unwrap();
     let targets = Tensor::from_vec(labels, (2, 64, 65), device()).unwrap();
     let losses: [Box<dyn Loss>; 5] = [
-        Box::new(CrossEntropy::new().label_smoothing(0.1)),
-        Box::new(Focal::new()),
-        Box::new(Dice::new()),
-        Box::new(FocalTversky::new()),
-        Box::new(LovaszSoftmax::new()),
+        Box::new(CrossEntropy::builder().label_smoothing(0.1).build().unwrap()),
+        Box::new(Focal::default()),
+        Box::new(Dice::default()),
+        Box::new(FocalTversky::default()),
+        Box::new(LovaszSoftmax::default()),
     ];
     let name = "losses::oracle_tests::results_do_not_depend_on_the_number_of_threads";
     same_on_any_number_of_threads(name, || {

@@ -148,7 +148,6 @@ impl Region {
     }
 
     pub fn overlap(&self, logits: &Tensor, targets: &Tensor) -> Result<Overlap> {
-        self.check()?;
         #[cfg(feature = "cuda")]
         if crate::kernels::cuda::takes(&float("logits", logits)?) {
             return self.overlap_on_device(logits, targets);
@@ -272,41 +271,24 @@ pub(crate) fn loss_dtype(logits: &Tensor) -> DType {
     if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
-macro_rules! region_options {
-    ($name:ident, $default_classes:literal) => {
-        impl $name {
-            /// The defaults, unless told otherwise.
-            pub fn new() -> Self {
-                Self::default()
-            }
-
+/// [`builder!`](crate::losses::options::builder) of an overlap loss: the options that all of them have, and its own.
+macro_rules! region_builder {
+    ($builder:ident of $loss:ident; $($own:tt)*) => {
+        $crate::losses::options::builder! {
+            /// Smoothed by 1, over the batch, all classes, nothing ignored, unless told otherwise.
+            $builder of $loss;
             /// What is added to numerator and denominator; default 1. It steadies the gradient of
             /// rare classes; 0 gives the bare ratio (0/0, an absent class that nothing predicts, is no error;
             /// so is a sum below 1e-140, or on a GPU 1e-17).
-            pub fn smooth(mut self, smooth: f64) -> Self {
-                self.region.smooth = smooth;
-                self
-            }
-
+            fn smooth(loss, smooth: f64) { loss.region.smooth = smooth }
             /// Whether overlap is counted over the batch (the default) or image by image.
-            pub fn over(mut self, over: Over) -> Self {
-                self.region.over = over;
-                self
-            }
-
-            /// Which classes enter the mean; default
-            #[doc = $default_classes]
-            pub fn classes(mut self, classes: Classes) -> Self {
-                self.region.classes = classes;
-                self
-            }
-
+            fn over(loss, over: Over) { loss.region.over = over }
+            /// Which classes enter the mean; default all.
+            fn classes(loss, classes: Classes) { loss.region.classes = classes }
             /// The label of pixels that do not count.
-            pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-                self.region.ignore_index = Some(ignore_index);
-                self
-            }
+            fn ignore_index(loss, ignore_index: i64) { loss.region.ignore_index = Some(ignore_index) }
+            $($own)*
         }
     };
 }
-pub(crate) use region_options;
+pub(crate) use region_builder;

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
+use crate::losses::options::{builder, setters};
 use crate::losses::validate::{number, pair};
 use crate::losses::{Loss, MeanOf, Reduction};
 
@@ -148,43 +149,38 @@ pub fn log_cosh(predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn quantile(predictions: &Tensor, targets: &Tensor, quantile: f64) -> Result<Tensor> {
-    Quantile::new(quantile).forward(predictions, targets)
+    Quantile::new(quantile)?.forward(predictions, targets)
 }
 
 macro_rules! plain_loss {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $builder:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct $name {
             reduction: Reduction,
         }
 
-        impl $name {
+        builder! {
             /// The mean over all elements, unless told otherwise.
-            pub fn new() -> Self {
-                Self::default()
-            }
-
+            $builder of $name;
             /// What becomes of the losses of single elements.
-            pub fn reduction(mut self, reduction: Reduction) -> Self {
-                self.reduction = reduction;
-                self
-            }
+            fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+            build(_loss), errors "Never." {}
         }
     };
 }
 
 plain_loss! {
     /// [`mse`] as a [`Loss`].
-    Mse
+    Mse, MseBuilder
 }
 plain_loss! {
     /// [`mae`] as a [`Loss`].
-    Mae
+    Mae, MaeBuilder
 }
 plain_loss! {
     /// [`log_cosh`] as a [`Loss`].
-    LogCosh
+    LogCosh, LogCoshBuilder
 }
 
 /// [`rmse`] as a [`Loss`]. A root of a mean has no other reduction.
@@ -257,7 +253,7 @@ impl Loss for Rmse {
 }
 
 macro_rules! shaped_loss {
-    ($(#[$doc:meta])* $name:ident, $parameter:ident, $default:expr, $(#[$parameter_doc:meta])*) => {
+    ($(#[$doc:meta])* $name:ident, $builder:ident, $(#[$parameter_doc:meta])* $parameter:ident = $default:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq)]
         pub struct $name {
@@ -271,31 +267,15 @@ macro_rules! shaped_loss {
             }
         }
 
-        impl $name {
-            /// The default parameter and the mean over all elements, unless told otherwise.
-            pub fn new() -> Self {
-                Self::default()
-            }
-
+        builder! {
+            /// The mean over all elements, unless told otherwise.
+            $builder of $name;
             $(#[$parameter_doc])*
-            pub fn $parameter(mut self, $parameter: f64) -> Self {
-                self.$parameter = $parameter;
-                self
-            }
-
+            fn $parameter(loss, $parameter: f64) { loss.$parameter = $parameter }
             /// What becomes of the losses of single elements.
-            pub fn reduction(mut self, reduction: Reduction) -> Self {
-                self.reduction = reduction;
-                self
-            }
-
-            /// The loss, its parameter checked.
-            ///
-            /// # Errors
-            /// If the parameter is not a positive number.
-            pub fn build(self) -> Result<Self> {
-                number(stringify!($parameter), "a positive number", self.$parameter, self.$parameter > 0.0)?;
-                Ok(self)
+            fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+            build(loss), errors "If the parameter is not a positive number." {
+                number(stringify!($parameter), "a positive number", loss.$parameter, loss.$parameter > 0.0)?;
             }
         }
     };
@@ -312,14 +292,15 @@ shaped_loss! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let loss = Huber::new().delta(0.5).build()?;
+    /// let loss = Huber::builder().delta(0.5).build()?;
     /// let predictions = Tensor::new(&[3f32], &Device::Cpu)?;
     /// let targets = Tensor::new(&[1f32], &Device::Cpu)?;
     /// assert_eq!(loss.forward(&predictions, &targets)?.to_scalar::<f32>()?, 0.5 * (2.0 - 0.25));
     /// # Ok::<(), candle_course::Error>(())
     /// ```
-    Huber, delta, 1.0,
+    Huber, HuberBuilder,
     /// Where the parabola becomes a line, in the target's unit; default 1.
+    delta = 1.0
 }
 
 shaped_loss! {
@@ -333,19 +314,20 @@ shaped_loss! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let loss = SmoothL1::new().beta(0.5).build()?;
+    /// let loss = SmoothL1::builder().beta(0.5).build()?;
     /// let predictions = Tensor::new(&[3f32], &Device::Cpu)?;
     /// let targets = Tensor::new(&[1f32], &Device::Cpu)?;
     /// assert_eq!(loss.forward(&predictions, &targets)?.to_scalar::<f32>()?, 2.0 - 0.25);
     /// # Ok::<(), candle_course::Error>(())
     /// ```
-    SmoothL1, beta, 1.0,
+    SmoothL1, SmoothL1Builder,
     /// Where the parabola becomes a line, in the target's unit; default 1.
+    beta = 1.0
 }
 
 impl Loss for Huber {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { delta, reduction } = self.build()?;
+        let Self { delta, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
         from_device!(
             predictions,
@@ -363,7 +345,7 @@ impl Loss for Huber {
 
 impl Loss for SmoothL1 {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { beta, reduction } = self.build()?;
+        let Self { beta, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
         from_device!(
             predictions,
@@ -390,11 +372,11 @@ impl Loss for SmoothL1 {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = Quantile::new(0.9).reduction(Reduction::Sum).build()?;
+/// let loss = Quantile::builder(0.9).reduction(Reduction::Sum).build()?;
 /// let predictions = Tensor::new(&[0f64, 0.], &Device::Cpu)?;
 /// let targets = Tensor::new(&[1f64, -1.], &Device::Cpu)?;
 /// assert!((loss.forward(&predictions, &targets)?.to_scalar::<f64>()? - 1.0).abs() < 1e-15);
-/// assert!(Quantile::new(1.0).build().is_err());
+/// assert!(Quantile::new(1.0).is_err());
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -404,30 +386,33 @@ pub struct Quantile {
 }
 
 impl Quantile {
-    /// The loss of that `quantile`, in (0, 1).
-    pub fn new(quantile: f64) -> Self {
-        Self { quantile, reduction: Reduction::Mean }
-    }
-
-    /// What becomes of the losses of single elements.
-    pub fn reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
-    }
-
-    /// The loss, its quantile checked.
+    /// The mean loss of that `quantile`, in (0, 1).
     ///
     /// # Errors
     /// If the quantile is not in (0, 1).
-    pub fn build(self) -> Result<Self> {
-        number("quantile", "a number in (0, 1)", self.quantile, self.quantile > 0.0 && self.quantile < 1.0)?;
-        Ok(self)
+    pub fn new(quantile: f64) -> Result<Self> {
+        Self::builder(quantile).build()
+    }
+
+    /// The loss of that `quantile`, in (0, 1), with options: the mean over all elements, unless told otherwise.
+    pub fn builder(quantile: f64) -> QuantileBuilder {
+        QuantileBuilder { loss: Self { quantile, reduction: Reduction::Mean } }
+    }
+}
+
+setters! {
+    QuantileBuilder of Quantile;
+    /// What becomes of the losses of single elements.
+    fn reduction(loss, reduction: Reduction) { loss.reduction = reduction }
+    build(loss), errors "If the quantile is not in (0, 1)." {
+        let quantile = loss.quantile;
+        number("quantile", "a number in (0, 1)", quantile, quantile > 0.0 && quantile < 1.0)?;
     }
 }
 
 impl Loss for Quantile {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { quantile, reduction } = self.build()?;
+        let Self { quantile, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
         from_device!(
             predictions,

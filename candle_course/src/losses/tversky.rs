@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise};
-use crate::losses::region::{Classes, Over, Region, loss_dtype, region_options};
+use crate::losses::region::{Classes, Over, Region, loss_dtype, region_builder};
 use crate::losses::validate::number;
 use crate::losses::{Loss, MeanOf};
 
@@ -39,7 +39,7 @@ pub fn tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = Tversky::new().alpha(0.2).beta(0.8).build()?;
+/// let loss = Tversky::builder().alpha(0.2).beta(0.8).build()?;
 /// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
 /// let mask = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
 /// println!("{}", loss.forward(&logits, &mask)?.to_scalar::<f32>()?);
@@ -58,7 +58,17 @@ impl Default for Tversky {
     }
 }
 
-region_options!(Tversky, "all.");
+region_builder! {
+    TverskyBuilder of Tversky;
+    /// What a false positive costs; default 0.3.
+    fn alpha(loss, alpha: f64) { loss.alpha = alpha }
+    /// What a false negative costs; default 0.7.
+    fn beta(loss, beta: f64) { loss.beta = beta }
+    build(loss), errors "If a cost or the smoothing is negative, or both costs are 0." {
+        loss.region.check()?;
+        check_costs(loss.alpha, loss.beta)?;
+    }
+}
 
 fn check_costs(alpha: f64, beta: f64) -> Result<()> {
     number("alpha", "a number that is not negative", alpha, alpha >= 0.0)?;
@@ -66,33 +76,9 @@ fn check_costs(alpha: f64, beta: f64) -> Result<()> {
     number("alpha + beta", "more than 0", alpha + beta, alpha + beta > 0.0)
 }
 
-impl Tversky {
-    /// What a false positive costs; default 0.3.
-    pub fn alpha(mut self, alpha: f64) -> Self {
-        self.alpha = alpha;
-        self
-    }
-
-    /// What a false negative costs; default 0.7.
-    pub fn beta(mut self, beta: f64) -> Self {
-        self.beta = beta;
-        self
-    }
-
-    /// The loss, its parameters checked.
-    ///
-    /// # Errors
-    /// If a cost or the smoothing is negative, or both costs are 0.
-    pub fn build(self) -> Result<Self> {
-        self.region.check()?;
-        check_costs(self.alpha, self.beta)?;
-        Ok(self)
-    }
-}
-
 impl Loss for Tversky {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { region, alpha, beta } = self.build()?;
+        let Self { region, alpha, beta } = *self;
         let overlap = region.overlap(logits, targets)?;
         region.mean(&region.tversky(&overlap, alpha, beta)?, &overlap, loss_dtype(logits))
     }
@@ -138,7 +124,7 @@ pub fn focal_tversky(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let loss = FocalTversky::new().gamma(0.5).smooth(0.0).build()?;
+/// let loss = FocalTversky::builder().gamma(0.5).smooth(0.0).build()?;
 /// let logits = Tensor::zeros((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
 /// let mask = Tensor::ones((2, 1, 4, 4), DType::F32, &Device::Cpu)?;
 /// println!("{}", loss.forward(&logits, &mask)?.to_scalar::<f32>()?);
@@ -158,42 +144,24 @@ impl Default for FocalTversky {
     }
 }
 
-region_options!(FocalTversky, "all.");
-
-impl FocalTversky {
+region_builder! {
+    FocalTverskyBuilder of FocalTversky;
     /// What a false positive costs; default 0.3.
-    pub fn alpha(mut self, alpha: f64) -> Self {
-        self.alpha = alpha;
-        self
-    }
-
+    fn alpha(loss, alpha: f64) { loss.alpha = alpha }
     /// What a false negative costs; default 0.7.
-    pub fn beta(mut self, beta: f64) -> Self {
-        self.beta = beta;
-        self
-    }
-
+    fn beta(loss, beta: f64) { loss.beta = beta }
     /// The exponent; default 0.75.
-    pub fn gamma(mut self, gamma: f64) -> Self {
-        self.gamma = gamma;
-        self
-    }
-
-    /// The loss, its parameters checked.
-    ///
-    /// # Errors
-    /// If a cost or the smoothing is negative, both costs are 0, or γ is not positive.
-    pub fn build(self) -> Result<Self> {
-        self.region.check()?;
-        check_costs(self.alpha, self.beta)?;
-        number("gamma", "a positive number", self.gamma, self.gamma > 0.0)?;
-        Ok(self)
+    fn gamma(loss, gamma: f64) { loss.gamma = gamma }
+    build(loss), errors "If a cost or the smoothing is negative, both costs are 0, or γ is not positive." {
+        loss.region.check()?;
+        check_costs(loss.alpha, loss.beta)?;
+        number("gamma", "a positive number", loss.gamma, loss.gamma > 0.0)?;
     }
 }
 
 impl Loss for FocalTversky {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let Self { region, alpha, beta, gamma } = self.build()?;
+        let Self { region, alpha, beta, gamma } = *self;
         let overlap = region.overlap(logits, targets)?;
         let losses = pointwise(&region.tversky(&overlap, alpha, beta)?, Pointwise::Power { exponent: gamma })?;
         region.mean(&losses, &overlap, loss_dtype(logits))

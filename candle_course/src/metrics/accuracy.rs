@@ -4,7 +4,9 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::{in_range, labels, no_nan, numbers, predicted_classes};
-use crate::metrics::{Direction, Metric};
+use crate::metrics::state::{another, keeps};
+use crate::metrics::{Direction, Metric, once};
+use crate::stateful::{Expected, State, Stateful, compare, nest, part};
 
 /// The share of examples whose largest score is the target; see [`Accuracy`].
 ///
@@ -22,9 +24,7 @@ use crate::metrics::{Direction, Metric};
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn accuracy(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
-    let mut metric = Accuracy::default();
-    metric.update(predictions, targets)?;
-    metric.compute()
+    once(Accuracy::default(), predictions, targets)
 }
 
 /// The share of examples (or pixels) whose largest score is the target.
@@ -49,30 +49,44 @@ pub fn accuracy(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Accuracy {
-    correct: u64,
+    hits: Hits,
+    /// What was right among the seen on a GPU, not read yet.
     on_device: Option<Tensor>,
+}
+
+/// Right answers among those seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hits {
+    correct: u64,
     seen: u64,
 }
 
-impl Accuracy {
-    /// Adds what `other` has counted.
-    ///
-    /// # Errors
-    /// If the two are on different GPUs.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if let Some(more) = &other.on_device {
-            self.add_on_device(more)?;
+keeps!(Hits adds correct, seen);
+
+impl Hits {
+    fn share(&self, name: &str) -> Result<f64> {
+        if self.seen == 0 {
+            return Err(Error::undefined(format!("{name} of no examples; call `update` first")));
         }
-        self.correct += other.correct;
-        self.seen += other.seen;
-        Ok(())
+        Ok(self.correct as f64 / self.seen as f64)
+    }
+}
+
+impl Accuracy {
+    /// Everything that was seen; this waits for the device.
+    fn settled(&self) -> Result<Hits> {
+        let on_device = self.on_device.as_ref().map_or(Ok(0), |count| count.to_scalar::<i64>())?;
+        Ok(Hits { correct: self.hits.correct + on_device as u64, seen: self.hits.seen })
+    }
+}
+
+impl Stateful for Accuracy {
+    fn state(&self) -> Result<State> {
+        self.settled()?.state()
     }
 
-    fn add_on_device(&mut self, more: &Tensor) -> Result<()> {
-        self.on_device = Some(match &self.on_device {
-            Some(so_far) => (so_far + more)?,
-            None => more.clone(),
-        });
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        *self = Self { hits: another(&Hits::default(), state)?, on_device: None };
         Ok(())
     }
 }
@@ -97,21 +111,26 @@ impl Metric for Accuracy {
                 let label = within(label, classes)?;
                 correct += u64::from(usize::try_from(predicted) == Ok(label));
             }
-            self.correct += correct;
+            self.hits.correct += correct;
         } else {
             let equal = predicted.to_dtype(DType::I64)?.eq(&targets.detach().to_dtype(DType::I64)?)?;
-            self.add_on_device(&equal.to_dtype(DType::U32)?.sum_all()?.to_dtype(DType::I64)?)?;
+            let correct = equal.to_dtype(DType::U32)?.sum_all()?.to_dtype(DType::I64)?;
+            self.on_device = Some(match &self.on_device {
+                Some(so_far) => (so_far + correct)?,
+                None => correct,
+            });
         }
-        self.seen += targets.elem_count() as u64;
+        self.hits.seen += targets.elem_count() as u64;
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &State) -> Result<()> {
+        self.hits.add(&another(&Hits::default(), other)?);
         Ok(())
     }
 
     fn compute(&self) -> Result<f64> {
-        if self.seen == 0 {
-            return Err(Error::undefined("accuracy of no examples; call `update` first"));
-        }
-        let on_device = self.on_device.as_ref().map_or(Ok(0), |count| count.to_scalar::<i64>())?;
-        Ok((self.correct as f64 + on_device as f64) / self.seen as f64)
+        self.settled()?.share(self.name())
     }
 
     fn reset(&mut self) {
@@ -148,9 +167,7 @@ fn within(label: i64, classes: usize) -> Result<usize> {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn top_k_accuracy(predictions: &Tensor, targets: &Tensor, k: usize) -> Result<f64> {
-    let mut metric = TopK::new(k)?;
-    metric.update(predictions, targets)?;
-    metric.compute()
+    once(TopK::new(k)?, predictions, targets)
 }
 
 /// The share of examples whose target is among the k largest scores.
@@ -172,8 +189,7 @@ pub fn top_k_accuracy(predictions: &Tensor, targets: &Tensor, k: usize) -> Resul
 pub struct TopK {
     k: usize,
     name: String,
-    correct: u64,
-    seen: u64,
+    hits: Hits,
 }
 
 impl TopK {
@@ -185,20 +201,24 @@ impl TopK {
         if k == 0 {
             return Err(Error::argument("k", "at least 1", k));
         }
-        Ok(Self { k, name: format!("top-{k} accuracy"), correct: 0, seen: 0 })
+        Ok(Self { k, name: format!("top-{k} accuracy"), hits: Hits::default() })
     }
 
-    /// Adds what `other` has counted.
-    ///
-    /// # Errors
-    /// If its k is another.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.k != other.k {
-            return Err(Error::argument("other", format!("k = {}", self.k), other.k));
-        }
-        self.correct += other.correct;
-        self.seen += other.seen;
-        Ok(())
+    /// What its state is filed under: that of another k does not fit.
+    fn section(&self) -> String {
+        format!("top_{}", self.k)
+    }
+}
+
+impl Stateful for TopK {
+    fn state(&self) -> Result<State> {
+        Ok(nest(&self.section(), self.hits.state()?))
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let expected = self.state()?.into_iter().map(|(name, tensor)| (name, Expected::new(&[], tensor.dtype())));
+        compare(&format!("this is not the state of a {}", self.name), state, expected)?;
+        self.hits.load_state(&part(state, &self.section()))
     }
 }
 
@@ -232,20 +252,24 @@ impl Metric for TopK {
         let labels = labels.collect::<Result<Vec<usize>>>()?;
         for (row, label) in scores.chunks_exact(classes).zip(labels) {
             let before = row.iter().enumerate().filter(|&(c, &x)| x > row[label] || (x == row[label] && c < label));
-            self.correct += u64::from(before.count() < self.k);
-            self.seen += 1;
+            self.hits.correct += u64::from(before.count() < self.k);
+            self.hits.seen += 1;
         }
         Ok(())
     }
 
+    fn merge(&mut self, other: &State) -> Result<()> {
+        let mut seen = self.clone();
+        seen.load_state(other)?;
+        self.hits.add(&seen.hits);
+        Ok(())
+    }
+
     fn compute(&self) -> Result<f64> {
-        if self.seen == 0 {
-            return Err(Error::undefined(format!("{} of no examples; call `update` first", self.name)));
-        }
-        Ok(self.correct as f64 / self.seen as f64)
+        self.hits.share(&self.name)
     }
 
     fn reset(&mut self) {
-        (self.correct, self.seen) = (0, 0);
+        self.hits = Hits::default();
     }
 }

@@ -4,7 +4,9 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::class_probabilities;
-use crate::metrics::{Direction, Metric};
+use crate::metrics::state::{another, keeps};
+use crate::metrics::{Direction, Metric, once};
+use crate::stateful::State;
 
 /// Predictions of about the same confidence.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +48,8 @@ pub struct CalibrationError {
     right: Vec<u64>,
 }
 
+keeps!(CalibrationError adds counts, confidences, right);
+
 impl CalibrationError {
     /// With that many bins (15 is usual).
     ///
@@ -56,22 +60,6 @@ impl CalibrationError {
             return Err(Error::argument("bins", "at least 1", bins));
         }
         Ok(Self { counts: vec![0; bins], confidences: vec![0.0; bins], right: vec![0; bins] })
-    }
-
-    /// Adds what `other` has seen.
-    ///
-    /// # Errors
-    /// If it has another number of bins.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.counts.len() != other.counts.len() {
-            return Err(Error::argument("other", format!("{} bins", self.counts.len()), other.counts.len()));
-        }
-        for i in 0..self.counts.len() {
-            self.counts[i] += other.counts[i];
-            self.confidences[i] += other.confidences[i];
-            self.right[i] += other.right[i];
-        }
-        Ok(())
     }
 
     /// The bins, for a reliability diagram.
@@ -114,6 +102,11 @@ impl Metric for CalibrationError {
         Ok(())
     }
 
+    fn merge(&mut self, other: &State) -> Result<()> {
+        self.add(&another(self, other)?);
+        Ok(())
+    }
+
     fn compute(&self) -> Result<f64> {
         let total: u64 = self.counts.iter().sum();
         if total == 0 {
@@ -145,9 +138,7 @@ impl Metric for CalibrationError {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn calibration_error(probabilities: &Tensor, targets: &Tensor, bins: usize) -> Result<f64> {
-    let mut metric = CalibrationError::new(bins)?;
-    metric.update(probabilities, targets)?;
-    metric.compute()
+    once(CalibrationError::new(bins)?, probabilities, targets)
 }
 
 /// Log loss, −1/N Σ ln p of the true class, of probabilities; as `sklearn.metrics.log_loss`.
@@ -162,7 +153,7 @@ pub fn calibration_error(probabilities: &Tensor, targets: &Tensor, bins: usize) 
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let mut metric = LogLoss::new();
+/// let mut metric = LogLoss::default();
 /// metric.update(&Tensor::new(&[[0.25f64, 0.75]], &Device::Cpu)?, &Tensor::new(&[0u32], &Device::Cpu)?)?;
 /// assert!((metric.compute()? - 4f64.ln()).abs() < 1e-15);
 /// # Ok::<(), candle_course::Error>(())
@@ -173,18 +164,7 @@ pub struct LogLoss {
     seen: u64,
 }
 
-impl LogLoss {
-    /// Of no examples yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds what `other` has seen.
-    pub fn merge(&mut self, other: &Self) {
-        self.sum += other.sum;
-        self.seen += other.seen;
-    }
-}
+keeps!(LogLoss adds sum, seen);
 
 impl Metric for LogLoss {
     fn name(&self) -> &str {
@@ -202,6 +182,11 @@ impl Metric for LogLoss {
             self.sum -= row[label].clamp(epsilon, 1.0 - epsilon).ln();
             self.seen += 1;
         }
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &State) -> Result<()> {
+        self.add(&another(self, other)?);
         Ok(())
     }
 
@@ -233,7 +218,5 @@ impl Metric for LogLoss {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn log_loss(probabilities: &Tensor, targets: &Tensor) -> Result<f64> {
-    let mut metric = LogLoss::new();
-    metric.update(probabilities, targets)?;
-    metric.compute()
+    once(LogLoss::default(), probabilities, targets)
 }

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::{in_range, labels, no_nan, numbers, predicted_classes, truths};
 use crate::metrics::report::ClassificationReport;
 use crate::metrics::scores::{Average, ClassScores, Undefined, average};
+use crate::metrics::state::Part;
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// The confusion matrix of one set of predictions; its methods give every score of hard decisions.
 ///
@@ -75,6 +77,69 @@ pub struct ConfusionMatrix {
     undefined: Undefined,
 }
 
+/// The options of a [`ConfusionMatrix`].
+#[derive(Debug, Clone)]
+#[must_use = "only what `build` gives counts"]
+pub struct ConfusionMatrixBuilder {
+    classes: usize,
+    threshold: Option<f64>,
+    ignore_index: Option<i64>,
+    undefined: Undefined,
+}
+
+impl ConfusionMatrixBuilder {
+    /// Predictions are one score each, positive above `threshold`, as for [`ConfusionMatrix::binary`].
+    pub fn threshold(mut self, threshold: f64) -> Self {
+        self.threshold = Some(threshold);
+        self
+    }
+
+    /// The label of positions that do not count.
+    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
+        self.ignore_index = Some(ignore_index);
+        self
+    }
+
+    /// What scores are where they are not defined.
+    pub fn undefined(mut self, undefined: Undefined) -> Self {
+        self.undefined = undefined;
+        self
+    }
+
+    /// The matrix, nothing counted yet.
+    ///
+    /// # Errors
+    /// If there are fewer than 2 classes, or a threshold and more than 2.
+    pub fn build(self) -> Result<ConfusionMatrix> {
+        let Self { classes, threshold, ignore_index, undefined } = self;
+        if classes < 2 {
+            return Err(Error::argument("classes", "at least 2", classes)
+                .hint("for one score per example use `ConfusionMatrix::binary`"));
+        }
+        let matrix = match threshold {
+            Some(_) if classes > 2 => {
+                return Err(Error::argument("classes", "2 where one score has a threshold", classes));
+            }
+            Some(threshold) => ConfusionMatrix::binary(threshold),
+            None => ConfusionMatrix::empty(classes),
+        };
+        Ok(ConfusionMatrix { ignore_index, undefined, ..matrix })
+    }
+}
+
+impl Stateful for ConfusionMatrix {
+    fn state(&self) -> Result<State> {
+        let counts = self.settled()?.counts.tensor()?.reshape((self.classes, self.classes))?;
+        Ok(State::from([("counts".to_owned(), counts)]))
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        self.counts = self.read(state)?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
 /// Batches kept on a GPU before they are counted: bounds the memory they take.
 const MAXIMUM_PENDING: usize = 256;
 
@@ -84,11 +149,22 @@ impl ConfusionMatrix {
     /// # Errors
     /// If there are fewer than 2.
     pub fn new(classes: usize) -> Result<Self> {
-        if classes < 2 {
-            return Err(Error::argument("classes", "at least 2", classes)
-                .hint("for one score per example use `ConfusionMatrix::binary`"));
-        }
-        Ok(Self {
+        Self::builder(classes).build()
+    }
+
+    /// Of `classes` classes, with options: nothing ignored, undefined scores 0, unless told otherwise.
+    pub fn builder(classes: usize) -> ConfusionMatrixBuilder {
+        ConfusionMatrixBuilder { classes, threshold: None, ignore_index: None, undefined: Undefined::default() }
+    }
+
+    /// Of negative (0) and positive (1), for predictions of one score each: positive above
+    /// `threshold` (0 for logits, 0.5 for probabilities).
+    pub fn binary(threshold: f64) -> Self {
+        Self { names: vec!["negative".to_owned(), "positive".to_owned()], threshold: Some(threshold), ..Self::empty(2) }
+    }
+
+    fn empty(classes: usize) -> Self {
+        Self {
             classes,
             counts: vec![0; classes * classes],
             pending: Vec::new(),
@@ -96,24 +172,10 @@ impl ConfusionMatrix {
             ignore_index: None,
             threshold: None,
             undefined: Undefined::default(),
-        })
-    }
-
-    /// Of negative (0) and positive (1), for predictions of one score each: positive above
-    /// `threshold` (0 for logits, 0.5 for probabilities).
-    pub fn binary(threshold: f64) -> Self {
-        Self {
-            classes: 2,
-            counts: vec![0; 4],
-            pending: Vec::new(),
-            names: vec!["negative".to_owned(), "positive".to_owned()],
-            ignore_index: None,
-            threshold: Some(threshold),
-            undefined: Undefined::default(),
         }
     }
 
-    /// Names for tables and plots.
+    /// The same counts with names for tables and plots.
     ///
     /// # Errors
     /// If there is not one per class.
@@ -123,20 +185,6 @@ impl ConfusionMatrix {
             return Err(Error::argument("names", format!("one per class, {}", self.classes), self.names.len()));
         }
         Ok(self)
-    }
-
-    /// The label of positions that do not count.
-    #[must_use]
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
-
-    /// What scores are where they are not defined.
-    #[must_use]
-    pub fn undefined(mut self, undefined: Undefined) -> Self {
-        self.undefined = undefined;
-        self
     }
 
     /// Takes in a batch.
@@ -205,9 +253,7 @@ impl ConfusionMatrix {
                 .ok_or_else(|| Error::argument("predictions", format!("classes in 0..{}", self.classes), predicted))?;
             counts[truth * self.classes + predicted] += 1;
         }
-        for (count, new) in self.counts.iter_mut().zip(counts) {
-            *count += new;
-        }
+        self.counts.add(&counts);
         Ok(())
     }
 
@@ -223,18 +269,19 @@ impl ConfusionMatrix {
         Ok(Cow::Owned(settled))
     }
 
-    /// Adds what `other` has counted.
+    /// Adds what another matrix, whose state this is, has counted.
     ///
     /// # Errors
-    /// If it has another number of classes.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.classes != other.classes {
-            return Err(Error::argument("other", format!("{} classes", self.classes), other.classes));
-        }
-        for (count, more) in self.counts.iter_mut().zip(&other.settled()?.counts) {
-            *count += more;
-        }
+    /// If it is not the state of one of as many classes; nothing is added then.
+    pub fn merge(&mut self, other: &State) -> Result<()> {
+        self.counts.add(&self.read(other)?);
         Ok(())
+    }
+
+    fn read(&self, state: &State) -> Result<Vec<u64>> {
+        let what = format!("this is not the state of a confusion matrix of {} classes", self.classes);
+        compare(&what, state, [("counts", Expected::new(&[self.classes, self.classes], DType::I64))])?;
+        Part::read(&state["counts"].flatten_all()?)
     }
 
     /// Forgets everything counted.

@@ -1,11 +1,13 @@
 //! What a score can separate: ROC and precision–recall curves, and the areas under them.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::{binary, class_probabilities, in_range, labels, no_nan, numbers};
+use crate::metrics::state::{another, state_of};
 use crate::metrics::steps::{Steps, both_classes, one_positive};
 use crate::metrics::{Average, Direction, Metric};
+use crate::stateful::{self, Expected, State, Stateful, compare};
 
 /// True against false positive rates at every threshold, from the strictest down.
 ///
@@ -226,25 +228,76 @@ pub fn average_precision(scores: &Tensor, targets: &Tensor) -> Result<f64> {
     Steps::of(&scores, &truths).average_precision()
 }
 
+/// Every batch of scores and targets so far, where they are.
+#[derive(Debug, Clone, Default)]
+struct Kept {
+    batches: Vec<(Tensor, Tensor)>,
+}
+
+impl Kept {
+    fn push(&mut self, scores: &Tensor, targets: &Tensor) {
+        self.batches.push((scores.detach(), targets.detach()));
+    }
+
+    /// All scores and all targets, as `read` has them of a batch.
+    fn all<T>(&self, read: impl Fn(&Tensor, &Tensor) -> Result<(Vec<f64>, Vec<T>)>) -> Result<(Vec<f64>, Vec<T>)> {
+        let (mut scores, mut targets) = (Vec::new(), Vec::new());
+        for (batch, batch_targets) in &self.batches {
+            let (more, more_targets) = read(batch, batch_targets)?;
+            scores.extend(more);
+            targets.extend(more_targets);
+        }
+        Ok((scores, targets))
+    }
+}
+
+/// One tensor of scores, `[N]` or `[N, C]`, and one of targets, `[N]`; none without a batch.
+impl Stateful for Kept {
+    fn state(&self) -> Result<State> {
+        if self.batches.is_empty() {
+            return Ok(State::new());
+        }
+        let joined = |tensors: Vec<Tensor>| -> Result<Tensor> {
+            let wide = if tensors[0].dtype().is_float() { DType::F64 } else { DType::I64 };
+            let tensors = tensors.iter().map(|tensor| Ok(tensor.to_device(&Device::Cpu)?.to_dtype(wide)?));
+            Ok(Tensor::cat(&tensors.collect::<Result<Vec<_>>>()?, 0)?)
+        };
+        let flat = |(scores, targets): &(Tensor, Tensor)| -> Result<(Tensor, Tensor)> {
+            let of_classes = scores.rank() > targets.rank();
+            Ok((if of_classes { scores.clone() } else { scores.flatten_all()? }, targets.flatten_all()?))
+        };
+        let (scores, targets) = self.batches.iter().map(flat).collect::<Result<(Vec<_>, Vec<_>)>>()?;
+        Ok([("scores".to_owned(), joined(scores)?), ("targets".to_owned(), joined(targets)?)].into())
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let (Some(scores), Some(targets), 2) = (state.get("scores"), state.get("targets"), state.len()) else {
+            stateful::none("this is not the state of a metric of scores", state)?;
+            self.batches.clear();
+            return Ok(());
+        };
+        // As many as there are; that the one goes with the other has to be so.
+        let examples = &scores.dims()[..scores.rank().min(1)];
+        let labels = if targets.dtype().is_float() { DType::F64 } else { DType::I64 };
+        let expected =
+            [("scores", Expected::new(scores.dims(), DType::F64)), ("targets", Expected::new(examples, labels))];
+        compare("this is not the state of a metric of scores", state, expected)?;
+        self.batches = vec![(scores.clone(), targets.clone())];
+        Ok(())
+    }
+}
+
 macro_rules! of_scores {
     ($(#[$doc:meta])* $name:ident, $text:literal, $method:ident, $curve:ident -> $Curve:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Default)]
         pub struct $name {
-            batches: Vec<(Tensor, Tensor)>,
+            kept: Kept,
         }
 
+        state_of!($name: kept);
+
         impl $name {
-            /// Of no examples yet.
-            pub fn new() -> Self {
-                Self::default()
-            }
-
-            /// Adds what `other` has seen.
-            pub fn merge(&mut self, other: &Self) {
-                self.batches.extend(other.batches.iter().cloned());
-            }
-
             /// The curve over everything so far.
             ///
             /// # Errors
@@ -254,12 +307,7 @@ macro_rules! of_scores {
             }
 
             fn steps(&self) -> Result<Steps> {
-                let (mut scores, mut truths) = (Vec::new(), Vec::new());
-                for (batch, targets) in &self.batches {
-                    let (more, more_truths) = binary(batch, targets)?;
-                    scores.extend(more);
-                    truths.extend(more_truths);
-                }
+                let (scores, truths) = self.kept.all(binary)?;
                 Ok(Steps::of(&scores, &truths))
             }
         }
@@ -292,7 +340,12 @@ macro_rules! of_scores {
                         format!("{:?}", targets.dims()),
                     ));
                 }
-                self.batches.push((scores.detach(), targets.detach()));
+                self.kept.push(&scores, targets);
+                Ok(())
+            }
+
+            fn merge(&mut self, other: &State) -> Result<()> {
+                self.kept.batches.extend(another(&self.kept, other)?.batches);
                 Ok(())
             }
 
@@ -301,7 +354,7 @@ macro_rules! of_scores {
             }
 
             fn reset(&mut self) {
-                self.batches.clear();
+                self.kept.batches.clear();
             }
         }
     };
@@ -315,7 +368,7 @@ of_scores! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut auc = RocAuc::new();
+    /// let mut auc = RocAuc::default();
     /// auc.update(&Tensor::new(&[0.1f32, 0.4], &Device::Cpu)?, &Tensor::new(&[0u32, 0], &Device::Cpu)?)?;
     /// assert!(auc.compute().is_err()); // no positive yet
     /// auc.update(&Tensor::new(&[0.35f32, 0.8], &Device::Cpu)?, &Tensor::new(&[1u32, 1], &Device::Cpu)?)?;
@@ -334,7 +387,7 @@ of_scores! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = AveragePrecision::new();
+    /// let mut metric = AveragePrecision::default();
     /// metric.update(&Tensor::new(&[0.9f32, 0.4], &Device::Cpu)?, &Tensor::new(&[1u32, 0], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 1.0);
     /// assert_eq!(metric.curve()?.precision, [0.5, 1.0, 1.0]);
@@ -361,31 +414,40 @@ of_scores! {
 #[derive(Debug, Clone)]
 pub struct RocAucOneVsRest {
     average: Average,
-    classes: usize,
-    batches: Vec<(Tensor, Tensor)>,
+    kept: Kept,
 }
 
 impl RocAucOneVsRest {
     /// Averaged like that over classes.
     pub fn new(average: Average) -> Self {
-        Self { average, classes: 0, batches: Vec::new() }
+        Self { average, kept: Kept::default() }
     }
 
-    fn agree(&mut self, name: &str, classes: usize) -> Result<()> {
-        if self.classes != 0 && classes != 0 && self.classes != classes {
-            return Err(Error::argument(name, format!("scores of {} classes, as before", self.classes), classes));
+    fn classes(&self) -> Option<usize> {
+        self.kept.batches.first().map(|(scores, _)| scores.dims()[1])
+    }
+
+    fn agree(&self, name: &str, classes: usize) -> Result<()> {
+        match self.classes() {
+            Some(so_far) if so_far != classes => {
+                Err(Error::argument(name, format!("scores of {so_far} classes, as before"), classes))
+            }
+            _ => Ok(()),
         }
-        self.classes = self.classes.max(classes);
-        Ok(())
+    }
+}
+
+impl Stateful for RocAucOneVsRest {
+    fn state(&self) -> Result<State> {
+        self.kept.state()
     }
 
-    /// Adds what `other` has seen.
-    ///
-    /// # Errors
-    /// If it has another number of classes.
-    pub fn merge(&mut self, other: &Self) -> Result<()> {
-        self.agree("other", other.classes)?;
-        self.batches.extend(other.batches.iter().cloned());
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let kept = another(&self.kept, state)?;
+        if let Some((scores, targets)) = kept.batches.first() {
+            one_vs_rest_classes(scores, targets)?;
+        }
+        self.kept = kept;
         Ok(())
     }
 }
@@ -406,21 +468,26 @@ impl Metric for RocAucOneVsRest {
             one_vs_rest_input(predictions, targets, classes)?;
         }
         self.agree("predictions", classes)?;
-        self.batches.push((predictions.detach(), targets.detach()));
+        self.kept.push(predictions, targets);
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &State) -> Result<()> {
+        let other = another(self, other)?;
+        if let Some(classes) = other.classes() {
+            self.agree("other", classes)?;
+        }
+        self.kept.batches.extend(other.kept.batches);
         Ok(())
     }
 
     fn compute(&self) -> Result<f64> {
-        let (mut values, mut labels) = (Vec::new(), Vec::new());
-        for (scores, targets) in &self.batches {
-            let (more, more_labels) = one_vs_rest_input(scores, targets, self.classes)?;
-            values.extend(more);
-            labels.extend(more_labels);
-        }
-        one_vs_rest(&values, &labels, self.classes, self.average)
+        let classes = self.classes().unwrap_or_default();
+        let (values, labels) = self.kept.all(|scores, targets| one_vs_rest_input(scores, targets, classes))?;
+        one_vs_rest(&values, &labels, classes, self.average)
     }
 
     fn reset(&mut self) {
-        (self.classes, self.batches) = (0, Vec::new());
+        self.kept.batches.clear();
     }
 }

@@ -7,6 +7,7 @@ use crate::metrics::{
 };
 use crate::notebook::{Cell, Table};
 use crate::plot::{BarChart, Figure, HeatMap, LineChart};
+use crate::text;
 
 /// At most this many points of a curve are drawn: more cannot be told apart.
 const DRAWN: usize = 500;
@@ -78,7 +79,7 @@ impl ConfusionMatrix {
 }
 
 fn score(value: Option<f64>) -> Cell {
-    Cell::number(value.map_or("–".to_owned(), |value| format!("{value:.4}")))
+    Cell::number(text::score(value))
 }
 
 impl ClassificationReport {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::metrics::boxes::{Corners, corners, iou};
 use crate::metrics::input::{labels, numbers};
+use crate::metrics::state::{Part, another};
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// The boxes of one image: detections with scores, or the truth without.
 #[derive(Debug, Clone)]
@@ -95,7 +97,7 @@ pub struct PrecisionSummary {
 ///     &Tensor::new(&[1u32], &Device::Cpu)?,
 ///     &Tensor::new(&[0.9f32], &Device::Cpu)?,
 /// )?;
-/// let mut metric = MeanAveragePrecision::new();
+/// let mut metric = MeanAveragePrecision::default();
 /// metric.update(detected, truth)?;
 /// let summary = metric.compute()?;
 /// assert_eq!(summary.map_50, 1.0);
@@ -107,15 +109,42 @@ pub struct MeanAveragePrecision {
     images: Vec<(Boxes, Boxes)>,
 }
 
+const COLUMNS: usize = 7;
+
+impl Stateful for MeanAveragePrecision {
+    fn state(&self) -> Result<State> {
+        let images = (self.images.len() as u64).tensor()?;
+        let (detected, truth) = (self.rows(|image| &image.0)?, self.rows(|image| &image.1)?);
+        Ok([("images".to_owned(), images), ("detected".to_owned(), detected), ("truth".to_owned(), truth)].into())
+    }
+
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let rows = |name: &str| state.get(name).and_then(|rows| rows.dims().first().copied()).unwrap_or(0);
+        let expected = |name: &'static str| (name, Expected::new(&[rows(name), COLUMNS], DType::F64));
+        let what = "this is not the state of a mean average precision";
+        compare(what, state, [("images", 0u64.expected()), expected("detected"), expected("truth")])?;
+        let empty = || Boxes { boxes: Vec::new(), labels: Vec::new(), scores: Vec::new() };
+        let count = u64::read(&state["images"])?;
+        let mut images: Vec<(Boxes, Boxes)> = (0..count).map(|_| (empty(), empty())).collect();
+        for (name, scored) in [("detected", true), ("truth", false)] {
+            for row in state[name].to_vec2::<f64>()? {
+                let image = images.get_mut(row[0] as usize);
+                let image = image.ok_or_else(|| Error::checkpoint(format!("{what}: image {} of {count}", row[0])))?;
+                let boxes = if scored { &mut image.0 } else { &mut image.1 };
+                boxes.boxes.push([row[1], row[2], row[3], row[4]]);
+                boxes.labels.push(row[5] as i64);
+                boxes.scores.extend(scored.then_some(row[6]));
+            }
+        }
+        self.images = images;
+        Ok(())
+    }
+}
+
 const MAXIMUM_DETECTIONS: usize = 100;
 const THRESHOLDS: usize = 10;
 
 impl MeanAveragePrecision {
-    /// Of no images yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Takes in one image. Both may be without boxes.
     ///
     /// # Errors
@@ -126,9 +155,13 @@ impl MeanAveragePrecision {
         Ok(())
     }
 
-    /// Adds the images of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        self.images.extend(other.images.iter().cloned());
+    /// Adds the images of another metric, whose state this is.
+    ///
+    /// # Errors
+    /// If it is not the state of one; nothing is added then.
+    pub fn merge(&mut self, other: &State) -> Result<()> {
+        self.images.extend(another(self, other)?.images);
+        Ok(())
     }
 
     /// Forgets everything.
@@ -156,6 +189,19 @@ impl MeanAveragePrecision {
             map_75: mean(5),
             per_class: classes.iter().copied().zip(precisions.iter().map(over_thresholds)).collect(),
         })
+    }
+
+    /// A row per box: image, corners, class, score (0 for the truth).
+    fn rows(&self, of: impl Fn(&(Boxes, Boxes)) -> &Boxes) -> Result<Tensor> {
+        let mut rows = Vec::new();
+        for (image, Boxes { boxes, labels, scores }) in self.images.iter().map(of).enumerate() {
+            for (i, corners) in boxes.iter().enumerate() {
+                let score = scores.get(i).copied().unwrap_or(0.0);
+                rows.extend([&[image as f64], &corners[..], &[labels[i] as f64, score]].concat());
+            }
+        }
+        let count = rows.len() / COLUMNS;
+        Ok(Tensor::from_vec(rows, (count, COLUMNS), &Device::Cpu)?)
     }
 
     fn average_precisions(&self, class: i64) -> [f64; THRESHOLDS] {
@@ -274,7 +320,7 @@ pub fn match_boxes(detected: &Boxes, truth: &Boxes, threshold: f64) -> Result<Ve
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn mean_average_precision(images: impl IntoIterator<Item = (Boxes, Boxes)>) -> Result<PrecisionSummary> {
-    let mut metric = MeanAveragePrecision::new();
+    let mut metric = MeanAveragePrecision::default();
     for (detected, truth) in images {
         metric.update(detected, truth)?;
     }

@@ -1,20 +1,25 @@
 //! What training is judged by.
 //!
-//! Every metric streams: `update` takes in a batch, `compute` gives the value over everything so
-//! far, `merge` joins what two parts of the data gave (two workers, say), in any order.
+//! Every metric is a state that adds: `update` takes in a batch, `compute` gives the value over everything
+//! so far, `state` is what was seen as named tensors, `merge` adds the state of another part of the data
+//! (another worker's, say), in any order.
 //!
 //! ```
 //! use candle_course::prelude::*;
 //!
 //! let logits = Tensor::new(&[[2f32, 1.], [0., 3.], [5., 4.]], &Device::Cpu)?;
 //! let targets = Tensor::new(&[0u32, 1, 1], &Device::Cpu)?;
-//! let mut recall = Recall::new(2)?.average(Average::Class(1));
+//! let mut recall = Recall::builder(2).average(Average::Class(1)).build()?;
 //! recall.update(&logits, &targets)?;
 //! assert_eq!(recall.compute()?, 0.5);
 //!
 //! let mut matrix = ConfusionMatrix::new(2)?;
 //! matrix.update(&logits, &targets)?;
 //! println!("{}", matrix.report()?);
+//!
+//! let mut elsewhere = Recall::builder(2).average(Average::Class(1)).build()?;
+//! elsewhere.update(&logits, &targets)?;
+//! recall.merge(&elsewhere.state()?)?; // or `load_state`, to go on where it stopped
 //! # Ok::<(), candle_course::Error>(())
 //! ```
 //!
@@ -28,6 +33,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::stateful::{State, Stateful};
 
 mod accuracy;
 mod averaged;
@@ -43,18 +49,20 @@ mod oracle_tests;
 mod regression;
 mod report;
 mod scores;
+mod state;
 mod steps;
 
 pub use crate::direction::Direction;
 pub use accuracy::{Accuracy, TopK, accuracy, top_k_accuracy};
 pub use averaged::{
-    BalancedAccuracy, CohenKappa, FBeta, Matthews, MeanDice, MeanIou, PixelAccuracy, Precision, Recall, Specificity,
-    balanced_accuracy, cohen_kappa, f_beta, matthews, mean_dice, mean_iou, pixel_accuracy, precision, recall,
-    specificity,
+    BalancedAccuracy, BalancedAccuracyBuilder, CohenKappa, CohenKappaBuilder, FBeta, FBetaBuilder, Matthews,
+    MatthewsBuilder, MeanDice, MeanDiceBuilder, MeanIou, MeanIouBuilder, PixelAccuracy, PixelAccuracyBuilder,
+    Precision, PrecisionBuilder, Recall, RecallBuilder, Specificity, SpecificityBuilder, balanced_accuracy,
+    cohen_kappa, f_beta, matthews, mean_dice, mean_iou, pixel_accuracy, precision, recall, specificity,
 };
 pub use boxes::{box_area, box_iou, generalized_box_iou};
 pub use calibration::{CalibrationBin, CalibrationError, LogLoss, calibration_error, log_loss};
-pub use confusion::{ConfusionMatrix, confusion_matrix};
+pub use confusion::{ConfusionMatrix, ConfusionMatrixBuilder, confusion_matrix};
 pub use curves::{
     AveragePrecision, PrecisionRecallCurve, RocAuc, RocAucOneVsRest, RocCurve, average_precision,
     precision_recall_curve, roc_auc, roc_auc_one_vs_rest, roc_curve,
@@ -67,8 +75,8 @@ pub use regression::{
 pub use report::{ClassificationReport, ReportRow, classification_report};
 pub use scores::{Average, ClassScores, Undefined};
 
-/// A number accumulated over batches.
-pub trait Metric: Send {
+/// A number accumulated over batches. Its state is what it has seen, not its options.
+pub trait Metric: Stateful + Send {
     /// The name in tables, plots and monitors: `accuracy`.
     fn name(&self) -> &str;
 
@@ -81,6 +89,12 @@ pub trait Metric: Send {
     /// If shapes, dtypes or devices do not fit.
     fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()>;
 
+    /// Adds the state of another metric with the same options: what that has seen, this has seen then, too.
+    ///
+    /// # Errors
+    /// If it is not the state of such a metric; nothing is added then.
+    fn merge(&mut self, other: &State) -> Result<()>;
+
     /// The value over everything since the last reset.
     ///
     /// # Errors
@@ -89,4 +103,36 @@ pub trait Metric: Send {
 
     /// Forgets everything.
     fn reset(&mut self);
+}
+
+impl<M: Metric + ?Sized> Metric for Box<M> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn direction(&self) -> Direction {
+        (**self).direction()
+    }
+
+    fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
+        (**self).update(predictions, targets)
+    }
+
+    fn merge(&mut self, other: &State) -> Result<()> {
+        (**self).merge(other)
+    }
+
+    fn compute(&self) -> Result<f64> {
+        (**self).compute()
+    }
+
+    fn reset(&mut self) {
+        (**self).reset();
+    }
+}
+
+/// The value of a metric for one set of predictions: the function form of what streams.
+fn once(mut metric: impl Metric, predictions: &Tensor, targets: &Tensor) -> Result<f64> {
+    metric.update(predictions, targets)?;
+    metric.compute()
 }

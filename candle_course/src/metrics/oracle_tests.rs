@@ -55,14 +55,9 @@ fn chunks(length: usize, seed: u64) -> Vec<std::ops::Range<usize>> {
     chunks
 }
 
-/// A metric that has seen everything: chunk by chunk in its own copy, the copies merged.
-fn streamed<M: Metric + Clone>(
-    empty: &M,
-    predictions: &Tensor,
-    targets: &Tensor,
-    seed: u64,
-    merge: impl Fn(&mut M, &M),
-) -> M {
+/// A metric that has seen everything: chunk by chunk in its own copy, the states of the copies merged
+/// into one, and that saved and restored.
+fn streamed<M: Metric + Clone>(empty: &M, predictions: &Tensor, targets: &Tensor, seed: u64) -> M {
     let mut total = empty.clone();
     for chunk in chunks(targets.dims()[0], seed) {
         let mut part = empty.clone();
@@ -70,9 +65,17 @@ fn streamed<M: Metric + Clone>(
             let take = |tensor: &Tensor| tensor.narrow(0, chunk.start, chunk.len()).unwrap();
             part.update(&take(predictions), &take(targets)).unwrap();
         }
-        merge(&mut total, &part);
+        total.merge(&part.state().unwrap()).unwrap();
     }
-    total
+    let mut restored = empty.clone();
+    restored.load_state(&total.state().unwrap()).unwrap();
+    assert_same(&restored, &total);
+    restored
+}
+
+fn assert_same(one: &impl Metric, other: &impl Metric) {
+    let bits = |metric: &dyn Fn() -> crate::Result<f64>| metric().map(f64::to_bits).map_err(|error| error.to_string());
+    assert_eq!(bits(&|| one.compute()), bits(&|| other.compute()), "{}", one.name());
 }
 
 const AVERAGES: [(&str, Average); 3] =
@@ -86,7 +89,7 @@ fn classification_agrees_with_scikit_learn() {
         let (targets, predicted) = (vector(integers(&case["targets"])), vector(integers(&case["predicted"])));
         let beta = case["beta"].as_f64().unwrap();
         macro_rules! value {
-            ($metric:expr) => {{ streamed(&$metric, &predicted, &targets, seed, |a, b| a.merge(b).unwrap()).compute().unwrap() }};
+            ($metric:expr) => {{ streamed(&$metric, &predicted, &targets, seed).compute().unwrap() }};
         }
         for (what, undefined) in [("zero", Undefined::Zero), ("skip", Undefined::Skip)] {
             let stored = &case[what];
@@ -94,21 +97,33 @@ fn classification_agrees_with_scikit_learn() {
                 let check = |metric: &str, got: f64| {
                     close(&format!("{seed} {metric} {name} {what}"), got, &stored[metric][name])
                 };
-                check("precision", value!(Precision::new(classes).unwrap().average(average).undefined(undefined)));
-                check("recall", value!(Recall::new(classes).unwrap().average(average).undefined(undefined)));
-                check("f_beta", value!(FBeta::new(classes, beta).unwrap().average(average).undefined(undefined)));
-                check("f1", value!(FBeta::f1(classes).unwrap().average(average).undefined(undefined)));
+                check(
+                    "precision",
+                    value!(Precision::builder(classes).average(average).undefined(undefined).build().unwrap()),
+                );
+                check(
+                    "recall",
+                    value!(Recall::builder(classes).average(average).undefined(undefined).build().unwrap()),
+                );
+                check(
+                    "f_beta",
+                    value!(FBeta::builder(classes, beta).average(average).undefined(undefined).build().unwrap()),
+                );
+                check(
+                    "f1",
+                    value!(FBeta::builder(classes, 1.0).average(average).undefined(undefined).build().unwrap()),
+                );
             }
         }
         for (name, average) in AVERAGES {
             close(
                 &format!("{seed} iou {name}"),
-                value!(MeanIou::new(classes).unwrap().average(average)),
+                value!(MeanIou::builder(classes).average(average).build().unwrap()),
                 &case["iou"][name],
             );
             close(
                 &format!("{seed} dice {name}"),
-                value!(MeanDice::new(classes).unwrap().average(average)),
+                value!(MeanDice::builder(classes).average(average).build().unwrap()),
                 &case["zero"]["f1"][name],
             );
         }
@@ -130,12 +145,13 @@ fn classification_agrees_with_scikit_learn() {
             check("recall", scores.recall());
             check("iou", scores.iou());
             // torchmetrics computes it in f32
-            let specificity = value!(Specificity::new(classes).unwrap().average(Average::Class(label as usize)));
+            let specificity =
+                value!(Specificity::builder(classes).average(Average::Class(label as usize)).build().unwrap());
             assert!((specificity - stored["specificity"][i].as_f64().unwrap()).abs() < 1e-6);
         }
         let scores = matrix(floats(&case["scores"]), classes);
         for k in [1, 2] {
-            let metric = streamed(&TopK::new(k).unwrap(), &scores, &targets, seed, |a, b| a.merge(b).unwrap());
+            let metric = streamed(&TopK::new(k).unwrap(), &scores, &targets, seed);
             close(&format!("top {k}"), metric.compute().unwrap(), &case["top_k"][k - 1]);
         }
         let from_scores = accuracy(&scores, &targets).unwrap();
@@ -148,10 +164,10 @@ fn curves_agree_with_scikit_learn() {
     for (seed, case) in cases("curves.json").iter().enumerate() {
         let (scores, targets) = (vector(floats(&case["scores"])), vector(integers(&case["targets"])));
         let name = case["case"].as_str().unwrap();
-        let auc = streamed(&RocAuc::new(), &scores, &targets, seed as u64, |a, b| a.merge(b));
+        let auc = streamed(&RocAuc::default(), &scores, &targets, seed as u64);
         close(name, auc.compute().unwrap(), &case["auc"]);
         all_close(name, &auc.curve().unwrap().true_positive_rate, &case["tpr"], 1e-12);
-        let ap = streamed(&AveragePrecision::new(), &scores, &targets, seed as u64, |a, b| a.merge(b));
+        let ap = streamed(&AveragePrecision::default(), &scores, &targets, seed as u64);
         close(name, ap.compute().unwrap(), &case["average_precision"]);
         all_close(name, &ap.curve().unwrap().precision, &case["precision"], 1e-12);
         let curve = roc_curve(&scores, &targets).unwrap();
@@ -171,11 +187,11 @@ fn probabilities_agree_with_scikit_learn_and_torchmetrics() {
     for (seed, case) in cases("probabilities.json").iter().enumerate() {
         let classes = case["classes"].as_u64().unwrap() as usize;
         let (p, targets) = (matrix(floats(&case["probabilities"]), classes), vector(integers(&case["targets"])));
-        let loss = streamed(&LogLoss::new(), &p, &targets, seed as u64, |a, b| a.merge(b));
+        let loss = streamed(&LogLoss::default(), &p, &targets, seed as u64);
         close("log loss", loss.compute().unwrap(), &case["log_loss"]);
         for bins in [5, 15] {
             let empty = CalibrationError::new(bins).unwrap();
-            let metric = streamed(&empty, &p, &targets, seed as u64, |a, b| a.merge(b).unwrap());
+            let metric = streamed(&empty, &p, &targets, seed as u64);
             let stored = case["calibration"][bins.to_string()].as_f64().unwrap();
             // torchmetrics computes it in f32
             assert!((metric.compute().unwrap() - stored).abs() < 1e-6, "{} {stored}", metric.compute().unwrap());
@@ -183,7 +199,7 @@ fn probabilities_agree_with_scikit_learn_and_torchmetrics() {
         for (name, average) in AVERAGES {
             close(name, roc_auc_one_vs_rest(&p, &targets, average).unwrap(), &case["one_vs_rest"][name]);
             let empty = RocAucOneVsRest::new(average);
-            let metric = streamed(&empty, &p, &targets, seed as u64, |a, b| a.merge(b).unwrap());
+            let metric = streamed(&empty, &p, &targets, seed as u64);
             close(name, metric.compute().unwrap(), &case["one_vs_rest"][name]);
         }
     }
@@ -195,7 +211,7 @@ fn regression_agrees_with_scikit_learn() {
         let (predictions, targets) = (vector(floats(&case["predictions"])), vector(floats(&case["targets"])));
         macro_rules! check {
             ($($name:literal: $metric:ident),*) => {$(
-                let metric = streamed(&$metric::new(), &predictions, &targets, seed as u64, |a, b| a.merge(b));
+                let metric = streamed(&$metric::default(), &predictions, &targets, seed as u64);
                 close(&format!("{seed} {}", $name), metric.compute().unwrap(), &case[$name]);
             )*};
         }
@@ -233,16 +249,16 @@ fn boxes_agree_with_torchvision() {
 fn mean_average_precision_agrees_with_torchmetrics() {
     for (seed, case) in cases("detection.json").iter().enumerate() {
         let images = case["images"].as_array().unwrap();
-        let mut metric = MeanAveragePrecision::new();
+        let mut metric = MeanAveragePrecision::default();
         for chunk in chunks(images.len(), seed as u64) {
-            let mut part = MeanAveragePrecision::new();
+            let mut part = MeanAveragePrecision::default();
             for image in &images[chunk] {
                 let truth = Boxes::truth(&boxes_of(&image["truth"]), &vector(integers(&image["labels"]))).unwrap();
                 let labels = vector(integers(&image["found_labels"]));
                 let found = Boxes::detected(&boxes_of(&image["found"]), &labels, &vector(floats(&image["scores"])));
                 part.update(found.unwrap(), truth).unwrap();
             }
-            metric.merge(&part);
+            metric.merge(&part.state().unwrap()).unwrap();
         }
         let summary = metric.compute().unwrap();
         for (name, got) in [("map", summary.map), ("map_50", summary.map_50), ("map_75", summary.map_75)] {
@@ -269,30 +285,30 @@ proptest! {
         let targets = vector(labels.clone());
         let scores = matrix(scores, classes);
         macro_rules! same {
-            ($empty:expr, $predictions:expr, $targets:expr, |$a:ident, $b:ident| $merge:expr, $tolerance:expr) => {{
+            ($empty:expr, $predictions:expr, $targets:expr, $tolerance:expr) => {{
                 let mut whole = $empty.clone();
                 whole.update($predictions, $targets).unwrap();
-                let parts = streamed(&$empty, $predictions, $targets, seed ^ 1, |$a, $b| $merge);
+                let parts = streamed(&$empty, $predictions, $targets, seed ^ 1);
                 let (whole, parts) = (whole.compute().unwrap(), parts.compute().unwrap());
                 prop_assert!((whole - parts).abs() <= $tolerance * (1.0 + whole.abs()), "{} {}", whole, parts);
             }};
         }
-        same!(Accuracy::default(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        same!(Accuracy::default(), &scores, &targets, 0.0);
         // The two first are right, so that neither targets nor predictions are all of one class.
         let mut guesses: Vec<u32> = (0..length).map(|_| generator.below(classes) as u32).collect();
         (guesses[0], guesses[1]) = (0, 1);
         let guesses = vector(guesses);
         macro_rules! of_counts {
-            ($($empty:expr),*) => {$(same!($empty, &guesses, &targets, |a, b| a.merge(b).unwrap(), 0.0);)*};
+            ($($empty:expr),*) => {$(same!($empty, &guesses, &targets, 0.0);)*};
         }
         for (_, average) in AVERAGES {
             of_counts!(
-                Precision::new(classes).unwrap().average(average),
-                Recall::new(classes).unwrap().average(average),
-                Specificity::new(classes).unwrap().average(average),
-                FBeta::new(classes, 2.0).unwrap().average(average),
-                MeanIou::new(classes).unwrap().average(average),
-                MeanDice::new(classes).unwrap().average(average)
+                Precision::builder(classes).average(average).build().unwrap(),
+                Recall::builder(classes).average(average).build().unwrap(),
+                Specificity::builder(classes).average(average).build().unwrap(),
+                FBeta::builder(classes, 2.0).average(average).build().unwrap(),
+                MeanIou::builder(classes).average(average).build().unwrap(),
+                MeanDice::builder(classes).average(average).build().unwrap()
             );
         }
         of_counts!(
@@ -301,23 +317,23 @@ proptest! {
             Matthews::new(classes).unwrap(),
             PixelAccuracy::new(classes).unwrap()
         );
-        same!(TopK::new(2).unwrap(), &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        same!(TopK::new(2).unwrap(), &scores, &targets, 0.0);
         let p = candle_nn::ops::softmax(&scores, 1).unwrap();
-        same!(LogLoss::new(), &p, &targets, |a, b| a.merge(b), 1e-12);
-        same!(CalibrationError::new(10).unwrap(), &p, &targets, |a, b| a.merge(b).unwrap(), 1e-12);
+        same!(LogLoss::default(), &p, &targets, 1e-12);
+        same!(CalibrationError::new(10).unwrap(), &p, &targets, 1e-12);
         let first = scores.narrow(1, 0, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap();
         let second = scores.narrow(1, 1, 1).unwrap().squeeze(1).unwrap().contiguous().unwrap();
-        same!(R2::new(), &first, &second, |a, b| a.merge(b), 1e-12);
-        same!(MaximumError::new(), &first, &second, |a, b| a.merge(b), 0.0);
-        same!(MeanSquaredError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
-        same!(RootMeanSquaredError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
-        same!(MeanAbsoluteError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
-        same!(MeanAbsolutePercentageError::new(), &first, &second, |a, b| a.merge(b), 1e-12);
+        same!(R2::default(), &first, &second, 1e-12);
+        same!(MaximumError::default(), &first, &second, 0.0);
+        same!(MeanSquaredError::default(), &first, &second, 1e-12);
+        same!(RootMeanSquaredError::default(), &first, &second, 1e-12);
+        same!(MeanAbsoluteError::default(), &first, &second, 1e-12);
+        same!(MeanAbsolutePercentageError::default(), &first, &second, 1e-12);
         let one_vs_rest = RocAucOneVsRest::new(Average::Micro);
-        same!(one_vs_rest, &scores, &targets, |a, b| a.merge(b).unwrap(), 0.0);
+        same!(one_vs_rest, &scores, &targets, 0.0);
         let binary = vector(labels.iter().map(|&l| u32::from(l == 1)).collect::<Vec<_>>());
-        same!(RocAuc::new(), &first, &binary, |a, b| a.merge(b), 0.0);
-        same!(AveragePrecision::new(), &first, &binary, |a, b| a.merge(b), 0.0);
+        same!(RocAuc::default(), &first, &binary, 0.0);
+        same!(AveragePrecision::default(), &first, &binary, 0.0);
     }
 
     #[test]
@@ -339,14 +355,17 @@ proptest! {
         }).collect();
         let whole = mean_average_precision(images.clone()).unwrap();
         generator.shuffle(&mut images);
-        let mut total = MeanAveragePrecision::new();
+        let mut total = MeanAveragePrecision::default();
         for chunk in chunks(images.len(), seed) {
-            let mut part = MeanAveragePrecision::new();
+            let mut part = MeanAveragePrecision::default();
             for (found, truth) in &images[chunk] {
                 part.update(found.clone(), truth.clone()).unwrap();
             }
-            total.merge(&part);
+            total.merge(&part.state().unwrap()).unwrap();
         }
+        let mut restored = MeanAveragePrecision::default();
+        restored.load_state(&total.state().unwrap()).unwrap();
+        prop_assert_eq!(&whole, &restored.compute().unwrap());
         prop_assert_eq!(whole, total.compute().unwrap());
     }
 
@@ -379,15 +398,15 @@ fn what_is_undefined_is_an_error() {
     let cases = [
         (message(Accuracy::default().compute()), "accuracy of no examples"),
         (message(Precision::new(2).unwrap().compute()), "precision of no examples"),
-        (message(RocAuc::new().compute()), "needs positives and negatives, got 0 and 0"),
+        (message(RocAuc::default().compute()), "needs positives and negatives, got 0 and 0"),
         (message(roc_auc(&scores, &none)), "got 0 and 4"),
         (message(average_precision(&scores, &none)), "at least one positive"),
         (message(r2_score(&scores, &scores.ones_like().unwrap())), "variance is 0"),
         (message(mean_absolute_percentage_error(&scores, &scores.zeros_like().unwrap())), "4 targets that are 0"),
-        (message(MeanAveragePrecision::new().compute()), "without a true box"),
-        (message(LogLoss::new().compute()), "no examples"),
+        (message(MeanAveragePrecision::default().compute()), "without a true box"),
+        (message(LogLoss::default().compute()), "no examples"),
         (message(CalibrationError::new(5).unwrap().compute()), "no examples"),
-        (message(MeanSquaredError::new().compute()), "no examples"),
+        (message(MeanSquaredError::default().compute()), "no examples"),
         (message(TopK::new(1).unwrap().compute()), "no examples"),
     ];
     for (text, expected) in cases {
@@ -398,7 +417,8 @@ fn what_is_undefined_is_an_error() {
     assert!(message(one_class.cohen_kappa()).contains("0/0"));
     assert!(message(one_class.matthews()).contains("0/0"));
     assert_eq!(one_class.precision(Average::Class(1)).unwrap(), 0.0);
-    let strict = one_class.undefined(Undefined::Error);
+    let mut strict = ConfusionMatrix::builder(2).undefined(Undefined::Error).build().unwrap();
+    strict.merge(&one_class.state().unwrap()).unwrap();
     assert!(message(strict.recall(Average::Class(1))).contains("recall of class 1: 0/0"));
 }
 
@@ -417,7 +437,11 @@ fn mistakes_are_named() {
             message(ConfusionMatrix::new(2).unwrap().update(&vector(vec![0.1, 0.2]), &targets)),
             "ConfusionMatrix::binary",
         ),
-        (message(ConfusionMatrix::new(2).unwrap().merge(&ConfusionMatrix::new(3).unwrap())), "2 classes"),
+        (
+            message(ConfusionMatrix::new(2).unwrap().merge(&ConfusionMatrix::new(3).unwrap().state().unwrap())),
+            "confusion matrix of 2 classes: `counts` has shape [3, 3], expected [2, 2]",
+        ),
+        (message(ConfusionMatrix::builder(3).threshold(0.0).build()), "2 where one score has a threshold"),
         (message(log_loss(&logits, &targets)), "are these logits?"),
         (message(calibration_error(&logits, &targets, 5)), "softmax"),
         (message(roc_auc(&logits, &targets)), "one-vs-rest"),
@@ -436,10 +460,81 @@ fn mistakes_are_named() {
     }
 }
 
+/// One of every metric, with a batch that it takes.
+fn all() -> Vec<(Box<dyn Metric>, Tensor, Tensor)> {
+    let labels = vector(vec![0u32, 1, 1, 0]);
+    let scores = matrix(vec![0.75, 0.25, 0.5, 0.5, 0.25, 0.75, 1.0, 0.0], 2);
+    let (numbers, one) = (vector(vec![1.0, 2.0, 4.0, 8.0]), vector(vec![0.5, 2.5, 4.0, 7.0]));
+    let of_classes: Vec<Box<dyn Metric>> = vec![
+        Box::new(Accuracy::default()),
+        Box::new(TopK::new(1).unwrap()),
+        Box::new(Precision::new(2).unwrap()),
+        Box::new(Recall::new(2).unwrap()),
+        Box::new(Specificity::new(2).unwrap()),
+        Box::new(FBeta::f1(2).unwrap()),
+        Box::new(BalancedAccuracy::new(2).unwrap()),
+        Box::new(CohenKappa::new(2).unwrap()),
+        Box::new(Matthews::new(2).unwrap()),
+        Box::new(MeanIou::new(2).unwrap()),
+        Box::new(MeanDice::new(2).unwrap()),
+        Box::new(PixelAccuracy::new(2).unwrap()),
+        Box::new(LogLoss::default()),
+        Box::new(CalibrationError::new(4).unwrap()),
+        Box::new(RocAuc::default()),
+        Box::new(AveragePrecision::default()),
+        Box::new(RocAucOneVsRest::new(Average::Macro)),
+    ];
+    let of_numbers: Vec<Box<dyn Metric>> = vec![
+        Box::new(MeanSquaredError::default()),
+        Box::new(RootMeanSquaredError::default()),
+        Box::new(MeanAbsoluteError::default()),
+        Box::new(MaximumError::default()),
+        Box::new(MeanAbsolutePercentageError::default()),
+        Box::new(R2::default()),
+    ];
+    let of_classes = of_classes.into_iter().map(|metric| (metric, scores.clone(), labels.clone()));
+    of_classes.chain(of_numbers.into_iter().map(|metric| (metric, one.clone(), numbers.clone()))).collect()
+}
+
+#[test]
+fn what_is_no_state_of_a_metric_changes_nothing() {
+    for ((mut metric, predictions, targets), (mut fresh, ..)) in all().into_iter().zip(all()) {
+        let name = metric.name().to_owned();
+        metric.update(&predictions, &targets).unwrap();
+        let value = metric.compute().unwrap();
+        let state = metric.state().unwrap();
+        let mut missing = state.clone();
+        missing.pop_first();
+        let mut more = state.clone();
+        more.insert("more".to_owned(), targets.clone());
+        let mut other = state.clone();
+        other.values_mut().for_each(|tensor| *tensor = tensor.to_dtype(candle_core::DType::F32).unwrap());
+        for bad in [missing, more, other] {
+            assert!(metric.load_state(&bad).is_err(), "{name}");
+            assert!(metric.merge(&bad).is_err(), "{name}");
+            assert_eq!(metric.compute().unwrap().to_bits(), value.to_bits(), "{name}");
+        }
+        // An empty metric has a state, too, and everything begins anew from it.
+        let empty = fresh.state().unwrap();
+        fresh.merge(&state).unwrap();
+        assert_same(&fresh, &metric);
+        fresh.merge(&empty).unwrap();
+        assert_same(&fresh, &metric);
+        fresh.load_state(&empty).unwrap();
+        assert!(fresh.compute().is_err(), "{name}");
+        fresh.load_state(&state).unwrap();
+        fresh.reset();
+        assert!(fresh.compute().is_err(), "{name}");
+    }
+    let two = TopK::new(2).unwrap().state().unwrap();
+    let text = message(TopK::new(5).unwrap().merge(&two));
+    assert!(text.contains("`top_5.correct` is missing") && text.contains("`top_2.correct` is superfluous"), "{text}");
+}
+
 #[test]
 fn ignored_pixels_and_bad_batches_leave_no_trace() {
     let logits = Tensor::new(&[[[2f32, 2., 0.], [0., 0., 2.]]], device()).unwrap();
-    let mut matrix = ConfusionMatrix::new(2).unwrap().ignore_index(255);
+    let mut matrix = ConfusionMatrix::builder(2).ignore_index(255).build().unwrap();
     matrix.update(&logits, &Tensor::new(&[[0u8, 255, 1]], device()).unwrap()).unwrap();
     assert_eq!(matrix.rows().unwrap(), [[1, 0], [0, 1]]);
     assert!(matrix.update(&logits, &Tensor::new(&[[0u8, 1, 7]], device()).unwrap()).is_err());
@@ -447,7 +542,7 @@ fn ignored_pixels_and_bad_batches_leave_no_trace() {
     matrix.reset();
     assert!(matrix.accuracy().is_err());
 
-    let mut binary = ConfusionMatrix::binary(0.0).ignore_index(255);
+    let mut binary = ConfusionMatrix::builder(2).threshold(0.0).ignore_index(255).build().unwrap();
     binary.update(&vector(vec![1f32, -1., 3.]), &vector(vec![1f32, 1., 255.])).unwrap();
     assert_eq!(binary.rows().unwrap(), [[0, 0], [1, 1]]);
 }
@@ -460,7 +555,7 @@ fn the_report_shows_every_class_and_average() {
     let text = report.to_string();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[1], "land                 0.6667  1.0000  0.8000        2");
-    assert_eq!(lines[3], "cloud                     —       —       —        0");
+    assert_eq!(lines[3], "cloud                     –       –       –        0");
     assert!(text.contains("accuracy                             0.7500        4"), "{text}");
 }
 
@@ -469,12 +564,12 @@ fn equal_targets_have_no_r2_however_they_are_cut() {
     let constant = |count: usize| vector(vec![0.1f64; count]);
     let guesses = |count: usize| vector((0..count).map(|i| i as f64).collect::<Vec<_>>());
     for sizes in [vec![3, 3], vec![6], vec![1, 2, 7, 3, 49], vec![3; 30]] {
-        let (mut streamed, mut merged) = (R2::new(), R2::new());
+        let (mut streamed, mut merged) = (R2::default(), R2::default());
         for count in sizes {
             streamed.update(&guesses(count), &constant(count)).unwrap();
-            let mut part = R2::new();
+            let mut part = R2::default();
             part.update(&guesses(count), &constant(count)).unwrap();
-            merged.merge(&part);
+            merged.merge(&part.state().unwrap()).unwrap();
         }
         assert!(message(streamed.compute()).contains("variance is 0"));
         assert!(message(merged.compute()).contains("variance is 0"));
@@ -500,13 +595,13 @@ fn nan_is_refused_or_kept() {
     let infinite = matrix(vec![f64::INFINITY, f64::NEG_INFINITY, 1.0, 2.0], 2);
     assert_eq!(accuracy(&infinite, &targets).unwrap(), 1.0);
 
-    let mut maximum = MaximumError::new();
+    let mut maximum = MaximumError::default();
     maximum.update(&vector(vec![1.0, f64::NAN, 2.0]), &vector(vec![0.0, 0.0, 0.0])).unwrap();
     assert!(maximum.compute().unwrap().is_nan());
-    let mut total = MaximumError::new();
+    let mut total = MaximumError::default();
     total.update(&vector(vec![5.0]), &vector(vec![0.0])).unwrap();
-    maximum.merge(&total);
-    total.merge(&maximum);
+    maximum.merge(&total.state().unwrap()).unwrap();
+    total.merge(&maximum.state().unwrap()).unwrap();
     assert!(maximum.compute().unwrap().is_nan() && total.compute().unwrap().is_nan());
 }
 
@@ -521,7 +616,7 @@ fn labels_that_are_no_class_are_refused_whole() {
     assert!(message(metric.update(&logits, &vector(vec![0i64, -100]))).contains("ignore_index(-100)"));
     assert!(message(metric.compute()).contains("no examples"));
     assert!(message(accuracy(&matrix(vec![1.0, 2.0], 1), &vector(vec![0u32, 1]))).contains("ConfusionMatrix::binary"));
-    let mut binary = ConfusionMatrix::binary(0.0).ignore_index(255);
+    let mut binary = ConfusionMatrix::builder(2).threshold(0.0).ignore_index(255).build().unwrap();
     let half = binary.update(&vector(vec![1f32, -1.]), &vector(vec![1f32, 0.75]));
     assert!(message(half).contains("expected 0 and 1, got 0.75"));
 }

@@ -4,7 +4,9 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::metrics::input::numbers;
-use crate::metrics::{Direction, Metric};
+use crate::metrics::state::{another, keeps, state_of};
+use crate::metrics::{Direction, Metric, once};
+use crate::stateful::State;
 
 /// What every regression metric follows from, in one pass and mergeable.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -19,6 +21,8 @@ pub struct RegressionSummary {
     target_mean: f64,
     target_squares: f64,
 }
+
+keeps!(RegressionSummary: count, squared, absolute, maximum, relative, zero_targets, target_mean, target_squares);
 
 fn of<T>(name: &str, count: u64, value: impl FnOnce(f64) -> T) -> Result<T> {
     if count == 0 {
@@ -67,12 +71,20 @@ impl RegressionSummary {
             batch.target_mean += distance / batch.count as f64;
             batch.target_squares += distance * (target - batch.target_mean);
         }
-        self.merge(&batch);
+        self.add(&batch);
         Ok(())
     }
 
-    /// Adds what `other` has seen.
-    pub fn merge(&mut self, other: &Self) {
+    /// Adds what another summary, whose state this is, has seen.
+    ///
+    /// # Errors
+    /// If it is not the state of one; nothing is added then.
+    pub fn merge(&mut self, other: &State) -> Result<()> {
+        self.add(&another(self, other)?);
+        Ok(())
+    }
+
+    fn add(&mut self, other: &Self) {
         if other.count == 0 {
             return;
         }
@@ -162,17 +174,7 @@ macro_rules! of_summary {
             summary: RegressionSummary,
         }
 
-        impl $name {
-            /// Of no examples yet.
-            pub fn new() -> Self {
-                Self::default()
-            }
-
-            /// Adds what `other` has seen.
-            pub fn merge(&mut self, other: &Self) {
-                self.summary.merge(&other.summary);
-            }
-        }
+        state_of!($name: summary);
 
         impl Metric for $name {
             fn name(&self) -> &str {
@@ -185,6 +187,10 @@ macro_rules! of_summary {
 
             fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
                 self.summary.update(predictions, targets)
+            }
+
+            fn merge(&mut self, other: &State) -> Result<()> {
+                self.summary.merge(other)
             }
 
             fn compute(&self) -> Result<f64> {
@@ -206,7 +212,7 @@ of_summary! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = MeanSquaredError::new();
+    /// let mut metric = MeanSquaredError::default();
     /// metric.update(&Tensor::new(&[1f32, 5.], &Device::Cpu)?, &Tensor::new(&[1f32, 3.], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 2.0);
     /// # Ok::<(), candle_course::Error>(())
@@ -221,7 +227,7 @@ of_summary! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = RootMeanSquaredError::new();
+    /// let mut metric = RootMeanSquaredError::default();
     /// metric.update(&Tensor::new(&[1f32, 5.], &Device::Cpu)?, &Tensor::new(&[1f32, 3.], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 2f64.sqrt());
     /// # Ok::<(), candle_course::Error>(())
@@ -236,7 +242,7 @@ of_summary! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = MeanAbsoluteError::new();
+    /// let mut metric = MeanAbsoluteError::default();
     /// metric.update(&Tensor::new(&[1f32, 5.], &Device::Cpu)?, &Tensor::new(&[1f32, 3.], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 1.0);
     /// # Ok::<(), candle_course::Error>(())
@@ -251,7 +257,7 @@ of_summary! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = MaximumError::new();
+    /// let mut metric = MaximumError::default();
     /// metric.update(&Tensor::new(&[1f32, 5.], &Device::Cpu)?, &Tensor::new(&[1f32, 3.], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 2.0);
     /// # Ok::<(), candle_course::Error>(())
@@ -266,7 +272,7 @@ of_summary! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = MeanAbsolutePercentageError::new();
+    /// let mut metric = MeanAbsolutePercentageError::default();
     /// metric.update(&Tensor::new(&[1f32, 5.], &Device::Cpu)?, &Tensor::new(&[1f32, 4.], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 0.125);
     /// # Ok::<(), candle_course::Error>(())
@@ -281,7 +287,7 @@ of_summary! {
     /// ```
     /// use candle_course::prelude::*;
     ///
-    /// let mut metric = R2::new();
+    /// let mut metric = R2::default();
     /// metric.update(&Tensor::new(&[1f32, 2., 4.], &Device::Cpu)?, &Tensor::new(&[1f32, 2., 3.], &Device::Cpu)?)?;
     /// assert_eq!(metric.compute()?, 0.5);
     /// # Ok::<(), candle_course::Error>(())
@@ -304,9 +310,7 @@ of_summary! {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn r2_score(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
-    let mut metric = R2::new();
-    metric.update(predictions, targets)?;
-    metric.compute()
+    once(R2::default(), predictions, targets)
 }
 
 /// [`MeanAbsolutePercentageError`] of one set of predictions.
@@ -324,9 +328,7 @@ pub fn r2_score(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn mean_absolute_percentage_error(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
-    let mut metric = MeanAbsolutePercentageError::new();
-    metric.update(predictions, targets)?;
-    metric.compute()
+    once(MeanAbsolutePercentageError::default(), predictions, targets)
 }
 
 /// [`MaximumError`] of one set of predictions.
@@ -344,7 +346,5 @@ pub fn mean_absolute_percentage_error(predictions: &Tensor, targets: &Tensor) ->
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn maximum_error(predictions: &Tensor, targets: &Tensor) -> Result<f64> {
-    let mut metric = MaximumError::new();
-    metric.update(predictions, targets)?;
-    metric.compute()
+    once(MaximumError::default(), predictions, targets)
 }

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::metrics::{Average, ConfusionMatrix};
+use crate::text::score;
 
 /// One line of a report; what is not defined is `None`, and shown as a dash.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,14 +97,13 @@ impl fmt::Display for ClassificationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = || self.classes.iter().chain(&self.averages);
         let width = rows().map(|row| row.name.chars().count()).max().unwrap_or(0).max("accuracy".len());
-        let number = |value: Option<f64>| value.map_or("—".to_owned(), |value| format!("{value:.4}"));
         writeln!(f, "{:width$}  precision  recall      f1  support", "")?;
         for (i, row) in rows().enumerate() {
             if i == self.classes.len() {
                 let total = self.averages.first().map_or(0, |row| row.support);
-                writeln!(f, "\n{:width$}  {:>9}  {:>6}  {:>6.4}  {total:>7}", "accuracy", "", "", self.accuracy)?;
+                writeln!(f, "\n{:width$}  {:>9}  {:>6}  {:>6}  {total:>7}", "accuracy", "", "", score(self.accuracy))?;
             }
-            let (precision, recall, f1) = (number(row.precision), number(row.recall), number(row.f1));
+            let (precision, recall, f1) = (score(row.precision), score(row.recall), score(row.f1));
             writeln!(f, "{:width$}  {precision:>9}  {recall:>6}  {f1:>6}  {:>7}", row.name, row.support)?;
         }
         Ok(())

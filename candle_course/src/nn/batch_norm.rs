@@ -105,6 +105,15 @@ macro_rules! layer {
         pub struct $name(BatchNorm);
 
         impl $name {
+            /// A layer for so many channels, with ε 1e-5, momentum 0.1, weight and bias; its
+            /// parameters and buffers in `scope`.
+            ///
+            /// # Errors
+            /// If there are no channels, or the scope has a variable of these names already.
+            pub fn new(channels: usize, scope: &Scope) -> Result<Self> {
+                Self::builder(channels).build(scope)
+            }
+
             /// A layer for so many channels, with ε 1e-5, momentum 0.1, weight and bias, unless
             /// told otherwise.
             pub fn builder(channels: usize) -> BatchNormBuilder<Self> {
@@ -176,7 +185,7 @@ layer!(
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let norm = BatchNorm2d::builder(8).build(&parameters.at("bn1"))?;
+    /// let norm = BatchNorm2d::new(8, &parameters.at("bn1"))?;
     /// let images = Tensor::ones((4, 8, 5, 5), DType::F32, &Device::Cpu)?;
     /// let normalised = norm.forward_t(&images, true)?;
     /// assert_eq!(normalised.max_all()?.to_scalar::<f32>()?, 0.0);

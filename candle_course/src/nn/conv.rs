@@ -54,6 +54,14 @@ fn check_sizes(sizes: &[(&str, usize)], groups: usize) -> Result<()> {
 }
 
 impl Conv2d {
+    /// A convolution with stride 1, no padding and a bias, its parameters in `scope`.
+    ///
+    /// # Errors
+    /// As [`Conv2dBuilder::build`].
+    pub fn new(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>, scope: &Scope) -> Result<Self> {
+        Self::builder(in_channels, out_channels, kernel_size).build(scope)
+    }
+
     /// A convolution with stride 1, no padding and a bias, unless told otherwise.
     pub fn builder(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> Conv2dBuilder {
         Conv2dBuilder {
@@ -185,6 +193,14 @@ pub struct ConvTranspose2dBuilder {
 }
 
 impl ConvTranspose2d {
+    /// A transposed convolution with stride 1, no padding and a bias, its parameters in `scope`.
+    ///
+    /// # Errors
+    /// As [`ConvTranspose2dBuilder::build`].
+    pub fn new(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>, scope: &Scope) -> Result<Self> {
+        Self::builder(in_channels, out_channels, kernel_size).build(scope)
+    }
+
     /// A transposed convolution with stride 1, no padding and a bias, unless told otherwise.
     pub fn builder(in_channels: usize, out_channels: usize, kernel_size: impl Into<Pair>) -> ConvTranspose2dBuilder {
         ConvTranspose2dBuilder {
@@ -293,7 +309,7 @@ mod tests {
         let parameters = Parameters::new(0, &Device::Cpu);
         let text = Conv2d::builder(3, 8, 3).groups(2).build(&parameters.at("a")).unwrap_err().to_string();
         assert_eq!(text, "`groups`: expected a divisor of the 3 in_channels, got 2");
-        assert!(Conv2d::builder(3, 8, (3, 0)).build(&parameters.at("a")).is_err());
+        assert!(Conv2d::new(3, 8, (3, 0), &parameters.at("a")).is_err());
         assert!(ConvTranspose2d::builder(3, 8, 3).stride(0).build(&parameters.at("a")).is_err());
         let conv = Conv2d::builder(4, 8, (3, 1)).groups(2).no_bias().build(&parameters.at("a")).unwrap();
         assert_eq!(conv.weight().dims(), [8, 2, 3, 1]);

@@ -32,33 +32,53 @@ pub struct GroupNorm {
     epsilon: f64,
 }
 
+/// Configures [`GroupNorm`].
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNormBuilder {
+    groups: usize,
+    channels: usize,
+    epsilon: f64,
+}
+
 impl GroupNorm {
-    /// `groups` groups of `channels` channels; ε = 10⁻⁵.
+    /// `groups` groups of `channels` channels, with ε 1e-5; weight and bias are in `scope`.
     ///
     /// # Errors
     /// If the channels cannot be divided by the groups, or the scope has a `weight` or `bias`.
     pub fn new(groups: usize, channels: usize, scope: &Scope) -> Result<Self> {
+        Self::builder(groups, channels).build(scope)
+    }
+
+    /// `groups` groups of `channels` channels, with ε 1e-5, unless told otherwise.
+    pub fn builder(groups: usize, channels: usize) -> GroupNormBuilder {
+        GroupNormBuilder { groups, channels, epsilon: 1e-5 }
+    }
+}
+
+impl GroupNormBuilder {
+    /// What is added to the variance; 1e-5 by default.
+    #[must_use]
+    pub fn epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// The layer, its parameters in `scope`.
+    ///
+    /// # Errors
+    /// If the channels cannot be divided by the groups, ε is not above 0, or the scope has a
+    /// `weight` or `bias`.
+    pub fn build(self, scope: &Scope) -> Result<GroupNorm> {
+        let Self { groups, channels, epsilon } = self;
         if groups == 0 || channels == 0 || !channels.is_multiple_of(groups) {
             return Err(Error::argument("groups", format!("a divisor of the {channels} channels"), groups));
         }
-        Ok(Self {
-            groups,
-            weight: scope.parameter("weight", channels, Init::ONES)?,
-            bias: scope.parameter("bias", channels, Init::ZEROS)?,
-            epsilon: 1e-5,
-        })
-    }
-
-    /// Another ε.
-    ///
-    /// # Errors
-    /// If it is not a finite number above 0.
-    pub fn epsilon(mut self, epsilon: f64) -> Result<Self> {
         if !(epsilon > 0.0 && epsilon.is_finite()) {
             return Err(Error::argument("epsilon", "a number above 0", epsilon));
         }
-        self.epsilon = epsilon;
-        Ok(self)
+        let weight = scope.parameter("weight", channels, Init::ONES)?;
+        let bias = scope.parameter("bias", channels, Init::ZEROS)?;
+        Ok(GroupNorm { groups, weight, bias, epsilon })
     }
 }
 
@@ -113,10 +133,11 @@ mod tests {
             let text = norm.forward(&empty).unwrap_err().to_string();
             assert!(text.contains("`xs`: expected at least one number, got shape"), "{text}");
         }
+        let scope = Parameters::new(0, &Device::Cpu).root();
         for epsilon in [0.0, -1e-5, f64::NAN, f64::INFINITY] {
-            let text = norm.clone().epsilon(epsilon).unwrap_err().to_string();
+            let text = GroupNorm::builder(2, 4).epsilon(epsilon).build(&scope).unwrap_err().to_string();
             assert!(text.contains("`epsilon`: expected a number above 0"), "{text}");
         }
-        assert!(norm.epsilon(1e-3).is_ok());
+        assert!(GroupNorm::builder(2, 4).epsilon(1e-3).build(&scope).is_ok());
     }
 }

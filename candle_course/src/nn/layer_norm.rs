@@ -18,7 +18,7 @@ use crate::ops;
 /// use candle_course::prelude::*;
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
-/// let norm = LayerNorm::builder(4).build(&parameters.at("norm"))?;
+/// let norm = LayerNorm::new(4, &parameters.at("norm"))?;
 /// let y = norm.forward(&Tensor::new(&[[1f32, 2., 3., 4.]], &Device::Cpu)?)?;
 /// assert!(y.sum_all()?.to_scalar::<f32>()?.abs() < 1e-6);
 /// # Ok::<(), candle_course::Error>(())
@@ -39,6 +39,15 @@ pub struct LayerNormBuilder {
 }
 
 impl LayerNorm {
+    /// Normalisation over the last dimensions, which have this shape, with ε 1e-5, weight and
+    /// bias, which are in `scope`.
+    ///
+    /// # Errors
+    /// If the shape is empty, or the scope has a `weight` or `bias` already.
+    pub fn new(normalised_shape: impl Into<Shape>, scope: &Scope) -> Result<Self> {
+        Self::builder(normalised_shape).build(scope)
+    }
+
     /// Normalisation over the last dimensions, which have this shape, with ε 1e-5, weight and
     /// bias, unless told otherwise.
     pub fn builder(normalised_shape: impl Into<Shape>) -> LayerNormBuilder {

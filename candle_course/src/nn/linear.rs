@@ -29,29 +29,52 @@ pub struct Linear {
     relu: bool,
 }
 
-impl Linear {
-    /// A layer with bias.
+/// Configures [`Linear`].
+#[derive(Debug, Clone, Copy)]
+pub struct LinearBuilder {
+    in_features: usize,
+    out_features: usize,
+    bias: bool,
+}
+
+impl LinearBuilder {
+    /// Leaves the bias out, for use before a normalisation that has one.
+    #[must_use]
+    pub fn no_bias(mut self) -> Self {
+        self.bias = false;
+        self
+    }
+
+    /// The layer, its parameters in `scope`.
     ///
     /// # Errors
     /// If a size is 0, or the scope has a `weight` or `bias` already.
-    pub fn new(in_features: usize, out_features: usize, scope: &Scope) -> Result<Self> {
-        let mut layer = Self::no_bias(in_features, out_features, scope)?;
-        layer.bias = Some(scope.parameter("bias", out_features, Init::default_for_fan_in(in_features))?);
-        Ok(layer)
-    }
-
-    /// A layer without bias, for use before a normalisation that has one.
-    ///
-    /// # Errors
-    /// As [`Linear::new`].
-    pub fn no_bias(in_features: usize, out_features: usize, scope: &Scope) -> Result<Self> {
+    pub fn build(self, scope: &Scope) -> Result<Linear> {
+        let Self { in_features, out_features, bias } = self;
         for (name, size) in [("in_features", in_features), ("out_features", out_features)] {
             if size == 0 {
                 return Err(Error::argument(name, "at least 1", size));
             }
         }
-        let weight = scope.parameter("weight", (out_features, in_features), Init::default_for_fan_in(in_features))?;
-        Ok(Self { weight, bias: None, relu: false })
+        let init = Init::default_for_fan_in(in_features);
+        let weight = scope.parameter("weight", (out_features, in_features), init)?;
+        let bias = if bias { Some(scope.parameter("bias", out_features, init)?) } else { None };
+        Ok(Linear { weight, bias, relu: false })
+    }
+}
+
+impl Linear {
+    /// A layer with bias, its parameters in `scope`.
+    ///
+    /// # Errors
+    /// If a size is 0, or the scope has a `weight` or `bias` already.
+    pub fn new(in_features: usize, out_features: usize, scope: &Scope) -> Result<Self> {
+        Self::builder(in_features, out_features).build(scope)
+    }
+
+    /// A layer with bias, unless told otherwise.
+    pub fn builder(in_features: usize, out_features: usize) -> LinearBuilder {
+        LinearBuilder { in_features, out_features, bias: true }
     }
 
     /// This layer with ReLU behind it, computed in the same pass: faster than a layer of its own.

@@ -21,15 +21,15 @@ pub use activation::Activation;
 pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
 pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};
 pub use dropout::Dropout;
-pub use group_norm::GroupNorm;
 #[cfg(test)]
 pub(crate) use group_norm::group_norm;
+pub use group_norm::{GroupNorm, GroupNormBuilder};
 pub use init::{Fan, Init, Nonlinearity};
 pub use layer_norm::{LayerNorm, LayerNormBuilder};
-pub use linear::Linear;
+pub use linear::{Linear, LinearBuilder};
 pub use pair::Pair;
 pub use parameters::{Parameters, Scope};
-pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
+pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d, Pool2dBuilder};
 pub use rnn::{Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, Rnn, RnnBuilder};
 pub use sequential::Sequential;
 pub use shape::{Flatten, Upsample, UpsampleMode};

@@ -2,36 +2,58 @@
 
 use candle_core::{Module, Tensor};
 
+use crate::error::{Error, Result};
 use crate::nn::pair::Pair;
 use crate::ops::{self, Pool2dOptions};
 
-macro_rules! window_builders {
-    () => {
-        /// Pixels from one window to the next; the window's size by default.
-        #[must_use]
-        pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
-            self.0.stride = stride.into().0;
-            self
-        }
-
-        /// Pixels around the image, at most half a window; 0 by default.
-        #[must_use]
-        pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
-            self.0.padding = padding.into().0;
-            self
-        }
-
-        /// Counts a last window that reaches over the edge.
-        #[must_use]
-        pub fn ceil_mode(mut self) -> Self {
-            self.0.ceil_mode = true;
-            self
-        }
-    };
+/// Configures [`MaxPool2d`] and [`AvgPool2d`]. Sizes are a number or a pair (vertical, horizontal).
+#[derive(Debug, Clone, Copy)]
+pub struct Pool2dBuilder<Layer> {
+    options: Pool2dOptions,
+    layer: std::marker::PhantomData<Layer>,
 }
 
-fn windows(kernel_size: Pair) -> Pool2dOptions {
-    Pool2dOptions { kernel_size: kernel_size.0, stride: kernel_size.0, ..Pool2dOptions::new(1) }
+impl<Layer> Pool2dBuilder<Layer> {
+    fn new(Pair(kernel_size): Pair) -> Self {
+        let options = Pool2dOptions { kernel_size, stride: kernel_size, ..Pool2dOptions::new(1) };
+        Self { options, layer: std::marker::PhantomData }
+    }
+
+    /// Pixels from one window to the next; the window's size by default.
+    #[must_use]
+    pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
+        self.options.stride = stride.into().0;
+        self
+    }
+
+    /// Pixels around the image, at most half a window; 0 by default.
+    #[must_use]
+    pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
+        self.options.padding = padding.into().0;
+        self
+    }
+
+    /// Counts a last window that reaches over the edge.
+    #[must_use]
+    pub fn ceil_mode(mut self) -> Self {
+        self.options.ceil_mode = true;
+        self
+    }
+
+    fn checked(self) -> Result<Pool2dOptions> {
+        let Pool2dOptions { kernel_size: kernel, stride, padding, .. } = self.options;
+        for (name, size) in [("kernel_size", kernel.0.min(kernel.1)), ("stride", stride.0.min(stride.1))] {
+            if size == 0 {
+                return Err(Error::argument(name, "at least 1", 0));
+            }
+        }
+        for (padding, kernel) in [(padding.0, kernel.0), (padding.1, kernel.1)] {
+            if padding > kernel / 2 {
+                return Err(Error::argument("padding", format!("at most half the window of {kernel}"), padding));
+            }
+        }
+        Ok(self.options)
+    }
 }
 
 /// The largest number of every window, as `torch.nn.MaxPool2d`: `[N, C, H, W]` → `[N, C, H′, W′]`.
@@ -42,8 +64,9 @@ fn windows(kernel_size: Pair) -> Pool2dOptions {
 /// use candle_course::prelude::*;
 ///
 /// let images = Tensor::ones((4, 3, 32, 32), DType::F32, &Device::Cpu)?;
-/// assert_eq!(MaxPool2d::new(2).forward(&images)?.dims(), [4, 3, 16, 16]);
-/// assert_eq!(MaxPool2d::new(3).stride(2).padding(1).forward(&images)?.dims(), [4, 3, 16, 16]);
+/// assert_eq!(MaxPool2d::new(2)?.forward(&images)?.dims(), [4, 3, 16, 16]);
+/// let overlapping = MaxPool2d::builder(3).stride(2).padding(1).build()?;
+/// assert_eq!(overlapping.forward(&images)?.dims(), [4, 3, 16, 16]);
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +74,27 @@ pub struct MaxPool2d(Pool2dOptions);
 
 impl MaxPool2d {
     /// Windows of this size, side by side.
-    pub fn new(kernel_size: impl Into<Pair>) -> Self {
-        Self(windows(kernel_size.into()))
+    ///
+    /// # Errors
+    /// If the size is 0.
+    pub fn new(kernel_size: impl Into<Pair>) -> Result<Self> {
+        Self::builder(kernel_size).build()
     }
 
-    window_builders!();
+    /// Windows of this size, side by side, unless told otherwise.
+    pub fn builder(kernel_size: impl Into<Pair>) -> Pool2dBuilder<Self> {
+        Pool2dBuilder::new(kernel_size.into())
+    }
+}
+
+impl Pool2dBuilder<MaxPool2d> {
+    /// The layer.
+    ///
+    /// # Errors
+    /// If a size is 0, or the padding more than half a window.
+    pub fn build(self) -> Result<MaxPool2d> {
+        Ok(MaxPool2d(self.checked()?))
+    }
 }
 
 impl Module for MaxPool2d {
@@ -70,17 +109,33 @@ pub struct AvgPool2d(Pool2dOptions);
 
 impl AvgPool2d {
     /// Windows of this size, side by side.
-    pub fn new(kernel_size: impl Into<Pair>) -> Self {
-        Self(windows(kernel_size.into()))
+    ///
+    /// # Errors
+    /// If the size is 0.
+    pub fn new(kernel_size: impl Into<Pair>) -> Result<Self> {
+        Self::builder(kernel_size).build()
     }
 
-    window_builders!();
+    /// Windows of this size, side by side, unless told otherwise.
+    pub fn builder(kernel_size: impl Into<Pair>) -> Pool2dBuilder<Self> {
+        Pool2dBuilder::new(kernel_size.into())
+    }
+}
 
+impl Pool2dBuilder<AvgPool2d> {
     /// Divides by the number of pixels inside the image, not by the window's size.
     #[must_use]
     pub fn exclude_padding(mut self) -> Self {
-        self.0.count_include_pad = false;
+        self.options.count_include_pad = false;
         self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// If a size is 0, or the padding more than half a window.
+    pub fn build(self) -> Result<AvgPool2d> {
+        Ok(AvgPool2d(self.checked()?))
     }
 }
 
@@ -99,13 +154,36 @@ pub struct AdaptiveAvgPool2d {
 
 impl AdaptiveAvgPool2d {
     /// So many rows and columns.
-    pub fn new(output_size: impl Into<Pair>) -> Self {
-        Self { output_size: output_size.into().0 }
+    ///
+    /// # Errors
+    /// If a size is 0.
+    pub fn new(output_size: impl Into<Pair>) -> Result<Self> {
+        let output_size = output_size.into().0;
+        if output_size.0 == 0 || output_size.1 == 0 {
+            return Err(Error::argument("output_size", "at least 1", format!("{output_size:?}")));
+        }
+        Ok(Self { output_size })
     }
 }
 
 impl Module for AdaptiveAvgPool2d {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         Ok(ops::adaptive_avg_pool2d(xs, self.output_size)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn useless_windows_are_refused_at_construction() {
+        let text = MaxPool2d::new(0).unwrap_err().to_string();
+        assert_eq!(text, "`kernel_size`: expected at least 1, got 0");
+        assert!(MaxPool2d::builder(2).stride((2, 0)).build().unwrap_err().to_string().contains("`stride`"));
+        let text = AvgPool2d::builder((2, 4)).padding(2).build().unwrap_err().to_string();
+        assert_eq!(text, "`padding`: expected at most half the window of 2, got 2");
+        assert!(AvgPool2d::builder(3).stride(2).padding(1).exclude_padding().ceil_mode().build().is_ok());
+        assert!(AdaptiveAvgPool2d::new((1, 0)).is_err());
     }
 }

@@ -109,18 +109,17 @@ impl Stack {
 }
 
 /// Configures a recurrent layer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Settings {
     input: usize,
     hidden: usize,
     layers: usize,
     bidirectional: bool,
     dropout: f64,
-    scope: Scope,
 }
 
 impl Settings {
-    fn build(self, cell: Cell) -> Result<Stack> {
+    fn build(self, cell: Cell, scope: &Scope) -> Result<Stack> {
         for (name, size) in [("input_size", self.input), ("hidden_size", self.hidden), ("layers", self.layers)] {
             if size == 0 {
                 return Err(Error::argument(name, "at least 1", 0));
@@ -139,16 +138,14 @@ impl Settings {
                 let input = if layer == 0 { self.input } else { self.hidden * directions.len() };
                 directions
                     .iter()
-                    .map(|direction| {
-                        Weights::new(cell, input, self.hidden, &format!("l{layer}{direction}"), &self.scope)
-                    })
+                    .map(|direction| Weights::new(cell, input, self.hidden, &format!("l{layer}{direction}"), scope))
                     .collect()
             })
             .collect::<Result<_>>()?;
         let dropout = (self.dropout > 0.0)
             .then(|| {
                 (1..self.layers)
-                    .map(|layer| Dropout::new(self.dropout, &self.scope.at(format!("dropout_l{}", layer - 1))))
+                    .map(|layer| Dropout::new(self.dropout, &scope.at(format!("dropout_l{}", layer - 1))))
                     .collect()
             })
             .transpose()?;
@@ -163,15 +160,23 @@ macro_rules! recurrent {
         pub struct $layer(Stack);
 
         #[doc = concat!("Configures [`", stringify!($layer), "`].")]
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, Copy)]
         pub struct $builder {
             settings: Settings,
             cell: Cell,
         }
 
         impl $layer {
+            /// One layer, forwards, its parameters in `scope`.
+            ///
+            /// # Errors
+            /// If a size is 0, or a parameter's name is taken.
+            pub fn new(input_size: usize, hidden_size: usize, scope: &Scope) -> Result<Self> {
+                Self::builder(input_size, hidden_size).build(scope)
+            }
+
             /// One layer, forwards, unless told otherwise.
-            pub fn builder(input_size: usize, hidden_size: usize, scope: &Scope) -> $builder {
+            pub fn builder(input_size: usize, hidden_size: usize) -> $builder {
                 $builder {
                     settings: Settings {
                         input: input_size,
@@ -179,7 +184,6 @@ macro_rules! recurrent {
                         layers: 1,
                         bidirectional: false,
                         dropout: 0.0,
-                        scope: scope.clone(),
                     },
                     cell: $cell,
                 }
@@ -217,13 +221,13 @@ macro_rules! recurrent {
                 self
             }
 
-            /// The layer.
+            /// The layer, its parameters in `scope`.
             ///
             /// # Errors
             /// If a size is 0, the dropout is not in `[0, 1)`, there is dropout but one layer, or a
             /// parameter's name is taken.
-            pub fn build(self) -> Result<$layer> {
-                Ok($layer(self.settings.build(self.cell)?))
+            pub fn build(self, scope: &Scope) -> Result<$layer> {
+                Ok($layer(self.settings.build(self.cell, scope)?))
             }
         }
 
@@ -249,7 +253,7 @@ recurrent! {
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let layer = Rnn::builder(3, 8, &parameters.at("rnn")).build()?;
+    /// let layer = Rnn::new(3, 8, &parameters.at("rnn"))?;
     /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
     /// assert_eq!(layer.run(&xs, None, true)?.hidden.dims(), [1, 2, 8]);
     /// # Ok::<(), candle_course::Error>(())
@@ -270,7 +274,7 @@ recurrent! {
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let layer = Lstm::builder(3, 8, &parameters.at("lstm")).layers(2).dropout(0.2).build()?;
+    /// let layer = Lstm::builder(3, 8).layers(2).dropout(0.2).build(&parameters.at("lstm"))?;
     /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
     /// assert_eq!(layer.run(&xs, None, true)?.output.dims(), [2, 5, 8]);
     /// # Ok::<(), candle_course::Error>(())
@@ -291,7 +295,7 @@ recurrent! {
     /// use candle_course::prelude::*;
     ///
     /// let parameters = Parameters::new(0, &Device::Cpu);
-    /// let layer = Gru::builder(3, 8, &parameters.at("gru")).bidirectional(true).build()?;
+    /// let layer = Gru::builder(3, 8).bidirectional(true).build(&parameters.at("gru"))?;
     /// let xs = Tensor::ones((2, 5, 3), DType::F32, &Device::Cpu)?;
     /// assert_eq!(layer.run(&xs, None, true)?.output.dims(), [2, 5, 16]);
     /// # Ok::<(), candle_course::Error>(())
@@ -363,16 +367,16 @@ mod tests {
             let (layers, both) = if deep { (2, true) } else { (1, false) };
             let run: Box<dyn Fn(&Tensor) -> Result<RecurrentOutput>> = match case.split('_').next() {
                 Some("lstm") => {
-                    let layer = Lstm::builder(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
+                    let layer = Lstm::builder(3, 4).layers(layers).bidirectional(both).build(&scope).unwrap();
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
                 Some("gru") => {
-                    let layer = Gru::builder(3, 4, &scope).layers(layers).bidirectional(both).build().unwrap();
+                    let layer = Gru::builder(3, 4).layers(layers).bidirectional(both).build(&scope).unwrap();
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
                 _ => {
-                    let builder = Rnn::builder(3, 4, &scope);
-                    let layer = if case == "rnn_relu" { builder.relu() } else { builder }.build().unwrap();
+                    let builder = Rnn::builder(3, 4);
+                    let layer = if case == "rnn_relu" { builder.relu() } else { builder }.build(&scope).unwrap();
                     Box::new(move |xs| layer.run(xs, None, true))
                 }
             };
@@ -403,14 +407,14 @@ mod tests {
             let (features, hidden, both) = (inputs[0].dims()[2], inputs[2].dims()[1], directions == 2);
             macro_rules! build {
                 ($builder:expr) => {
-                    $builder.layers(layers).bidirectional(both).build().unwrap().0
+                    $builder.layers(layers).bidirectional(both).build(&scope).unwrap().0
                 };
             }
             let layer: Stack = match op {
-                "rnn_tanh" => build!(Rnn::builder(features, hidden, &scope)),
-                "rnn_relu" => build!(Rnn::builder(features, hidden, &scope).relu()),
-                "lstm" => build!(Lstm::builder(features, hidden, &scope)),
-                _ => build!(Gru::builder(features, hidden, &scope)),
+                "rnn_tanh" => build!(Rnn::builder(features, hidden)),
+                "rnn_relu" => build!(Rnn::builder(features, hidden).relu()),
+                "lstm" => build!(Lstm::builder(features, hidden)),
+                _ => build!(Gru::builder(features, hidden)),
             };
             let kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"];
             let names: Vec<String> = (0..4 * layers * directions)
@@ -467,7 +471,7 @@ mod tests {
     #[test]
     fn a_sequence_can_be_run_in_two_parts() {
         let parameters = Parameters::with_dtype(5, DType::F64, device());
-        let layer = Lstm::builder(3, 4, &parameters.root()).layers(2).build().unwrap();
+        let layer = Lstm::builder(3, 4).layers(2).build(&parameters.root()).unwrap();
         let xs = reference("lstm")["xs"].clone();
         let whole = layer.run(&xs, None, false).unwrap();
         let first = layer.run(&xs.narrow(1, 0, 2).unwrap(), None, false).unwrap();
@@ -479,15 +483,15 @@ mod tests {
     #[test]
     fn dropout_stands_between_layers_and_only_in_training() {
         let parameters = Parameters::new(5, device());
-        let layer = Gru::builder(3, 4, &parameters.root()).layers(3).dropout(0.5).build().unwrap();
+        let layer = Gru::builder(3, 4).layers(3).dropout(0.5).build(&parameters.root()).unwrap();
         assert_eq!(parameters.generators().len(), 2);
         let xs = Tensor::ones((2, 5, 3), DType::F32, device()).unwrap();
         let run = |train| layer.forward_t(&xs, train).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(run(false), run(false));
         assert_ne!(run(true), run(true));
-        assert!(Gru::builder(3, 4, &parameters.at("one")).dropout(0.5).build().is_err());
+        assert!(Gru::builder(3, 4).dropout(0.5).build(&parameters.at("one")).is_err());
         for p in [-0.5, 1.0, f64::NAN] {
-            let text = Gru::builder(3, 4, &parameters.at("none")).layers(2).dropout(p).build().unwrap_err().to_string();
+            let text = Gru::builder(3, 4).layers(2).dropout(p).build(&parameters.at("none")).unwrap_err().to_string();
             assert!(text.contains("`dropout`: expected a probability in [0, 1)"), "{text}");
         }
         let text = layer.forward_t(&xs.narrow(2, 0, 2).unwrap(), true).unwrap_err().to_string();

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
 use crate::plot::compact;
 
 /// What stands in one cell of a [`Table`].
@@ -113,9 +112,9 @@ tuple_rows! { (A) (A B) (A B C) (A B C D) (A B C D E) (A B C D E F) (A B C D E F
 
 /// A table: HTML in a notebook, aligned text elsewhere.
 ///
-/// Numbers are aligned to the right and cut to four significant digits; give a string to write them
-/// otherwise. A row that is shorter or longer than the header is an error when the table is
-/// [built](Self::build), and marked as such when it is shown without.
+/// Grows row by row, as a vector does. Numbers are aligned to the right and cut to four significant
+/// digits; give a string to write them otherwise. A row that is shorter or longer than the header is
+/// named under the table when it is shown.
 ///
 /// # Examples
 ///
@@ -182,19 +181,14 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table itself, once every row is as long as the header.
-    ///
-    /// # Errors
-    ///
-    /// When a row has another number of cells than the header.
-    pub fn build(self) -> Result<Self> {
-        match self.rows.iter().position(|row| row.len() != self.header.len()) {
-            None => Ok(self),
-            Some(index) => {
-                let expected = format!("{} cells as in the header", self.header.len());
-                Err(Error::argument(&format!("row {index}"), expected, self.rows[index].len()))
-            }
-        }
+    /// What is wrong with the rows, if some are shorter or longer than the header.
+    fn complaint(&self) -> Option<String> {
+        let index = self.rows.iter().position(|row| row.len() != self.header.len())?;
+        Some(format!(
+            "row {index}: expected {} cells as in the header, got {}",
+            self.header.len(),
+            self.rows[index].len()
+        ))
     }
 
     /// Shows the table in a notebook from the middle of a cell; the last table of a cell is the one
@@ -237,6 +231,7 @@ impl Table {
             html.push_str("</tr>");
         }
         html.push_str("</tbody></table>");
+        html.extend(self.complaint().map(|complaint| format!("<p><b>{complaint}</b></p>")));
         html
     }
 
@@ -274,7 +269,7 @@ impl fmt::Display for Table {
             let mark = if self.best == Some(index) { "  *" } else { "" };
             writeln!(f, "{}{mark}", line(row, &|column| row[column].number))?;
         }
-        Ok(())
+        self.complaint().iter().try_for_each(|complaint| writeln!(f, "{complaint}"))
     }
 }
 
@@ -291,9 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_another_length_is_an_error() {
-        let error = Table::new(["a", "b"]).row(["1", "2"]).row(["1"]).build().unwrap_err();
-        assert_eq!(error.to_string(), "`row 1`: expected 2 cells as in the header, got 1");
+    fn a_row_of_another_length_is_named() {
+        let table = Table::new(["a", "b"]).row(["1", "2"]).row(["1"]);
+        let complaint = "row 1: expected 2 cells as in the header, got 1";
+        assert!(table.to_string().ends_with(&format!("{complaint}\n")), "{table}");
+        assert!(table.html().contains(complaint));
     }
 
     #[test]

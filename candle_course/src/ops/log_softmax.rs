@@ -66,3 +66,21 @@ fn composed(xs: &Tensor, dim: usize) -> Result<Tensor> {
     let below = xs.broadcast_sub(&xs.detach().max_keepdim(dim)?)?;
     Ok(below.broadcast_sub(&below.exp()?.sum_keepdim(dim)?.log()?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn large_numbers_swallow_nothing() {
+        for size in [1e4f32, 1e8] {
+            let xs = Tensor::new(&[[size, size], [-size, -size], [size, -size]], &Device::Cpu).unwrap();
+            let run = || log_softmax(&xs, 1).unwrap().to_vec2::<f32>().unwrap();
+            for log_p in [run(), super::super::support::composed(run)] {
+                let ln_2 = std::f32::consts::LN_2;
+                assert_eq!(log_p, [[-ln_2; 2], [-ln_2; 2], [0.0, -2.0 * size]], "{size}");
+            }
+        }
+    }
+}

@@ -23,7 +23,6 @@ mod activation;
 mod batch_norm;
 mod conv2d;
 mod conv_transpose2d;
-mod cross_entropy;
 mod dropout;
 mod layer_norm;
 mod linear;
@@ -47,7 +46,6 @@ pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};
 pub(crate) use batch_norm::{RunningStatistics, batch_norm_running};
 pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
-pub use cross_entropy::{CrossEntropyOptions, softmax_cross_entropy};
 pub use dropout::dropout;
 
 pub use layer_norm::layer_norm;

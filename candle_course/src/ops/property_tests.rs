@@ -36,9 +36,9 @@ fn an_empty_batch_is_refused() {
     }
     let parameters = Parameters::with_dtype(0, DType::F64, &Device::Cpu);
     let sequences = numbers(&[0, 3, 2], 0);
-    let rnn = Rnn::builder(2, 4, &parameters.at("rnn")).build().unwrap();
-    let lstm = Lstm::builder(2, 4, &parameters.at("lstm")).layers(2).build().unwrap();
-    let gru = Gru::builder(2, 4, &parameters.at("gru")).bidirectional(true).build().unwrap();
+    let rnn = Rnn::new(2, 4, &parameters.at("rnn")).unwrap();
+    let lstm = Lstm::builder(2, 4).layers(2).build(&parameters.at("lstm")).unwrap();
+    let gru = Gru::builder(2, 4).bidirectional(true).build(&parameters.at("gru")).unwrap();
     let norm = GroupNorm::new(1, 3, &parameters.at("norm")).unwrap();
     both("dropout", &|| dropout(&sequences, 0.5, 1));
     both("recurrence", &|| {

@@ -120,17 +120,6 @@ pub(super) fn run(case: &Case, inputs: &[Tensor]) -> Result<Tensor> {
         "gelu" => gelu(x),
         "silu" => silu(x),
         "log_softmax" => log_softmax(x, number("dim")),
-        "softmax_cross_entropy" => {
-            let targets: Vec<u32> = list(&o["targets"]).into_iter().map(|target| target as u32).collect();
-            let weight: Option<Vec<f64>> = serde_json::from_value(o["weight"].clone())?;
-            let weight = weight.map(|w| Tensor::from_vec(w, x.dim(1)?, device())?.to_dtype(x.dtype())).transpose()?;
-            let options = CrossEntropyOptions {
-                weight,
-                ignore_index: o["ignore_index"].as_u64().map(|class| class as u32),
-                label_smoothing: o["label_smoothing"].as_f64().unwrap(),
-            };
-            softmax_cross_entropy(x, &Tensor::new(targets, device())?, &options)
-        }
         "upsample_nearest2d" => upsample_nearest2d(x, pair("size")),
         "upsample_bilinear2d" => upsample_bilinear2d(x, pair("size"), flag("align_corners")),
         "group_norm" => crate::nn::group_norm(x, number("groups"), &inputs[1], &inputs[2], epsilon()),
@@ -413,7 +402,6 @@ mod against_pytorch {
         gelu,
         silu,
         log_softmax,
-        softmax_cross_entropy,
         upsample_nearest2d,
         upsample_bilinear2d,
         group_norm,

@@ -1,10 +1,13 @@
 //! Large batches from small ones.
 
+use std::collections::BTreeSet;
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
+use crate::losses::{Mean, MeanOf};
 use crate::nn::Parameters;
 use crate::optimizers::clip::{Change, apply_all, separate};
 use crate::optimizers::engine::collect;
@@ -12,10 +15,14 @@ use crate::stateful::{Expected, State, Stateful, compare};
 
 /// Sums the gradients of several batches, to step once with the gradient of their union.
 ///
-/// Each batch's gradient, of a *mean* loss, is weighted by its number of examples, and the sum is
-/// divided by all examples: Σ nᵢ gᵢ / Σ nᵢ. So the last group of an epoch is scaled right, be it
-/// short of batches or its last batch short of examples; dividing by a constant number of batches
-/// would make its step too small.
+/// Each batch's gradient gᵢ, of a *mean* loss, is weighted by what the mean was divided by (dᵢ:
+/// examples, counted positions, the sum of class weights), and the sum is divided by the whole:
+/// Σ dᵢ gᵢ / Σ dᵢ. So the last group of an epoch is scaled right, be it short of batches or its last
+/// batch short of examples, and a batch with few labels counts as little as it would in the large
+/// batch; dividing by a constant number of batches would do neither.
+///
+/// [`GradientAccumulator::add_means`] asks the loss what it is a mean of; a loss of several terms
+/// that are means of different things then costs a backward pass for each of them.
 ///
 /// # Examples
 ///
@@ -24,13 +31,13 @@ use crate::stateful::{Expected, State, Stateful, compare};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let layer = Linear::new(1, 1, &parameters.at("fc"))?;
-/// let mut optimizer = Sgd::builder(&parameters).build()?;
+/// let mut optimizer = Sgd::new(&parameters)?;
 /// let mut accumulator = GradientAccumulator::new(&parameters, 4)?;
 /// let batches = [8, 8, 8, 8, 8, 3]; // the last group has 2 batches and 11 examples
 /// let mut steps = 0;
 /// for (index, examples) in batches.into_iter().enumerate() {
 ///     let x = Tensor::ones((examples, 1), DType::F32, &Device::Cpu)?;
-///     let full = accumulator.add(layer.forward(&x)?.sqr()?.mean_all()?.backward()?, examples)?;
+///     let full = accumulator.add_means(&Mse::default().means(&layer.forward(&x)?, &x)?)?;
 ///     if full || index + 1 == batches.len() {
 ///         optimizer.step(&accumulator.take()?, 0.1)?;
 ///         steps += 1;
@@ -42,9 +49,9 @@ use crate::stateful::{Expected, State, Stateful, compare};
 pub struct GradientAccumulator {
     parameters: Parameters,
     batches: usize,
-    sum: Option<GradStore>,
+    /// Of every term of the loss, the gradient so far and what it is a mean of.
+    terms: Vec<(GradStore, MeanOf)>,
     count: usize,
-    examples: usize,
 }
 
 impl GradientAccumulator {
@@ -56,54 +63,80 @@ impl GradientAccumulator {
         if batches == 0 {
             return Err(Error::argument("batches", "at least 1", 0));
         }
-        Ok(Self { parameters: parameters.clone(), batches, sum: None, count: 0, examples: 0 })
+        Ok(Self { parameters: parameters.clone(), batches, terms: Vec::new(), count: 0 })
     }
 
-    /// Takes in the gradients of the mean loss of a batch with that many examples. Returns whether
-    /// the group is full.
+    /// Takes in the gradients of the mean loss of a batch, and what that is a mean of: the number of
+    /// its examples, say. Returns whether the group is full.
     ///
     /// # Errors
-    /// If there are no examples, a trainable parameter has no gradient or was frozen when the group
-    /// began, or the group was full already.
-    pub fn add(&mut self, gradients: GradStore, examples: usize) -> Result<bool> {
-        if examples == 0 {
-            return Err(Error::argument("examples", "at least 1", 0));
+    /// If the mean is of nothing or of what cannot be split, a trainable parameter has no gradient or
+    /// was frozen when the group began, or the group was full already.
+    pub fn add(&mut self, gradients: GradStore, of: impl Into<MeanOf>) -> Result<bool> {
+        let of = of.into();
+        if matches!(of, MeanOf::Count(0.0)) {
+            return Err(Error::argument("of", "at least 1 example", 0));
         }
+        self.add_terms(vec![(gradients, of)])
+    }
+
+    /// Takes in a batch by the terms of its loss, as [`Loss::means`](crate::losses::Loss::means) gives
+    /// them: their gradients are computed here. Returns whether the group is full.
+    ///
+    /// # Errors
+    /// If a term cannot be split, the terms are not those of the batch before, or as
+    /// [`GradientAccumulator::add`].
+    pub fn add_means(&mut self, means: &[Mean]) -> Result<bool> {
+        let term = |Mean { value, of }: &Mean| Ok((value.backward()?, of.clone()));
+        self.add_terms(means.iter().map(term).collect::<Result<_>>()?)
+    }
+
+    fn add_terms(&mut self, new: Vec<(GradStore, MeanOf)>) -> Result<bool> {
         if self.is_full() {
             return Err(Error::training(format!("the group of {} batches is full", self.batches))
                 .hint("call `take` and step the optimizer when `add` returns true"));
         }
+        if let Some(reason) = new.iter().find_map(|(_, of)| of.whole()) {
+            return Err(Error::training(format!("gradients of this loss cannot be accumulated: {reason}"))
+                .hint("accumulate nothing, or choose a loss that is a mean over examples or positions"));
+        }
+        if new.is_empty() || self.count > 0 && new.len() != self.terms.len() {
+            let expected = format!("{} terms, as in the batch before", self.terms.len().max(1));
+            return Err(Error::argument("means", expected, new.len()));
+        }
+        // Before anything changes: an error leaves the group as it was.
         let trainable = self.parameters.trainable();
-        let new = collect(&trainable, &gradients)?;
-        match &mut self.sum {
-            None => self.sum = Some(gradients),
-            Some(sum) => {
-                // Before anything changes: an error leaves the group as it was.
-                if let Some((name, ..)) = new.iter().find(|(_, var, _)| sum.get(var).is_none()) {
-                    return Err(Error::training(format!("`{name}` was frozen when the group of batches began"))
-                        .hint("freeze and unfreeze between groups"));
-                }
+        complete(&trainable, &new)?;
+        if self.count == 0 {
+            self.terms = new;
+        } else {
+            let joined = self.terms.iter().zip(&new).map(|((_, so_far), (_, of))| so_far.join(of));
+            let joined = joined.collect::<Result<Vec<_>>>()?;
+            let frozen = |var: &Var| self.terms.iter().all(|(sum, _)| sum.get(var).is_none());
+            if let Some((name, _)) = trainable.iter().find(|(_, var)| frozen(var)) {
+                return Err(Error::training(format!("`{name}` was frozen when the group of batches began"))
+                    .hint("freeze and unfreeze between groups"));
+            }
+            for (((sum, so_far), (gradients, of)), joined) in self.terms.iter_mut().zip(new).zip(joined) {
                 if self.count == 1 {
                     // The first gradient stays as it is while it is alone: a group of one batch
                     // is bit-identical to no accumulation.
-                    scale(&trainable, sum, self.examples as f64)?;
+                    multiply(&trainable, sum, so_far)?;
                 }
                 #[cfg(feature = "cuda")]
-                let new = if add_on_device(sum, &new, examples as f64)? { Vec::new() } else { new };
-                for (_, var, gradient) in new {
-                    let Some(total) = sum.get(var) else { continue };
-                    let kernel = AddScaled(examples as f64);
-                    if total.device().is_cpu() && total.is_contiguous() {
-                        kernels::in_place(&kernel, total, gradient, &mut Slots::none(total.dtype()))?;
-                    } else {
-                        let total = kernel.tensors(total, gradient, &mut [])?;
-                        sum.insert(var, total);
+                if add_on_device(&trainable, sum, &gradients, &of)? {
+                    *so_far = joined;
+                    continue;
+                }
+                for (_, var) in &trainable {
+                    if let Some(gradient) = gradients.get(var) {
+                        add_total(sum, var, gradient, &of)?;
                     }
                 }
+                *so_far = joined;
             }
         }
         self.count += 1;
-        self.examples += examples;
         Ok(self.is_full())
     }
 
@@ -117,26 +150,93 @@ impl GradientAccumulator {
         self.count == 0
     }
 
-    /// How many examples are in the group so far.
-    pub fn examples(&self) -> usize {
-        self.examples
-    }
-
-    /// The gradient of the mean loss over all examples of the group, full or not. A new group
-    /// begins.
+    /// The gradient of the loss of all batches of the group as one, full or not. A new group begins.
     ///
     /// # Errors
     /// If the group is empty.
     pub fn take(&mut self) -> Result<GradStore> {
-        let Some(mut sum) = self.sum.take() else {
-            return Err(Error::training("there are no gradients to take").hint("call `add` first"));
-        };
-        if self.count > 1 {
-            scale(&self.parameters.trainable(), &mut sum, 1.0 / self.examples as f64)?;
+        let trainable = self.parameters.trainable();
+        let count = std::mem::take(&mut self.count);
+        let mut whole: Option<GradStore> = None;
+        for (mut sum, of) in std::mem::take(&mut self.terms) {
+            if count > 1 {
+                divide(&trainable, &mut sum, &of)?;
+            }
+            match &mut whole {
+                None => whole = Some(sum),
+                Some(whole) => {
+                    for (_, var) in &trainable {
+                        if let Some(gradient) = sum.get(var) {
+                            add_total(whole, var, gradient, &MeanOf::Sum)?;
+                        }
+                    }
+                }
+            }
         }
-        (self.count, self.examples) = (0, 0);
-        Ok(sum)
+        whole.ok_or_else(|| Error::training("there are no gradients to take").hint("call `add` first"))
     }
+}
+
+/// An error if a trainable parameter has no gradient by any term.
+fn complete(trainable: &[(String, Var)], terms: &[(GradStore, MeanOf)]) -> Result<()> {
+    let of = |store: &GradStore, some: bool| -> Vec<(String, Var)> {
+        trainable.iter().filter(|(_, var)| store.get(var).is_some() == some).cloned().collect()
+    };
+    for (store, _) in terms {
+        collect(&of(store, true), store)?;
+    }
+    let Some((first, _)) = terms.first() else { return Ok(()) };
+    let mut missing = of(first, false);
+    missing.retain(|(_, var)| terms.iter().all(|(store, _)| store.get(var).is_none()));
+    collect(&missing, first).map(|_| ())
+}
+
+/// sum ← sum + gradient · what it is divided by.
+fn add_total(sum: &mut GradStore, var: &Var, gradient: &Tensor, of: &MeanOf) -> Result<()> {
+    let Some(total) = sum.get(var) else {
+        sum.insert(var, of.total(gradient)?.copy()?);
+        return Ok(());
+    };
+    match of {
+        MeanOf::Count(count) if total.device().is_cpu() && total.is_contiguous() => {
+            kernels::in_place(&AddScaled(*count), total, gradient, &mut Slots::none(total.dtype()))?;
+        }
+        of => {
+            let total = (total + of.total(gradient)?)?;
+            sum.insert(var, total);
+        }
+    }
+    Ok(())
+}
+
+/// From the gradient of a mean to that of the sum.
+fn multiply(trainable: &[(String, Var)], gradients: &mut GradStore, of: &MeanOf) -> Result<()> {
+    match of {
+        MeanOf::Count(count) => scale(trainable, gradients, *count),
+        of => change(trainable, gradients, |gradient| of.total(gradient)),
+    }
+}
+
+/// From the gradient of a sum to that of the mean.
+fn divide(trainable: &[(String, Var)], gradients: &mut GradStore, of: &MeanOf) -> Result<()> {
+    match of {
+        MeanOf::Count(count) if *count > 0.0 => scale(trainable, gradients, 1.0 / count),
+        of => change(trainable, gradients, |gradient| of.mean(gradient)),
+    }
+}
+
+fn change(
+    trainable: &[(String, Var)],
+    gradients: &mut GradStore,
+    change: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<()> {
+    for (_, var) in trainable {
+        if let Some(gradient) = gradients.get(var) {
+            let gradient = change(gradient)?;
+            gradients.insert(var, gradient);
+        }
+    }
+    Ok(())
 }
 
 fn scale(trainable: &[(String, Var)], gradients: &mut GradStore, factor: f64) -> Result<()> {
@@ -147,13 +247,17 @@ fn scale(trainable: &[(String, Var)], gradients: &mut GradStore, factor: f64) ->
 
 /// Adds all gradients in one launch: whether a device does it.
 #[cfg(feature = "cuda")]
-fn add_on_device(sum: &GradStore, new: &[(&str, &Var, &Tensor)], factor: f64) -> Result<bool> {
-    let changes = |&(_, var, gradient): &(&str, &Var, &'_ Tensor)| -> Option<(Tensor, Tensor)> {
-        let total = sum.get(var)?;
-        Some((total.clone(), gradient.contiguous().ok()?))
-    };
-    let pairs: Vec<(Tensor, Tensor)> = new.iter().filter_map(changes).collect();
-    let changes: Vec<_> = pairs.iter().map(|(total, gradient)| (total, Some(gradient), [1.0, factor])).collect();
+fn add_on_device(trainable: &[(String, Var)], sum: &GradStore, gradients: &GradStore, of: &MeanOf) -> Result<bool> {
+    let MeanOf::Count(count) = of else { return Ok(false) };
+    let mut pairs = Vec::new();
+    for (_, var) in trainable {
+        match (sum.get(var), gradients.get(var)) {
+            (Some(total), Some(gradient)) => pairs.push((total.clone(), gradient.contiguous()?)),
+            (None, Some(_)) => return Ok(false), // it begins with this batch
+            (_, None) => {}
+        }
+    }
+    let changes: Vec<_> = pairs.iter().map(|(total, gradient)| (total, Some(gradient), [1.0, *count])).collect();
     crate::optimizers::on_device::change_all("scale_add", &changes)
 }
 
@@ -177,52 +281,59 @@ impl Kernel for AddScaled {
 }
 
 impl Stateful for GradientAccumulator {
-    /// The group so far: `batches`, `examples`, and the sum under the parameters' names.
+    /// The group so far: `batches`, and of every term `mean_of` and the sum under the parameters' names.
     fn state(&self) -> Result<State> {
-        let mut tensors = State::new();
-        for (key, count) in [("batches", self.count), ("examples", self.examples)] {
-            tensors.insert(key.to_owned(), Tensor::new(count as i64, &Device::Cpu)?);
-        }
-        if let Some(sum) = &self.sum {
+        let mut state = State::from([("batches".to_owned(), Tensor::new(self.count as i64, &Device::Cpu)?)]);
+        for (term, (sum, of)) in self.terms.iter().enumerate() {
+            state.insert(format!("{term}.mean_of"), Tensor::new(of.to_number()?, &Device::Cpu)?);
             for (name, var) in self.parameters.trainable() {
                 if let Some(gradient) = sum.get(&var) {
-                    tensors.insert(format!("sum.{name}"), gradient.copy()?);
+                    state.insert(format!("{term}.sum.{name}"), gradient.copy()?);
                 }
             }
         }
-        Ok(tensors)
+        Ok(state)
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let trainable = self.parameters.trainable();
-        let count = || Expected::new(&[], DType::I64);
-        let mut expected = vec![("batches".to_owned(), count()), ("examples".to_owned(), count())];
-        // An empty group has no sum.
-        if state.keys().any(|name| name.starts_with("sum.")) {
-            expected.extend(trainable.iter().map(|(name, var)| (format!("sum.{name}"), Expected::like(var))));
+        let term = |name: &String| name.split_once('.')?.0.parse::<usize>().ok();
+        let count = state.keys().filter_map(term).collect::<BTreeSet<_>>().len();
+        let mut expected = vec![("batches".to_owned(), Expected::new(&[], DType::I64))];
+        for term in 0..count {
+            expected.push((format!("{term}.mean_of"), Expected::new(&[], DType::F64)));
+            for (name, var) in &trainable {
+                // Of several terms one may be without some parameters.
+                let sum = Expected::like(var);
+                expected.push((format!("{term}.sum.{name}"), if count > 1 { sum.optional() } else { sum }));
+            }
         }
         compare("the accumulated gradients are of another model", state, expected)?;
-        let [batches, examples] = ["batches", "examples"].map(|name| state[name].to_scalar::<i64>());
-        let (batches, examples) = (batches? as usize, examples? as usize);
+        let batches = state["batches"].to_scalar::<i64>()? as usize;
         if batches > self.batches {
             return Err(Error::checkpoint(format!(
                 "the checkpoint's group has {batches} batches already, this accumulator's {} in all",
                 self.batches
             )));
         }
-        let mut sum = None;
-        if batches > 0 {
+        if (batches == 0) != (count == 0) {
+            return Err(Error::checkpoint(format!("the accumulated gradients have {batches} batches, {count} sums")));
+        }
+        let mut terms = Vec::with_capacity(count);
+        for term in 0..count {
             // candle makes gradient stores only by `backward`.
             let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
-            for (name, var) in trainable {
-                let gradient = state.get(&format!("sum.{name}")).ok_or_else(|| {
-                    Error::checkpoint(format!("the accumulated gradients have {batches} batches and no sum"))
-                })?;
-                store.insert(&var, gradient.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
+            for (name, var) in &trainable {
+                if let Some(gradient) = state.get(&format!("{term}.sum.{name}")) {
+                    store.insert(var, gradient.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
+                }
             }
-            sum = Some(store);
+            terms.push((store, MeanOf::from_number(state[&format!("{term}.mean_of")].to_scalar::<f64>()?)));
         }
-        (self.sum, self.count, self.examples) = (sum, batches, examples);
+        if count > 0 {
+            complete(&trainable, &terms)?;
+        }
+        (self.terms, self.count) = (terms, batches);
         Ok(())
     }
 }
@@ -311,7 +422,7 @@ mod tests {
         parameters.unfreeze("bias").unwrap();
         let text = accumulator.add(gradients(&layer, &xs, &ys), 4).unwrap_err().to_string();
         assert!(text.contains("`bias` was frozen when the group of batches began"), "{text}");
-        assert_eq!(accumulator.examples(), 4);
+        assert_eq!(accumulator.count, 1);
         assert_eq!(numbers(&accumulator.take().unwrap()), expected);
     }
 

@@ -45,6 +45,14 @@ pub struct AdagradBuilder {
 }
 
 impl Adagrad {
+    /// PyTorch's defaults on `parameters`.
+    ///
+    /// # Errors
+    /// If there is nothing to train.
+    pub fn new(parameters: &Parameters) -> Result<Self> {
+        Self::builder(parameters).build()
+    }
+
     /// PyTorch's defaults on `parameters`, unless told otherwise.
     pub fn builder(parameters: &Parameters) -> AdagradBuilder {
         AdagradBuilder {

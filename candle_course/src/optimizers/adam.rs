@@ -30,6 +30,14 @@ macro_rules! adam_family {
         }
 
         impl $optimizer {
+            /// PyTorch's defaults on `parameters`.
+            ///
+            /// # Errors
+            /// If there is nothing to train.
+            pub fn new(parameters: &Parameters) -> Result<Self> {
+                Self::builder(parameters).build()
+            }
+
             /// PyTorch's defaults on `parameters`, unless told otherwise.
             pub fn builder(parameters: &Parameters) -> $builder {
                 $builder {

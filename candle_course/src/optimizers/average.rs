@@ -27,7 +27,7 @@ use crate::stateful::{Expected, State, Stateful, compare};
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let w = parameters.root().parameter("w", 1, Init::ZEROS)?;
-/// let mut average = WeightAverage::exponential(&parameters).decay(0.5).build()?;
+/// let mut average = WeightAverage::builder(&parameters).decay(0.5).build()?;
 /// for value in [1f32, 3.0] {
 ///     w.set(&Tensor::new(&[value], &Device::Cpu)?)?;
 ///     average.update()?;
@@ -61,9 +61,17 @@ pub struct WeightAverageBuilder {
 }
 
 impl WeightAverage {
+    /// An exponential moving average with δ = 0.999. Update it after every optimizer step.
+    ///
+    /// # Errors
+    /// If there are no parameters.
+    pub fn exponential(parameters: &Parameters) -> Result<Self> {
+        Self::builder(parameters).build()
+    }
+
     /// An exponential moving average with δ = 0.999, unless told otherwise. Update it after every
     /// optimizer step.
-    pub fn exponential(parameters: &Parameters) -> WeightAverageBuilder {
+    pub fn builder(parameters: &Parameters) -> WeightAverageBuilder {
         WeightAverageBuilder { parameters: parameters.clone(), decay: 0.999, warm_up: false }
     }
 
@@ -279,7 +287,7 @@ mod tests {
         assert!(average.update().unwrap_err().to_string().contains("call `swap` once more"));
 
         let (parameters, w) = setup();
-        let mut average = WeightAverage::exponential(&parameters).decay(0.75).build().unwrap();
+        let mut average = WeightAverage::builder(&parameters).decay(0.75).build().unwrap();
         assert!(average.swap().unwrap_err().to_string().contains("no average yet"));
         feed(&mut average, &parameters, &w, &[4.0, 8.0, 0.0]);
         average.swap().unwrap();
@@ -290,7 +298,7 @@ mod tests {
     #[test]
     fn a_restored_average_goes_on_alike() {
         let (parameters, w) = setup();
-        let build = || WeightAverage::exponential(&parameters).decay(0.9).warm_up(true).build().unwrap();
+        let build = || WeightAverage::builder(&parameters).decay(0.9).warm_up(true).build().unwrap();
         let (mut whole, mut resumed) = (build(), build());
         feed(&mut whole, &parameters, &w, &[1.0, 5.0]);
         resumed.load_state(&whole.state().unwrap()).unwrap();

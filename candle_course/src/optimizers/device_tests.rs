@@ -186,7 +186,7 @@ fn norms_bounds_sums_and_averages_agree_with_the_cpu() {
         }
         let sum = group.take().unwrap();
         all.extend(vars.iter().flat_map(|var| flat(sum.get(var).unwrap())));
-        let mut average = WeightAverage::exponential(&parameters).decay(0.7).build().unwrap();
+        let mut average = WeightAverage::builder(&parameters).decay(0.7).build().unwrap();
         let mut optimizer = Sgd::builder(&parameters).build().unwrap();
         for step in 0..3 {
             optimizer.step(&gradients(&vars, step), 0.1).unwrap();

@@ -42,6 +42,14 @@ pub struct LionBuilder {
 }
 
 impl Lion {
+    /// The paper's defaults on `parameters`.
+    ///
+    /// # Errors
+    /// If there is nothing to train.
+    pub fn new(parameters: &Parameters) -> Result<Self> {
+        Self::builder(parameters).build()
+    }
+
     /// The paper's defaults on `parameters`, unless told otherwise.
     pub fn builder(parameters: &Parameters) -> LionBuilder {
         LionBuilder { parameters: parameters.clone(), options: Options::new(0.0), betas: (0.9, 0.99) }

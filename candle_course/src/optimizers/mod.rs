@@ -91,3 +91,5 @@ impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
 mod device_tests;
 #[cfg(test)]
 mod oracle_tests;
+#[cfg(test)]
+mod state_tests;

@@ -44,7 +44,7 @@ fn parameters(initial: &Tensors, dtype: DType) -> Parameters {
     parameters
 }
 
-type Build = fn(&Parameters, bool) -> Box<dyn Optimizer>;
+pub(super) type Build = fn(&Parameters, bool) -> Box<dyn Optimizer>;
 
 /// Builds; with `true`, on tensor operations instead of the CPU kernels.
 macro_rules! build {
@@ -60,7 +60,7 @@ macro_rules! build {
     };
 }
 
-fn configurations() -> Vec<(&'static str, f64, Build)> {
+pub(super) fn configurations() -> Vec<(&'static str, f64, Build)> {
     vec![
         ("sgd", 0.05, build!(Sgd::builder)),
         ("sgd_decay", 0.05, build!(|p| Sgd::builder(p).weight_decay(0.1))),
@@ -204,7 +204,7 @@ fn a_resumed_optimizer_continues_bit_for_bit() {
 fn state_of_another_optimizer_is_refused_by_name() {
     let initial = below(&reference(), "mlp/initial/", DType::F32);
     let parameters = parameters(&initial, DType::F32);
-    let mut adam = Adam::builder(&parameters).build().unwrap();
+    let mut adam = Adam::new(&parameters).unwrap();
     let gradients = (parameters.get("fc1.bias").unwrap().sum_all().unwrap()).backward().unwrap();
     let text = adam.step(&gradients, 0.1).unwrap_err().to_string();
     assert!(text.contains("`fc1.weight`, `fc2.bias`, `fc2.weight` received no gradient"), "{text}");
@@ -272,9 +272,9 @@ fn momentum_may_be_zero_for_a_while() {
         assert_ne!(run(false, momenta), run(false, [0.9, 0.1, 0.5, 0.9]));
     }
     let parameters = parameters(&initial, DType::F64);
-    let text = Sgd::builder(&parameters).build().unwrap().set_momentum(0.5).unwrap_err().to_string();
+    let text = Sgd::new(&parameters).unwrap().set_momentum(0.5).unwrap_err().to_string();
     assert!(text.contains("expected an Sgd built with momentum"), "{text}");
-    assert!(RmsProp::builder(&parameters).build().unwrap().set_momentum(0.5).is_err());
+    assert!(RmsProp::new(&parameters).unwrap().set_momentum(0.5).is_err());
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn many_numbers_give_the_same_bits_on_any_number_of_threads() {
         let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.37).sin()).collect();
         let initial = Tensors::from([("w".into(), Tensor::from_vec(values, count, device()).unwrap())]);
         let parameters = parameters(&initial, DType::F32);
-        let mut optimizer = AdamW::builder(&parameters).build().unwrap();
+        let mut optimizer = AdamW::new(&parameters).unwrap();
         for _ in 0..3 {
             let w = parameters.get("w").unwrap();
             optimizer.step(&w.sqr().unwrap().sum_all().unwrap().backward().unwrap(), 0.01).unwrap();
@@ -299,14 +299,14 @@ fn half_precision_parameters_keep_their_state_in_f32() {
     for dtype in [DType::F16, DType::BF16] {
         let initial = Tensors::from([("w".into(), Tensor::new(&[1f32, -2.0, 3.0], device()).unwrap())]);
         let half = parameters(&initial, dtype);
-        let mut optimizer = AdamW::builder(&half).build().unwrap();
+        let mut optimizer = AdamW::new(&half).unwrap();
         for _ in 0..20 {
             let loss = half.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
             optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();
         }
         assert_eq!(optimizer.state().unwrap()["w.exp_avg"].dtype(), DType::F32);
         let full = parameters(&initial, DType::F32);
-        let mut optimizer = AdamW::builder(&full).build().unwrap();
+        let mut optimizer = AdamW::new(&full).unwrap();
         for _ in 0..20 {
             let loss = full.get("w").unwrap().sqr().unwrap().sum_all().unwrap();
             optimizer.step(&loss.backward().unwrap(), 0.1).unwrap();

@@ -50,6 +50,14 @@ pub struct RmsPropBuilder {
 }
 
 impl RmsProp {
+    /// PyTorch's defaults on `parameters`.
+    ///
+    /// # Errors
+    /// If there is nothing to train.
+    pub fn new(parameters: &Parameters) -> Result<Self> {
+        Self::builder(parameters).build()
+    }
+
     /// PyTorch's defaults on `parameters`, unless told otherwise.
     pub fn builder(parameters: &Parameters) -> RmsPropBuilder {
         RmsPropBuilder {

@@ -52,6 +52,14 @@ pub struct SgdBuilder {
 }
 
 impl Sgd {
+    /// Plain descent on `parameters`.
+    ///
+    /// # Errors
+    /// If there is nothing to train.
+    pub fn new(parameters: &Parameters) -> Result<Self> {
+        Self::builder(parameters).build()
+    }
+
     /// Plain descent on `parameters`, unless told otherwise.
     pub fn builder(parameters: &Parameters) -> SgdBuilder {
         SgdBuilder {

@@ -1,10 +1,15 @@
 //! Bars.
 
-use super::axes::{Axis, Frame, Key};
-use super::canvas::{Canvas, Style};
-use super::figure::{Chart, Figure};
-use super::palette::{TEXT, color};
-use super::scale::{compact, padded};
+use plotters::element::Rectangle;
+use plotters::style::text_anchor::HPos;
+use plotters::style::{Color, WHITE};
+
+use super::axis::{Axis, alike, check_range, padded};
+use super::figure::{Area, Chart, Figure};
+use super::frame::{Frame, Key, line, px, stroke, write};
+use super::palette::{MUTED, TEXT, color};
+use super::series::PLAIN;
+use super::svg::Words;
 use super::text;
 use crate::error::{Error, Result};
 
@@ -55,16 +60,11 @@ impl BarChart {
         }
     }
 
-    /// What the categories are.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.category_label = label.into();
-        self
-    }
-
-    /// What the lengths of the bars are, with the unit.
-    pub fn y_label(mut self, label: &str) -> Self {
-        self.label = label.into();
-        self
+    setters! {
+        /// What the categories are.
+        x_label(label: &str) => category_label = label.into();
+        /// What the lengths of the bars are, with the unit.
+        y_label(label: &str) => label = label.into();
     }
 
     /// The names of the categories, in order.
@@ -85,34 +85,17 @@ impl BarChart {
         self
     }
 
-    /// Bars that run to the right, with the categories as rows: for long names.
-    pub fn horizontal(mut self) -> Self {
-        self.horizontal = true;
-        self
-    }
-
-    /// Series on top of each other instead of side by side.
-    pub fn stacked(mut self) -> Self {
-        self.stacked = true;
-        self
-    }
-
-    /// Whether numbers stand at the bars; unless set, where they have room.
-    pub fn numbers(mut self, show: bool) -> Self {
-        self.numbers = Some(show);
-        self
-    }
-
-    /// The range of the values' axis instead of that of the data.
-    pub fn y_range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
-        self
-    }
-
-    /// Width and height in pixels; 640 × 360 unless set, and taller for many horizontal rows.
-    pub fn size(mut self, width: f64, height: f64) -> Self {
-        self.size = Some((width, height));
-        self
+    setters! {
+        /// Bars that run to the right, with the categories as rows: for long names.
+        horizontal() => horizontal = true;
+        /// Series on top of each other instead of side by side.
+        stacked() => stacked = true;
+        /// Whether numbers stand at the bars; unless set, where they have room.
+        numbers(show: bool) => numbers = Some(show);
+        /// The range of the values' axis instead of that of the data.
+        y_range(low: f64, high: f64) => range = Some((low, high));
+        /// Width and height in pixels; 640 × 360 unless set, and taller for many horizontal rows.
+        size(width: f64, height: f64) => size = Some((width, height));
     }
 
     /// Draws the chart.
@@ -150,10 +133,7 @@ impl BarChart {
                 ));
             }
         }
-        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
-        {
-            return Err(Error::argument("y_range", "a finite low below a finite high", format!("{low} to {high}")));
-        }
+        check_range("y_range", self.range)?;
         Figure::new(self)
     }
 
@@ -190,85 +170,77 @@ impl Chart for BarChart {
         self.size.unwrap_or(if self.horizontal { (640.0, (110.0 + 20.0 * rows).max(200.0)) } else { (640.0, 360.0) })
     }
 
-    fn draw(&self, canvas: &mut Canvas, size: (f64, f64)) -> Result<()> {
+    fn draw(&self, area: &Area) -> Result<()> {
         let (low, high) = self.range.unwrap_or_else(|| self.values_range());
-        let integers = self.series.iter().all(|(_, values, _)| values.iter().all(|value| value.fract() == 0.0));
-        let values = Axis::Values { low, high, log: false, integers };
-        let names = Axis::Names(self.categories.clone());
+        let whole = self.series.iter().all(|(_, values, _)| values.iter().all(|value| value.fract() == 0.0));
+        let values = Axis::values(low, high, false, whole);
+        let names = Axis::names(&self.categories);
         let legend = self.series.iter().enumerate().filter(|(_, (name, ..))| !name.is_empty());
         let frame = Frame {
             title: &self.title,
             x_label: if self.horizontal { &self.label } else { &self.category_label },
             y_label: if self.horizontal { &self.category_label } else { &self.label },
-            legend: legend
-                .map(|(i, (name, ..))| (Key::Box { color: color(i).into(), opacity: 1.0 }, name.clone()))
-                .collect(),
+            legend: legend.map(|(i, (name, ..))| (Key::Box { color: color(i).to_rgba() }, name.clone())).collect(),
             x: if self.horizontal { values.clone() } else { names.clone() },
-            y: if self.horizontal { names } else { values },
+            y: if self.horizontal { Axis { downwards: true, ..names } } else { values },
         };
-        let area = frame.draw(canvas, size);
-        let (along, across) = if self.horizontal { (area.x, area.y) } else { (area.y, area.x) };
-        let slot = (across.at(1.0) - across.at(0.0)).abs();
+        let plot = frame.draw(area)?;
+        // A point along the bars and across them, as a point of the plot.
+        let turn = |along: f64, across: f64| if self.horizontal { (along, across) } else { (across, along) };
+        let (x, y) = (plot.backend_coord(&turn(low, 0.0)), plot.backend_coord(&turn(low, 1.0)));
+        let pixel = f64::from(px(1.0)) / f64::from((y.0 - x.0).abs().max((y.1 - x.1).abs()).max(1));
         let side_by_side = if self.stacked { 1 } else { self.series.len() };
-        let thickness = 0.8 * slot / side_by_side as f64;
+        let thickness = 0.8 / side_by_side as f64;
 
-        let widest = |values: &[f64]| values.iter().map(|&v| text::width(&compact(v), 11.0, false)).fold(0.0, f64::max);
-        let room = if self.horizontal {
-            thickness + 2.0 >= 11.0
-        } else {
-            self.series.iter().all(|(_, v, _)| widest(v) <= thickness + 3.0)
-        };
+        // All numbers of the chart are written alike.
+        let all: Vec<f64> = self.series.iter().flat_map(|(_, values, _)| values.iter().copied()).collect();
+        let texts = alike(&all);
+        let widest = texts.iter().map(|t| text::width(t, 11.0, false)).fold(0.0, f64::max);
+        let room = if self.horizontal { 11.0 - 2.0 } else { widest - 3.0 } <= thickness / pixel;
         let numbers = self.numbers.unwrap_or(room && !self.stacked);
 
         for (index, (_, values, errors)) in self.series.iter().enumerate() {
             let lane = if self.stacked { 0 } else { index };
             for category in 0..values.len() {
-                let center = across.at(category as f64) + (lane as f64 + 0.5 - side_by_side as f64 / 2.0) * thickness;
+                let center = category as f64 + (lane as f64 + 0.5 - side_by_side as f64 / 2.0) * thickness;
                 let (start, end) = self.span(index, category);
-                let (a, b) = (along.at(start.clamp(low, high)), along.at(end.clamp(low, high)));
-                let thin = thickness - if thickness > 6.0 { 1.0 } else { 0.0 };
-                let corner =
-                    if self.horizontal { (a.min(b), center - thin / 2.0) } else { (center - thin / 2.0, a.min(b)) };
-                let extent = if self.horizontal { ((a - b).abs(), thin) } else { (thin, (a - b).abs()) };
-                canvas.rect(corner, extent, color(index), "");
-                let mut tip = b;
+                // A white line between neighbours that are wide enough.
+                let half = (thickness - if thickness > 6.0 * pixel { pixel } else { 0.0 }) / 2.0;
+                let corners = [turn(start, center - half), turn(end, center + half)];
+                plot.plotting_area().draw(&Rectangle::new(corners, color(index).filled()))?;
+                let mut tip = end;
                 if let Some(errors) = errors {
-                    let ends = [end - errors[category], end + errors[category]].map(|v| along.at(v.clamp(low, high)));
-                    let point =
-                        |at: f64, off: f64| if self.horizontal { (at, center + off) } else { (center + off, at) };
-                    canvas.line(point(ends[0], 0.0), point(ends[1], 0.0), TEXT, 1.3, "");
-                    for at in ends {
-                        canvas.line(point(at, -3.0), point(at, 3.0), TEXT, 1.3, "");
+                    let ends = [end - errors[category], end + errors[category]];
+                    let cap = |at: f64| vec![turn(at, center - 3.0 * pixel), turn(at, center + 3.0 * pixel)];
+                    let whisker = vec![turn(ends[0], center), turn(ends[1], center)];
+                    for points in [whisker, cap(ends[0]), cap(ends[1])] {
+                        line(plot.plotting_area(), points, PLAIN, stroke(TEXT, 1.3))?;
                     }
                     tip = if end < 0.0 { ends[0] } else { ends[1] };
                 }
-                // A number inside a stacked bar needs a bar of its height.
-                if numbers && !(self.stacked && (a - b).abs() < 12.0) {
-                    let label = compact(values[category]);
-                    let style = Style::new(11.0);
-                    match (self.horizontal, self.stacked, end < 0.0) {
-                        (true, true, _) => {
-                            canvas.text(((a + b) / 2.0, center + 4.0), &label, style.middle().color("#fff"))
+                if numbers {
+                    let words = Words::new(&texts[index * self.categories.len() + category], 11.0);
+                    let middle = plot.backend_coord(&turn((start.max(low) + end.min(high)) / 2.0, center));
+                    let (x, y) = plot.backend_coord(&turn(if self.stacked { start } else { tip }, center));
+                    let length = 2.0 * f64::from((x - middle.0).abs().max((y - middle.1).abs())) / f64::from(px(1.0));
+                    match (self.stacked, self.horizontal, end < 0.0) {
+                        // A number inside a stacked bar needs a bar of its height.
+                        (true, ..) if length < 12.0 => {}
+                        (true, ..) => write(area, (middle.0, middle.1 + px(4.0)), words.color(WHITE))?,
+                        (_, true, false) => {
+                            write(area, (x + px(4.0), y + px(4.0)), Words { anchor: HPos::Left, ..words })?;
                         }
-                        (false, true, _) => {
-                            canvas.text((center, (a + b) / 2.0 + 4.0), &label, style.middle().color("#fff"))
+                        (_, true, true) => {
+                            write(area, (x - px(4.0), y + px(4.0)), Words { anchor: HPos::Right, ..words })?;
                         }
-                        (true, false, false) => canvas.text((tip + 4.0, center + 4.0), &label, style),
-                        (true, false, true) => canvas.text((tip - 4.0, center + 4.0), &label, style.end()),
-                        (false, false, false) => canvas.text((center, tip - 4.0), &label, style.middle()),
-                        (false, false, true) => canvas.text((center, tip + 12.0), &label, style.middle()),
+                        (_, false, negative) => write(area, (x, y + px(if negative { 12.0 } else { -4.0 })), words)?,
                     }
                 }
             }
         }
         if low < 0.0 && high > 0.0 {
-            let zero = along.at(0.0);
-            let (from, to) = if self.horizontal {
-                ((zero, area.origin.1), (zero, area.bottom()))
-            } else {
-                ((area.origin.0, zero), (area.right(), zero))
-            };
-            canvas.line(from, to, "#555", 1.0, "");
+            let ends = vec![turn(0.0, -0.5), turn(0.0, self.categories.len() as f64 - 0.5)];
+            line(plot.plotting_area(), ends, PLAIN, stroke(MUTED, 1.0))?;
         }
         Ok(())
     }
@@ -282,12 +254,10 @@ mod tests {
     fn bars_have_the_height_of_their_values() {
         let figure =
             BarChart::builder("").categories(&["a", "b"]).bars("", &[10.0, 5.0]).y_range(0.0, 10.0).build().unwrap();
-        let heights: Vec<f64> = figure
-            .svg()
-            .split("<rect ")
-            .filter(|part| part.contains("#0072B2"))
-            .map(|part| part.split("height=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
-            .collect();
+        // Both bars are corners of one path: `Mx yh…v…h…z`.
+        let path = figure.svg().split("fill=\"#0072b2\" d=\"").nth(1).unwrap().split('"').next().unwrap();
+        let height = |bar: &str| bar.split('v').nth(1).unwrap().split('h').next().unwrap().parse::<f64>().unwrap();
+        let heights: Vec<f64> = path.split_terminator('z').map(height).collect();
         assert_eq!(heights.len(), 2);
         assert!((heights[0] / heights[1] - 2.0).abs() < 1e-2, "{heights:?}");
     }
@@ -297,6 +267,32 @@ mod tests {
         let chart = BarChart::builder("").categories(&["a"]).bars("x", &[3.0]).bars("y", &[4.0]).stacked();
         assert_eq!((chart.span(0, 0), chart.span(1, 0)), ((0.0, 3.0), (3.0, 7.0)));
         assert!(chart.values_range().1 >= 7.0);
+    }
+
+    #[test]
+    fn numbers_have_the_same_decimals() {
+        let figure = BarChart::builder("").categories(&["a", "b", "c"]).bars("", &[0.5, 0.25, 0.75]).build().unwrap();
+        for number in [">0.50<", ">0.25<", ">0.75<"] {
+            assert!(figure.svg().contains(number), "{number}");
+        }
+    }
+
+    #[test]
+    fn values_far_from_zero_have_different_labels() {
+        let figure = BarChart::builder("").categories(&["a", "b"]).bars("", &[0.703147, 0.703149]);
+        let svg = figure.y_range(0.703146, 0.70315).build().unwrap().svg().to_owned();
+        assert!(svg.contains(">0.703147<") && svg.contains(">0.703149<"), "{svg}");
+    }
+
+    #[test]
+    fn names_of_many_categories_leave_room_for_each_other() {
+        let names: Vec<String> = (0..300).map(|i| format!("class {i}")).collect();
+        let values: Vec<f64> = (0..300).map(f64::from).collect();
+        let chart = BarChart::builder("").categories(&names).bars("", &values);
+        for figure in [chart.clone().build().unwrap(), chart.horizontal().size(640.0, 900.0).build().unwrap()] {
+            let shown = figure.svg().matches(">class ").count();
+            assert!((20..=80).contains(&shown), "{shown}");
+        }
     }
 
     #[test]

@@ -1,16 +1,23 @@
 //! A finished figure and the ways to show it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use base64::Engine;
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 
-use super::canvas::{Canvas, escape};
-use super::palette::TEXT;
+use super::frame::UNIT;
 use super::raster;
+use super::svg::{Svg, escape, number};
 use super::text::FAMILY;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Where plotters draws a [`Figure`]: see [`Figure::draw`].
+pub type Area = DrawingArea<Svg, Shift>;
 
 /// Something that draws itself at a given size.
 pub(super) trait Chart: Send + Sync {
@@ -21,7 +28,13 @@ pub(super) trait Chart: Send + Sync {
     fn flexible(&self) -> bool {
         true
     }
-    fn draw(&self, canvas: &mut Canvas, size: (f64, f64)) -> Result<()>;
+    fn draw(&self, area: &Area) -> Result<()>;
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<DrawingAreaErrorKind<E>> for Error {
+    fn from(error: DrawingAreaErrorKind<E>) -> Self {
+        Self::new(ErrorKind::Display, format!("cannot draw the figure: {error}"))
+    }
 }
 
 /// A finished figure: an SVG, and a PNG made of it on demand. Cloning is cheap.
@@ -43,9 +56,13 @@ pub struct Figure(Arc<Inner>);
 
 struct Inner {
     svg: String,
-    width: f64,
-    height: f64,
-    chart: Box<dyn Chart>,
+    /// Where the opening tag of the SVG ends.
+    body: usize,
+    title: String,
+    /// Pixels, and units per pixel.
+    size: (u32, u32),
+    unit: u32,
+    chart: Option<Arc<dyn Chart>>,
 }
 
 /// Pixels of the PNG per pixel of the SVG.
@@ -53,42 +70,98 @@ const SCALE: f64 = 1.5;
 
 impl Figure {
     pub(super) fn new(chart: impl Chart + 'static) -> Result<Self> {
-        let (width, height) = chart.size();
-        let (width, height) = (width.round(), height.round());
-        if !(40.0..=4000.0).contains(&width) || !(40.0..=8000.0).contains(&height) {
-            return Err(Error::argument("size", "40×40 to 4000×8000 pixels", format!("{width}×{height}"))
-                .hint("show fewer images or categories at once, or set a size"));
-        }
-        let mut canvas = Canvas::default();
-        chart.draw(&mut canvas, (width, height))?;
-        let body = canvas.into_body();
-        let label = escape(chart.title());
-        let svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-             viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\" \
-             font-family=\"{FAMILY}\" fill=\"{TEXT}\">\
-             <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>{body}</svg>"
-        );
-        Ok(Self(Arc::new(Inner { svg, width, height, chart: Box::new(chart) })))
+        let body = draw(chart.size(), UNIT, |area| chart.draw(area))?;
+        let (title, flexible) = (chart.title().to_string(), chart.flexible());
+        Ok(Self::of(&title, body, UNIT, if flexible { Some(Arc::new(chart)) } else { None }))
+    }
+
+    fn of(title: &str, (size, body): ((u32, u32), String), unit: u32, chart: Option<Arc<dyn Chart>>) -> Self {
+        let head = head(title, size, unit);
+        let inner =
+            Inner { svg: format!("{head}{body}</svg>"), body: head.len(), title: title.into(), size, unit, chart };
+        Self(Arc::new(inner))
+    }
+
+    /// A figure of `(width, height)` pixels that [plotters](crate::plotters) draws: whatever is not
+    /// among the charts of this crate (error bars, box plots, surfaces), shown, saved and written to
+    /// TensorBoard as they are.
+    ///
+    /// The ground is white. A title for the eye is drawn by plotters; give it to
+    /// [`titled`](Self::titled) too, for those who cannot see the figure.
+    ///
+    /// # Errors
+    ///
+    /// When the size is below 40×40 or above 4000×8000 pixels, or `draw` returns an error; those of
+    /// plotters become this crate's by `?`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::plot::Figure;
+    /// use candle_course::plotters::prelude::{BLUE, ChartBuilder, LineSeries};
+    ///
+    /// let losses = [2.3, 1.1, 0.7, 0.45, 0.31];
+    /// let figure = Figure::draw((640, 360), |area| {
+    ///     let mut chart = ChartBuilder::on(area).margin(12).x_label_area_size(30).y_label_area_size(40)
+    ///         .build_cartesian_2d(0.0..4.0, 0.0..2.5)?;
+    ///     chart.configure_mesh().x_desc("epoch").y_desc("loss").draw()?;
+    ///     chart.draw_series(LineSeries::new((0..5).map(|i| (i as f64, losses[i])), BLUE))?;
+    ///     Ok(())
+    /// })?
+    /// .titled("Loss");
+    /// assert!(figure.svg().contains("epoch"));
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    pub fn draw((width, height): (u32, u32), draw: impl FnOnce(&Area) -> Result<()>) -> Result<Self> {
+        Ok(Self::of("", self::draw((f64::from(width), f64::from(height)), 1, draw)?, 1, None))
+    }
+
+    /// The figure with another title: what [`title`](Self::title) gives and what a screen reader
+    /// reads; the picture stays as it is.
+    #[must_use]
+    pub fn titled(self, title: &str) -> Self {
+        let body = &self.0.svg[self.0.body..self.0.svg.len() - "</svg>".len()];
+        Self::of(title, (self.0.size, body.to_string()), self.0.unit, self.0.chart.clone())
     }
 
     /// The title given to the chart.
     pub fn title(&self) -> &str {
-        self.0.chart.title()
+        &self.0.title
     }
 
     /// Width in CSS pixels.
     pub fn width(&self) -> usize {
-        self.0.width as usize
+        self.0.size.0 as usize
     }
 
     /// Height in CSS pixels.
     pub fn height(&self) -> usize {
-        self.0.height as usize
+        self.0.size.1 as usize
     }
 
-    pub(super) fn chart(&self) -> &dyn Chart {
-        &*self.0.chart
+    /// The figure for a place of that width and height: drawn anew where that can be done, else the
+    /// whole of it smaller where it is too wide.
+    pub(super) fn fitted(&self, size: (f64, f64)) -> Result<(Self, (f64, f64))> {
+        if let Some(chart) = &self.0.chart {
+            let body = draw(size, UNIT, |area| chart.draw(area))?;
+            return Ok((Self::of(&self.0.title, body, UNIT, None), size));
+        }
+        let scale = (size.0 / self.width() as f64).min(1.0);
+        Ok((self.clone(), (self.width() as f64 * scale, self.height() as f64 * scale)))
+    }
+
+    /// The SVG as a part of another one, which has `unit` units per pixel.
+    pub(super) fn nested(&self, (x, y): (f64, f64), size: (f64, f64), unit: u32) -> String {
+        let scaled = |pixels: f64| number((pixels * f64::from(unit)).round());
+        let (width, height) = (self.0.size.0 * self.0.unit, self.0.size.1 * self.0.unit);
+        format!(
+            r#"<svg x="{}" y="{}" width="{}" height="{}" viewBox="0 0 {width} {height}">{}"#,
+            scaled(x),
+            scaled(y),
+            scaled(size.0),
+            scaled(size.1),
+            &self.0.svg[self.0.body..]
+        )
     }
 
     /// The figure as a complete SVG document.
@@ -107,8 +180,8 @@ impl Figure {
 
     /// Width, height and bytes of the PNG.
     pub(crate) fn image(&self) -> Result<(usize, usize, Vec<u8>)> {
-        let scaled = |length: f64| (length * SCALE).round() as usize;
-        Ok((scaled(self.0.width), scaled(self.0.height), self.png()?))
+        let scaled = |length: u32| (f64::from(length) * SCALE).round() as usize;
+        Ok((scaled(self.0.size.0), scaled(self.0.size.1), self.png()?))
     }
 
     /// Writes the figure to a file whose name ends in `.svg` or `.png`.
@@ -155,10 +228,38 @@ impl Figure {
     }
 }
 
+/// Draws the body of an SVG, and gives its size in whole pixels.
+fn draw(
+    (width, height): (f64, f64),
+    unit: u32,
+    draw: impl FnOnce(&Area) -> Result<()>,
+) -> Result<((u32, u32), String)> {
+    let (width, height) = (width.round(), height.round());
+    if !(40.0..=4000.0).contains(&width) || !(40.0..=8000.0).contains(&height) {
+        return Err(Error::argument("size", "40×40 to 4000×8000 pixels", format!("{width}×{height}"))
+            .hint("show fewer images or categories at once, or set a size"));
+    }
+    let size = (width as u32, height as u32);
+    let svg = Rc::new(RefCell::new(Svg::new(size, unit)));
+    draw(&Area::from(&svg))?;
+    Ok((size, svg.take().into_body()))
+}
+
+/// The opening tag of an SVG and its white ground.
+fn head(title: &str, (width, height): (u32, u32), unit: u32) -> String {
+    let (wide, high) = (width * unit, height * unit);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {wide} {high}\" role=\"img\" aria-label=\"{}\" font-family=\"{FAMILY}\" \
+         fill=\"#222\" stroke-linejoin=\"round\"><rect width=\"{wide}\" height=\"{high}\" fill=\"#fff\"/>",
+        escape(title)
+    )
+}
+
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = if self.title().is_empty() { "untitled" } else { self.title() };
-        write!(f, "Figure: {title} ({}×{})", self.0.width, self.0.height)
+        write!(f, "Figure: {title} ({}×{})", self.0.size.0, self.0.size.1)
     }
 }
 
@@ -203,9 +304,36 @@ mod tests {
         let title = "Fires: a row per truth, a column per answer";
         let narrow = HeatMap::confusion(title, &[vec![85, 5], vec![4, 6]], &["no", "yes"]).build().unwrap();
         let length = narrow.svg().split("textLength=\"").nth(1).unwrap().split('"').next().unwrap();
-        let length: f64 = length.parse().unwrap();
+        let length = length.parse::<f64>().unwrap() / f64::from(UNIT);
         assert!((300.0..=narrow.width() as f64 - 8.0).contains(&length), "{length} of {}", narrow.width());
         assert!(!figure().svg().contains("textLength"));
+    }
+
+    #[test]
+    fn what_plotters_draws_is_a_figure() {
+        use plotters::prelude::{BLUE, Circle, Color, Text};
+        let figure = Figure::draw((200, 100), |area| {
+            area.draw(&Circle::new((100, 50), 30, BLUE.filled()))?;
+            area.draw(&Text::new("0.5 × 10^{-3}", (10, 10), ("sans-serif", 15)))?;
+            Ok(())
+        })
+        .unwrap();
+        let (pixels, width, height) = raster::pixels(figure.svg(), 1.0).unwrap();
+        assert_eq!((width, height), (200, 100));
+        assert_eq!((pixels[50 * 200 + 100], pixels[5 * 200 + 190]), ([0, 0, 255], [255, 255, 255]));
+        assert!(pixels[..30 * 200].iter().any(|pixel| pixel[0] < 100), "the text is not there");
+        let titled = figure.clone().titled("a <disc>");
+        assert!(titled.svg().contains("aria-label=\"a &lt;disc&gt;\""));
+        assert_eq!((titled.title(), figure.title()), ("a <disc>", ""));
+        assert_eq!(raster::pixels(titled.svg(), 1.0).unwrap().0, pixels);
+        assert_eq!(titled.image().unwrap().0, 300);
+        let both = super::super::Panels::builder(2).add(titled.clone()).add(titled).build().unwrap();
+        let (panels, wide, _) = raster::pixels(both.svg(), 1.0).unwrap();
+        let blue = panels.iter().filter(|pixel| **pixel == [0, 0, 255]).count();
+        assert!((5300..5700).contains(&blue), "{blue} of two discs, {wide} pixels wide");
+        let error = Figure::draw((200, 100), |_| Err(Error::training("no data"))).unwrap_err();
+        assert!(error.to_string().contains("no data"), "{error}");
+        assert!(Figure::draw((20, 100), |_| Ok(())).unwrap_err().to_string().contains("40×40"));
     }
 
     #[test]

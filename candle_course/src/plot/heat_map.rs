@@ -1,10 +1,16 @@
 //! Matrices as colours.
 
-use super::axes::{SMALL, title};
-use super::canvas::{Canvas, Style};
-use super::figure::{Chart, Figure};
-use super::palette::{MUTED, diverging, hex, on, sequential};
-use super::scale::{compact, padded, ticks};
+use plotters::chart::ChartBuilder;
+use plotters::element::Rectangle;
+use plotters::style::{Color, RGBColor};
+
+use super::axis::{Axis, check_range, compact, padded};
+use super::figure::{Area, Chart, Figure};
+use super::frame::{LONGEST, MARGIN, Margins, SMALL, font, label_room, names_room, picture, plot, px, stroke, title};
+use super::frame::{widest, write};
+use super::palette::{AXIS, MUTED, diverging, on, sequential};
+use super::raster::encode;
+use super::svg::Words;
 use super::text;
 use crate::error::{Error, Result};
 
@@ -75,16 +81,11 @@ impl HeatMap {
         map
     }
 
-    /// What the columns are.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.x_label = label.into();
-        self
-    }
-
-    /// What the rows are.
-    pub fn y_label(mut self, label: &str) -> Self {
-        self.y_label = label.into();
-        self
+    setters! {
+        /// What the columns are.
+        x_label(label: &str) => x_label = label.into();
+        /// What the rows are.
+        y_label(label: &str) => y_label = label.into();
     }
 
     /// Names of the rows, from the top.
@@ -99,34 +100,17 @@ impl HeatMap {
         self
     }
 
-    /// Decimals of the numbers in the cells; unless set, up to four significant digits.
-    pub fn decimals(mut self, decimals: usize) -> Self {
-        self.decimals = Some(decimals);
-        self
-    }
-
-    /// Whether the cells show numbers; unless set, up to 20 × 20 cells do.
-    pub fn numbers(mut self, show: bool) -> Self {
-        self.numbers = Some(show);
-        self
-    }
-
-    /// Two colours away from zero, for signed values.
-    pub fn diverging(mut self) -> Self {
-        self.diverging = true;
-        self
-    }
-
-    /// The values at the two ends of the colours, instead of the smallest and the largest.
-    pub fn range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
-        self
-    }
-
-    /// Width and height of a cell in pixels.
-    pub fn cell_size(mut self, width: f64, height: f64) -> Self {
-        self.cell = Some((width, height));
-        self
+    setters! {
+        /// Decimals of the numbers in the cells; unless set, up to four significant digits.
+        decimals(decimals: usize) => decimals = Some(decimals);
+        /// Whether the cells show numbers; unless set, up to 20 × 20 cells do.
+        numbers(show: bool) => numbers = Some(show);
+        /// Two colours away from zero, for signed values.
+        diverging() => diverging = true;
+        /// The values at the two ends of the colours, instead of the smallest and the largest.
+        range(low: f64, high: f64) => range = Some((low, high));
+        /// Width and height of a cell in pixels.
+        cell_size(width: f64, height: f64) => cell = Some((width, height));
     }
 
     /// Draws the matrix.
@@ -159,10 +143,7 @@ impl HeatMap {
                 return Err(Error::argument(name, format!("{count} names"), labels.len()));
             }
         }
-        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
-        {
-            return Err(Error::argument("range", "a finite low below a finite high", format!("{low} to {high}")));
-        }
+        check_range("range", self.range)?;
         Figure::new(self)
     }
 
@@ -179,31 +160,32 @@ impl HeatMap {
 
     fn layout(&self) -> Layout {
         let (rows, columns) = (self.values.len(), self.values[0].len());
-        let widest =
-            |names: &[String]| names.iter().map(|name| text::width(name, SMALL, false)).fold(0.0, f64::max).min(140.0);
+        let axis = |names: &[String], count| if names.is_empty() { Axis::places(count) } else { Axis::names(names) };
+        let (x, y) = (axis(&self.columns, columns), Axis { downwards: true, ..axis(&self.rows, rows) });
         let numbers = self.numbers.unwrap_or(rows <= 20 && columns <= 20);
         let number_width = if numbers {
             self.texts().iter().flatten().map(|t| text::width(t, SMALL, false)).fold(0.0, f64::max) + 12.0
         } else {
-            2.0
+            0.0
         };
-        let room = (720.0 / columns.max(rows) as f64).clamp(3.0, 44.0);
-        let cell = self.cell.unwrap_or((room.max(number_width), room.min(34.0).max(if numbers { 22.0 } else { 3.0 })));
-        let turned = widest(&self.columns) + 6.0 > cell.0;
-        let label = |text: &str| if text.is_empty() { 0.0 } else { 20.0 };
-        Layout {
-            cell,
-            numbers,
+        let room = (720.0 / columns.max(rows) as f64).clamp(1.0, 44.0);
+        let cell = self.cell.unwrap_or((room.max(number_width), room.min(34.0).max(if numbers { 22.0 } else { 1.0 })));
+        let (names, turned) = if self.columns.is_empty() { (0.0, false) } else { names_room(&x, cell.0) };
+        let beside = if self.rows.is_empty() { 0.0 } else { widest(&y).min(LONGEST) + 7.0 };
+        let margins = Margins {
+            left: MARGIN + label_room(&self.y_label) + beside,
+            right: BAR,
+            top: if self.title.is_empty() { MARGIN } else { 34.0 },
+            bottom: 10.0 + label_room(&self.x_label) + names,
             turned,
-            left: 12.0 + label(&self.y_label) + if self.rows.is_empty() { 0.0 } else { widest(&self.rows) + 7.0 },
-            below: 10.0
-                + label(&self.x_label)
-                + match (self.columns.is_empty(), turned) {
-                    (true, _) => 0.0,
-                    (false, true) => 12.0 + 0.6 * widest(&self.columns),
-                    (false, false) => 20.0,
-                },
-            top: if self.title.is_empty() { 12.0 } else { 34.0 },
+        };
+        Layout {
+            grid: (cell.0 * columns as f64, cell.1 * rows as f64),
+            gap: cell.0.min(cell.1) > 12.0,
+            numbers,
+            margins,
+            x,
+            y,
         }
     }
 
@@ -218,23 +200,34 @@ impl HeatMap {
         if low < high { (low, high) } else { padded(low, high, false, 0.0) }
     }
 
+    fn position(&self, value: f64, (low, high): (f64, f64)) -> f64 {
+        // Halves: the difference of two numbers may be too large for one.
+        ((value / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0)).clamp(0.0, 1.0)
+    }
+
     fn color(&self, value: f64, (low, high): (f64, f64)) -> [u8; 3] {
-        let position = (value - low) / (high - low);
+        let position = self.position(value, (low, high));
         if self.diverging { diverging(position) } else { sequential(position) }
     }
 }
 
 struct Layout {
-    cell: (f64, f64),
+    /// Width and height of all cells together.
+    grid: (f64, f64),
+    /// Whether there is a white line between cells.
+    gap: bool,
     numbers: bool,
-    turned: bool,
-    left: f64,
-    below: f64,
-    top: f64,
+    margins: Margins,
+    x: Axis,
+    y: Axis,
 }
 
-/// Width of the colour bar with its labels.
+/// Width of the colour bar with its labels, and of the space before it.
 const BAR: f64 = 76.0;
+const SPACE: f64 = 18.0;
+
+/// Cells without numbers beyond which the map is an image.
+const MOST_CELLS: usize = 400;
 
 impl Chart for HeatMap {
     fn title(&self) -> &str {
@@ -242,74 +235,84 @@ impl Chart for HeatMap {
     }
 
     fn size(&self) -> (f64, f64) {
-        let layout = self.layout();
-        let grid = (layout.cell.0 * self.values[0].len() as f64, layout.cell.1 * self.values.len() as f64);
+        let Layout { grid, margins, .. } = self.layout();
         let title = text::width(&self.title, 15.0, true) + 24.0;
-        ((layout.left + grid.0 + BAR).max(title.min(640.0)), layout.top + grid.1.max(60.0) + layout.below)
+        let width = margins.left + grid.0 + margins.right;
+        (width.max(title.min(640.0)), margins.top + grid.1.max(60.0) + margins.bottom)
     }
 
     fn flexible(&self) -> bool {
         false
     }
 
-    fn draw(&self, canvas: &mut Canvas, (width, height): (f64, f64)) -> Result<()> {
-        title(canvas, &self.title, width);
-        let layout = self.layout();
-        let (cell_width, cell_height) = layout.cell;
+    fn draw(&self, area: &Area) -> Result<()> {
+        let (width, height) = super::frame::size(area);
+        title(area, &self.title)?;
+        let Layout { grid, gap, numbers, margins, x, y } = self.layout();
+        let beside = ((width - margins.left - grid.0 - margins.right) / 2.0).max(0.0);
+        let middle = area.margin(0, 0, px(beside), px(beside));
+        let margins = Margins { bottom: height - margins.top - grid.1, ..margins };
+        let plot = plot(&middle, margins, x, y, (&self.x_label, &self.y_label))?;
         let range = self.color_range();
-        let texts = self.texts();
-        let grid = (cell_width * self.values[0].len() as f64, cell_height * self.values.len() as f64);
-        let left = layout.left + ((width - layout.left - grid.0 - BAR) / 2.0).max(0.0);
-        let gap = if cell_width.min(cell_height) > 12.0 { 1.0 } else { 0.0 };
-        for (row, values) in self.values.iter().enumerate() {
-            for (column, &value) in values.iter().enumerate() {
-                let ground = self.color(value, range);
-                let corner = (left + column as f64 * cell_width, layout.top + row as f64 * cell_height);
-                let edges = if gap == 0.0 { r#" shape-rendering="crispEdges""# } else { "" };
-                canvas.rect(corner, (cell_width - gap, cell_height - gap), &hex(ground), edges);
-                if layout.numbers {
-                    let center = (corner.0 + cell_width / 2.0, corner.1 + cell_height / 2.0 + 4.0);
-                    canvas.text(center, &texts[row][column], Style::new(SMALL).middle().color(on(ground)));
-                }
+
+        if !numbers && self.values.len() * self.values[0].len() > MOST_CELLS {
+            let (x, y) = plot.plotting_area().get_pixel_range();
+            let indices: Vec<u8> = self.values.iter().flatten().map(|&value| self.index(value, range)).collect();
+            let png = self.png((self.values[0].len(), self.values.len()), &indices)?;
+            picture(area, (x.start, y.start), (x.end, y.end), &png)?;
+        } else {
+            let cells = self.values.iter().enumerate().flat_map(|(row, values)| {
+                values.iter().enumerate().map(move |(column, &value)| (column as f64, row as f64, value))
+            });
+            let mut cells: Vec<_> = cells.map(|(x, y, value)| (self.color(value, range), x, y)).collect();
+            // Cells of one colour side by side share an element.
+            cells.sort_by_key(|cell| cell.0);
+            for &([red, green, blue], x, y) in &cells {
+                let corners = [(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)];
+                let mut cell = Rectangle::new(corners, RGBColor(red, green, blue).filled());
+                let gap = if gap { px(1.0) as u32 } else { 0 };
+                plot.plotting_area().draw(cell.set_margin(0, gap, 0, gap))?;
+            }
+            let texts = if numbers { self.texts() } else { Vec::new() };
+            for &(ground, x, y) in cells.iter().filter(|_| numbers) {
+                let (x_at, y_at) = plot.backend_coord(&(x, y));
+                let words = Words::new(&texts[y as usize][x as usize], SMALL).color(on(ground));
+                write(area, (x_at, y_at + px(4.0)), words)?;
             }
         }
-        let bottom = layout.top + grid.1;
-        for (row, name) in self.rows.iter().enumerate() {
-            let y = layout.top + (row as f64 + 0.5) * cell_height + 4.0;
-            canvas.text((left - 7.0, y), &text::fit(name, SMALL, 140.0), Style::new(SMALL).color(MUTED).end());
-        }
-        for (column, name) in self.columns.iter().enumerate() {
-            let x = left + (column as f64 + 0.5) * cell_width;
-            let name = text::fit(name, SMALL, 140.0);
-            if layout.turned {
-                canvas.text((x + 4.0, bottom + 14.0), &name, Style::new(SMALL).color(MUTED).end().turned(-35));
-            } else {
-                canvas.text((x, bottom + 16.0), &name, Style::new(SMALL).color(MUTED).middle());
-            }
-        }
-        canvas.text((left + grid.0 / 2.0, height - 11.0), &self.x_label, Style::new(13.0).middle());
-        let side = left - layout.left + 18.0;
-        canvas.text((side, layout.top + grid.1 / 2.0), &self.y_label, Style::new(13.0).middle().turned(-90));
-        self.draw_bar(canvas, (left + grid.0 + 18.0, layout.top), grid.1.clamp(60.0, 360.0), range);
-        Ok(())
+        let corner = (beside + margins.left + grid.0 + SPACE, margins.top);
+        self.draw_bar(area, corner, grid.1.clamp(60.0, 360.0), range)
     }
 }
 
 impl HeatMap {
-    fn draw_bar(&self, canvas: &mut Canvas, (x, top): (f64, f64), height: f64, (low, high): (f64, f64)) {
-        const STEPS: usize = 48;
-        let step = height / STEPS as f64;
-        for index in 0..STEPS {
-            let value = high - (high - low) * (index as f64 + 0.5) / STEPS as f64;
-            let color = hex(self.color(value, (low, high)));
-            canvas.rect((x, top + index as f64 * step), (14.0, step + 0.5), &color, "");
+    fn index(&self, value: f64, range: (f64, f64)) -> u8 {
+        (255.0 * self.position(value, range)).round() as u8
+    }
+
+    /// An image of the map's colours: 0 is the lowest value, 255 the highest.
+    fn png(&self, (width, height): (usize, usize), indices: &[u8]) -> Result<Vec<u8>> {
+        let palette = (0..=255).flat_map(|index| self.color(f64::from(index) / 255.0, (0.0, 1.0))).collect();
+        encode(width, height, png::ColorType::Indexed, Some(palette), indices)
+    }
+
+    fn draw_bar(&self, area: &Area, (x, top): (f64, f64), height: f64, (low, high): (f64, f64)) -> Result<()> {
+        const THICK: f64 = 14.0;
+        let mut axis = Axis::values(low, high, false, false).with_ticks((height / 24.0) as usize);
+        if self.texts.is_some() {
+            axis.ticks.iter_mut().for_each(|tick| tick.label = format!("{:.0} %", 100.0 * tick.value));
         }
-        for tick in ticks(low, high, false, (height / 40.0) as usize, false) {
-            let y = top + height * (high - tick.value) / (high - low);
-            canvas.line((x + 14.0, y), (x + 17.0, y), MUTED, 1.0, "");
-            let label = if self.texts.is_some() { format!("{:.0} %", 100.0 * tick.value) } else { tick.label };
-            canvas.text((x + 20.0, y + 4.0), &label, Style::new(11.0).color(MUTED));
-        }
+        let bar = area.clone().shrink((px(x), px(top)), (px(BAR - SPACE), px(height)));
+        let mut chart = ChartBuilder::on(&bar)
+            .right_y_label_area_size(px(BAR - SPACE - THICK))
+            .build_cartesian_2d(Axis::places(1), axis)?;
+        let (x, y) = chart.plotting_area().get_pixel_range();
+        let indices: Vec<u8> = (0..48).map(|step| 255 - (step * 255 / 47) as u8).collect();
+        picture(area, (x.start, y.start), (x.end, y.end), &self.png((1, indices.len()), &indices)?)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.disable_mesh().axis_style(stroke(AXIS, 1.0)).label_style(font(11.0, MUTED));
+        mesh.set_all_tick_mark_size(px(3.0)).draw()?;
+        Ok(())
     }
 }
 
@@ -330,6 +333,34 @@ mod tests {
     #[test]
     fn a_class_without_examples_is_no_division_by_zero() {
         HeatMap::confusion("t", &[vec![3, 1], vec![0, 0]], &["a", "b"]).build().unwrap();
+    }
+
+    #[test]
+    fn a_large_map_is_a_small_image() {
+        let values: Vec<Vec<f64>> =
+            (0..128).map(|i| (0..784).map(|j| f64::from((i * 7919 + j * 104_729) % 1000) / 1000.0).collect()).collect();
+        let figure = HeatMap::builder("Weights", &values).build().unwrap();
+        assert!(figure.svg().len() < 250_000, "{}", figure.svg().len());
+        let data = figure.svg().split("base64,").nth(1).unwrap().split('"').next().unwrap();
+        let file = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).unwrap();
+        let image = image::load_from_memory(&file).unwrap().to_rgb8();
+        assert_eq!(image.dimensions(), (784, 128));
+        let map = HeatMap::builder("", &values);
+        for (row, column) in [(0, 0), (3, 500), (127, 783)] {
+            let expected = map.color(values[row][column], map.color_range());
+            let pixel = image.get_pixel(column as u32, row as u32).0;
+            assert!((0..3).all(|c| pixel[c].abs_diff(expected[c]) <= 1), "{pixel:?} for {expected:?}");
+        }
+    }
+
+    #[test]
+    fn the_bar_tells_close_values_apart() {
+        let figure = HeatMap::builder("", &[vec![1e6, 1e6 + 3.0]]).build().unwrap();
+        assert!(figure.svg().contains(">1000002<"), "{}", figure.svg());
+        for values in [[-1e308, 1e308], [0.0, 5e-324]] {
+            let figure = HeatMap::builder("", &[values.to_vec()]).build().unwrap();
+            assert!(!figure.svg().contains("NaN"));
+        }
     }
 
     #[test]

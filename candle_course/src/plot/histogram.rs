@@ -1,12 +1,14 @@
 //! Histograms.
 
-use super::axes::{Axis, Frame, Key};
-use super::canvas::Canvas;
-use super::figure::{Chart, Figure};
-use super::palette::color;
-use super::scale::padded;
-use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
+use plotters::element::{PathElement, Polygon};
+use plotters::style::Color;
+
+use super::axis::{Axis, check_range, padded};
+use super::figure::{Area, Chart, Figure};
+use super::frame::{Frame, Key, stroke};
+use super::palette::color;
+use crate::error::{Error, Result};
 
 /// How values are distributed, one or several sets over common bins.
 ///
@@ -49,10 +51,9 @@ impl Histogram {
         }
     }
 
-    /// What the values are, with their unit.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.x_label = label.into();
-        self
+    setters! {
+        /// What the values are, with their unit.
+        x_label(label: &str) => x_label = label.into();
     }
 
     /// A set of values.
@@ -71,34 +72,17 @@ impl Histogram {
         self
     }
 
-    /// Number of bins, all equally wide; 40 unless set.
-    pub fn bins(mut self, bins: usize) -> Self {
-        self.bins = bins;
-        self
-    }
-
-    /// Density (area 1 per set) instead of counts, to compare sets of different sizes.
-    pub fn density(mut self) -> Self {
-        self.density = true;
-        self
-    }
-
-    /// A logarithmic y axis, to see the tails.
-    pub fn log_y(mut self) -> Self {
-        self.log_y = true;
-        self
-    }
-
-    /// The range of the bins instead of that of the values; what lies outside is not counted.
-    pub fn range(mut self, low: f64, high: f64) -> Self {
-        self.range = Some((low, high));
-        self
-    }
-
-    /// Width and height in pixels; 640 × 320 unless set.
-    pub fn size(mut self, width: f64, height: f64) -> Self {
-        self.size = (width, height);
-        self
+    setters! {
+        /// Number of bins, all equally wide; 40 unless set.
+        bins(bins: usize) => bins = bins;
+        /// Density (area 1 per set) instead of counts, to compare sets of different sizes.
+        density() => density = true;
+        /// A logarithmic y axis, to see the tails.
+        log_y() => log_y = true;
+        /// The range of the bins instead of that of the values; what lies outside is not counted.
+        range(low: f64, high: f64) => range = Some((low, high));
+        /// Width and height in pixels; 640 × 320 unless set.
+        size(width: f64, height: f64) => size = (width, height);
     }
 
     /// Counts and draws.
@@ -119,10 +103,7 @@ impl Histogram {
         if !(1..=1000).contains(&self.bins) {
             return Err(Error::argument("bins", "1 to 1000", self.bins));
         }
-        if let Some((low, high)) = self.range.filter(|(low, high)| !(low < high && low.is_finite() && high.is_finite()))
-        {
-            return Err(Error::argument("range", "a finite low below a finite high", format!("{low} to {high}")));
-        }
+        check_range("range", self.range)?;
         for (name, values) in &self.sets {
             if values.is_empty() {
                 return Err(Error::argument(name, "at least one value", "none"));
@@ -149,14 +130,15 @@ impl Histogram {
 
     /// The height of each bin; the last bin includes its upper edge.
     fn heights(&self, values: &[f64], (low, high): (f64, f64)) -> Vec<f64> {
-        let width = (high - low) / self.bins as f64;
+        // Halves: the difference of two numbers may be too large for one.
+        let width = 2.0 * (high / 2.0 - low / 2.0) / self.bins as f64;
         let mut counts = vec![0f64; self.bins];
         for value in values.iter().filter(|value| (low..=high).contains(*value)) {
             counts[(((value - low) / width) as usize).min(self.bins - 1)] += 1.0;
         }
         if self.density {
             let area = values.len() as f64 * width;
-            counts.iter_mut().for_each(|count| *count /= area);
+            counts.iter_mut().for_each(|count| *count = (*count / area).min(f64::MAX));
         }
         counts
     }
@@ -171,40 +153,38 @@ impl Chart for Histogram {
         self.size
     }
 
-    fn draw(&self, canvas: &mut Canvas, size: (f64, f64)) -> Result<()> {
+    fn draw(&self, area: &Area) -> Result<()> {
         let edges = self.edges();
         let all: Vec<Vec<f64>> = self.sets.iter().map(|(_, values)| self.heights(values, edges)).collect();
         let heights = || all.iter().flatten().copied();
         let highest = heights().fold(0.0, f64::max).max(if self.density { 1e-12 } else { 1.0 });
         let smallest = heights().filter(|&height| height > 0.0).fold(highest, f64::min);
         let low = if self.log_y { smallest / 2.0 } else { 0.0 };
-        let high = if self.log_y { highest * 1.5 } else { highest * 1.05 };
+        let high = (highest * if self.log_y { 1.5 } else { 1.05 }).min(f64::MAX);
         let one = self.sets.len() == 1;
         let opacity = if one { 0.85 } else { 0.4 };
         let key = |(index, (name, _)): (usize, &(String, Vec<f64>))| {
-            (Key::Box { color: color(index).into(), opacity }, name.clone())
+            (Key::Box { color: color(index).mix(opacity) }, name.clone())
         };
         let frame = Frame {
             title: &self.title,
             x_label: &self.x_label,
             y_label: if self.density { "density" } else { "count" },
-            x: Axis::Values { low: edges.0, high: edges.1, log: false, integers: false },
-            y: Axis::Values { low, high, log: self.log_y, integers: !self.density },
+            x: Axis::values(edges.0, edges.1, false, false),
+            y: Axis::values(low, high, self.log_y, !self.density),
             legend: self.sets.iter().enumerate().filter(|(_, (name, _))| !name.is_empty()).map(key).collect(),
         };
-        let area = frame.draw(canvas, size);
-        let width = (edges.1 - edges.0) / self.bins as f64;
+        let plot = frame.draw(area)?;
+        let edge = |bin: usize| {
+            let share = bin as f64 / self.bins as f64;
+            edges.0 * (1.0 - share) + edges.1 * share
+        };
         for (index, heights) in all.iter().enumerate() {
-            let mut outline = vec![(area.x.at(edges.0), area.bottom())];
-            for (bin, &height) in heights.iter().enumerate() {
-                let y = if height > low { area.y.at(height) } else { area.bottom() };
-                outline.push((area.x.at(edges.0 + bin as f64 * width), y));
-                outline.push((area.x.at(edges.0 + (bin + 1) as f64 * width), y));
-            }
-            outline.push((area.x.at(edges.1), area.bottom()));
-            outline.dedup();
-            canvas.polygon(&outline, color(index), opacity);
-            canvas.polyline(&outline, color(index), if one { 0.8 } else { 1.4 }, "");
+            let tops = heights.iter().enumerate().flat_map(|(bin, &top)| [(edge(bin), top), (edge(bin + 1), top)]);
+            let outline: Vec<(f64, f64)> = [(edges.0, low)].into_iter().chain(tops).chain([(edges.1, low)]).collect();
+            plot.plotting_area().draw(&Polygon::new(outline.clone(), color(index).mix(opacity)))?;
+            let border = stroke(color(index), if one { 0.8 } else { 1.4 });
+            plot.plotting_area().draw(&PathElement::new(outline, border))?;
         }
         Ok(())
     }
@@ -239,6 +219,14 @@ mod tests {
         );
         assert!(message(Histogram::builder("").values("w", &[1.0]).bins(0)).contains("`bins`"));
         assert!(message(Histogram::builder("")).contains("did you forget"));
+    }
+
+    #[test]
+    fn values_far_from_zero_have_different_labels() {
+        let figure = Histogram::builder("").values("w", &[1e6, 1e6 + 1.0, 1e6 + 3.0]).build().unwrap();
+        assert!(figure.svg().contains(">1000001") && figure.svg().contains(">1000002"), "{}", figure.svg());
+        Histogram::builder("").values("w", &[-1e308, 0.0, 1e308]).build().unwrap();
+        Histogram::builder("").values("w", &[0.0, 5e-324]).log_y().build().unwrap();
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Images side by side.
 
 use candle_core::{DType, Tensor};
+use plotters::element::Rectangle;
+use plotters::style::{Color, RGBColor};
 
-use super::axes::{Key, SMALL, legend, title};
-use super::canvas::{Canvas, Style};
-use super::figure::{Chart, Figure};
+use super::figure::{Area, Chart, Figure};
+use super::frame::{Key, MARGIN, SMALL, legend, legend_height, picture, px, stroke, title, write};
 use super::palette::{RIGHT, TEXT, WRONG, color};
 use super::raster::encode;
+use super::svg::Words;
 use super::text;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -92,35 +94,18 @@ impl ImageGrid {
         self
     }
 
-    /// Frames each image, and writes its caption, in green (right) or vermillion (wrong).
-    pub fn correct(mut self, correct: &[bool]) -> Self {
-        self.correct = correct.to_vec();
-        self
-    }
-
-    /// Images per row; unless set, as many as fill a row of a notebook.
-    pub fn columns(mut self, columns: usize) -> Self {
-        self.columns = Some(columns);
-        self
-    }
-
-    /// Screen pixels per pixel of an image.
-    pub fn pixel_size(mut self, pixels: f64) -> Self {
-        self.pixel = Some(pixels);
-        self
-    }
-
-    /// Undoes a normalisation first: pixel × `std` + `mean`, with one value per channel. What then
-    /// lies outside `[0, 1]` is cut.
-    pub fn normalized(mut self, mean: &[f64], std: &[f64]) -> Self {
-        self.values = Values::Normalized { mean: mean.to_vec(), std: std.to_vec() };
-        self
-    }
-
-    /// Stretches each image from its smallest to its largest value: for filters and activations.
-    pub fn stretched(mut self) -> Self {
-        self.values = Values::Stretched;
-        self
+    setters! {
+        /// Frames each image, and writes its caption, in green (right) or vermillion (wrong).
+        correct(correct: &[bool]) => correct = correct.to_vec();
+        /// Images per row; unless set, as many as fill a row of a notebook.
+        columns(columns: usize) => columns = Some(columns);
+        /// Screen pixels per pixel of an image.
+        pixel_size(pixels: f64) => pixel = Some(pixels);
+        /// Undoes a normalisation first: pixel × `std` + `mean`, with one value per channel. What then
+        /// lies outside `[0, 1]` is cut.
+        normalized(mean: &[f64], std: &[f64]) => values = Values::Normalized { mean: mean.to_vec(), std: std.to_vec() };
+        /// Stretches each image from its smallest to its largest value: for filters and activations.
+        stretched() => values = Values::Stretched;
     }
 
     /// Draws the grid.
@@ -283,11 +268,11 @@ fn class_color(index: usize) -> [u8; 3] {
     if index == 0 {
         return [225, 225, 225];
     }
-    let hex = color(index - 1).trim_start_matches('#');
-    std::array::from_fn(|c| u8::from_str_radix(&hex[2 * c..2 * c + 2], 16).unwrap_or(0))
+    color(index - 1).rgb().into()
 }
 
 const GAP: f64 = 8.0;
+const EDGE: RGBColor = RGBColor(0xbb, 0xbb, 0xbb);
 
 /// The finished grid: every tile is a PNG.
 struct Grid {
@@ -306,8 +291,8 @@ impl Grid {
     }
 
     fn legend(&self) -> Vec<(Key, String)> {
-        let key = |(name, color): &(String, [u8; 3])| {
-            (Key::Box { color: super::palette::hex(*color), opacity: 1.0 }, name.clone())
+        let key = |(name, [red, green, blue]): &(String, [u8; 3])| {
+            (Key::Box { color: RGBColor(*red, *green, *blue).to_rgba() }, name.clone())
         };
         self.classes.iter().map(key).collect()
     }
@@ -336,19 +321,19 @@ impl Chart for Grid {
     fn size(&self) -> (f64, f64) {
         let rows = self.files.len().div_ceil(self.columns) as f64;
         let width = self.width();
-        // The height of the legend shows when it is drawn.
-        let top = if self.title.is_empty() { 12.0 } else { 34.0 }
-            + legend(&mut Canvas::default(), &self.legend(), (12.0, width - 12.0), 0.0);
-        (width, top + rows * (self.tile.1 + self.caption_height() + GAP) + 4.0)
+        let title = if self.title.is_empty() { MARGIN } else { 34.0 };
+        let height = title + rows * (self.tile.1 + self.caption_height() + GAP) + 4.0;
+        (width, height + legend_height(&self.legend(), (width, height)))
     }
 
     fn flexible(&self) -> bool {
         false
     }
 
-    fn draw(&self, canvas: &mut Canvas, (width, _): (f64, f64)) -> Result<()> {
-        let mut top = title(canvas, &self.title, width);
-        top += legend(canvas, &self.legend(), (12.0, width - 12.0), top);
+    fn draw(&self, area: &Area) -> Result<()> {
+        let width = super::frame::size(area).0;
+        let mut top = title(area, &self.title)?;
+        top += legend(area, &self.legend(), top)?;
         let pitch = self.pitch();
         let left = (width - pitch * self.columns as f64 + GAP) / 2.0;
         for (index, file) in self.files.iter().enumerate() {
@@ -356,16 +341,16 @@ impl Chart for Grid {
             let x = (left + column as f64 * pitch + (pitch - GAP - self.tile.0) / 2.0).round();
             let y = (top + row as f64 * (self.tile.1 + self.caption_height() + GAP)).round();
             let mark = self.correct.get(index).map(|&right| if right { RIGHT } else { WRONG });
-            canvas.image((x, y), self.tile, file);
-            let (edge, stroke) = mark.map_or(("#bbb", 1.0), |mark| (mark, 3.0));
-            let corner = (x - stroke / 2.0, y - stroke / 2.0);
-            let extent = (self.tile.0 + stroke, self.tile.1 + stroke);
-            canvas.rect(corner, extent, "none", &format!(r#" stroke="{edge}" stroke-width="{stroke}""#));
+            picture(area, (px(x), px(y)), (px(x + self.tile.0), px(y + self.tile.1)), file)?;
+            let (edge, thick) = mark.map_or((EDGE, 1.0), |mark| (mark, 3.0));
+            let corner = (px(x - thick / 2.0), px(y - thick / 2.0));
+            let opposite = (px(x + self.tile.0 + thick / 2.0), px(y + self.tile.1 + thick / 2.0));
+            area.draw(&Rectangle::new([corner, opposite], stroke(edge, thick)))?;
             if let Some(caption) = self.captions.get(index) {
-                let style = Style::new(SMALL).middle().color(mark.unwrap_or(TEXT));
-                let style = if mark == Some(WRONG) { style.bold() } else { style };
-                let caption = text::fit(caption, if style.bold { 1.08 * SMALL } else { SMALL }, pitch - 2.0);
-                canvas.text((x + self.tile.0 / 2.0, y + self.tile.1 + 15.0), &caption, style);
+                let bold = mark == Some(WRONG);
+                let caption = text::fit(caption, if bold { 1.08 * SMALL } else { SMALL }, pitch - 2.0);
+                let words = Words { bold, ..Words::new(&caption, SMALL).color(mark.unwrap_or(TEXT)) };
+                write(area, (px(x + self.tile.0 / 2.0), px(y + self.tile.1 + 15.0)), words)?;
             }
         }
         Ok(())

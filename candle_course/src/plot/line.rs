@@ -1,7 +1,8 @@
 //! Curves.
 
 use super::figure::Figure;
-use super::series::{Cartesian, Shape};
+use super::frame::Dash;
+use super::series::{Cartesian, DASHED, PLAIN, Shape, axes_setters};
 use crate::error::{Error, Result};
 
 /// Curves over a common x axis: learning curves, schedules, functions.
@@ -32,49 +33,45 @@ impl LineChart {
         Self { inner: Cartesian::new(title) }
     }
 
-    /// What the x axis shows, with its unit.
-    pub fn x_label(mut self, label: &str) -> Self {
-        self.inner.x_label = label.into();
-        self
-    }
+    axes_setters!("640 × 360");
 
-    /// What the y axis shows, with its unit.
-    pub fn y_label(mut self, label: &str) -> Self {
-        self.inner.y_label = label.into();
-        self
-    }
-
-    /// The x of the first value of every [`line`](Self::line) that follows; 0 unless set. Epochs are
-    /// counted from 1, say.
-    pub fn first_x(mut self, x: f64) -> Self {
-        self.inner.first_x = x;
-        self
+    setters! {
+        /// The x of the first value of every [`line`](Self::line) that follows; 0 unless set. Epochs are
+        /// counted from 1, say.
+        first_x(x: f64) => inner.first_x = x;
     }
 
     /// A curve through `values` at x = 0, 1, 2, … (see [`first_x`](Self::first_x)).
-    pub fn line(mut self, name: &str, values: &[f64]) -> Self {
+    pub fn line(self, name: &str, values: &[f64]) -> Self {
         let points = self.numbered(values);
-        self.inner.push(name, Shape::Line { points, dash: "" });
-        self
+        self.curve(name, points, PLAIN, false)
     }
 
     /// A curve through `(x, y)` points, in their order.
-    pub fn points(mut self, name: &str, points: &[(f64, f64)]) -> Self {
-        self.inner.push(name, Shape::Line { points: points.to_vec(), dash: "" });
-        self
+    pub fn points(self, name: &str, points: &[(f64, f64)]) -> Self {
+        self.curve(name, points.to_vec(), PLAIN, false)
     }
 
     /// As [`line`](Self::line), dashed.
-    pub fn dashed(mut self, name: &str, values: &[f64]) -> Self {
+    pub fn dashed(self, name: &str, values: &[f64]) -> Self {
         let points = self.numbered(values);
-        self.inner.push(name, Shape::Line { points, dash: "6 4" });
-        self
+        self.curve(name, points, DASHED, false)
     }
 
     /// As [`points`](Self::points), dashed.
-    pub fn dashed_points(mut self, name: &str, points: &[(f64, f64)]) -> Self {
-        self.inner.push(name, Shape::Line { points: points.to_vec(), dash: "6 4" });
-        self
+    pub fn dashed_points(self, name: &str, points: &[(f64, f64)]) -> Self {
+        self.curve(name, points.to_vec(), DASHED, false)
+    }
+
+    /// As [`line`](Self::line), in steps: each value holds until the next, as a learning rate does.
+    pub fn steps(self, name: &str, values: &[f64]) -> Self {
+        let points = self.numbered(values);
+        self.curve(name, points, PLAIN, true)
+    }
+
+    /// As [`points`](Self::points), in steps.
+    pub fn step_points(self, name: &str, points: &[(f64, f64)]) -> Self {
+        self.curve(name, points.to_vec(), PLAIN, true)
     }
 
     /// Single points, not joined.
@@ -90,12 +87,6 @@ impl LineChart {
         self
     }
 
-    /// A ring around one point, named in the legend: the best epoch, say.
-    pub fn mark(mut self, name: &str, x: f64, y: f64) -> Self {
-        self.inner.push(name, Shape::Ring { point: (x, y) });
-        self
-    }
-
     /// A dotted vertical line, named in the legend unless the name is empty.
     pub fn vertical(mut self, name: &str, x: f64) -> Self {
         self.inner.push(name, Shape::Vertical { x });
@@ -105,36 +96,6 @@ impl LineChart {
     /// A dotted horizontal line, named in the legend unless the name is empty.
     pub fn horizontal(mut self, name: &str, y: f64) -> Self {
         self.inner.push(name, Shape::Horizontal { y });
-        self
-    }
-
-    /// A logarithmic x axis.
-    pub fn log_x(mut self) -> Self {
-        self.inner.log_x = true;
-        self
-    }
-
-    /// A logarithmic y axis.
-    pub fn log_y(mut self) -> Self {
-        self.inner.log_y = true;
-        self
-    }
-
-    /// The range of the x axis instead of that of the data.
-    pub fn x_range(mut self, low: f64, high: f64) -> Self {
-        self.inner.x_range = Some((low, high));
-        self
-    }
-
-    /// The range of the y axis instead of that of the data; what lies outside is cut off.
-    pub fn y_range(mut self, low: f64, high: f64) -> Self {
-        self.inner.y_range = Some((low, high));
-        self
-    }
-
-    /// Width and height in pixels; 640 × 360 unless set.
-    pub fn size(mut self, width: f64, height: f64) -> Self {
-        self.inner.size = (width, height);
         self
     }
 
@@ -151,6 +112,11 @@ impl LineChart {
         }
         self.inner.validate()?;
         Figure::new(self.inner)
+    }
+
+    fn curve(mut self, name: &str, points: Vec<(f64, f64)>, dash: Dash, steps: bool) -> Self {
+        self.inner.push(name, Shape::Line { points, dash, steps });
+        self
     }
 
     fn numbered(&self, values: &[f64]) -> Vec<(f64, f64)> {
@@ -184,6 +150,82 @@ mod tests {
     fn a_diverged_curve_ends_in_a_cross() {
         let figure = LineChart::builder("").line("loss", &[1.0, 2.0, f64::NAN, f64::INFINITY]).build().unwrap();
         assert!(figure.svg().contains("NaN or infinite"));
+    }
+
+    /// The corners of the curves of one colour, in tenths of a pixel.
+    fn corners(figure: &Figure, color: &str) -> Vec<(i32, i32)> {
+        let paths = figure.svg().split("<path ").filter(|path| path.contains(color) && !path.contains("linecap"));
+        let data = paths.last().unwrap().split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
+        let starts: Vec<usize> = data.match_indices(|c: char| c.is_ascii_alphabetic()).map(|(at, _)| at).collect();
+        let (mut at, mut corners) = ((0, 0), Vec::new());
+        for (index, &start) in starts.iter().enumerate() {
+            let end = starts.get(index + 1).copied().unwrap_or(data.len());
+            let numbers = data[start + 1..end].replace('-', " -");
+            let numbers: Vec<i32> = numbers.split_whitespace().map(|number| number.parse().unwrap()).collect();
+            let command = &data[start..=start];
+            for step in numbers.chunks(if "hv".contains(command) { 1 } else { 2 }) {
+                at = match command {
+                    "h" => (at.0 + step[0], at.1),
+                    "v" => (at.0, at.1 + step[0]),
+                    _ => (at.0 + step[0], at.1 + step[1]),
+                };
+                corners.push(at);
+            }
+        }
+        corners
+    }
+
+    #[test]
+    fn steps_hold_their_value_and_lines_do_not() {
+        let values = [0.1, 0.1, 0.01, 0.01];
+        let steps = corners(&LineChart::builder("").steps("rate", &values).build().unwrap(), "#0072b2");
+        assert!(steps.windows(2).all(|pair| pair[0].0 == pair[1].0 || pair[0].1 == pair[1].1), "{steps:?}");
+        let line = corners(&LineChart::builder("").line("rate", &values).build().unwrap(), "#0072b2");
+        assert!(line.windows(2).any(|pair| pair[0].0 != pair[1].0 && pair[0].1 != pair[1].1), "{line:?}");
+    }
+
+    #[test]
+    fn what_a_range_leaves_out_is_not_drawn_on_the_edge() {
+        let figure = LineChart::builder("").points("a", &[(0.0, 0.0), (1.0, 10.0), (2.0, 0.0)]).y_range(0.0, 5.0);
+        let corners = corners(&figure.build().unwrap(), "#0072b2");
+        let top = corners.iter().map(|corner| corner.1).min().unwrap();
+        let on_top: Vec<i32> = corners.iter().filter(|corner| corner.1 == top).map(|corner| corner.0).collect();
+        // The gap between the two ends is half of what the curve is wide.
+        let (left, right) = (corners[0].0, corners[corners.len() - 1].0);
+        assert_eq!(on_top.len(), 2, "{corners:?}");
+        assert!(((on_top[1] - on_top[0]) * 2 - (right - left)).abs() <= 4, "{corners:?}");
+    }
+
+    #[test]
+    fn numbers_at_the_ends_of_f64_are_drawn() {
+        for values in
+            [[-1e308, 1e308, 0.0], [f64::MIN, f64::MAX, 1.0], [5e-324, 1e-310, 3e-310], [1e6, 1e6 + 1.0, 1e6 + 3.0]]
+        {
+            let figure = LineChart::builder("").line("a", &values).build().unwrap();
+            assert!(!figure.svg().contains("NaN"), "{}", figure.svg());
+            assert!(corners(&figure, "#0072b2").len() > 2);
+        }
+        let figure = LineChart::builder("").log_y().line("a", &[5e-324, 1e-200, 1e308]).build().unwrap();
+        assert!(figure.svg().contains("10<tspan") && !figure.svg().contains("NaN"));
+    }
+
+    #[test]
+    fn many_series_leave_room_for_the_curves() {
+        let mut chart = LineChart::builder("Units");
+        for unit in 0..200 {
+            chart = chart.line(&format!("unit {unit}"), &[f64::from(unit), 2.0 * f64::from(unit)]);
+        }
+        let figure = chart.build().unwrap();
+        assert!(figure.svg().contains(" more</text>") && figure.svg().contains(">unit 3<"));
+        assert!(!figure.svg().contains(">unit 150<"));
+    }
+
+    #[test]
+    fn one_series_that_is_called_like_the_chart_has_no_legend() {
+        let count = |title: &str| {
+            LineChart::builder(title).line("loss", &[1.0, 2.0]).build().unwrap().svg().matches(">loss<").count()
+        };
+        assert_eq!((count("Loss"), count("Training")), (0, 1));
     }
 
     #[test]

@@ -34,16 +34,28 @@
 //! # Ok::<(), candle_course::Error>(())
 //! ```
 //!
-//! # Why not a plotting library
+//! # What draws
 //!
-//! Charts here are a scale, a frame and marks: some hundred lines. In return the SVG is small
-//! enough for a notebook to carry dozens, text is measured with the font it is drawn with, legends
-//! and colour bars have a place of their own, and no generic code is instantiated in a cell.
+//! [plotters](crate::plotters) draws: its areas, coordinates, round numbers, mesh and elements. Its
+//! backend here is [`Svg`], whose documents are small enough for a notebook to carry dozens; around
+//! the plots of plotters stand the titles, legends and colour bars of this crate. What the charts
+//! here do not have is drawn with plotters itself, and is a figure all the same: [`Figure::draw`].
 
-mod axes;
+/// Setters of a builder, as `name(argument: Type) => field = value;`.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) => $($field:ident).+ = $value:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $($argument: $type),*) -> Self {
+            self.$($field).+ = $value;
+            self
+        }
+    )*};
+}
+
+mod axis;
 mod bar;
-mod canvas;
 mod figure;
+mod frame;
 mod heat_map;
 mod histogram;
 mod image_grid;
@@ -51,13 +63,13 @@ mod line;
 mod palette;
 mod panels;
 mod raster;
-mod scale;
 mod scatter;
 mod series;
+mod svg;
 mod text;
 
 pub use bar::BarChart;
-pub use figure::Figure;
+pub use figure::{Area, Figure};
 pub use heat_map::HeatMap;
 pub use histogram::Histogram;
 pub use image_grid::ImageGrid;
@@ -65,6 +77,7 @@ pub use line::LineChart;
 pub use palette::PALETTE;
 pub use panels::Panels;
 pub use scatter::ScatterChart;
+pub use svg::Svg;
 
+pub(crate) use axis::compact;
 pub(crate) use image_grid::encode_image;
-pub(crate) use scale::compact;

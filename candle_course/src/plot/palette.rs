@@ -1,21 +1,25 @@
 //! Colours.
 
+use plotters::style::{RGBColor, WHITE};
+
 /// The palette of Okabe and Ito, safe for colour-blind readers, in the order in which series take
 /// their colours: blue, vermillion, green, orange, purple, sky blue, black, yellow.
 ///
 /// Reference: Okabe & Ito, *Color Universal Design* (2008).
 pub const PALETTE: [&str; 8] = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#222222", "#F0E442"];
 
-pub(super) const TEXT: &str = "#222";
-pub(super) const MUTED: &str = "#666";
-pub(super) const GRID: &str = "#e8e8e8";
-pub(super) const AXIS: &str = "#999";
-pub(super) const RIGHT: &str = "#007a59";
-pub(super) const WRONG: &str = "#b84f00";
+pub(super) const TEXT: RGBColor = RGBColor(0x22, 0x22, 0x22);
+pub(super) const MUTED: RGBColor = RGBColor(0x66, 0x66, 0x66);
+pub(super) const GRID: RGBColor = RGBColor(0xe8, 0xe8, 0xe8);
+pub(super) const AXIS: RGBColor = RGBColor(0x99, 0x99, 0x99);
+pub(super) const RIGHT: RGBColor = RGBColor(0x00, 0x7a, 0x59);
+pub(super) const WRONG: RGBColor = RGBColor(0xb8, 0x4f, 0x00);
 
 /// The colour of series number `index`.
-pub(super) fn color(index: usize) -> &'static str {
-    PALETTE[index % PALETTE.len()]
+pub(super) fn color(index: usize) -> RGBColor {
+    let hex = PALETTE[index % PALETTE.len()];
+    let channel = |c: usize| u8::from_str_radix(&hex[2 * c + 1..2 * c + 3], 16).unwrap_or(0);
+    RGBColor(channel(0), channel(1), channel(2))
 }
 
 /// White to dark blue, even in lightness; `position` in `[0, 1]`.
@@ -39,15 +43,10 @@ fn interpolate(stops: &[[f64; 3]; 5], position: f64) -> [u8; 3] {
     std::array::from_fn(|c| (stops[index][c] + (stops[index + 1][c] - stops[index][c]) * share).round() as u8)
 }
 
-/// `#rrggbb`.
-pub(super) fn hex([red, green, blue]: [u8; 3]) -> String {
-    format!("#{red:02x}{green:02x}{blue:02x}")
-}
-
 /// Black or white, whichever is legible on `ground`.
-pub(super) fn on([red, green, blue]: [u8; 3]) -> &'static str {
+pub(super) fn on([red, green, blue]: [u8; 3]) -> RGBColor {
     let light = 0.299 * f64::from(red) + 0.587 * f64::from(green) + 0.114 * f64::from(blue);
-    if light > 140.0 { TEXT } else { "#fff" }
+    if light > 140.0 { TEXT } else { WHITE }
 }
 
 #[cfg(test)]
@@ -59,8 +58,13 @@ mod tests {
         assert_eq!(sequential(0.0), [247, 251, 255]);
         assert_eq!(sequential(1.0), [8, 48, 107]);
         assert_eq!(diverging(0.5), [250, 250, 250]);
-        assert_eq!(on(sequential(1.0)), "#fff");
+        assert_eq!(on(sequential(1.0)), WHITE);
         assert_eq!(on(sequential(0.0)), TEXT);
+    }
+
+    #[test]
+    fn colours_are_those_of_the_palette() {
+        assert_eq!([color(0), color(9)], [RGBColor(0x00, 0x72, 0xB2), RGBColor(0xD5, 0x5E, 0x00)]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Several figures in one.
 
-use super::axes::title;
-use super::canvas::Canvas;
-use super::figure::{Chart, Figure};
+use super::figure::{Area, Chart, Figure};
+use super::frame::{UNIT, title};
+use super::svg::{Own, Svg};
 use crate::error::{Error, Result};
 
 /// Figures in a grid, as one figure. A notebook cell shows a single figure: this is how to show
@@ -36,16 +36,11 @@ impl Panels {
         Self { title: String::new(), columns, size: None, figures: Vec::new() }
     }
 
-    /// A title over all panels.
-    pub fn title(mut self, title: &str) -> Self {
-        self.title = title.into();
-        self
-    }
-
-    /// Width and height of one panel in pixels; unless set, so that the columns fill 960 pixels.
-    pub fn panel_size(mut self, width: f64, height: f64) -> Self {
-        self.size = Some((width, height));
-        self
+    setters! {
+        /// A title over all panels.
+        title(title: &str) => title = title.into();
+        /// Width and height of one panel in pixels; unless set, so that the columns fill 960 pixels.
+        panel_size(width: f64, height: f64) => size = Some((width, height));
     }
 
     /// The next panel, row by row.
@@ -67,7 +62,12 @@ impl Panels {
         if !(1..=8).contains(&self.columns) {
             return Err(Error::argument("columns", "1 to 8", self.columns));
         }
-        Figure::new(self)
+        let panel = self.panel();
+        let fitted: Vec<(Figure, (f64, f64))> =
+            self.figures.iter().map(|figure| figure.fitted(panel)).collect::<Result<_>>()?;
+        let title = if self.title.is_empty() { self.figures[0].title().to_string() } else { self.title.clone() };
+        let figure = Figure::new(Grid { heading: self.title, columns: self.columns, panel, fitted })?;
+        Ok(figure.titled(&title))
     }
 
     fn panel(&self) -> (f64, f64) {
@@ -77,51 +77,45 @@ impl Panels {
             columns => (960.0 / columns as f64, (660.0 / columns as f64).max(200.0)),
         })
     }
+}
 
-    /// Size of a figure in its panel, and its scale.
-    fn fitted(&self, figure: &Figure) -> ((f64, f64), f64) {
-        let panel = self.panel();
-        if figure.chart().flexible() {
-            return (panel, 1.0);
-        }
-        let (width, height) = (figure.width() as f64, figure.height() as f64);
-        let scale = (panel.0 / width).min(1.0);
-        ((width * scale, height * scale), scale)
-    }
+/// The figures at the size of their panels.
+struct Grid {
+    heading: String,
+    columns: usize,
+    panel: (f64, f64),
+    fitted: Vec<(Figure, (f64, f64))>,
+}
 
-    fn rows(&self) -> Vec<f64> {
-        self.figures
-            .chunks(self.columns)
-            .map(|row| row.iter().map(|f| self.fitted(f).0.1).fold(0.0, f64::max))
-            .collect()
+impl Grid {
+    /// The rows with their heights.
+    fn rows(&self) -> impl Iterator<Item = (&[(Figure, (f64, f64))], f64)> {
+        self.fitted.chunks(self.columns).map(|row| (row, row.iter().map(|(_, size)| size.1).fold(0.0, f64::max)))
     }
 }
 
-impl Chart for Panels {
+impl Chart for Grid {
     fn title(&self) -> &str {
-        if self.title.is_empty() { self.figures[0].title() } else { &self.title }
+        &self.heading
     }
 
     fn size(&self) -> (f64, f64) {
-        let columns = self.columns.min(self.figures.len()) as f64;
-        let top = if self.title.is_empty() { 0.0 } else { 34.0 };
-        (self.panel().0 * columns, top + self.rows().iter().sum::<f64>())
+        let columns = self.columns.min(self.fitted.len()) as f64;
+        let top = if self.heading.is_empty() { 0.0 } else { 34.0 };
+        (self.panel.0 * columns, top + self.rows().map(|(_, height)| height).sum::<f64>())
     }
 
     fn flexible(&self) -> bool {
         false
     }
 
-    fn draw(&self, canvas: &mut Canvas, (width, _): (f64, f64)) -> Result<()> {
-        let mut top = if self.title.is_empty() { 0.0 } else { title(canvas, &self.title, width) };
-        for (row, height) in self.figures.chunks(self.columns).zip(self.rows()) {
-            for (column, figure) in row.iter().enumerate() {
-                let (size, scale) = self.fitted(figure);
-                let x = column as f64 * self.panel().0 + (self.panel().0 - size.0) / 2.0;
-                canvas.open_group((x.round(), (top + (height - size.1) / 2.0).round()), scale);
-                let own = if scale == 1.0 { size } else { (figure.width() as f64, figure.height() as f64) };
-                figure.chart().draw(canvas, own)?;
-                canvas.close_group();
+    fn draw(&self, area: &Area) -> Result<()> {
+        let mut top = if self.heading.is_empty() { 0.0 } else { title(area, &self.heading)? };
+        for (row, height) in self.rows() {
+            for (column, (figure, size)) in row.iter().enumerate() {
+                let x = column as f64 * self.panel.0 + (self.panel.0 - size.0) / 2.0;
+                let nested = figure.nested((x.round(), (top + (height - size.1) / 2.0).round()), *size, UNIT);
+                area.draw(&Own((0, 0), |svg: &mut Svg, _| svg.raw(&nested)))?;
             }
             top += height;
         }
@@ -140,7 +134,9 @@ mod tests {
         let wide = HeatMap::builder("b", &[vec![1.0; 12]]).cell_size(60.0, 20.0).build().unwrap();
         let figure = Panels::builder(2).title("both").add(line.clone()).add(wide).add(line).build().unwrap();
         assert_eq!((figure.width(), figure.height()), (960, 34 + 310 * 2));
-        assert!(figure.svg().contains("scale(0."));
+        let map = figure.svg().split("<svg ").nth(3).unwrap();
+        assert!(map.contains("x=\"4800\"") && map.contains("width=\"4800\""), "{}", &map[..200]);
+        assert!(!map.contains("viewBox=\"0 0 4800 "), "{}", &map[..200]);
         assert_eq!(figure.title(), "both");
         figure.png().unwrap();
     }

@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn embedded_images_are_enlarged_without_smoothing() {
         let tile = encode(2, 1, png::ColorType::Grayscale, None, &[0, 255]).unwrap();
-        let mut canvas = super::super::canvas::Canvas::default();
-        canvas.image((0.0, 0.0), (40.0, 20.0), &tile);
+        let mut canvas = super::super::Svg::new((40, 20), 1);
+        canvas.image((0, 0), (40, 20), &tile);
         let svg =
             format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20">{}</svg>"#, canvas.into_body());
         let (pixels, ..) = pixels(&svg, 1.0).unwrap();

@@ -1,20 +1,28 @@
 //! What line charts and scatter plots share: named marks on two numeric axes.
 
-use super::axes::{Area, Axis, Frame, Key};
-use super::canvas::Canvas;
-use super::figure::Chart;
-use super::palette::{MUTED, color};
-use super::scale::padded;
+use plotters::element::{Circle, Cross, Polygon};
+use plotters::style::{Color, RGBColor};
+
+use super::axis::{Axis, check_range, padded};
+use super::figure::{Area, Chart};
+use super::frame::{Dash, Frame, Key, Plot, line, px, stroke};
+use super::palette::{MUTED, TEXT, color};
 use crate::error::{Error, Result};
 
 /// Points of a curve beyond which it is thinned; a figure is about as many pixels wide.
 const MOST_POINTS: usize = 1000;
 
+pub(super) const PLAIN: Dash = (0.0, 0.0);
+pub(super) const DASHED: Dash = (6.0, 4.0);
+const DOTTED: Dash = (2.0, 3.0);
+
 #[derive(Debug, Clone)]
 pub(super) enum Shape {
     Line {
         points: Vec<(f64, f64)>,
-        dash: &'static str,
+        dash: Dash,
+        /// Each value holds until the next.
+        steps: bool,
     },
     Dots {
         points: Vec<(f64, f64)>,
@@ -79,7 +87,7 @@ impl Cartesian {
     }
 
     /// Series of the same name share a colour; reference lines without a name are grey.
-    fn color_of(&self, index: usize) -> &'static str {
+    fn color_of(&self, index: usize) -> RGBColor {
         let colored: Vec<&str> = self
             .series
             .iter()
@@ -95,7 +103,7 @@ impl Cartesian {
         match distinct.iter().position(|name| *name == self.series[index].name) {
             Some(position) => color(position),
             None => match self.series[index].shape {
-                Shape::Ring { .. } => "#222222",
+                Shape::Ring { .. } => TEXT,
                 _ => MUTED,
             },
         }
@@ -108,17 +116,10 @@ impl Cartesian {
             );
         }
         for (name, range, log) in [("x_range", self.x_range, self.log_x), ("y_range", self.y_range, self.log_y)] {
-            if let Some((low, high)) = range {
-                if !(low.is_finite() && high.is_finite() && low < high) {
-                    return Err(Error::argument(name, "a finite low below a finite high", format!("{low} to {high}")));
-                }
-                if log && low <= 0.0 {
-                    return Err(Error::argument(
-                        name,
-                        "a positive range for a logarithmic axis",
-                        format!("{low} to {high}"),
-                    ));
-                }
+            check_range(name, range)?;
+            if let Some((low, high)) = range.filter(|(low, _)| log && *low <= 0.0) {
+                let got = format!("{low} to {high}");
+                return Err(Error::argument(name, "a positive range for a logarithmic axis", got));
             }
         }
         for series in &self.series {
@@ -155,7 +156,7 @@ impl Cartesian {
             let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             padded(low, high, log, padding)
         });
-        Axis::Values { low, high, log, integers }
+        Axis::values(low, high, log, integers)
     }
 
     fn legend(&self) -> Vec<(Key, String)> {
@@ -166,11 +167,11 @@ impl Cartesian {
             }
             let color = self.color_of(index);
             let key = match &series.shape {
-                Shape::Line { dash, .. } => Key::Line { color, dash },
+                Shape::Line { dash, .. } => Key::Line { color, dash: *dash },
                 Shape::Dots { .. } => Key::Dot { color },
-                Shape::Band { .. } => Key::Box { color: color.into(), opacity: 0.25 },
+                Shape::Band { .. } => Key::Box { color: color.mix(0.25) },
                 Shape::Ring { .. } => Key::Ring { color },
-                Shape::Vertical { .. } | Shape::Horizontal { .. } => Key::Line { color, dash: "2 3" },
+                Shape::Vertical { .. } | Shape::Horizontal { .. } => Key::Line { color, dash: DOTTED },
             };
             entries.push((key, series.name.clone()));
         }
@@ -184,30 +185,33 @@ impl Cartesian {
         entries
     }
 
-    fn draw_line(canvas: &mut Canvas, area: &Area, points: &[(f64, f64)], color: &str, dash: &str) {
-        let mut start = 0;
-        while start < points.len() {
-            if !(points[start].0.is_finite() && points[start].1.is_finite()) {
-                start += 1;
-                continue;
+    /// Draws the runs of finite points of a curve, each with a cross where it breaks off.
+    fn draw_line(&self, plot: &Plot<'_>, points: &[(f64, f64)], look: (RGBColor, Dash, bool)) -> Result<()> {
+        let (color, dash, steps) = look;
+        let area = plot.plotting_area();
+        let (x, y) = (area.as_coord_spec().x_spec(), area.as_coord_spec().y_spec());
+        let inside = |at: &(f64, f64)| x.contains(at.0) && y.contains(at.1);
+        for run in points.split(|(x, y)| !(x.is_finite() && y.is_finite())) {
+            let Some(last) = run.last() else { continue };
+            let mut run = thin(run);
+            if steps {
+                run = run.windows(2).flat_map(|pair| [pair[0], (pair[1].0, pair[0].1)]).chain([*last]).collect();
             }
-            let rest = &points[start..];
-            let length = rest.iter().position(|(x, y)| !(x.is_finite() && y.is_finite())).unwrap_or(rest.len());
-            let run: Vec<(f64, f64)> = thin(&rest[..length]).iter().map(|&point| area.at(point)).collect();
-            match run.as_slice() {
-                [single] => canvas.dots(&[*single], 3.0, color, 1.0),
-                // A few epochs are points that were measured; a line alone would hide them.
-                few if few.len() <= 20 && dash.is_empty() => {
-                    canvas.polyline(few, color, 2.0, dash);
-                    canvas.dots(few, 2.8, color, 1.0);
-                }
-                many => canvas.polyline(many, color, if many.len() > 300 { 1.4 } else { 2.0 }, dash),
+            let width = if run.len() > 300 { 1.4 } else { 2.0 };
+            for part in Axis::clip(x, y, &run) {
+                line(area, part, dash, stroke(color, width))?;
             }
-            if length < rest.len() {
-                canvas.cross(run[run.len() - 1], 5.0, color);
+            // A few epochs are points that were measured; a line alone would hide them.
+            let marked = run.len() == 1 || (run.len() <= 20 && dash == PLAIN && !steps);
+            for &at in run.iter().filter(|at| marked && inside(at)) {
+                area.draw(&Circle::new(at, px(2.8), color.filled()))?;
             }
-            start += length;
         }
+        let finite = |at: &(f64, f64)| at.0.is_finite() && at.1.is_finite();
+        for pair in points.windows(2).filter(|pair| finite(&pair[0]) && !finite(&pair[1]) && inside(&pair[0])) {
+            area.draw(&Cross::new(pair[0], px(5.0), stroke(color, 2.0)))?;
+        }
+        Ok(())
     }
 }
 
@@ -235,6 +239,38 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     kept
 }
 
+/// What charts on two numeric axes have in common.
+macro_rules! axes_setters {
+    ($size:literal) => {
+        setters! {
+            /// What the x axis shows, with its unit.
+            x_label(label: &str) => inner.x_label = label.into();
+            /// What the y axis shows, with its unit.
+            y_label(label: &str) => inner.y_label = label.into();
+        }
+
+        /// A ring around one point, named in the legend: the best epoch, say.
+        pub fn mark(mut self, name: &str, x: f64, y: f64) -> Self {
+            self.inner.push(name, Shape::Ring { point: (x, y) });
+            self
+        }
+
+        setters! {
+            /// A logarithmic x axis.
+            log_x() => inner.log_x = true;
+            /// A logarithmic y axis.
+            log_y() => inner.log_y = true;
+            /// The range of the x axis instead of that of the data; what lies outside is cut off.
+            x_range(low: f64, high: f64) => inner.x_range = Some((low, high));
+            /// The range of the y axis instead of that of the data; what lies outside is cut off.
+            y_range(low: f64, high: f64) => inner.y_range = Some((low, high));
+            #[doc = concat!("Width and height in pixels; ", $size, " unless set.")]
+            size(width: f64, height: f64) => inner.size = (width, height);
+        }
+    };
+}
+pub(super) use axes_setters;
+
 impl Series {
     /// All x and all y values.
     fn values(&self) -> (Vec<f64>, Vec<f64>) {
@@ -259,7 +295,7 @@ impl Chart for Cartesian {
         self.size
     }
 
-    fn draw(&self, canvas: &mut Canvas, size: (f64, f64)) -> Result<()> {
+    fn draw(&self, area: &Area) -> Result<()> {
         let frame = Frame {
             title: &self.title,
             x_label: &self.x_label,
@@ -268,15 +304,10 @@ impl Chart for Cartesian {
             y: self.axis(|s| s.values().1, self.log_y, self.y_range, 0.05),
             legend: self.legend(),
         };
-        let area = frame.draw(canvas, size);
-        // Room for the half of a line, point or ring that lies on the edge, but not for what a given
-        // range cuts off.
-        let room = |range: Option<(f64, f64)>| if range.is_some() { 1.0 } else { 8.0 };
-        let edge = (room(self.x_range), room(self.y_range));
-        canvas.open_window(
-            (area.origin.0 - edge.0, area.origin.1 - edge.1),
-            (area.size.0 + 2.0 * edge.0, area.size.1 + 2.0 * edge.1),
-        );
+        let plot = frame.draw(area)?;
+        let area = plot.plotting_area();
+        let (x_axis, y_axis) = (area.as_coord_spec().x_spec(), area.as_coord_spec().y_spec());
+        let inside = |at: &(f64, f64)| x_axis.contains(at.0) && y_axis.contains(at.1);
         let layer = |shape: &Shape| match shape {
             Shape::Band { .. } => 0,
             Shape::Vertical { .. } | Shape::Horizontal { .. } => 1,
@@ -289,34 +320,33 @@ impl Chart for Cartesian {
         for index in order {
             let color = self.color_of(index);
             match &self.series[index].shape {
-                Shape::Line { points, dash } => Self::draw_line(canvas, &area, points, color, dash),
+                Shape::Line { points, dash, steps } => self.draw_line(&plot, points, (color, *dash, *steps))?,
                 Shape::Dots { points } => {
-                    let places: Vec<(f64, f64)> =
-                        points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(|&p| area.at(p)).collect();
-                    let (radius, opacity) = if places.len() > 400 { (2.2, 0.5) } else { (3.5, 0.75) };
-                    canvas.dots(&places, radius, color, opacity);
+                    let (radius, opacity) = if points.len() > 400 { (2.2, 0.5) } else { (3.5, 0.75) };
+                    for &at in points.iter().filter(|at| inside(at)) {
+                        area.draw(&Circle::new(at, px(radius), color.mix(opacity).filled()))?;
+                    }
                 }
                 Shape::Band { points } => {
                     let finite = points.iter().filter(|p| p.0.is_finite() && p.1.is_finite() && p.2.is_finite());
                     let finite: Vec<&(f64, f64, f64)> = finite.collect();
                     let upper = thin(&finite.iter().map(|p| (p.0, p.2)).collect::<Vec<_>>());
                     let lower = thin(&finite.iter().map(|p| (p.0, p.1)).collect::<Vec<_>>());
-                    let outline: Vec<(f64, f64)> =
-                        upper.into_iter().chain(lower.into_iter().rev()).map(|point| area.at(point)).collect();
-                    canvas.polygon(&outline, color, 0.2);
+                    let outline: Vec<(f64, f64)> = upper.into_iter().chain(lower.into_iter().rev()).collect();
+                    area.draw(&Polygon::new(outline, color.mix(0.2)))?;
                 }
-                Shape::Ring { point } => canvas.circle(area.at(*point), 6.0, "none", color),
-                Shape::Vertical { x } => {
-                    let x = area.x.at(*x);
-                    canvas.line((x, area.origin.1), (x, area.bottom()), color, 1.5, "2 3");
+                Shape::Ring { point } if inside(point) => {
+                    area.draw(&Circle::new(*point, px(6.0), stroke(color, 2.0)))?;
                 }
-                Shape::Horizontal { y } => {
-                    let y = area.y.at(*y);
-                    canvas.line((area.origin.0, y), (area.right(), y), color, 1.5, "2 3");
+                Shape::Vertical { x } if x_axis.contains(*x) => {
+                    line(area, vec![(*x, y_axis.low), (*x, y_axis.high)], DOTTED, stroke(color, 1.5))?;
                 }
+                Shape::Horizontal { y } if y_axis.contains(*y) => {
+                    line(area, vec![(x_axis.low, *y), (x_axis.high, *y)], DOTTED, stroke(color, 1.5))?;
+                }
+                Shape::Ring { .. } | Shape::Vertical { .. } | Shape::Horizontal { .. } => {}
             }
         }
-        canvas.close_window();
         Ok(())
     }
 }
@@ -340,8 +370,8 @@ mod tests {
     #[test]
     fn a_band_shares_the_colour_of_its_line() {
         let mut chart = Cartesian::new("");
-        chart.push("mean", Shape::Line { points: vec![(0.0, 1.0), (1.0, 2.0)], dash: "" });
-        chart.push("other", Shape::Line { points: vec![(0.0, 1.0), (1.0, 2.0)], dash: "" });
+        chart.push("mean", Shape::Line { points: vec![(0.0, 1.0), (1.0, 2.0)], dash: PLAIN, steps: false });
+        chart.push("other", Shape::Line { points: vec![(0.0, 1.0), (1.0, 2.0)], dash: PLAIN, steps: false });
         chart.push("mean", Shape::Band { points: vec![(0.0, 0.5, 1.5), (1.0, 1.5, 2.5)] });
         assert_eq!(chart.color_of(2), chart.color_of(0));
         assert_ne!(chart.color_of(1), chart.color_of(0));

@@ -33,6 +33,14 @@ pub struct CosineAnnealingLR {
 pub struct CosineAnnealingLRBuilder(CosineAnnealingLR);
 
 impl CosineAnnealingLR {
+    /// From `learning_rate` down to 0 in `t_max` steps.
+    ///
+    /// # Errors
+    /// If the rate is negative, or there are no steps.
+    pub fn new(learning_rate: f64, t_max: usize) -> Result<Self> {
+        Self::builder(learning_rate, t_max).build()
+    }
+
     /// From `learning_rate` down in `t_max` steps (to 0 unless told otherwise).
     pub fn builder(learning_rate: f64, t_max: usize) -> CosineAnnealingLRBuilder {
         CosineAnnealingLRBuilder(Self { base: learning_rate, t_max, eta_min: 0.0 })
@@ -94,6 +102,14 @@ pub struct CosineAnnealingWarmRestarts {
 pub struct CosineAnnealingWarmRestartsBuilder(CosineAnnealingWarmRestarts);
 
 impl CosineAnnealingWarmRestarts {
+    /// From `learning_rate` down to 0, again and again in `t_0` steps.
+    ///
+    /// # Errors
+    /// If the rate is negative, or `t_0` is 0.
+    pub fn new(learning_rate: f64, t_0: usize) -> Result<Self> {
+        Self::builder(learning_rate, t_0).build()
+    }
+
     /// From `learning_rate`, with a first cycle of `t_0` steps and all others alike, unless told
     /// otherwise.
     pub fn builder(learning_rate: f64, t_0: usize) -> CosineAnnealingWarmRestartsBuilder {

@@ -49,6 +49,14 @@ pub struct CyclicLR {
 pub struct CyclicLRBuilder(CyclicLR);
 
 impl CyclicLR {
+    /// Between `base_learning_rate` and `max_learning_rate`, 2000 steps up and 2000 down.
+    ///
+    /// # Errors
+    /// If a rate is negative, or the highest is below the base.
+    pub fn new(base_learning_rate: f64, max_learning_rate: f64) -> Result<Self> {
+        Self::builder(base_learning_rate, max_learning_rate).build()
+    }
+
     /// Between `base_learning_rate` and `max_learning_rate`, 2000 steps up and 2000 down, the
     /// momentum left alone, unless told otherwise.
     pub fn builder(base_learning_rate: f64, max_learning_rate: f64) -> CyclicLRBuilder {

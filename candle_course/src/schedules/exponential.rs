@@ -60,6 +60,14 @@ pub struct PolynomialLR {
 pub struct PolynomialLRBuilder(PolynomialLR);
 
 impl PolynomialLR {
+    /// From `learning_rate` to 0 in `total_steps`, on a straight line.
+    ///
+    /// # Errors
+    /// If the rate is negative, or there are no steps.
+    pub fn new(learning_rate: f64, total_steps: usize) -> Result<Self> {
+        Self::builder(learning_rate, total_steps).build()
+    }
+
     /// From `learning_rate` to 0 in `total_steps` (p = 1 unless told otherwise).
     pub fn builder(learning_rate: f64, total_steps: usize) -> PolynomialLRBuilder {
         PolynomialLRBuilder(Self { base: learning_rate, total: total_steps, power: 1.0 })

@@ -26,6 +26,14 @@ pub struct ConstantLR {
 pub struct ConstantLRBuilder(ConstantLR);
 
 impl ConstantLR {
+    /// A third of `learning_rate` for `total_steps`, then all of it.
+    ///
+    /// # Errors
+    /// If the rate is negative.
+    pub fn new(learning_rate: f64, total_steps: usize) -> Result<Self> {
+        Self::builder(learning_rate, total_steps).build()
+    }
+
     /// A part of `learning_rate` for `total_steps` (a third unless told otherwise).
     pub fn builder(learning_rate: f64, total_steps: usize) -> ConstantLRBuilder {
         ConstantLRBuilder(Self { base: learning_rate, total: total_steps, factor: 1.0 / 3.0 })
@@ -81,6 +89,14 @@ pub struct LinearLR {
 pub struct LinearLRBuilder(LinearLR);
 
 impl LinearLR {
+    /// From a third of `learning_rate` to the whole in `total_steps`.
+    ///
+    /// # Errors
+    /// If the rate is negative, or there are no steps.
+    pub fn new(learning_rate: f64, total_steps: usize) -> Result<Self> {
+        Self::builder(learning_rate, total_steps).build()
+    }
+
     /// From a third of `learning_rate` to the whole in `total_steps`, unless told otherwise.
     pub fn builder(learning_rate: f64, total_steps: usize) -> LinearLRBuilder {
         LinearLRBuilder(Self { base: learning_rate, total: total_steps, start: 1.0 / 3.0, end: 1.0 })

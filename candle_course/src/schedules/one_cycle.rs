@@ -61,6 +61,14 @@ pub struct OneCycleLR {
 pub struct OneCycleLRBuilder(OneCycleLR);
 
 impl OneCycleLR {
+    /// Up to `max_learning_rate` and down in `total_steps`, with PyTorch's defaults.
+    ///
+    /// # Errors
+    /// If the rate is negative, or there are less than 2 steps.
+    pub fn new(max_learning_rate: f64, total_steps: usize) -> Result<Self> {
+        Self::builder(max_learning_rate, total_steps).build()
+    }
+
     /// Up to `max_learning_rate` and down in `total_steps`, with PyTorch's defaults unless told
     /// otherwise.
     pub fn builder(max_learning_rate: f64, total_steps: usize) -> OneCycleLRBuilder {
@@ -199,19 +207,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_figure_shows_rate_and_momentum() {
-        let with = OneCycleLR::builder(0.1, 50).build().unwrap().plot(50).unwrap();
-        assert!(with.svg().contains("momentum"));
-        let without = OneCycleLR::builder(0.1, 50).constant_momentum().build().unwrap().plot(50).unwrap();
-        assert!(!without.svg().contains("momentum"));
-    }
-
-    #[test]
     fn the_last_rate_stays_and_bad_phases_are_refused() {
-        let schedule = OneCycleLR::builder(0.1, 10).build().unwrap();
+        let schedule = OneCycleLR::new(0.1, 10).unwrap();
         assert_eq!(schedule.learning_rate(9), schedule.learning_rate(1000));
         let text = OneCycleLR::builder(0.1, 10).three_phase(true).pct_start(0.6).build().unwrap_err().to_string();
         assert!(text.contains("at most 0.5 with three phases"), "{text}");
-        assert!(OneCycleLR::builder(0.1, 1).build().unwrap_err().to_string().contains("epochs × batches per epoch"));
+        assert!(OneCycleLR::new(0.1, 1).unwrap_err().to_string().contains("epochs × batches per epoch"));
     }
 }

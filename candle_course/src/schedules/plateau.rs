@@ -1,12 +1,11 @@
 //! A rate that follows a metric.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor};
 
 use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::schedules::{Schedule, rate};
+use crate::schedules::{Adaptive, Schedule, rate};
+use crate::stateful::{Expected, State, Stateful, compare};
 
 /// What an improvement is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,8 +30,8 @@ pub enum ThresholdMode {
 /// use candle_course::prelude::*;
 ///
 /// let mut schedule = ReduceLROnPlateau::builder(0.1).factor(0.5).patience(1).build()?;
-/// for loss in [1.0, 0.8, 0.8, 0.8] {
-///     schedule.observe(loss)?;
+/// for (epoch, loss) in [1.0, 0.8, 0.8, 0.8].into_iter().enumerate() {
+///     schedule.observe(epoch, loss)?;
 /// }
 /// assert_eq!(schedule.learning_rate(4), 0.05);
 /// # Ok::<(), candle_course::Error>(())
@@ -67,6 +66,14 @@ pub struct ReduceLROnPlateauBuilder {
 }
 
 impl ReduceLROnPlateau {
+    /// From `learning_rate`, following a loss (smaller is better) with PyTorch's defaults.
+    ///
+    /// # Errors
+    /// If the rate is negative.
+    pub fn new(learning_rate: f64) -> Result<Self> {
+        Self::builder(learning_rate).build()
+    }
+
     /// From `learning_rate`, following a loss (smaller is better) with PyTorch's defaults, unless
     /// told otherwise.
     pub fn builder(learning_rate: f64) -> ReduceLROnPlateauBuilder {
@@ -170,21 +177,28 @@ impl ReduceLROnPlateauBuilder {
         if !(settings.factor > 0.0 && settings.factor < 1.0) {
             return Err(Error::argument("factor", "a number in (0, 1)", settings.factor));
         }
-        let best = match settings.direction {
-            Direction::Minimize => f64::INFINITY,
-            Direction::Maximize => f64::NEG_INFINITY,
-        };
+        let best = settings.direction.worst();
         Ok(ReduceLROnPlateau { settings, rate: base, best, bad_epochs: 0, cooling: 0, reductions: 0 })
     }
 }
 
 impl Schedule for ReduceLROnPlateau {
-    /// The rate as of the last [`observe`](Schedule::observe), whatever the step.
+    /// The rate as of the last [`observe`](Adaptive::observe), whatever the step.
     fn learning_rate(&self, _step: usize) -> f64 {
         self.rate
     }
 
-    fn observe(&mut self, metric: f64) -> Result<()> {
+    fn as_adaptive(&self) -> Option<&dyn Adaptive> {
+        Some(self)
+    }
+
+    fn as_adaptive_mut(&mut self) -> Option<&mut dyn Adaptive> {
+        Some(self)
+    }
+}
+
+impl Adaptive for ReduceLROnPlateau {
+    fn observe(&mut self, _step: usize, metric: f64) -> Result<()> {
         if metric.is_nan() {
             return Err(Error::training("ReduceLROnPlateau was given NaN as the metric").hint("did the loss diverge?"));
         }
@@ -213,74 +227,26 @@ impl Schedule for ReduceLROnPlateau {
     fn follows(&self) -> Option<Direction> {
         Some(self.settings.direction)
     }
+}
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+impl Stateful for ReduceLROnPlateau {
+    fn state(&self) -> Result<State> {
         let reals = [self.rate, self.best];
         let counts = [self.bad_epochs, self.cooling, self.reductions].map(|count| count as i64);
-        Ok(BTreeMap::from([
-            ("plateau.rate_and_best".to_owned(), Tensor::new(&reals, &Device::Cpu)?),
-            ("plateau.counts".to_owned(), Tensor::new(&counts, &Device::Cpu)?),
+        Ok(State::from([
+            ("rate_and_best".to_owned(), Tensor::new(&reals, &Device::Cpu)?),
+            ("counts".to_owned(), Tensor::new(&counts, &Device::Cpu)?),
         ]))
     }
 
-    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let names: Vec<&str> = state.keys().map(String::as_str).collect();
-        if names != ["plateau.counts", "plateau.rate_and_best"] {
-            return Err(Error::checkpoint(format!(
-                "the schedule's state holds [{}], ReduceLROnPlateau's is [plateau.counts, plateau.rate_and_best]",
-                names.join(", ")
-            )));
-        }
-        let reals = state["plateau.rate_and_best"].to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        let counts = state["plateau.counts"].to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
-        let (&[rate, best], &[bad_epochs, cooling, reductions]) = (&reals[..], &counts[..]) else {
-            return Err(Error::checkpoint(format!(
-                "ReduceLROnPlateau's state has 2 and 3 numbers, got {} and {}",
-                reals.len(),
-                counts.len()
-            )));
-        };
-        self.rate = rate;
-        self.best = best;
-        self.bad_epochs = bad_epochs as usize;
-        self.cooling = cooling as usize;
-        self.reductions = reductions as usize;
+    fn load_state(&mut self, state: &State) -> Result<()> {
+        let expected =
+            [("rate_and_best", Expected::new(&[2], DType::F64)), ("counts", Expected::new(&[3], DType::I64))];
+        compare("this is not the state of a ReduceLROnPlateau", state, expected)?;
+        let reals = state["rate_and_best"].to_vec1::<f64>()?;
+        let counts = state["counts"].to_vec1::<i64>()?;
+        (self.rate, self.best) = (reals[0], reals[1]);
+        (self.bad_epochs, self.cooling, self.reductions) = (counts[0] as usize, counts[1] as usize, counts[2] as usize);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::Generator;
-    use crate::schedules::{Constant, WarmUp};
-
-    #[test]
-    fn a_restored_schedule_continues_alike() {
-        let build = || ReduceLROnPlateau::builder(0.1).factor(0.7).patience(2).cooldown(1).build().unwrap();
-        let mut generator = Generator::new(5);
-        let metrics: Vec<f64> = (0..200).map(|_| generator.uniform()).collect();
-        for cut in [1, 50, 123] {
-            let mut whole = build();
-            metrics[..cut].iter().for_each(|&metric| whole.observe(metric).unwrap());
-            let mut resumed = WarmUp::builder(1, build()).build().unwrap();
-            resumed.load_state(&whole.state().unwrap()).unwrap();
-            for &metric in &metrics[cut..] {
-                whole.observe(metric).unwrap();
-                resumed.observe(metric).unwrap();
-                assert_eq!(whole.learning_rate(0).to_bits(), resumed.learning_rate(1).to_bits());
-            }
-            assert!(whole.reductions() > 3);
-        }
-    }
-
-    #[test]
-    fn foreign_state_and_nan_are_refused() {
-        let mut schedule = ReduceLROnPlateau::builder(0.1).build().unwrap();
-        assert!(schedule.observe(f64::NAN).unwrap_err().to_string().contains("did the loss diverge?"));
-        let text = schedule.load_state(&BTreeMap::new()).unwrap_err().to_string();
-        assert!(text.contains("plateau.counts"), "{text}");
-        let text = Constant(0.1).load_state(&schedule.state().unwrap()).unwrap_err().to_string();
-        assert!(text.contains("this schedule has none"), "{text}");
     }
 }

@@ -26,6 +26,14 @@ pub struct StepLR {
 pub struct StepLRBuilder(StepLR);
 
 impl StepLR {
+    /// From `learning_rate`, to a tenth every `step_size` steps.
+    ///
+    /// # Errors
+    /// If the rate is negative or the step size 0.
+    pub fn new(learning_rate: f64, step_size: usize) -> Result<Self> {
+        Self::builder(learning_rate, step_size).build()
+    }
+
     /// From `learning_rate`, down every `step_size` steps (γ = 0.1 unless told otherwise).
     pub fn builder(learning_rate: f64, step_size: usize) -> StepLRBuilder {
         StepLRBuilder(Self { base: learning_rate, step_size, gamma: 0.1 })
@@ -81,6 +89,14 @@ pub struct MultiStepLR {
 pub struct MultiStepLRBuilder(MultiStepLR);
 
 impl MultiStepLR {
+    /// From `learning_rate`, to a tenth at each of `milestones`.
+    ///
+    /// # Errors
+    /// If the rate is negative, or the milestones are empty or do not increase.
+    pub fn new(learning_rate: f64, milestones: impl Into<Vec<usize>>) -> Result<Self> {
+        Self::builder(learning_rate, milestones).build()
+    }
+
     /// From `learning_rate`, down at each of `milestones` (γ = 0.1 unless told otherwise).
     pub fn builder(learning_rate: f64, milestones: impl Into<Vec<usize>>) -> MultiStepLRBuilder {
         MultiStepLRBuilder(Self { base: learning_rate, milestones: milestones.into(), gamma: 0.1 })

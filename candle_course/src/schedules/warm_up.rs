@@ -1,12 +1,9 @@
 //! A rise before any schedule.
 
-use std::collections::BTreeMap;
-
-use candle_core::Tensor;
-
 use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::schedules::{Schedule, at_least_one};
+use crate::schedules::{Adaptive, Schedule, at_least_one};
+use crate::stateful::{State, Stateful};
 
 /// A rise to the first rate of another schedule, which then begins: no jump at the hand-over.
 ///
@@ -15,12 +12,14 @@ use crate::schedules::{Schedule, at_least_one};
 /// a multiple of 1 / stairs. Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet
 /// in 1 Hour", section 2.2.
 ///
+/// Before a schedule that follows a value it is [`Adaptive`]: from step T on, values are observed.
+///
 /// # Examples
 ///
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let schedule = WarmUp::builder(4, CosineAnnealingLR::builder(0.1, 100).build()?).start_factor(0.2).build()?;
+/// let schedule = WarmUp::builder(4, CosineAnnealingLR::new(0.1, 100)?).start_factor(0.2).build()?;
 /// let rates = schedule.learning_rates(6);
 /// assert!((rates[0] - 0.02).abs() < 1e-12 && (rates[3] - 0.08).abs() < 1e-12);
 /// assert_eq!(rates[4], 0.1);
@@ -38,6 +37,14 @@ pub struct WarmUp {
 pub struct WarmUpBuilder(WarmUp);
 
 impl WarmUp {
+    /// A linear rise from 0 in `steps` steps before `schedule`.
+    ///
+    /// # Errors
+    /// If there are no steps.
+    pub fn new(steps: usize, schedule: impl Schedule + 'static) -> Result<Self> {
+        Self::builder(steps, schedule).build()
+    }
+
     /// A linear rise in `steps` steps, from 0 unless told otherwise, before `schedule`.
     pub fn builder(steps: usize, schedule: impl Schedule + 'static) -> WarmUpBuilder {
         WarmUpBuilder(Self { steps, start: 0.0, stairs: None, then: Box::new(schedule) })
@@ -94,19 +101,32 @@ impl Schedule for WarmUp {
         self.then.momentum(step.saturating_sub(self.steps))
     }
 
-    fn observe(&mut self, metric: f64) -> Result<()> {
-        self.then.observe(metric)
+    fn as_adaptive(&self) -> Option<&dyn Adaptive> {
+        self.follows().map(|_| self as &dyn Adaptive)
+    }
+
+    fn as_adaptive_mut(&mut self) -> Option<&mut dyn Adaptive> {
+        self.follows().map(|_| self as &mut dyn Adaptive)
+    }
+}
+
+impl Adaptive for WarmUp {
+    /// What is found during the rise says nothing about the schedule after it, which begins anew.
+    fn observe(&mut self, step: usize, value: f64) -> Result<()> {
+        if step < self.steps { Ok(()) } else { self.then.observe(step - self.steps, value) }
     }
 
     fn follows(&self) -> Option<Direction> {
         self.then.follows()
     }
+}
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+impl Stateful for WarmUp {
+    fn state(&self) -> Result<State> {
         self.then.state()
     }
 
-    fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+    fn load_state(&mut self, state: &State) -> Result<()> {
         self.then.load_state(state)
     }
 }
@@ -114,12 +134,12 @@ impl Schedule for WarmUp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedules::{Constant, CosineAnnealingLR};
+    use crate::schedules::CosineAnnealingLR;
 
     #[test]
     fn the_hand_over_has_no_jump() {
         for stairs in [None, Some(5)] {
-            let mut builder = WarmUp::builder(50, CosineAnnealingLR::builder(0.2, 100).build().unwrap());
+            let mut builder = WarmUp::builder(50, CosineAnnealingLR::new(0.2, 100).unwrap());
             if let Some(stairs) = stairs {
                 builder = builder.stairs(stairs);
             }
@@ -134,8 +154,8 @@ mod tests {
 
     #[test]
     fn bad_arguments_are_named() {
-        let text = WarmUp::builder(2, Constant(0.1)).stairs(3).build().err().unwrap().to_string();
+        let text = WarmUp::builder(2, 0.1).stairs(3).build().err().unwrap().to_string();
         assert!(text.contains("`stairs`: expected 1 to 2"), "{text}");
-        assert!(WarmUp::builder(0, Constant(0.1)).build().err().unwrap().to_string().contains("`steps`"));
+        assert!(WarmUp::new(0, 0.1).err().unwrap().to_string().contains("`steps`"));
     }
 }

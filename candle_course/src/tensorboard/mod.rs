@@ -51,6 +51,6 @@ mod writer;
 
 pub use hyper_parameters::{HyperParameter, HyperParameters};
 pub use reader::{Scalar, Scalars};
-pub use writer::SummaryWriter;
 #[cfg(test)]
 pub(crate) use writer::tests::session_ends;
+pub use writer::{SummaryWriter, SummaryWriterBuilder};

@@ -26,7 +26,7 @@ use crate::plot::{Figure, encode_image};
 /// Writes the events of one run into a folder.
 ///
 /// Events are buffered and reach the disk every five seconds (at the next event; see
-/// [`flush_every`](Self::flush_every)), on [`flush`](Self::flush), and when the last clone is
+/// [`flush_every`](SummaryWriterBuilder::flush_every)), on [`flush`](Self::flush), and when the last clone is
 /// dropped. A clone writes to the same file, so that a callback and a notebook can share a run.
 ///
 /// Tags with a slash are grouped: `loss/train` and `loss/validation` stand side by side.
@@ -56,6 +56,31 @@ struct Run {
     session: bool,
 }
 
+/// Configures a [`SummaryWriter`].
+#[derive(Debug, Clone)]
+pub struct SummaryWriterBuilder {
+    folder: PathBuf,
+    every: Duration,
+}
+
+impl SummaryWriterBuilder {
+    /// How long an event may wait in memory (5 seconds).
+    #[must_use]
+    pub fn flush_every(mut self, time: Duration) -> Self {
+        self.every = time;
+        self
+    }
+
+    /// Opens the event file; the folder is made when it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// When the folder or the file cannot be made.
+    pub fn build(self) -> Result<SummaryWriter> {
+        SummaryWriter::open(&self.folder, self.every)
+    }
+}
+
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
@@ -67,20 +92,23 @@ impl SummaryWriter {
     ///
     /// When the folder or the file cannot be made.
     pub fn new(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(folder).build()
+    }
+
+    /// A new event file in `folder`, written to disk every 5 seconds unless told otherwise.
+    pub fn builder(folder: impl AsRef<Path>) -> SummaryWriterBuilder {
+        SummaryWriterBuilder { folder: folder.as_ref().to_owned(), every: Duration::from_secs(5) }
+    }
+
+    fn open(folder: &Path, every: Duration) -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let folder = folder.as_ref();
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("events.out.tfevents.{:017.6}.{}.{count}", now(), std::process::id());
         let path = folder.join(name);
         let file = File::create_new(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let mut run = Run {
-            path,
-            file: BufWriter::with_capacity(1 << 16, file),
-            flushed: Instant::now(),
-            every: Duration::from_secs(5),
-            session: false,
-        };
+        let mut run =
+            Run { path, file: BufWriter::with_capacity(1 << 16, file), flushed: Instant::now(), every, session: false };
         run.event(Event {
             wall_time: now(),
             what: Some(What::FileVersion("brain.Event:2".into())),
@@ -89,13 +117,6 @@ impl SummaryWriter {
         })?;
         run.file.flush()?;
         Ok(Self { shared: Arc::new(Mutex::new(run)) })
-    }
-
-    /// How long an event may wait in memory; 5 seconds unless set.
-    #[must_use]
-    pub fn flush_every(self, time: Duration) -> Self {
-        self.run().every = time;
-        self
     }
 
     /// The event file.
@@ -468,7 +489,7 @@ pub(super) mod tests {
     #[test]
     fn a_buffered_value_reaches_the_disk_when_the_last_clone_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let writer = SummaryWriter::new(folder.path()).unwrap().flush_every(Duration::from_secs(3600));
+        let writer = SummaryWriter::builder(folder.path()).flush_every(Duration::from_secs(3600)).build().unwrap();
         let clone = writer.clone();
         drop(writer);
         clone.scalar("loss", 1.0, 0).unwrap();

@@ -1,6 +1,5 @@
 //! A training that runs while other cells are used.
 
-use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use candle_core::backprop::GradStore;
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Error, Result, panicked};
 use crate::plot::{Figure, LineChart, Panels, compact};
-use crate::training::callbacks::{Progress, Speed, duration};
+use crate::training::callbacks::{Speed, duration};
 use crate::training::history_display::headline;
 use crate::training::live;
-use crate::training::{Callback, Flow, History, Trainer};
+use crate::training::{Callback, Flow, History, Trainer, Training};
 
 /// How often the running epoch is looked at: often enough to watch, too seldom to cost anything.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,7 +40,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
 /// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
+/// let trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters)?)
 ///     .epochs(20)
 ///     .learning_rate(0.1)
 ///     .build()?;
@@ -148,7 +147,7 @@ impl fmt::Display for BackgroundStatus {
 }
 
 impl Trainer {
-    /// [`Trainer::fit`] on a thread of its own, without [`Progress`] lines. The trainer comes back from
+    /// [`Trainer::fit`] on a thread of its own, without [`Progress`](crate::training::callbacks::Progress) lines. The trainer comes back from
     /// [`BackgroundTraining::join`].
     ///
     /// Clones of the model share its variables. Meanwhile, evaluating one sees weights in motion; and
@@ -163,31 +162,27 @@ impl Trainer {
         train: &DataLoader,
         validation: Option<&DataLoader>,
     ) -> Result<BackgroundTraining> {
-        self.check(train, validation)?;
+        self.training.check(train, validation)?;
         let shared = Arc::new(Shared::default());
-        shared.seen().epochs = self.epochs();
+        shared.seen().epochs = self.training.epochs();
         let now = Instant::now();
-        let mut watcher = Watcher { shared: shared.clone(), started: now, speed: Speed::default(), looked: now };
+        let watcher = Watcher { shared: shared.clone(), started: now, speed: Speed::default(), looked: now };
+        self.callbacks.push(Box::new(watcher));
+        self.callbacks.mute(true);
         let (train, validation) = (train.clone(), validation.cloned());
         let thread = std::thread::Builder::new().name("training".to_owned()).spawn(move || {
-            let mut callbacks = std::mem::take(&mut self.callbacks);
-            let result = {
-                let prints = |callback: &dyn Callback| (callback as &dyn Any).is::<Progress>();
-                let listeners = callbacks.iter_mut().filter(|callback| !prints(&***callback));
-                let mut listeners: Vec<&mut dyn Callback> =
-                    listeners.map(|callback| &mut **callback as &mut dyn Callback).collect();
-                listeners.push(&mut watcher);
-                // A panic of a model or a callback is told like an error, to the callbacks and in the status.
-                catch_unwind(AssertUnwindSafe(|| self.run(&train, validation.as_ref(), &mut listeners))).unwrap_or_else(
-                    |panic| {
-                        let error = Error::training(panicked("the background training", &*panic));
-                        let _ = catch_unwind(AssertUnwindSafe(|| self.failed(&mut listeners, &error)));
-                        Err(error)
-                    },
-                )
-            };
-            self.callbacks = callbacks;
-            watcher.look(&self, result.as_ref().err().map(ToString::to_string), true);
+            // A panic of a model or a callback is told like an error, to the callbacks and in the status.
+            let result = catch_unwind(AssertUnwindSafe(|| self.fit(&train, validation.as_ref()).map(|_| ())))
+                .unwrap_or_else(|panic| {
+                    let error = Error::training(panicked("the background training", &*panic));
+                    let _ = catch_unwind(AssertUnwindSafe(|| self.callbacks.failed(&mut self.training, &error)));
+                    Err(error)
+                });
+            if let Some(watcher) = self.callbacks.find::<Watcher>() {
+                watcher.look(&self.training, result.as_ref().err().map(ToString::to_string), true);
+            }
+            self.callbacks.remove::<Watcher>();
+            self.callbacks.mute(false);
             (self, result)
         })?;
         Ok(BackgroundTraining { shared, thread: Some(thread) })
@@ -378,21 +373,22 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn look(&mut self, trainer: &Trainer, error: Option<String>, finished: bool) {
-        let (losses, loss) = (trainer.running_losses().unwrap_or_default(), trainer.running_loss().unwrap_or(f64::NAN));
-        let state = trainer.state();
-        let recorded = trainer.history().epochs().last().map_or(0, |record| record.step);
+    fn look(&mut self, training: &Training, error: Option<String>, finished: bool) {
+        let (losses, loss) =
+            (training.running_losses().unwrap_or_default(), training.running_loss().unwrap_or(f64::NAN));
+        let state = training.state();
+        let recorded = training.history().epochs().last().map_or(0, |record| record.step);
         let per_step = (losses.len() as f64 / (state.step - recorded).max(1) as f64).max(1.0);
         let between_epochs = state.batch == 0;
         let mut seen = self.shared.seen();
-        seen.history = trainer.history().clone();
-        (seen.epochs, seen.batches) = (trainer.epochs(), trainer.batches_per_epoch());
+        seen.history = training.history().clone();
+        (seen.epochs, seen.batches) = (training.epochs(), training.batches_per_epoch());
         (seen.epoch, seen.batch, seen.step) = (state.epoch, state.batch, state.step);
         (seen.learning_rate, seen.loss) = (state.learning_rate, loss);
-        seen.examples_per_second = match trainer.history().epochs().last() {
+        seen.examples_per_second = match training.history().epochs().last() {
             Some(record) if between_epochs => record.examples as f64 / record.train_seconds,
-            _ if finished => trainer.running_examples() as f64 / state.seconds.max(f64::MIN_POSITIVE),
-            _ => self.speed.examples_per_second(trainer),
+            _ if finished => training.running_examples() as f64 / state.seconds.max(f64::MIN_POSITIVE),
+            _ => self.speed.examples_per_second(training),
         };
         seen.seconds = self.started.elapsed().as_secs_f64();
         seen.running.clear();
@@ -421,28 +417,28 @@ impl Callback for Watcher {
         "background watcher"
     }
 
-    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        (self.started, self.speed) = (Instant::now(), Speed::start(trainer));
-        self.look(trainer, None, false);
+    fn fit_start(&mut self, training: &mut Training) -> Result<Flow> {
+        (self.started, self.speed) = (Instant::now(), Speed::start(training));
+        self.look(training, None, false);
         Ok(self.flow())
     }
 
-    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.speed = Speed::start(trainer);
+    fn epoch_start(&mut self, training: &mut Training) -> Result<Flow> {
+        self.speed = Speed::start(training);
         Ok(self.flow())
     }
 
-    fn batch_start(&mut self, _trainer: &mut Trainer, _batch: &Batch) -> Result<Flow> {
+    fn batch_start(&mut self, _training: &mut Training, _batch: &Batch) -> Result<Flow> {
         Ok(self.flow())
     }
 
-    fn backward_end(&mut self, _trainer: &mut Trainer, _gradients: &mut GradStore) -> Result<Flow> {
+    fn backward_end(&mut self, _training: &mut Training, _gradients: &mut GradStore) -> Result<Flow> {
         Ok(self.flow())
     }
 
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
         if self.looked.elapsed() >= LOOK {
-            self.look(trainer, None, false);
+            self.look(training, None, false);
         }
         Ok(self.flow())
     }
@@ -451,8 +447,8 @@ impl Callback for Watcher {
         Ok(self.flow())
     }
 
-    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.look(trainer, None, false);
+    fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
+        self.look(training, None, false);
         Ok(self.flow())
     }
 }
@@ -525,7 +521,7 @@ mod tests {
         let train = loaders().0;
         let validation = DataLoader::builder(points(2)).batch_size(1).build().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let checkpoints = || Checkpoints::builder(folder.path()).build().unwrap();
+        let checkpoints = || Checkpoints::new(folder.path());
         let batches = Arc::new(AtomicUsize::new(0));
         let builder = trainer(3).0.epochs(50).learning_rate(0.1).callback(Slow(batches.clone()));
         let training = builder.checkpoints(checkpoints()).build().unwrap();
@@ -573,12 +569,12 @@ mod tests {
             fn name(&self) -> &str {
                 "panics"
             }
-            fn fit_failed(&mut self, _: &mut Trainer, error: &Error) -> Result<()> {
+            fn fit_failed(&mut self, _: &mut Training, error: &Error) -> Result<()> {
                 self.0.store(error.to_string().contains("six is too many"), Ordering::SeqCst);
                 Ok(())
             }
-            fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-                assert!(trainer.state().step < 6, "six is too many");
+            fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+                assert!(training.state().step < 6, "six is too many");
                 Ok(Flow::Continue)
             }
         }

@@ -13,11 +13,11 @@ use crate::optimizers::{
     GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
 };
 use crate::precision::Precision;
-use crate::schedules::{Constant, Schedule};
-use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress};
+use crate::schedules::Schedule;
+use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
-use crate::training::{Callback, History, TrainState, Trainer};
+use crate::training::{Callback, History, TrainState, Trainer, Training};
 
 /// Configures a [`Trainer`].
 pub struct TrainerBuilder {
@@ -30,7 +30,7 @@ pub struct TrainerBuilder {
     pub(super) schedule_per_epoch: bool,
     pub(super) metrics: Vec<Box<dyn Metric>>,
     pub(super) train_metrics: bool,
-    pub(super) callbacks: Vec<Box<dyn Callback>>,
+    pub(super) callbacks: Callbacks,
     pub(super) progress: Option<Progress>,
     pub(super) last_finite_folder: Option<PathBuf>,
     pub(super) schedule_monitor: Option<String>,
@@ -75,7 +75,7 @@ impl TrainerBuilder {
             schedule_per_epoch: false,
             metrics: Vec::new(),
             train_metrics: false,
-            callbacks: Vec::new(),
+            callbacks: Callbacks::default(),
             progress: Some(Progress::default()),
             last_finite_folder: None,
             schedule_monitor: None,
@@ -95,12 +95,13 @@ impl TrainerBuilder {
 
     /// The same learning rate at every step.
     pub fn learning_rate(mut self, learning_rate: f64) -> Self {
-        self.schedule = Some(Box::new(Constant(learning_rate)));
+        self.schedule = Some(Box::new(learning_rate));
         self.schedule_per_epoch = false;
         self
     }
 
-    /// A learning rate for every optimizer step.
+    /// A learning rate for every optimizer step: a number, a function of the step, any
+    /// [`Schedule`]. What follows a value in it, alone or as a part, observes it after every epoch.
     pub fn schedule(mut self, schedule: impl Schedule + 'static) -> Self {
         self.schedule = Some(Box::new(schedule));
         self.schedule_per_epoch = false;
@@ -123,8 +124,10 @@ impl TrainerBuilder {
         self
     }
 
-    /// Steps once every `batches` batches, with the gradient of all their examples (1: every batch).
-    /// An epoch's last group may be smaller, and is scaled by its own number of examples.
+    /// Steps once every `batches` batches, with the gradient of one large batch of all their examples
+    /// (1: every batch). Every batch is weighted by what its loss is a mean of; an epoch's last group
+    /// may be smaller. A loss that cannot be split
+    /// ([`MeanOf::Whole`](crate::losses::MeanOf::Whole)) is refused.
     pub fn accumulate(mut self, batches: usize) -> Self {
         self.accumulate = batches;
         self
@@ -144,7 +147,7 @@ impl TrainerBuilder {
 
     /// Keeps an exponential moving average of the weights, with this decay (0.999, say). Validation,
     /// [`Trainer::evaluate`] and the best weights that early stopping restores are those of the
-    /// average; the model itself holds the last weights, until [`Trainer::swap_average`]. So in a
+    /// average; the model itself holds the last weights, until [`Training::swap_average`]. So in a
     /// checkpoint: its `model` are the last weights, and the average that its metric is of is in
     /// `average`.
     pub fn ema(mut self, decay: f64) -> Self {
@@ -215,8 +218,8 @@ impl TrainerBuilder {
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
     /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
-    /// is 0, a clipping bound is not positive, the decay is not in `[0, 1)`, or a reduced precision is
-    /// asked for on another device than CUDA.
+    /// is 0 or the loss cannot be split, a clipping bound is not positive, the decay is not in `[0, 1)`,
+    /// or a reduced precision is asked for on another device than CUDA.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == 0 {
             return Err(Error::argument("epochs", "at least 1", 0));
@@ -242,6 +245,12 @@ impl TrainerBuilder {
                 ));
             }
         }
+        if self.accumulate > 1
+            && let Some(reason) = self.loss.whole()
+        {
+            return Err(Error::argument("accumulate", format!("1 with this loss: {reason}"), self.accumulate)
+                .hint("the loss of a large batch does not follow from those of its parts: take larger batches, or a loss that is a mean over examples or positions"));
+        }
         if let Some(Clip::Norm(bound) | Clip::Value(bound)) = self.clip
             && !(bound.is_finite() && bound > 0.0)
         {
@@ -264,18 +273,18 @@ impl TrainerBuilder {
             batches => Some(GradientAccumulator::new(&self.parameters, batches)?),
         };
         let average = match self.average {
-            Some(decay) => Some(WeightAverage::exponential(&self.parameters).decay(decay).build()?),
+            Some(decay) => Some(WeightAverage::builder(&self.parameters).decay(decay).build()?),
             None => None,
         };
         let mut guard = Guard::default();
         let checkpoint_folder = self.checkpoints.as_ref().map(|checkpoints| checkpoints.folder().to_owned());
         self.last_finite_folder.or(checkpoint_folder).iter().for_each(|folder| guard.set_folder(folder));
-        let mut trainer = Trainer {
+        let mut training = Training {
             model: self.model,
             parameters: self.parameters,
             loss: self.loss,
             optimizer: self.optimizer,
-            schedule: self.schedule.unwrap_or_else(|| Box::new(Constant(0.0))),
+            schedule: self.schedule.unwrap_or_else(|| Box::new(0.0)),
             schedule_per_epoch: self.schedule_per_epoch,
             schedule_monitor: self.schedule_monitor,
             accumulator,
@@ -284,8 +293,6 @@ impl TrainerBuilder {
             metrics: self.metrics,
             train_metrics: self.train_metrics,
             train_values: None,
-            callbacks,
-            checkpoints: self.checkpoints,
             precision: self.precision,
             epochs: self.epochs,
             validating: false,
@@ -296,7 +303,7 @@ impl TrainerBuilder {
             guard,
             history,
         };
-        trainer.state.learning_rate = trainer.scheduled_rate();
-        Ok(trainer)
+        training.state.learning_rate = training.scheduled_rate();
+        Ok(Trainer { training, callbacks, checkpoints: self.checkpoints })
     }
 }

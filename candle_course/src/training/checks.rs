@@ -1,13 +1,13 @@
-//! What a trainer looks at before the first batch.
+//! What a training looks at before the first batch.
 
 use std::collections::HashSet;
 
 use crate::data::DataLoader;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::training::Trainer;
+use crate::training::Training;
 
-impl Trainer {
+impl Training {
     /// Refuses a training that cannot begin, before anything has changed.
     pub(super) fn check(&self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
         if self.state.epoch >= self.epochs {
@@ -42,12 +42,7 @@ impl Trainer {
         self.validating = validation.is_some();
         self.history.set_stopped(None);
         self.check_schedule_monitor()?;
-        let mut checkpoints = self.checkpoints.take();
-        let result = checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.start(self));
-        self.checkpoints = checkpoints;
-        result?;
-        self.note_overlap(train, validation)?;
-        self.release()
+        self.note_overlap(train, validation)
     }
 
     /// Refuses an unknown value, and one that the schedule would take for better when it is worse.
@@ -78,7 +73,7 @@ impl Trainer {
     }
 
     /// Notes validation examples that are training examples too.
-    pub(super) fn note_overlap(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+    fn note_overlap(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
         let Some(validation) = validation else { return Ok(()) };
         let seen: HashSet<(usize, usize)> = train.origins()?.into_iter().collect();
         let validated: HashSet<(usize, usize)> = validation.origins()?.into_iter().collect();

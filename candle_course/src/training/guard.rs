@@ -190,7 +190,7 @@ mod tests {
     use crate::optimizers::Sgd;
     use crate::stateful::Stateful as _;
     use crate::training::trainer_tests::{loaders, mlp, points, trainer};
-    use crate::training::{Callback, Flow, Trainer};
+    use crate::training::{Callback, Flow, Trainer, Training};
 
     fn poisoned(inputs: &[(usize, f32)]) -> DataLoader {
         let clean = points(1);
@@ -226,7 +226,7 @@ mod tests {
         let train = poisoned(&[]);
         let folder = tempfile::tempdir().unwrap();
         let before = parameters.state().unwrap();
-        let mut trainer = Trainer::builder(model, &parameters, LogOfZero, Sgd::builder(&parameters).build().unwrap())
+        let mut trainer = Trainer::builder(model, &parameters, LogOfZero, Sgd::new(&parameters).unwrap())
             .learning_rate(0.1)
             .last_finite_folder(folder.path())
             .quiet()
@@ -257,9 +257,9 @@ mod tests {
         fn name(&self) -> &str {
             "loses"
         }
-        fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-            if trainer.state().step == self.0 {
-                let weight = trainer.parameters().get("0.weight").unwrap();
+        fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+            if training.state().step == self.0 {
+                let weight = training.parameters().get("0.weight").unwrap();
                 weight.set(&Tensor::full(f32::NAN, weight.shape(), &Device::Cpu)?)?;
             }
             Ok(Flow::Continue)
@@ -303,7 +303,7 @@ mod tests {
     fn of(parameters: &Parameters) -> crate::training::TrainerBuilder {
         let [first, second] = ["0.weight", "3.weight"].map(|name| parameters.get(name).unwrap());
         let model = candle_nn::func(move |xs| xs.matmul(&first.t()?)?.relu()?.matmul(&second.t()?));
-        let optimizer = Sgd::builder(parameters).build().unwrap();
+        let optimizer = Sgd::new(parameters).unwrap();
         let builder = Trainer::builder(model, parameters, crate::losses::CrossEntropy::default(), optimizer);
         builder.learning_rate(0.01).quiet()
     }

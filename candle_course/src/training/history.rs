@@ -1,6 +1,7 @@
 //! What a training went through.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,11 @@ pub struct EpochRecord {
     pub epoch: usize,
     /// How many optimizer steps were done by its end.
     pub step: usize,
-    /// The mean training loss per example, of the model as it was at each step.
+    /// The training loss of all examples, of the model as it was at each step.
     #[serde(with = "json::number")]
     pub train_loss: f64,
-    /// The mean validation loss per example, of the model as it was at the end.
+    /// The validation loss of all examples, of the model as it was at the end; as
+    /// [`Evaluation::loss`](crate::training::Evaluation::loss).
     #[serde(with = "json::optional")]
     pub validation_loss: Option<f64>,
     /// Metrics on the validation data.
@@ -77,7 +79,7 @@ fn unknown(name: &str, known: impl Iterator<Item = String>) -> Error {
 pub struct StepRecord {
     /// Which step: 1 for the first.
     pub step: usize,
-    /// The loss of its batch, before the step.
+    /// The loss of its batch, or of all its accumulated batches as one, before the step.
     #[serde(with = "json::number")]
     pub loss: f64,
     /// Its learning rate.
@@ -115,40 +117,25 @@ impl History {
         self.pending.push((step, learning_rate, batches));
     }
 
-    /// Gives the steps noted their losses: the mean over the examples of each step's batches.
-    /// `losses` and `examples` are those of all batches of the running epoch.
-    pub(super) fn record_steps(&mut self, losses: &[f64], examples: &[usize]) {
+    /// Whether steps wait for their losses.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Gives the steps noted their losses: `loss` of each step's batches, by their places in the epoch.
+    pub(super) fn record_steps(&mut self, loss: impl Fn(Range<usize>) -> Result<f64>) -> Result<()> {
         for (step, learning_rate, batches) in std::mem::take(&mut self.pending) {
             let range = self.recorded..self.recorded + batches;
             self.recorded = range.end;
-            let loss = match batches {
-                1 => losses[range.start],
-                _ => {
-                    let weighted: f64 = range.clone().map(|i| losses[i] * examples[i] as f64).sum();
-                    weighted / examples[range].iter().sum::<usize>() as f64
-                }
-            };
-            self.steps.push(StepRecord { step, loss, learning_rate });
+            self.steps.push(StepRecord { step, loss: loss(range)?, learning_rate });
         }
+        Ok(())
     }
 
     /// A finished epoch.
     pub(super) fn push(&mut self, record: EpochRecord) {
         self.recorded = 0;
         self.epochs.push(record);
-    }
-
-    /// Every number in a fixed order: JSON, as it is read here, may be off in the last bit.
-    pub(super) fn numbers(&mut self) -> Vec<&mut f64> {
-        let mut numbers = Vec::new();
-        for record in &mut self.epochs {
-            numbers.extend([&mut record.train_loss, &mut record.learning_rate, &mut record.seconds]);
-            numbers.push(&mut record.train_seconds);
-            numbers.extend(record.validation_loss.as_mut());
-            numbers.extend(record.metrics.iter_mut().chain(&mut record.train_metrics).map(|(_, value)| value));
-        }
-        numbers.extend(self.steps.iter_mut().flat_map(|step| [&mut step.loss, &mut step.learning_rate]));
-        numbers
     }
 
     pub(super) fn set_stopped(&mut self, reason: Option<String>) {

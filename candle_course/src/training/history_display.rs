@@ -83,7 +83,7 @@ impl History {
 
     fn rate_chart(&self) -> Result<Figure> {
         let rates: Vec<(f64, f64)> = self.steps().iter().map(|step| (step.step as f64, step.learning_rate)).collect();
-        LineChart::builder("Learning rate").x_label("step").y_label("learning rate").points("", &rates).build()
+        LineChart::builder("Learning rate").x_label("step").y_label("learning rate").step_points("", &rates).build()
     }
 
     /// The loss of every step, with its moving average over `window` steps.
@@ -162,7 +162,7 @@ mod tests {
             [(1.0, 0.9, 0.5), (0.5, 0.6, 0.8), (0.3, 0.7, 0.8)].into_iter().enumerate()
         {
             history.note_step(epoch + 1, 0.1, 1);
-            history.record_steps(&[train], &[60]);
+            history.record_steps(|_| Ok(train)).unwrap();
             history.push(record(epoch + 1, train, validation, accuracy));
         }
         history

@@ -7,18 +7,16 @@
 pub mod callbacks;
 pub mod diagnosis;
 
-mod access;
 mod background;
 mod builder;
 mod checks;
-mod evaluation;
-mod failure;
 mod guard;
 mod history;
 mod history_display;
 mod json;
 mod live;
 mod losses;
+mod range_test;
 mod resume;
 mod state;
 mod step;
@@ -29,12 +27,15 @@ pub use background::{BackgroundStatus, BackgroundTraining};
 pub use builder::TrainerBuilder;
 pub use callbacks::{Callback, Flow};
 pub use history::{EpochRecord, History, StepRecord};
-pub use state::TrainState;
+pub use range_test::{LearningRateRangeTest, LearningRateRangeTestBuilder, RangeTestCurve};
+pub use state::{TrainState, Training};
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
 pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
 
 #[cfg(test)]
 mod resume_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 pub(crate) mod trainer_tests;

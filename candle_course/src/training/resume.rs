@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-
 use crate::checkpoint::{CheckpointFolder, GeneratorStates, Retention, Snapshot};
 use crate::error::{Context, Error, Result};
 use crate::stateful::Stateful as _;
 use crate::training::losses::DeviceLosses;
-use crate::training::{Callback, History, TrainState, Trainer};
+use crate::training::{History, TrainState, Trainer};
 
 /// The section of the best weights, while the model holds them. `model` are the last ones always:
 /// those that the training goes on from, and that the checkpoint's metric is of.
@@ -20,7 +18,7 @@ fn waiting(metric: &str) -> String {
 }
 
 /// The sections of callbacks, by their names; the second of a name has a number.
-fn sections<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+fn sections(names: Vec<&str>) -> Vec<String> {
     let mut sections: Vec<String> = Vec::new();
     for name in names {
         let name = format!("callback {}", name.replace(['/', ','], " "));
@@ -32,26 +30,6 @@ fn sections<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 }
 
 impl Trainer {
-    pub(super) fn save_if_due(&mut self, callbacks: &mut [&mut dyn Callback], epoch_ended: bool) -> Result<()> {
-        match self.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.is_due(self, epoch_ended)) {
-            true => self.save(callbacks),
-            false => Ok(()),
-        }
-    }
-
-    /// Saves a checkpoint, if this training has checkpoints and has made a step.
-    pub(super) fn save(&mut self, callbacks: &mut [&mut dyn Callback]) -> Result<()> {
-        if self.checkpoints.is_none() || self.state.step == 0 {
-            return Ok(());
-        }
-        let callbacks: Vec<&dyn Callback> = callbacks.iter().map(|callback| &**callback as &dyn Callback).collect();
-        let snapshot = self.snapshot_with(&callbacks)?;
-        let Some(mut checkpoints) = self.checkpoints.take() else { return Ok(()) };
-        let result = checkpoints.save(self, &snapshot);
-        self.checkpoints = Some(checkpoints);
-        result
-    }
-
     /// Everything this training is: parameters, optimizer, schedule, generators, accumulated
     /// gradients, averages, callbacks, position and history.
     ///
@@ -59,50 +37,34 @@ impl Trainer {
     /// weights that the model may hold stand beside it: the best, which early stopping brought back,
     /// in `held weights`; the average of [`ema`](crate::training::TrainerBuilder::ema) in `average`.
     ///
-    /// Not for a callback: while `fit` runs, callbacks are in its hands, and their state would be
-    /// missing. [`Checkpoints`](crate::training::callbacks::Checkpoints) saves it.
-    ///
     /// # Errors
     /// If a state cannot be had.
     pub fn snapshot(&mut self) -> Result<Snapshot> {
-        let callbacks = std::mem::take(&mut self.callbacks);
-        let listeners: Vec<&dyn Callback> = callbacks.iter().map(|callback| &**callback as &dyn Callback).collect();
-        let result = self.snapshot_with(&listeners);
-        self.callbacks = callbacks;
-        result
-    }
-
-    fn snapshot_with(&mut self, callbacks: &[&dyn Callback]) -> Result<Snapshot> {
-        self.record_steps()?;
-        let mut history = self.history.clone();
-        let numbers: Vec<f64> = history.numbers().into_iter().map(|number| *number).collect();
-        let count = numbers.len();
-        let numbers = Tensor::from_vec(numbers, count, &Device::Cpu)?;
-        let held = self.displaced.as_ref().map(|_| self.parameters.state()).transpose()?;
-        let model = self.displaced.clone().map_or_else(|| self.parameters.state(), Ok)?;
+        let Self { training, callbacks, .. } = self;
+        training.record_steps()?;
+        let held = training.displaced.as_ref().map(|_| training.parameters.state()).transpose()?;
+        let model = training.displaced.clone().map_or_else(|| training.parameters.state(), Ok)?;
         let mut snapshot = Snapshot::new()
             .tensors("model", model)?
-            .section("optimizer", &*self.optimizer)?
-            .section("generators", &GeneratorStates::new(&self.parameters))?
-            .tensors("schedule", self.schedule.state()?)?
-            .tensors("epoch", self.running.state()?)?
-            .tensors("history", [("numbers".to_owned(), numbers)].into())?
-            .text("history", &serde_json::to_string(&self.history)?)
-            .text("state", &serde_json::to_string(&self.state)?)
-            .number("learning_rate", self.state.learning_rate);
-        if let Some(accumulator) = &self.accumulator {
+            .section("optimizer", &*training.optimizer)?
+            .section("generators", &GeneratorStates::new(&training.parameters))?
+            .section("schedule", &training.schedule)?
+            .tensors("epoch", training.running.state()?)?
+            .text("history", &serde_json::to_string(&training.history)?)
+            .text("state", &serde_json::to_string(&training.state)?);
+        if let Some(accumulator) = &training.accumulator {
             snapshot = snapshot.section("accumulator", accumulator)?;
         }
-        if let Some(average) = &self.average {
+        if let Some(average) = &training.average {
             snapshot = snapshot.section("average", average)?;
         }
         if let Some(held) = held {
             snapshot = snapshot.tensors(HELD, held)?;
         }
-        for (name, value) in self.train_values.iter().flatten() {
+        for (name, value) in training.train_values.iter().flatten() {
             snapshot = snapshot.number(&waiting(name), *value);
         }
-        let names = sections(callbacks.iter().map(|callback| callback.name()));
+        let names = sections(callbacks.names());
         for (callback, name) in callbacks.iter().zip(&names) {
             let tensors = callback.state()?;
             if !tensors.is_empty() {
@@ -127,7 +89,8 @@ impl Trainer {
     }
 
     fn apply(&mut self, snapshot: &Snapshot) -> Result<()> {
-        let optional = [("accumulator", self.accumulator.is_some()), ("average", self.average.is_some())];
+        let Self { training, callbacks, .. } = self;
+        let optional = [("accumulator", training.accumulator.is_some()), ("average", training.average.is_some())];
         for (name, here) in optional {
             let there = snapshot.sections().contains(&name);
             if here != there {
@@ -137,58 +100,49 @@ impl Trainer {
                     .hint("build the trainer with the same `accumulate` and `ema` as then"));
             }
         }
-        let known = sections(self.callbacks.iter().map(|callback| callback.name()));
+        let known = sections(callbacks.names());
         let saved = snapshot.sections().into_iter().filter(|name| name.starts_with("callback "));
         if let Some(missing) = saved.into_iter().find(|name| !known.iter().any(|known| known == name)) {
             return Err(Error::checkpoint(format!(
                 "the checkpoint holds the state of {missing}, which this trainer lacks"
             )));
         }
-        let mut state: TrainState =
-            serde_json::from_str(snapshot.get_text("state")?).context("the state is damaged")?;
-        state.learning_rate = snapshot.get_number("learning_rate")?;
+        let state: TrainState = serde_json::from_str(snapshot.get_text("state")?).context("the state is damaged")?;
         let mut history: History =
             serde_json::from_str(snapshot.get_text("history")?).context("the history is damaged")?;
-        let numbers =
-            snapshot.get("history")?.get("numbers").map(Tensor::to_vec1::<f64>).transpose()?.unwrap_or_default();
-        let places = history.numbers();
-        if places.len() != numbers.len() {
-            return Err(Error::checkpoint(format!("the history has {} numbers, got {}", places.len(), numbers.len())));
-        }
-        places.into_iter().zip(numbers).for_each(|(place, number)| *place = number);
-        history.set_directions(&self.metrics);
-        let running = DeviceLosses::from_state(snapshot.get("epoch")?, self.parameters.device())?;
+        history.set_directions(&training.metrics);
+        let running = DeviceLosses::from_state(snapshot.get("epoch")?, training.parameters.device())?;
         let trained = state.batch > 0 && state.batch == state.batches_per_epoch;
-        let train_values = (trained && self.train_metrics).then(|| {
+        let train_values = (trained && training.train_metrics).then(|| {
             let value = |name: &str| snapshot.get_number(&waiting(name)).unwrap_or(f64::NAN);
-            self.metrics.iter().map(|metric| (metric.name().to_owned(), value(metric.name()))).collect()
+            training.metrics.iter().map(|metric| (metric.name().to_owned(), value(metric.name()))).collect()
         });
 
-        snapshot.restore("model", &mut self.parameters)?;
-        snapshot.restore("optimizer", &mut *self.optimizer)?;
-        snapshot.restore("generators", &mut GeneratorStates::new(&self.parameters))?;
-        self.schedule.load_state(snapshot.get("schedule")?)?;
-        if let Some(accumulator) = &mut self.accumulator {
+        snapshot.restore("model", &mut training.parameters)?;
+        snapshot.restore("optimizer", &mut *training.optimizer)?;
+        snapshot.restore("generators", &mut GeneratorStates::new(&training.parameters))?;
+        snapshot.restore("schedule", &mut training.schedule)?;
+        if let Some(accumulator) = &mut training.accumulator {
             snapshot.restore("accumulator", accumulator)?;
         }
-        if let Some(average) = &mut self.average {
+        if let Some(average) = &mut training.average {
             snapshot.restore("average", average)?;
         }
-        for (callback, name) in self.callbacks.iter_mut().zip(&known) {
+        for (callback, name) in callbacks.iter_mut().zip(&known) {
             if snapshot.sections().contains(&name.as_str()) {
                 callback.load_state(snapshot.get(name)?)?;
             }
         }
-        self.displaced = None;
+        training.displaced = None;
         if snapshot.sections().contains(&HELD) {
-            self.hold(snapshot.get(HELD)?)?;
+            training.hold(snapshot.get(HELD)?)?;
         }
-        self.guard.forget();
-        (self.state, self.history, self.running) = (state, history, running);
-        self.train_values = train_values;
-        if self.train_metrics && self.state.batch > 0 && !trained {
-            let epoch = self.state.epoch + 1;
-            self.note(format!("the training metrics of epoch {epoch} cover only the batches after resuming"));
+        training.guard.forget();
+        (training.state, training.history, training.running) = (state, history, running);
+        training.train_values = train_values;
+        if training.train_metrics && training.state.batch > 0 && !trained {
+            let epoch = training.state.epoch + 1;
+            training.note(format!("the training metrics of epoch {epoch} cover only the batches after resuming"));
         }
         Ok(())
     }
@@ -212,10 +166,10 @@ impl Trainer {
     /// let run = |epochs: usize| -> Result<History> {
     ///     let parameters = Parameters::new(0, &Device::Cpu);
     ///     let model = Linear::new(1, 2, &parameters.at("fc"))?;
-    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::builder(&parameters).build()?)
+    ///     let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters)?)
     ///         .epochs(epochs)
     ///         .learning_rate(0.1)
-    ///         .checkpoints(Checkpoints::builder(folder).build()?)
+    ///         .checkpoints(Checkpoints::new(folder))
     ///         .build()?;
     ///     trainer.resume(folder)?;
     ///     trainer.fit(&train, None)
@@ -235,7 +189,11 @@ impl Trainer {
         };
         self.restore(&found.snapshot).with_context(|| format!("cannot resume from {}", found.path.display()))?;
         for damaged in found.damaged {
-            self.note(format!("passed over the damaged checkpoint {}: {}", damaged.path.display(), damaged.reason));
+            self.training.note(format!(
+                "passed over the damaged checkpoint {}: {}",
+                damaged.path.display(),
+                damaged.reason
+            ));
         }
         Ok(true)
     }

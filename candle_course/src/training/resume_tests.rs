@@ -16,8 +16,8 @@ use crate::optimizers::{
     AdamW, GradientAccumulator, Optimizer as _, Sgd, WeightAverage, clip_gradient_norm, clip_gradient_value,
     gradient_norm,
 };
-use crate::schedules::{OneCycleLR, ReduceLROnPlateau, Schedule as _};
-use crate::stateful::Stateful as _;
+use crate::schedules::{Adaptive as _, OneCycleLR, ReduceLROnPlateau, Schedule as _};
+use crate::stateful::{State, Stateful as _};
 use crate::test_support::device;
 use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
 use crate::training::diagnosis::Probe;
@@ -27,7 +27,7 @@ fn normed(seed: u64) -> (Sequential, Parameters) {
     let parameters = Parameters::new(seed, device());
     let model = Sequential::new()
         .add(Linear::new(2, 16, &parameters.at("0")).unwrap())
-        .add(BatchNorm1d::builder(16).build(&parameters.at("1")).unwrap())
+        .add(BatchNorm1d::new(16, &parameters.at("1")).unwrap())
         .add(Activation::Relu)
         .add(Dropout::new(0.2, &parameters.at("3")).unwrap())
         .add(Linear::new(16, 3, &parameters.at("4")).unwrap());
@@ -55,7 +55,7 @@ fn noisy(workers: usize) -> DataLoader {
 }
 
 fn one_cycle() -> OneCycleLR {
-    OneCycleLR::builder(0.2, 12).build().unwrap()
+    OneCycleLR::new(0.2, 12).unwrap()
 }
 
 /// Dropout, batch normalisation, accumulation in pairs, clipping by value, averages, and a rate and
@@ -89,7 +89,7 @@ fn full(epochs: usize, folder: Option<&Path>) -> (Trainer, Parameters) {
 }
 
 fn configured(model: Sequential, parameters: &Parameters) -> TrainerBuilder {
-    let optimizer = AdamW::builder(parameters).build().unwrap();
+    let optimizer = AdamW::new(parameters).unwrap();
     Trainer::builder(model, parameters, CrossEntropy::default(), optimizer)
         .schedule(plateau())
         .accumulate(3)
@@ -138,10 +138,10 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
     let (train, validation) = loaders();
     let loss = CrossEntropy::default();
     let (model, parameters) = normed(9);
-    let mut optimizer = AdamW::builder(&parameters).build().unwrap();
+    let mut optimizer = AdamW::new(&parameters).unwrap();
     let mut schedule = plateau();
     let mut group = GradientAccumulator::new(&parameters, 3).unwrap();
-    let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
+    let mut average = WeightAverage::builder(&parameters).decay(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
     let (mut validation_losses, mut best) = (Vec::new(), (f64::INFINITY, Vec::new()));
     for epoch in 0..6 {
@@ -162,31 +162,31 @@ fn every_feature_together_is_the_raw_loop_bit_by_bit() {
             best = (evaluation.loss, bits(&parameters));
         }
         average.swap().unwrap();
-        schedule.observe(evaluation.loss).unwrap();
+        schedule.observe(epoch, evaluation.loss).unwrap();
         validation_losses.push(evaluation.loss);
     }
     // And all that only looks: training metrics, checkpoints, TensorBoard, a probe, progress lines.
     let temporary = tempfile::tempdir().unwrap();
     let (model, trained) = normed(9);
     let probe = Probe::new();
-    let tensorboard = TensorBoard::new(temporary.path().join("tensorboard")).unwrap().every_steps(1).unwrap();
+    let tensorboard = TensorBoard::builder(temporary.path().join("tensorboard")).every_steps(1);
     let mut trainer = configured(probe.sequential(&model), &trained)
         .epochs(6)
         .train_metrics()
         .checkpoints(every_step(&temporary.path().join("checkpoints")))
-        .callback(tensorboard.probe(&probe, points(1).batch(&[0, 1, 2]).unwrap()))
-        .progress(Progress::every(Duration::ZERO))
+        .callback(tensorboard.probe(&probe, points(1).batch(&[0, 1, 2]).unwrap()).build().unwrap())
+        .progress(Progress::new(Duration::ZERO))
         .build()
         .unwrap();
     let history = trainer.fit(&train, Some(&validation)).unwrap();
     assert_eq!(history.values("validation_loss").unwrap(), validation_losses);
     assert_eq!(bits(&trained), best.1, "the best weights");
     assert_eq!(trainer.evaluate(&validation).unwrap().loss, best.0);
-    trainer.release().unwrap();
+    trainer.training.release().unwrap();
     assert_eq!(bits(&trained), bits(&parameters), "the last weights");
     // Four batches in groups of three: two steps an epoch.
     assert_eq!(history.last().unwrap().step, 12);
-    assert!(trainer.gradient_norm().unwrap() > 0.0);
+    assert!(trainer.training.gradient_norm().unwrap() > 0.0);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn one_cycle_clipping_by_value_workers_and_a_transform_are_the_raw_loop_bit_by_b
     let (model, parameters) = normed(9);
     let (schedule, mut optimizer) = (one_cycle(), Sgd::builder(&parameters).momentum(0.9).build().unwrap());
     let mut group = GradientAccumulator::new(&parameters, 2).unwrap();
-    let mut average = WeightAverage::exponential(&parameters).decay(0.9).build().unwrap();
+    let mut average = WeightAverage::builder(&parameters).decay(0.9).build().unwrap();
     let mut metrics: Vec<Box<dyn Metric>> = vec![Box::new(Accuracy::default())];
     let (mut validation_losses, mut rates, mut unclipped) = (Vec::new(), Vec::new(), 0);
     for epoch in 0..6 {
@@ -222,7 +222,7 @@ fn one_cycle_clipping_by_value_workers_and_a_transform_are_the_raw_loop_bit_by_b
     let history = trainer.fit(&noisy(2), Some(&validation)).unwrap();
     assert_eq!(history.values("validation_loss").unwrap(), validation_losses);
     assert_eq!(history.steps().iter().map(|step| step.learning_rate).collect::<Vec<_>>(), rates);
-    trainer.release().unwrap();
+    trainer.training.release().unwrap();
     assert_eq!(bits(&trained), bits(&parameters), "the last weights");
     assert_eq!((rates.len(), unclipped), (12, 0));
 }
@@ -263,8 +263,8 @@ fn a_stop_in_the_middle_of_an_epoch_loses_nothing() {
         fn name(&self) -> &str {
             "stop at"
         }
-        fn step_end(&mut self, trainer: &mut Trainer) -> crate::Result<Flow> {
-            Ok(if trainer.state().step == self.0 { Flow::Stop("here".into()) } else { Flow::Continue })
+        fn step_end(&mut self, training: &mut Training) -> crate::Result<Flow> {
+            Ok(if training.state().step == self.0 { Flow::Stop("here".into()) } else { Flow::Continue })
         }
     }
     let (train, validation) = loaders();
@@ -287,9 +287,9 @@ fn a_stop_in_the_middle_of_a_group_loses_nothing() {
         fn name(&self) -> &str {
             "stop in group"
         }
-        fn batch_start(&mut self, trainer: &mut Trainer, _: &Batch) -> crate::Result<Flow> {
+        fn batch_start(&mut self, training: &mut Training, _: &Batch) -> crate::Result<Flow> {
             let here =
-                (trainer.state().epoch, trainer.state().batch) == (1, 1) && !std::mem::replace(&mut self.0, true);
+                (training.state().epoch, training.state().batch) == (1, 1) && !std::mem::replace(&mut self.0, true);
             Ok(if here { Flow::Stop("one batch of three is missing".into()) } else { Flow::Continue })
         }
     }
@@ -333,7 +333,7 @@ fn a_stop_in_the_validation_loses_nothing() {
     let temporary = tempfile::tempdir().unwrap();
     let build = |batches: usize, folder: &str| {
         let (model, parameters) = normed(9);
-        let checkpoints = Checkpoints::builder(temporary.path().join(folder)).build().unwrap();
+        let checkpoints = Checkpoints::new(temporary.path().join(folder));
         let builder = configured(model, &parameters).epochs(3).train_metrics().checkpoints(checkpoints);
         (builder.callback(StopInValidation(batches)).quiet().build().unwrap(), parameters)
     };
@@ -389,12 +389,12 @@ fn a_metric_added_on_resuming_knows_its_direction() {
     let temporary = tempfile::tempdir().unwrap();
     let build = || {
         let builder = trainer(3).0.epochs(1).learning_rate(0.1).quiet();
-        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap())
+        builder.checkpoints(Checkpoints::new(temporary.path()))
     };
     build().build().unwrap().fit(&train, Some(&validation)).unwrap();
     let mut resumed = build().metric(crate::metrics::FBeta::new(3, 1.0).unwrap()).build().unwrap();
     assert!(resumed.resume(temporary.path()).unwrap());
-    let name = resumed.metrics[1].name().to_owned();
+    let name = resumed.training.metrics[1].name().to_owned();
     assert!(resumed.history().is_maximized(&name) && resumed.history().is_maximized("accuracy"));
     assert!(!resumed.history().is_maximized("validation_loss"));
 }
@@ -455,6 +455,14 @@ fn a_new_training_does_not_mix_with_the_checkpoints_of_another() {
 #[test]
 fn what_is_not_finite_is_recorded_and_resumed() {
     struct Nothing(f64);
+    impl crate::stateful::Stateful for Nothing {
+        fn state(&self) -> crate::Result<State> {
+            Ok(State::new())
+        }
+        fn load_state(&mut self, state: &State) -> crate::Result<()> {
+            crate::stateful::none("nothing has no state", state)
+        }
+    }
     impl Metric for Nothing {
         fn name(&self) -> &str {
             "nothing"
@@ -467,6 +475,9 @@ fn what_is_not_finite_is_recorded_and_resumed() {
         }
         fn compute(&self) -> crate::Result<f64> {
             Ok(self.0)
+        }
+        fn merge(&mut self, other: &State) -> crate::Result<()> {
+            crate::stateful::none("nothing has no state", other)
         }
         fn reset(&mut self) {}
     }
@@ -492,7 +503,7 @@ fn what_is_not_finite_is_recorded_and_resumed() {
     assert!(accuracy.unwrap_err().to_string().contains("did the training diverge?"));
     let build = || {
         let builder = plain().epochs(2).learning_rate(0.1).metric(Nothing(f64::NEG_INFINITY));
-        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap()).build().unwrap()
+        builder.checkpoints(Checkpoints::new(temporary.path())).build().unwrap()
     };
     let history = build().fit(&train, Some(&validation)).unwrap();
     assert!(history.values("validation_loss").unwrap()[0].is_nan());
@@ -518,7 +529,7 @@ fn callbacks_of_one_name_are_saved_apart() {
     let build = || {
         let accuracy = EarlyStopping::builder("accuracy").patience(9).build().unwrap();
         let builder = trainer(3).0.epochs(1).learning_rate(0.1).early_stopping(stopping(7)).early_stopping(accuracy);
-        builder.checkpoints(Checkpoints::builder(temporary.path()).build().unwrap()).quiet().build().unwrap()
+        builder.checkpoints(Checkpoints::new(temporary.path())).quiet().build().unwrap()
     };
     build().fit(&train, Some(&validation)).unwrap();
     let mut resumed = build();
@@ -541,7 +552,7 @@ fn callbacks_of_one_name_are_saved_apart() {
     let mut plain = builder.epochs(history.epochs().len()).learning_rate(0.8).quiet().build().unwrap();
     plain.fit(&train, Some(&validation)).unwrap();
     assert_ne!(bits(&parameters), bits(&last));
-    both.release().unwrap();
+    both.training.release().unwrap();
     assert_eq!(bits(&parameters), bits(&last));
 }
 
@@ -553,7 +564,7 @@ fn checkpoints_of_another_training_are_refused() {
     full(1, Some(&folder)).0.fit(&train, Some(&validation)).unwrap();
     let (mut plain, before) = {
         let (model, parameters) = mlp(1);
-        let optimizer = AdamW::builder(&parameters).build().unwrap();
+        let optimizer = AdamW::new(&parameters).unwrap();
         let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
         (builder.quiet().build().unwrap(), parameters)
     };
@@ -564,7 +575,7 @@ fn checkpoints_of_another_training_are_refused() {
     assert!(!plain.resume(temporary.path().join("nowhere")).unwrap());
 
     let (model, parameters) = normed(9);
-    let optimizer = AdamW::builder(&parameters).build().unwrap();
+    let optimizer = AdamW::new(&parameters).unwrap();
     let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).learning_rate(0.1);
     let mut no_stopping = builder.accumulate(3).ema(0.9).quiet().build().unwrap();
     let text = no_stopping.resume(&folder).unwrap_err().to_string();
@@ -623,7 +634,7 @@ fn the_best_is_kept_besides_the_newest() {
 
 #[test]
 fn a_plateau_follows_no_value_the_wrong_way_round() {
-    use crate::metrics::Direction::{Maximize, Minimize};
+    use crate::direction::Direction::{Maximize, Minimize};
     let (train, validation) = loaders();
     let fit = |monitor: Option<&str>, mode| {
         let schedule = ReduceLROnPlateau::builder(0.02).mode(mode).build().unwrap();

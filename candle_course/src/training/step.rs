@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 use crate::data::{Batch, DataLoader};
 use crate::error::{Error, Result};
 use crate::kernels::tape::Tape;
-use crate::losses::Loss;
+use crate::losses::{Loss, Mean};
 use crate::metrics::Metric;
 use crate::nn::Model;
 use crate::optimizers::Optimizer;
@@ -24,6 +24,39 @@ pub struct Backward {
     pub gradients: GradStore,
 }
 
+/// The forward pass of a batch in training mode.
+pub(crate) struct Forward {
+    /// The model's output.
+    pub predictions: Tensor,
+    /// The loss, a scalar.
+    pub loss: Tensor,
+    /// The terms that the loss is the sum of.
+    pub means: Vec<Mean>,
+}
+
+/// A loss that is one number.
+fn scalar(loss: Tensor) -> Result<Tensor> {
+    match loss.rank() {
+        0 => Ok(loss),
+        _ => Err(Error::argument("loss", "a scalar, shape []", format!("shape {:?}", loss.dims()))
+            .hint("training needs one number: use the reduction mean or sum")),
+    }
+}
+
+/// The sum of the terms of a loss.
+fn sum(means: &[Mean]) -> Result<Tensor> {
+    let mut values = means.iter().map(|mean| &mean.value);
+    let first = values.next().ok_or_else(|| Error::argument("loss", "at least one term", 0))?;
+    scalar(values.try_fold(first.clone(), |sum, value| sum + value)?)
+}
+
+/// Forward and loss, with what the loss is a mean of.
+pub(crate) fn forward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Result<Forward> {
+    let predictions = model.forward_t(&batch.inputs, true)?;
+    let means = loss.means(&predictions, &batch.targets)?;
+    Ok(Forward { loss: sum(&means)?, predictions, means })
+}
+
 /// Forward, loss, backward: all of an iteration but the optimizer step. What comes between the two
 /// (accumulation, all-reduce, clipping) changes [`Backward::gradients`].
 ///
@@ -33,11 +66,7 @@ pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Re
     // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
     let tape = Tape::start(batch.inputs.device().is_cuda());
     let predictions = model.forward_t(&batch.inputs, true)?;
-    let value = loss.forward(&predictions, &batch.targets)?;
-    if value.rank() != 0 {
-        return Err(Error::argument("loss", "a scalar, shape []", format!("shape {:?}", value.dims()))
-            .hint("training needs one number: use the reduction mean or sum"));
-    }
+    let value = scalar(loss.forward(&predictions, &batch.targets)?)?;
     let gradients = tape.backward(&value)?;
     Ok(Backward { predictions: predictions.detach(), loss: value.detach(), gradients })
 }
@@ -57,7 +86,7 @@ pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Re
 ///
 /// let parameters = Parameters::new(0, &Device::Cpu);
 /// let model = Linear::new(2, 2, &parameters.at("fc"))?;
-/// let mut optimizer = Sgd::builder(&parameters).build()?;
+/// let mut optimizer = Sgd::new(&parameters)?;
 /// let x = Tensor::new(&[[1f32, 0.], [0., 1.]], &Device::Cpu)?;
 /// let data = TensorDataset::new(x, Tensor::new(&[0u32, 1], &Device::Cpu)?)?;
 /// let batch = data.batch(&[0, 1])?;
@@ -81,7 +110,8 @@ pub fn train_step(
 /// What [`evaluate`] found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// The mean loss per example.
+    /// The loss of all examples as one batch, whatever the batch size; of a loss that cannot be split
+    /// (see [`MeanOf::Whole`](crate::losses::MeanOf::Whole)) the mean over batches, weighted by examples.
     pub loss: f64,
     /// Metric names and values, in the order given.
     pub metrics: Vec<(String, f64)>,
@@ -122,7 +152,8 @@ pub(crate) fn evaluate_while(
             return Ok(ControlFlow::Break(reason));
         }
         let predictions = model.forward_t(&batch.inputs, false)?.detach();
-        losses.push(loss.forward(&predictions, &batch.targets)?.detach(), batch.len());
+        let means = loss.means(&predictions, &batch.targets)?;
+        losses.push(&sum(&means)?, &means, batch.len());
         for metric in metrics.iter_mut() {
             metric.update(&predictions, &batch.targets)?;
         }

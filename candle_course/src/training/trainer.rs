@@ -1,29 +1,22 @@
 //! The loop, packaged.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
-use candle_core::backprop::GradStore;
-
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Result};
+use crate::kernels::tape::Tape;
 use crate::losses::Loss;
-use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
-use crate::optimizers::{GradientAccumulator, GradientNorm, Optimizer, WeightAverage};
-use crate::precision::Precision;
-use crate::schedules::Schedule;
-use crate::training::builder::Clip;
-use crate::training::callbacks::Checkpoints;
-use crate::training::guard::Guard;
+use crate::notebook::Table;
+use crate::optimizers::{Optimizer, WeightAverage};
+use crate::training::callbacks::{Callbacks, Checkpoints, EVENTS};
 use crate::training::losses::DeviceLosses;
-use crate::training::step::{Backward, metric_values};
-use crate::training::{Callback, EpochRecord, Evaluation, Flow, History, TrainState, TrainerBuilder, forward_backward};
+use crate::training::step::{Forward, evaluate_while, forward, metric_values};
+use crate::training::{Callback, EpochRecord, Evaluation, History, TrainState, TrainerBuilder, Training};
 
-/// A training: model, loss, optimizer, and everything around the loop.
+/// A [`Training`], with those who listen to it and the folder it is saved in.
 ///
 /// [`Trainer::fit`] does what a loop written by hand with [`train_step`](crate::training::train_step)
 /// and [`evaluate`](crate::training::evaluate) does, in the same order and to the same bit. Between backward and optimizer
@@ -44,7 +37,7 @@ use crate::training::{Callback, EpochRecord, Evaluation, Flow, History, TrainSta
 /// let x = Tensor::arange(-8f32, 8., &Device::Cpu)?.reshape((16, 1))?;
 /// let y = x.flatten_all()?.ge(0f32)?.to_dtype(DType::U32)?;
 /// let train = DataLoader::builder(TensorDataset::new(x, y)?).batch_size(4).shuffle(1).build()?;
-/// let optimizer = Sgd::builder(&parameters).build()?;
+/// let optimizer = Sgd::new(&parameters)?;
 /// let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer)
 ///     .epochs(3)
 ///     .learning_rate(0.1)
@@ -56,33 +49,9 @@ use crate::training::{Callback, EpochRecord, Evaluation, Flow, History, TrainSta
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub struct Trainer {
-    pub(super) model: Arc<dyn Model>,
-    pub(super) parameters: Parameters,
-    pub(super) loss: Arc<dyn Loss>,
-    pub(super) optimizer: Box<dyn Optimizer>,
-    pub(super) schedule: Box<dyn Schedule>,
-    pub(super) schedule_per_epoch: bool,
-    pub(super) schedule_monitor: Option<String>,
-    pub(super) accumulator: Option<GradientAccumulator>,
-    pub(super) clip: Option<Clip>,
-    pub(super) average: Option<WeightAverage>,
-    pub(super) metrics: Vec<Box<dyn Metric>>,
-    pub(super) train_metrics: bool,
-    /// The training metrics of an epoch whose validation was interrupted.
-    pub(super) train_values: Option<Vec<(String, f64)>>,
-    pub(super) callbacks: Vec<Box<dyn Callback>>,
+    pub(super) training: Training,
+    pub(super) callbacks: Callbacks,
     pub(super) checkpoints: Option<Checkpoints>,
-    pub(super) precision: Precision,
-    pub(super) epochs: usize,
-    pub(super) validating: bool,
-    pub(super) state: TrainState,
-    /// The losses of the running epoch, a batch each.
-    pub(super) running: DeviceLosses,
-    pub(super) gradient_norm: Option<GradientNorm>,
-    /// The last weights, while the model holds the best ones; training goes on from them.
-    pub(super) displaced: Option<BTreeMap<String, Tensor>>,
-    pub(super) guard: Guard,
-    pub(super) history: History,
 }
 
 impl Trainer {
@@ -106,192 +75,221 @@ impl Trainer {
     /// data, shapes do not fit, a parameter receives no gradient, inputs or loss are not finite, or a
     /// callback fails.
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
-        self.check(train, validation)?;
-        let mut callbacks = std::mem::take(&mut self.callbacks);
-        let mut listeners: Vec<&mut dyn Callback> =
-            callbacks.iter_mut().map(|callback| &mut **callback as &mut dyn Callback).collect();
-        let result = self.run(train, validation, &mut listeners);
-        self.callbacks = callbacks;
+        self.training.check(train, validation)?;
+        self.training.start(train, validation)?;
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.start(&self.training)?;
+        }
+        self.training.release()?;
+        let result = self.run(train, validation);
+        if let Err(error) = &result {
+            self.callbacks.failed(&mut self.training, error);
+        }
         result?;
-        Ok(self.history.clone())
+        Ok(self.training.history.clone())
     }
 
-    /// The loop.
-    pub(super) fn epochs_left(
-        &mut self,
-        train: &DataLoader,
-        validation: Option<&DataLoader>,
-        callbacks: &mut [&mut dyn Callback],
-    ) -> Result<()> {
-        let _precision = self.precision.scope(self.parameters.device())?;
-        let mut stop = self.tell(callbacks, |callback, trainer| callback.fit_start(trainer))?;
-        while stop.is_none() && self.state.epoch < self.epochs {
-            if self.state.batch == 0 {
-                self.begin_epoch();
-            }
-            let (started, before) = (Instant::now(), self.state.seconds);
-            stop = self.tell(callbacks, |callback, trainer| callback.epoch_start(trainer))?;
-            for batch in train.epoch_from(self.state.epoch, self.state.batch)? {
-                if stop.is_some() {
-                    break;
-                }
-                let batch = batch?;
-                stop = self.tell(callbacks, |callback, trainer| callback.batch_start(trainer, &batch))?;
-                let stopped = self.batch(&batch, callbacks)?;
-                self.state.seconds = before + started.elapsed().as_secs_f64();
-                self.save_if_due(callbacks, false)?;
-                stop = stop.or(stopped);
-            }
-            if self.state.batch == train.len() {
-                stop = stop.or(self.end_epoch(started, before, validation, callbacks)?);
-                if stop.is_none() && self.state.epoch < self.epochs {
-                    self.save_if_due(callbacks, true)?;
-                }
+    /// Epoch after epoch, until all are done or a callback stops.
+    fn run(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
+        let _precision = self.training.precision.scope(self.training.parameters.device())?;
+        let mut stop = self.callbacks.tell(&mut self.training, Callback::fit_start)?;
+        while stop.is_none() && self.training.state.epoch < self.training.epochs {
+            stop = self.epoch(train, validation)?;
+            if stop.is_none() && self.training.state.epoch < self.training.epochs {
+                self.save_if_due(true)?;
             }
         }
-        self.record_steps()?;
-        self.history.set_stopped(stop);
-        self.tell(callbacks, |callback, trainer| callback.fit_end(trainer))?;
-        self.save(callbacks)
+        self.training.record_steps()?;
+        self.training.history.set_stopped(stop);
+        self.callbacks.tell(&mut self.training, Callback::fit_end)?;
+        self.save()
     }
 
-    /// Forward and backward; then, unless gradients are still being accumulated, a step.
-    fn batch(&mut self, batch: &Batch, callbacks: &mut [&mut dyn Callback]) -> Result<Option<String>> {
-        self.state.learning_rate = self.scheduled_rate();
-        self.guard.before_step(batch, &self.parameters, &self.state)?;
-        let Backward { predictions, loss, gradients } = forward_backward(&*self.model, &*self.loss, batch)?;
-        self.guard.after_forward(&loss, batch, &self.state, &self.parameters)?;
-        self.running.push(loss, batch.len());
-        self.state.batch += 1;
-        self.state.batches_in_step += 1;
-        if self.train_metrics {
-            self.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
+    /// The batches of an epoch that are left, the validation, and the epoch's record. Whoever stops it
+    /// leaves it unfinished, unless that was after the last batch.
+    fn epoch(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<Option<String>> {
+        if self.training.state.batch == 0 {
+            self.training.running = DeviceLosses::default();
+            self.training.state.seconds = 0.0;
+            self.training.metrics.iter_mut().for_each(|metric| metric.reset());
         }
-        let Some(mut gradients) = self.accumulated(gradients, batch.len())? else { return Ok(None) };
-        let stop = self.tell(callbacks, |callback, trainer| callback.backward_end(trainer, &mut gradients))?;
-        if let Some(clip) = self.clip {
-            self.gradient_norm = clip.apply(&self.parameters, &mut gradients)?;
+        let (started, before) = (Instant::now(), self.training.state.seconds);
+        let seconds = || before + started.elapsed().as_secs_f64();
+        let mut stop = self.callbacks.tell(&mut self.training, Callback::epoch_start)?;
+        for batch in train.epoch_from(self.training.state.epoch, self.training.state.batch)? {
+            if stop.is_some() {
+                break;
+            }
+            stop = self.batch(&batch?)?;
+            self.training.state.seconds = seconds();
+            self.save_if_due(false)?;
         }
-        if let Some(momentum) = self.schedule.momentum(self.schedule_position()) {
-            self.optimizer.set_momentum(momentum)?;
+        if self.training.state.batch < train.len() {
+            return Ok(stop);
         }
-        self.optimizer.step(&gradients, self.state.learning_rate).with_context(|| {
-            format!(
-                "step {} failed (epoch {}, examples {:?})",
-                self.state.step + 1,
-                self.state.epoch + 1,
-                batch.indices
-            )
-        })?;
-        self.state.step += 1;
-        self.average.as_mut().map_or(Ok(()), WeightAverage::update)?;
-        self.history.note_step(self.state.step, self.state.learning_rate, self.state.batches_in_step);
-        self.state.batches_in_step = 0;
-        Ok(stop.or(self.tell(callbacks, |callback, trainer| callback.step_end(trainer))?))
-    }
 
-    /// The gradients to step with, or nothing while their group is not full. An epoch's last group
-    /// may be smaller, and is weighted by its examples.
-    fn accumulated(&mut self, gradients: GradStore, examples: usize) -> Result<Option<GradStore>> {
-        let last = self.state.batch == self.state.batches_per_epoch;
-        match &mut self.accumulator {
-            None => Ok(Some(gradients)),
-            Some(group) => match group.add(gradients, examples)? || last {
-                true => Ok(Some(group.take()?)),
-                false => Ok(None),
-            },
-        }
-    }
-
-    fn begin_epoch(&mut self) {
-        self.running = DeviceLosses::default();
-        self.state.seconds = 0.0;
-        self.metrics.iter_mut().for_each(|metric| metric.reset());
-    }
-
-    /// Validation and the epoch's record. If a callback stops the validation, the epoch stays
-    /// unfinished, with all its batches done.
-    fn end_epoch(
-        &mut self,
-        started: Instant,
-        before: f64,
-        validation: Option<&DataLoader>,
-        callbacks: &mut [&mut dyn Callback],
-    ) -> Result<Option<String>> {
-        self.guard.read(&self.state, &self.parameters)?;
-        self.optimizer.settle()?;
-        let train_metrics = match self.train_values.take() {
+        self.training.guard.read(&self.training.state, &self.training.parameters)?;
+        self.training.optimizer.settle()?;
+        let train_metrics = match self.training.train_values.take() {
             Some(values) => values,
-            None if self.train_metrics => metric_values(&self.metrics)?,
+            None if self.training.train_metrics => metric_values(&self.training.metrics)?,
             None => Vec::new(),
         };
-        let train_loss = self.running.mean()?; // waits for the device: the time below is all of the training's
-        let train_seconds = before + started.elapsed().as_secs_f64();
-        let evaluation = match validation.map(|loader| self.validate(loader, callbacks)).transpose()? {
+        let train_loss = self.training.running.mean()?; // waits for the device: the time below is all of the training's
+        let train_seconds = seconds();
+        let evaluation = match validation.map(|loader| self.validate(loader)).transpose()? {
             Some(ControlFlow::Break(reason)) => {
-                self.train_values = Some(train_metrics);
-                return Ok(Some(reason));
+                self.training.train_values = Some(train_metrics);
+                return Ok(stop.or(Some(reason)));
             }
             Some(ControlFlow::Continue(evaluation)) => Some(evaluation),
             None => None,
         };
-        self.record_steps()?;
-        self.state.epoch += 1;
-        self.state.batch = 0;
-        let (validation_loss, metrics) = match evaluation {
-            Some(Evaluation { loss, metrics, .. }) => (Some(loss), metrics),
-            None => (None, Vec::new()),
-        };
+
+        let training = &mut self.training;
+        training.record_steps()?;
+        training.state.epoch += 1;
+        training.state.batch = 0;
         let record = EpochRecord {
-            epoch: self.state.epoch,
-            step: self.state.step,
+            epoch: training.state.epoch,
+            step: training.state.step,
             train_loss,
-            validation_loss,
-            metrics,
+            validation_loss: evaluation.as_ref().map(|evaluation| evaluation.loss),
+            metrics: evaluation.map_or_else(Vec::new, |evaluation| evaluation.metrics),
             train_metrics,
-            learning_rate: self.state.learning_rate,
-            seconds: before + started.elapsed().as_secs_f64(),
+            learning_rate: training.state.learning_rate,
+            seconds: seconds(),
             train_seconds,
-            examples: self.running.examples(),
+            examples: training.running.examples(),
         };
-        let observed = match &self.schedule_monitor {
+        let observed = match &training.schedule_monitor {
             Some(name) => record.metric(name),
             None => Ok(record.validation_loss.unwrap_or(record.train_loss)),
         };
-        self.history.push(record);
-        self.schedule.observe(observed?)?;
-        self.tell(callbacks, |callback, trainer| callback.epoch_end(trainer))
+        training.history.push(record);
+        training.schedule.observe(training.last_position(), observed?)?;
+        Ok(stop.or(self.callbacks.tell(training, Callback::epoch_end)?))
     }
 
-    /// Every callback hears the event; the first reason to stop counts.
-    pub(super) fn tell(
-        &mut self,
-        callbacks: &mut [&mut dyn Callback],
-        mut event: impl FnMut(&mut dyn Callback, &mut Trainer) -> Result<Flow>,
-    ) -> Result<Option<String>> {
-        let mut stop = None;
-        for callback in callbacks.iter_mut() {
-            let flow = event(&mut **callback, self)
-                .map_err(|error| error.context(format!("callback `{}` failed", callback.name())))?;
-            if let (Flow::Stop(reason), None) = (flow, &stop) {
-                stop = Some(reason);
+    /// Forward and backward; then, unless gradients are still being accumulated, a step.
+    fn batch(&mut self, batch: &Batch) -> Result<Option<String>> {
+        let Self { training, callbacks, .. } = self;
+        let stop = callbacks.tell(training, |callback, training| callback.batch_start(training, batch))?;
+        training.state.learning_rate = training.scheduled_rate();
+        training.guard.before_step(batch, &training.parameters, &training.state)?;
+        // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
+        let tape = Tape::start(batch.inputs.device().is_cuda() && training.accumulator.is_none());
+        let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
+        training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
+        let gradients = match &mut training.accumulator {
+            None => Some(tape.backward(&loss)?),
+            // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
+            Some(group) => {
+                let last = training.state.batch + 1 == training.state.batches_per_epoch;
+                (group.add_means(&means)? || last).then(|| group.take()).transpose()?
             }
+        };
+        training.running.push(&loss, &means, batch.len());
+        training.state.batch += 1;
+        training.state.batches_in_step += 1;
+        if training.train_metrics {
+            let predictions = predictions.detach();
+            training.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
         }
-        Ok(stop)
+        drop((predictions, loss, means)); // and with them what the backward pass needed
+
+        let Some(mut gradients) = gradients else { return Ok(stop) };
+        let stop =
+            stop.or(callbacks.tell(training, |callback, training| callback.backward_end(training, &mut gradients))?);
+        if let Some(clip) = training.clip {
+            training.gradient_norm = clip.apply(&training.parameters, &mut gradients)?;
+        }
+        if let Some(momentum) = training.schedule.momentum(training.schedule_position()) {
+            training.optimizer.set_momentum(momentum)?;
+        }
+        training.optimizer.step(&gradients, training.state.learning_rate).with_context(|| {
+            let (step, epoch) = (training.state.step + 1, training.state.epoch + 1);
+            format!("step {step} failed (epoch {epoch}, examples {:?})", batch.indices)
+        })?;
+        training.state.step += 1;
+        training.average.as_mut().map_or(Ok(()), WeightAverage::update)?;
+        let TrainState { step, learning_rate, batches_in_step, .. } = training.state;
+        training.history.note_step(step, learning_rate, batches_in_step);
+        training.state.batches_in_step = 0;
+        Ok(stop.or(callbacks.tell(training, Callback::step_end)?))
     }
 
-    /// Moves the losses of the steps so far into the history.
-    pub(super) fn record_steps(&mut self) -> Result<()> {
-        self.history.record_steps(&self.running.values()?, self.running.counts());
-        Ok(())
+    /// Loss and metrics of the validation data, by the averaged weights if there are any. If a callback
+    /// stops it, the epoch stays unfinished, with all its batches done.
+    fn validate(&mut self, loader: &DataLoader) -> Result<ControlFlow<String, Evaluation>> {
+        let Self { training, callbacks, .. } = self;
+        if let Some(reason) = callbacks.tell(training, Callback::validation_start)? {
+            return Ok(ControlFlow::Break(reason));
+        }
+        let result = training.with_average(|Training { model, loss, metrics, .. }| {
+            evaluate_while(&**model, &**loss, loader, metrics, &mut |batch| {
+                let stop = callbacks.each(|callback| callback.validation_batch(batch))?;
+                Ok(stop.map_or(ControlFlow::Continue(()), ControlFlow::Break))
+            })
+        });
+        training.metrics.iter_mut().for_each(|metric| metric.reset());
+        result
     }
 
-    pub(super) fn scheduled_rate(&self) -> f64 {
-        self.schedule.learning_rate(self.schedule_position())
+    fn save_if_due(&mut self, epoch_ended: bool) -> Result<()> {
+        match self.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.is_due(&self.training, epoch_ended)) {
+            true => self.save(),
+            false => Ok(()),
+        }
     }
 
-    /// What the schedule is asked with: the epoch or the step, counted from 0.
-    fn schedule_position(&self) -> usize {
-        if self.schedule_per_epoch { self.state.epoch } else { self.state.step }
+    /// Saves a checkpoint, if this training has checkpoints and has made a step.
+    fn save(&mut self) -> Result<()> {
+        if self.checkpoints.is_none() || self.training.state.step == 0 {
+            return Ok(());
+        }
+        let snapshot = self.snapshot()?;
+        self.checkpoints.as_mut().map_or(Ok(()), |checkpoints| checkpoints.save(&self.training, &snapshot))
+    }
+
+    /// The training: model, parameters, optimizer, and what is recorded.
+    pub fn training(&self) -> &Training {
+        &self.training
+    }
+
+    /// The training, to exchange its weights and their average, say.
+    pub fn training_mut(&mut self) -> &mut Training {
+        &mut self.training
+    }
+
+    /// Where the training stands.
+    pub fn state(&self) -> &TrainState {
+        &self.training.state
+    }
+
+    /// What has been recorded so far.
+    pub fn history(&self) -> &History {
+        &self.training.history
+    }
+
+    /// Trains for longer, or shorter, in all.
+    pub fn set_epochs(&mut self, epochs: usize) {
+        self.training.set_epochs(epochs);
+    }
+
+    /// Loss and metrics on other data: [`Training::evaluate`].
+    ///
+    /// # Errors
+    /// As [`evaluate`](crate::training::evaluate).
+    pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
+        self.training.evaluate(loader)
+    }
+
+    /// The events of a training, in order, and who listens.
+    pub fn order_of_events(&self) -> Table {
+        let mut table =
+            Table::new(["event", "when"]).title(&format!("callbacks, in order: {}", self.callbacks.names().join(", ")));
+        EVENTS.iter().for_each(|&(event, when)| table.push((event, when)));
+        table
     }
 }

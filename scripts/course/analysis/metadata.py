@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 
-VISIBLE = {"candle_course", "candle-core", "candle-nn", "half"}
+# The crate, and its dynamic library over it for notebooks.
+OURS = {"candle_course", "candle_course_notebook"}
+VISIBLE = OURS | {"candle-core", "candle-nn", "half"}
 LIBRARY = {"core", "alloc", "std", "proc_macro", "sysroot", "rustc-std-workspace-core", "rustc-std-workspace-alloc", "rustc-std-workspace-std"}
 
 
@@ -24,7 +26,7 @@ def cut(metadata: dict) -> dict:
     else:
         members = metadata["workspace_members"]
         own = [dependency for package in members for dependency in nodes.get(package, {}).get("dependencies", [])]
-        ours = [package for package in own if names[package] == "candle_course"]
+        ours = [package for package in own if names[package] in OURS]
         kept = below(nodes, [package for package in own if package not in ours])
         hidden = {package for package in below(nodes, ours) if names[package] not in VISIBLE} - kept
     metadata["packages"] = [package for package in metadata["packages"] if package["id"] not in hidden]

@@ -14,7 +14,7 @@ use crate::random::Generator;
 /// ```
 /// use candle_course::data::{DataLoader, Mnist, RandomAffine};
 ///
-/// let affine = RandomAffine::new(7).degrees(15.0).translate(0.1).scale(0.9, 1.1).build()?;
+/// let affine = RandomAffine::builder(7).degrees(15.0).translate(0.1).scale(0.9, 1.1).build()?;
 /// let images = Mnist::builder().sample().quiet().load()?.train();
 /// let loader = DataLoader::builder(images).batch_size(32).transform(affine).build()?;
 /// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [32, 1, 28, 28]);
@@ -37,59 +37,20 @@ pub(super) struct Inverse {
     offset: [f64; 2],
 }
 
+/// Configures a [`RandomAffine`].
+#[derive(Debug, Clone)]
+pub struct RandomAffineBuilder(RandomAffine);
+
 impl RandomAffine {
-    /// Nothing yet: name the ranges, then [`RandomAffine::build`].
-    pub fn new(seed: u64) -> Self {
-        Self {
+    /// Draws from `seed`; every range is empty unless told otherwise.
+    pub fn builder(seed: u64) -> RandomAffineBuilder {
+        RandomAffineBuilder(Self {
             degrees: 0.0,
             translate: 0.0,
             scale: (1.0, 1.0),
             shear: 0.0,
             seed: Generator::derive(seed, Self::NAME).next_u64(),
-        }
-    }
-
-    /// Rotation, uniform in `-degrees..degrees`; positive turns counter-clockwise.
-    pub fn degrees(mut self, degrees: f64) -> Self {
-        self.degrees = degrees;
-        self
-    }
-
-    /// Shift, uniform in ± this fraction of height and width.
-    pub fn translate(mut self, fraction: f64) -> Self {
-        self.translate = fraction;
-        self
-    }
-
-    /// Scale, uniform in `low..high`; 2 doubles the size.
-    pub fn scale(mut self, low: f64, high: f64) -> Self {
-        self.scale = (low, high);
-        self
-    }
-
-    /// Horizontal shear, uniform in `-degrees..degrees`.
-    pub fn shear(mut self, degrees: f64) -> Self {
-        self.shear = degrees;
-        self
-    }
-
-    /// The transform.
-    ///
-    /// # Errors
-    /// If a range is negative, not finite, or (scale) not positive and in order.
-    pub fn build(self) -> Result<Self> {
-        for (name, value, limit) in
-            [("degrees", self.degrees, 360.0), ("translate", self.translate, 1.0), ("shear", self.shear, 89.0)]
-        {
-            if !(0.0..=limit).contains(&value) {
-                return Err(Error::argument(name, format!("0 to {limit}"), value));
-            }
-        }
-        let (low, high) = self.scale;
-        if !(low > 0.0 && low <= high && high.is_finite()) {
-            return Err(Error::argument("scale", "0 < low <= high", format!("{low} to {high}")));
-        }
-        Ok(self)
+        })
     }
 
     fn inverse(degrees: f64, shear: f64, scale: f64, offset: [f64; 2]) -> Inverse {
@@ -108,6 +69,55 @@ impl RandomAffine {
                 -(matrix[2] * offset[0] + matrix[3] * offset[1]),
             ],
         }
+    }
+}
+
+impl RandomAffineBuilder {
+    /// Rotation, uniform in `-degrees..degrees`; positive turns counter-clockwise.
+    #[must_use]
+    pub fn degrees(mut self, degrees: f64) -> Self {
+        self.0.degrees = degrees;
+        self
+    }
+
+    /// Shift, uniform in ± this fraction of height and width.
+    #[must_use]
+    pub fn translate(mut self, fraction: f64) -> Self {
+        self.0.translate = fraction;
+        self
+    }
+
+    /// Scale, uniform in `low..high`; 2 doubles the size.
+    #[must_use]
+    pub fn scale(mut self, low: f64, high: f64) -> Self {
+        self.0.scale = (low, high);
+        self
+    }
+
+    /// Horizontal shear, uniform in `-degrees..degrees`.
+    #[must_use]
+    pub fn shear(mut self, degrees: f64) -> Self {
+        self.0.shear = degrees;
+        self
+    }
+
+    /// The transform.
+    ///
+    /// # Errors
+    /// If a range is negative, not finite, or (scale) not positive and in order.
+    pub fn build(self) -> Result<RandomAffine> {
+        for (name, value, limit) in
+            [("degrees", self.0.degrees, 360.0), ("translate", self.0.translate, 1.0), ("shear", self.0.shear, 89.0)]
+        {
+            if !(0.0..=limit).contains(&value) {
+                return Err(Error::argument(name, format!("0 to {limit}"), value));
+            }
+        }
+        let (low, high) = self.0.scale;
+        if !(low > 0.0 && low <= high && high.is_finite()) {
+            return Err(Error::argument("scale", "0 < low <= high", format!("{low} to {high}")));
+        }
+        Ok(self.0)
     }
 }
 
@@ -178,13 +188,17 @@ mod tests {
     use super::super::testing::{batch, contract};
     use super::*;
 
+    fn still() -> RandomAffine {
+        RandomAffine::builder(0).build().unwrap()
+    }
+
     fn moved(inverse: Inverse, size: [usize; 2]) -> Vec<f32> {
         let plane: Vec<f32> = (1..=size[0] * size[1]).map(|x| x as f32).collect();
         let mut out = vec![0.0; plane.len()];
-        RandomAffine::new(0).values(&inverse, &plane, &mut out, size);
+        still().values(&inverse, &plane, &mut out, size);
         let labels: Vec<u32> = plane.iter().map(|&x| x as u32).collect();
         let mut out_labels = vec![0; plane.len()];
-        RandomAffine::new(0).labels(&inverse, &labels, &mut out_labels, size);
+        still().labels(&inverse, &labels, &mut out_labels, size);
         // Where source pixels are hit exactly, interpolation and nearest pixel agree.
         assert!(
             out.iter().zip(&out_labels).all(|(&value, &label)| (value - label as f32).abs() < 1e-4),
@@ -213,21 +227,21 @@ mod tests {
     fn between_pixels_values_are_interpolated() {
         let half = RandomAffine::inverse(0.0, 0.0, 1.0, [0.5, 0.0]);
         let mut out = [0.0; 3];
-        RandomAffine::new(0).values(&half, &[2.0, 4.0, 8.0], &mut out, [1, 3]);
+        still().values(&half, &[2.0, 4.0, 8.0], &mut out, [1, 3]);
         assert_eq!(out, [1.0, 3.0, 6.0]);
     }
 
     #[test]
     fn draws_follow_the_contract_and_ranges_are_checked() {
-        let affine = RandomAffine::new(1).degrees(30.0).translate(0.2).scale(0.8, 1.2).shear(10.0).build().unwrap();
+        let affine = RandomAffine::builder(1).degrees(30.0).translate(0.2).scale(0.8, 1.2).shear(10.0).build().unwrap();
         contract(&affine, &batch([8, 1, 6, 6], false), true);
         for bad in [
-            RandomAffine::new(1).degrees(-1.0),
-            RandomAffine::new(1).degrees(f64::NAN),
-            RandomAffine::new(1).translate(1.5),
-            RandomAffine::new(1).scale(0.0, 1.0),
-            RandomAffine::new(1).scale(1.2, 0.8),
-            RandomAffine::new(1).shear(90.0),
+            RandomAffine::builder(1).degrees(-1.0),
+            RandomAffine::builder(1).degrees(f64::NAN),
+            RandomAffine::builder(1).translate(1.5),
+            RandomAffine::builder(1).scale(0.0, 1.0),
+            RandomAffine::builder(1).scale(1.2, 0.8),
+            RandomAffine::builder(1).shear(90.0),
         ] {
             assert!(bad.build().is_err());
         }

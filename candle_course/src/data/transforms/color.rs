@@ -25,7 +25,7 @@ use crate::random::Generator;
 /// let (mean, std) = images.mean_std();
 /// let loader = DataLoader::builder(images.unnormalized())
 ///     .batch_size(16)
-///     .transform(ColorJitter::new(5).brightness(0.4).contrast(0.4).saturation(0.4).build()?)
+///     .transform(ColorJitter::builder(5).brightness(0.4).contrast(0.4).saturation(0.4).build()?)
 ///     .transform(Normalize::new(&mean, &std)?)
 ///     .build()?;
 /// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [16, 3, 32, 32]);
@@ -41,32 +41,41 @@ pub struct ColorJitter {
 
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
+/// Configures a [`ColorJitter`].
+#[derive(Debug, Clone)]
+pub struct ColorJitterBuilder(ColorJitter);
+
 impl ColorJitter {
-    /// Nothing yet: name the strengths, then [`ColorJitter::build`].
-    pub fn new(seed: u64) -> Self {
-        Self {
+    /// Draws from `seed`; every strength is 0 unless told otherwise.
+    pub fn builder(seed: u64) -> ColorJitterBuilder {
+        ColorJitterBuilder(Self {
             brightness: 0.0,
             contrast: 0.0,
             saturation: 0.0,
             seed: Generator::derive(seed, "colour jitter").next_u64(),
-        }
+        })
     }
+}
 
+impl ColorJitterBuilder {
     /// Strength of the brightness change, 0 to 1.
+    #[must_use]
     pub fn brightness(mut self, strength: f64) -> Self {
-        self.brightness = strength;
+        self.0.brightness = strength;
         self
     }
 
     /// Strength of the contrast change, 0 to 1.
+    #[must_use]
     pub fn contrast(mut self, strength: f64) -> Self {
-        self.contrast = strength;
+        self.0.contrast = strength;
         self
     }
 
     /// Strength of the saturation change, 0 to 1; needs three channels.
+    #[must_use]
     pub fn saturation(mut self, strength: f64) -> Self {
-        self.saturation = strength;
+        self.0.saturation = strength;
         self
     }
 
@@ -74,15 +83,15 @@ impl ColorJitter {
     ///
     /// # Errors
     /// If a strength is not in 0 to 1.
-    pub fn build(self) -> Result<Self> {
+    pub fn build(self) -> Result<ColorJitter> {
         for (name, strength) in
-            [("brightness", self.brightness), ("contrast", self.contrast), ("saturation", self.saturation)]
+            [("brightness", self.0.brightness), ("contrast", self.0.contrast), ("saturation", self.0.saturation)]
         {
             if !(0.0..=1.0).contains(&strength) {
                 return Err(Error::argument(name, "0 to 1", strength));
             }
         }
-        Ok(self)
+        Ok(self.0)
     }
 }
 
@@ -141,16 +150,17 @@ mod tests {
     fn each_change_keeps_what_it_must() {
         let at = BatchPosition { epoch: 0, first: 0 };
         let before = colours();
-        let images = |jitter: ColorJitter| values(&jitter.build().unwrap().apply(before.clone(), &at).unwrap().inputs);
+        let images =
+            |jitter: ColorJitterBuilder| values(&jitter.build().unwrap().apply(before.clone(), &at).unwrap().inputs);
         let originals = values(&before.inputs);
-        let brighter = images(ColorJitter::new(1).brightness(0.2));
+        let brighter = images(ColorJitter::builder(1).brightness(0.2));
         for (after, before) in brighter.chunks(48).zip(originals.chunks(48)).skip(1) {
             let factor = after[0] / before[0];
             assert!((0.8..=1.2).contains(&factor));
             assert!(after.iter().zip(before).all(|(a, b)| (a - factor * b).abs() < 1e-5 || *a == 1.0));
         }
         let mean = |image: &[f32]| grey(image, [3, 4, 4]).iter().sum::<f32>() / 16.0;
-        for jitter in [ColorJitter::new(1).contrast(0.1), ColorJitter::new(1).saturation(0.1)] {
+        for jitter in [ColorJitter::builder(1).contrast(0.1), ColorJitter::builder(1).saturation(0.1)] {
             for (after, before) in images(jitter).chunks(48).zip(originals.chunks(48)).take(6) {
                 assert_ne!(after, before);
                 assert!((mean(after) - mean(before)).abs() < 1e-2, "{} {}", mean(after), mean(before));
@@ -160,12 +170,12 @@ mod tests {
 
     #[test]
     fn draws_follow_the_contract_and_bad_input_is_explained() {
-        let jitter = ColorJitter::new(1).brightness(0.5).contrast(0.5).saturation(0.5).build().unwrap();
+        let jitter = ColorJitter::builder(1).brightness(0.5).contrast(0.5).saturation(0.5).build().unwrap();
         contract(&jitter, &colours(), true);
         let at = BatchPosition { epoch: 0, first: 0 };
         let error = jitter.apply(batch([2, 3, 2, 2], false), &at).unwrap_err().to_string();
         assert!(error.contains("before the normalisation"), "{error}");
         assert!(jitter.apply(batch([1, 1, 1, 1], false), &at).unwrap_err().to_string().contains("3 channels"));
-        assert!(ColorJitter::new(1).contrast(1.5).build().unwrap_err().to_string().contains("`contrast`"));
+        assert!(ColorJitter::builder(1).contrast(1.5).build().unwrap_err().to_string().contains("`contrast`"));
     }
 }

@@ -14,7 +14,7 @@ use crate::random::Generator;
 /// ```
 /// use candle_course::data::RandomErasing;
 ///
-/// let erasing = RandomErasing::new(3).probability(0.5).area(0.02, 0.2).build()?;
+/// let erasing = RandomErasing::builder(3).probability(0.5).area(0.02, 0.2).build()?;
 /// # Ok::<(), candle_course::error::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -26,8 +26,12 @@ pub struct RandomErasing {
     seed: u64,
 }
 
+/// Configures a [`RandomErasing`].
+#[derive(Debug, Clone)]
+pub struct RandomErasingBuilder(RandomErasing);
+
 impl RandomErasing {
-    /// Probability 0.5, area 2 % to 33 %, aspect ratio 0.3 to 3.3, value 0 unless told otherwise.
+    /// Draws from `seed`: probability 0.5, area 2 % to 33 %, aspect ratio 0.3 to 3.3, value 0.
     pub fn new(seed: u64) -> Self {
         Self {
             probability: 0.5,
@@ -38,27 +42,38 @@ impl RandomErasing {
         }
     }
 
+    /// As [`RandomErasing::new`], unless told otherwise.
+    pub fn builder(seed: u64) -> RandomErasingBuilder {
+        RandomErasingBuilder(Self::new(seed))
+    }
+}
+
+impl RandomErasingBuilder {
     /// The share of images that lose a rectangle.
+    #[must_use]
     pub fn probability(mut self, probability: f64) -> Self {
-        self.probability = probability;
+        self.0.probability = probability;
         self
     }
 
     /// The rectangle's area as a fraction of the image's.
+    #[must_use]
     pub fn area(mut self, low: f64, high: f64) -> Self {
-        self.area = (low, high);
+        self.0.area = (low, high);
         self
     }
 
     /// The rectangle's height over its width.
+    #[must_use]
     pub fn ratio(mut self, low: f64, high: f64) -> Self {
-        self.ratio = (low, high);
+        self.0.ratio = (low, high);
         self
     }
 
     /// What the rectangle is filled with.
+    #[must_use]
     pub fn value(mut self, value: f32) -> Self {
-        self.value = value;
+        self.0.value = value;
         self
     }
 
@@ -66,19 +81,21 @@ impl RandomErasing {
     ///
     /// # Errors
     /// If a range is empty or out of bounds.
-    pub fn build(self) -> Result<Self> {
-        check_probability(self.probability)?;
-        let (low, high) = self.area;
+    pub fn build(self) -> Result<RandomErasing> {
+        check_probability(self.0.probability)?;
+        let (low, high) = self.0.area;
         if !(low > 0.0 && low <= high && high <= 1.0) {
             return Err(Error::argument("area", "0 < low <= high <= 1", format!("{low} to {high}")));
         }
-        let (low, high) = self.ratio;
+        let (low, high) = self.0.ratio;
         if !(low > 0.0 && low <= high && high.is_finite()) {
             return Err(Error::argument("ratio", "0 < low <= high", format!("{low} to {high}")));
         }
-        Ok(self)
+        Ok(self.0)
     }
+}
 
+impl RandomErasing {
     /// Top, left, height, width.
     fn rectangle(&self, generator: &mut Generator, h: usize, w: usize) -> Option<[usize; 4]> {
         // A rectangle that does not fit is drawn again, as in torchvision.
@@ -120,7 +137,7 @@ mod tests {
 
     #[test]
     fn rectangles_have_the_asked_area_and_all_channels_lose_them() {
-        let erasing = RandomErasing::new(2).probability(1.0).area(0.1, 0.3).value(-1.0).build().unwrap();
+        let erasing = RandomErasing::builder(2).probability(1.0).area(0.1, 0.3).value(-1.0).build().unwrap();
         let after = erasing.apply(batch([100, 2, 20, 20], false), &BatchPosition { epoch: 0, first: 0 }).unwrap();
         for image in values(&after.inputs).chunks(800) {
             let erased = |plane: &[f32]| plane.iter().filter(|&&x| x == -1.0).count();
@@ -133,12 +150,12 @@ mod tests {
 
     #[test]
     fn draws_follow_the_contract_and_ranges_are_checked() {
-        contract(&RandomErasing::new(1).build().unwrap(), &batch([8, 1, 8, 8], false), true);
+        contract(&RandomErasing::new(1), &batch([8, 1, 8, 8], false), true);
         for bad in [
-            RandomErasing::new(1).probability(2.0),
-            RandomErasing::new(1).area(0.0, 0.5),
-            RandomErasing::new(1).area(0.5, 1.5),
-            RandomErasing::new(1).ratio(2.0, 1.0),
+            RandomErasing::builder(1).probability(2.0),
+            RandomErasing::builder(1).area(0.0, 0.5),
+            RandomErasing::builder(1).area(0.5, 1.5),
+            RandomErasing::builder(1).ratio(2.0, 1.0),
         ] {
             assert!(bad.build().is_err());
         }

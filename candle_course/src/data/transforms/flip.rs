@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::random::Generator;
 
 macro_rules! flip {
-    ($(#[$docs:meta])* $name:ident, $label:literal, $flip:ident) => {
+    ($(#[$docs:meta])* $name:ident, $builder:ident, $label:literal, $flip:ident) => {
         $(#[$docs])*
         #[derive(Debug, Clone)]
         pub struct $name {
@@ -20,13 +20,31 @@ macro_rules! flip {
                 Self { probability: 0.5, seed: Generator::derive(seed, $label).next_u64() }
             }
 
-            /// Flips with this probability instead of 0.5.
+            /// Flips every other image, from `seed`, unless told otherwise.
+            pub fn builder(seed: u64) -> $builder {
+                $builder(Self::new(seed))
+            }
+        }
+
+        #[doc = concat!("Configures a [`", stringify!($name), "`].")]
+        #[derive(Debug, Clone)]
+        pub struct $builder($name);
+
+        impl $builder {
+            /// The share of images that are flipped (0.5).
+            #[must_use]
+            pub fn probability(mut self, probability: f64) -> Self {
+                self.0.probability = probability;
+                self
+            }
+
+            /// The transform.
             ///
             /// # Errors
-            /// If `probability` is not in 0 to 1.
-            pub fn probability(self, probability: f64) -> Result<Self> {
-                check_probability(probability)?;
-                Ok(Self { probability, ..self })
+            /// If the probability is not in 0 to 1.
+            pub fn build(self) -> Result<$name> {
+                check_probability(self.0.probability)?;
+                Ok(self.0)
             }
         }
 
@@ -72,12 +90,12 @@ flip! {
     /// assert_eq!(loader.epoch(0)?.next().unwrap()?.inputs.dims(), [8, 3, 32, 32]);
     /// # Ok::<(), candle_course::error::Error>(())
     /// ```
-    RandomHorizontalFlip, "random horizontal flip", left_right
+    RandomHorizontalFlip, RandomHorizontalFlipBuilder, "random horizontal flip", left_right
 }
 
 flip! {
     /// Swaps top and bottom in every other image: for images from above, which have no "up".
-    RandomVerticalFlip, "random vertical flip", top_down
+    RandomVerticalFlip, RandomVerticalFlipBuilder, "random vertical flip", top_down
 }
 
 fn left_right<T: Copy>(plane: &[T], out: &mut [T], [_, w]: [usize; 2]) {
@@ -204,10 +222,17 @@ mod tests {
     fn the_probability_is_kept_and_checked() {
         let at = BatchPosition { epoch: 0, first: 0 };
         let images = batch([8, 1, 2, 2], false);
-        let never = RandomHorizontalFlip::new(1).probability(0.0).unwrap();
+        let never = RandomHorizontalFlip::builder(1).probability(0.0).build().unwrap();
         assert_eq!(values(&never.apply(images.clone(), &at).unwrap().inputs), values(&images.inputs));
         for bad in [-0.1, 1.1, f64::NAN] {
-            assert!(RandomVerticalFlip::new(1).probability(bad).unwrap_err().to_string().contains("`probability`"));
+            assert!(
+                RandomVerticalFlip::builder(1)
+                    .probability(bad)
+                    .build()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("`probability`")
+            );
         }
         let oblong = batch([1, 1, 2, 3], false);
         assert!(RandomQuarterTurn::new(1).apply(oblong, &at).unwrap_err().to_string().contains("got 2×3"));

@@ -22,11 +22,13 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
 
-pub use affine::RandomAffine;
-pub use color::ColorJitter;
+pub use affine::{RandomAffine, RandomAffineBuilder};
+pub use color::{ColorJitter, ColorJitterBuilder};
 pub use crop::RandomCrop;
-pub use erasing::RandomErasing;
-pub use flip::{RandomHorizontalFlip, RandomQuarterTurn, RandomVerticalFlip};
+pub use erasing::{RandomErasing, RandomErasingBuilder};
+pub use flip::{
+    RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn, RandomVerticalFlip, RandomVerticalFlipBuilder,
+};
 pub use mixup::MixUp;
 pub use normalize::Normalize;
 

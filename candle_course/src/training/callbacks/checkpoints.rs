@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{CheckpointFolder, Retention};
 use crate::error::{Error, Result};
-use crate::training::Trainer;
+use crate::training::Training;
 use crate::training::callbacks::monitor::Monitor;
 
-/// Saves the whole state of a training, so that [`Trainer::resume`] goes on to the last bit: after
+/// Saves the whole state of a training, so that [`Trainer::resume`](crate::training::Trainer::resume) goes on to the last bit: after
 /// every epoch, unless told otherwise, and always when training ends or is stopped.
 ///
 /// A new training needs a folder without checkpoints: among those of another one, the newest would
@@ -49,9 +49,9 @@ pub struct Checkpoints {
 pub struct CheckpointsBuilder(Checkpoints);
 
 impl Checkpoints {
-    /// Checkpoints in `folder`, which is made if need be.
-    pub fn builder(folder: impl AsRef<Path>) -> CheckpointsBuilder {
-        CheckpointsBuilder(Self {
+    /// Checkpoints in `folder`, which is made if need be: after every epoch, the newest two are kept.
+    pub fn new(folder: impl AsRef<Path>) -> Self {
+        Self {
             folder: folder.as_ref().to_owned(),
             every_epochs: Some(1),
             every_steps: None,
@@ -60,7 +60,12 @@ impl Checkpoints {
             monitor: None,
             open: None,
             saved_step: None,
-        })
+        }
+    }
+
+    /// As [`Checkpoints::new`], unless told otherwise.
+    pub fn builder(folder: impl AsRef<Path>) -> CheckpointsBuilder {
+        CheckpointsBuilder(Self::new(folder))
     }
 
     /// The folder.
@@ -68,14 +73,14 @@ impl Checkpoints {
         &self.folder
     }
 
-    pub(crate) fn start(&mut self, trainer: &Trainer) -> Result<()> {
+    pub(crate) fn start(&mut self, training: &Training) -> Result<()> {
         let mut retention = Retention::new().last(self.keep_last);
         if let Some(monitor) = &mut self.monitor {
-            monitor.check(trainer)?;
+            monitor.check(training)?;
             retention = retention.best(self.keep_best, monitor.direction());
         }
         let folder = CheckpointFolder::open(&self.folder, retention)?;
-        if trainer.state().step == 0
+        if training.state().step == 0
             && let Some(newest) = folder.list()?.pop()
         {
             return Err(Error::argument(
@@ -84,7 +89,7 @@ impl Checkpoints {
                 format!("`{}` with one of step {}", self.folder.display(), newest.step),
             )
             .hint(
-                "go on with that training by `trainer.resume(folder)?`, or name another folder, or delete this one",
+                "go on with that training by `training.resume(folder)?`, or name another folder, or delete this one",
             ));
         }
         self.open = Some(folder);
@@ -92,8 +97,8 @@ impl Checkpoints {
     }
 
     /// Whether the state after this batch, or after this epoch, is to be saved.
-    pub(crate) fn is_due(&self, trainer: &Trainer, epoch_ended: bool) -> bool {
-        let state = trainer.state();
+    pub(crate) fn is_due(&self, training: &Training, epoch_ended: bool) -> bool {
+        let state = training.state();
         let steps = self.every_steps.is_some_and(|steps| state.step.is_multiple_of(steps));
         if epoch_ended {
             return steps || self.every_epochs.is_some_and(|epochs| state.epoch.is_multiple_of(epochs));
@@ -105,18 +110,18 @@ impl Checkpoints {
             && state.batch < state.batches_per_epoch
     }
 
-    pub(crate) fn save(&mut self, trainer: &Trainer, snapshot: &crate::checkpoint::Snapshot) -> Result<()> {
+    pub(crate) fn save(&mut self, training: &Training, snapshot: &crate::checkpoint::Snapshot) -> Result<()> {
         let folder = self.open.as_ref().ok_or_else(|| Error::training("the checkpoint folder is not open"))?;
         let metric = match &self.monitor {
             // After further steps the value is of other weights. (Batches without a step have none.)
-            Some(monitor) => match trainer.history().epochs().last() {
-                Some(record) if record.step == trainer.state().step => Some(monitor.value(record)?),
+            Some(monitor) => match training.history().epochs().last() {
+                Some(record) if record.step == training.state().step => Some(monitor.value(record)?),
                 _ => None,
             },
             None => None,
         };
-        folder.save(trainer.state().step as u64, metric, snapshot)?;
-        self.saved_step = Some(trainer.state().step);
+        folder.save(training.state().step as u64, metric, snapshot)?;
+        self.saved_step = Some(training.state().step);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::stateful::{Expected, State, compare, nest, part};
 use crate::training::callbacks::monitor::Monitor;
 use crate::training::callbacks::number;
-use crate::training::{Callback, Flow, Trainer};
+use crate::training::{Callback, Flow, Training};
 
 /// Stops when a monitored value has not improved for some epochs, and brings the best weights back
 /// (Prechelt 1998).
@@ -46,42 +46,57 @@ pub struct EarlyStopping {
 
 /// Configures [`EarlyStopping`].
 #[derive(Debug, Clone)]
-pub struct EarlyStoppingBuilder {
-    monitor: Monitor,
-    patience: usize,
-    min_delta: f64,
-    restore_best: bool,
-}
+pub struct EarlyStoppingBuilder(EarlyStopping);
 
 impl EarlyStopping {
-    /// Watches `monitor`: `validation_loss`, `train_loss` or a metric's name.
+    /// Watches `monitor` (`validation_loss`, `train_loss` or a metric's name) with a patience of 5
+    /// epochs, and restores the best weights.
+    pub fn new(monitor: impl Into<String>) -> Self {
+        Self {
+            monitor: Monitor::new(monitor),
+            patience: 5,
+            min_delta: 0.0,
+            restore_best: true,
+            best: None,
+            best_epoch: 0,
+            waited: 0,
+            best_tensors: State::new(),
+            told: false,
+        }
+    }
+
+    /// As [`EarlyStopping::new`], unless told otherwise.
     pub fn builder(monitor: impl Into<String>) -> EarlyStoppingBuilder {
-        EarlyStoppingBuilder { monitor: Monitor::new(monitor), patience: 5, min_delta: 0.0, restore_best: true }
+        EarlyStoppingBuilder(Self::new(monitor))
     }
 }
 
 impl EarlyStoppingBuilder {
     /// How many epochs in a row may bring no improvement before training stops (5).
+    #[must_use]
     pub fn patience(mut self, patience: usize) -> Self {
-        self.patience = patience;
+        self.0.patience = patience;
         self
     }
 
     /// An epoch counts if it is better by more than this (0).
+    #[must_use]
     pub fn min_delta(mut self, min_delta: f64) -> Self {
-        self.min_delta = min_delta;
+        self.0.min_delta = min_delta;
         self
     }
 
     /// Which way is better. Losses and metrics know; say it for a value that does not.
+    #[must_use]
     pub fn mode(mut self, mode: Direction) -> Self {
-        self.monitor.set_mode(mode);
+        self.0.monitor.set_mode(mode);
         self
     }
 
     /// Whether the best weights come back at the end (yes).
+    #[must_use]
     pub fn restore_best(mut self, restore_best: bool) -> Self {
-        self.restore_best = restore_best;
+        self.0.restore_best = restore_best;
         self
     }
 
@@ -90,24 +105,14 @@ impl EarlyStoppingBuilder {
     /// # Errors
     /// If the patience is 0, or `min_delta` is negative or not finite.
     pub fn build(self) -> Result<EarlyStopping> {
-        if self.patience == 0 {
+        if self.0.patience == 0 {
             return Err(Error::argument("patience", "at least 1 epoch", 0));
         }
-        if !(self.min_delta.is_finite() && self.min_delta >= 0.0) {
-            return Err(Error::argument("min_delta", "a finite number of at least 0", self.min_delta)
+        if !(self.0.min_delta.is_finite() && self.0.min_delta >= 0.0) {
+            return Err(Error::argument("min_delta", "a finite number of at least 0", self.0.min_delta)
                 .hint("it is the least improvement, in whichever direction is better; its sign never changes"));
         }
-        Ok(EarlyStopping {
-            monitor: self.monitor,
-            patience: self.patience,
-            min_delta: self.min_delta,
-            restore_best: self.restore_best,
-            best: None,
-            best_epoch: 0,
-            waited: 0,
-            best_tensors: State::new(),
-            told: false,
-        })
+        Ok(self.0)
     }
 }
 
@@ -147,28 +152,28 @@ impl Callback for EarlyStopping {
         "early stopping"
     }
 
-    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.monitor.check(trainer)?;
+    fn fit_start(&mut self, training: &mut Training) -> Result<Flow> {
+        self.monitor.check(training)?;
         if std::mem::take(&mut self.told) {
             self.waited = 0;
         }
         Ok(self.flow())
     }
 
-    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        let record = trainer.history().last()?;
+    fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
+        let record = training.history().last()?;
         let value = self.monitor.value(&record)?;
         if self.improves(record.epoch, value) && self.restore_best {
-            self.best_tensors = trainer.evaluated_weights()?;
+            self.best_tensors = training.evaluated_weights()?;
         }
         Ok(self.flow())
     }
 
-    fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn fit_end(&mut self, training: &mut Training) -> Result<Flow> {
         if !self.best_tensors.is_empty() {
-            trainer.hold(&self.best_tensors)?;
+            training.hold(&self.best_tensors)?;
             let epoch = self.best_epoch;
-            trainer.note(format!("the weights are those of epoch {epoch}, the best by {}", self.monitor.name));
+            training.note(format!("the weights are those of epoch {epoch}, the best by {}", self.monitor.name));
         }
         Ok(Flow::Continue)
     }
@@ -245,7 +250,7 @@ mod tests {
     fn an_unknown_monitor_is_an_error_before_the_first_step() {
         let (train, validation) = loaders();
         let monitored = |name: &str| {
-            let stopping = EarlyStopping::builder(name).build().unwrap();
+            let stopping = EarlyStopping::new(name);
             trainer(3).0.learning_rate(0.1).callback(stopping).quiet().build().unwrap()
         };
         let mut misspelt = monitored("val_loss");

@@ -7,19 +7,21 @@ use candle_core::backprop::GradStore;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::stateful::{self, State};
-use crate::training::Trainer;
+use crate::training::Training;
 
 mod checkpoints;
 mod early_stopping;
+mod list;
 pub(crate) mod monitor;
 mod progress;
 mod tensorboard;
 
 pub use checkpoints::{Checkpoints, CheckpointsBuilder};
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
+pub(crate) use list::Callbacks;
 pub use progress::Progress;
 pub(crate) use progress::{Speed, duration, number};
-pub use tensorboard::TensorBoard;
+pub use tensorboard::{TensorBoard, TensorBoardBuilder};
 
 /// Whether training goes on after an event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,7 +30,7 @@ pub enum Flow {
     #[default]
     Continue,
     /// Finish in good order, for this reason; it is written into the history. In the middle of an
-    /// epoch the epoch stays unfinished, and the next call of [`Trainer::fit`] goes on there.
+    /// epoch the epoch stays unfinished, and the next call of [`Trainer::fit`](crate::training::Trainer::fit) goes on there.
     Stop(String),
 }
 
@@ -62,8 +64,8 @@ pub const EVENTS: [(&str, &str); 10] = [
 ///     fn name(&self) -> &str {
 ///         "stop at loss"
 ///     }
-///     fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-///         let record = trainer.history().last()?;
+///     fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
+///         let record = training.history().last()?;
 ///         Ok(if record.train_loss < self.0 { Flow::Stop("loss reached".into()) } else { Flow::Continue })
 ///     }
 /// }
@@ -77,7 +79,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// What the callback cannot cope with; training ends with this error. So for every event.
-    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn fit_start(&mut self, training: &mut Training) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -85,7 +87,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn epoch_start(&mut self, training: &mut Training) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -93,7 +95,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn batch_start(&mut self, trainer: &mut Trainer, batch: &Batch) -> Result<Flow> {
+    fn batch_start(&mut self, training: &mut Training, batch: &Batch) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -101,7 +103,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn backward_end(&mut self, trainer: &mut Trainer, gradients: &mut GradStore) -> Result<Flow> {
+    fn backward_end(&mut self, training: &mut Training, gradients: &mut GradStore) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -109,7 +111,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -117,12 +119,12 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn validation_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn validation_start(&mut self, training: &mut Training) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
     /// Before every batch of the validation pass, in whose middle the trainer cannot be asked. A stop
-    /// leaves the epoch unfinished with all its batches done: the next call of [`Trainer::fit`]
+    /// leaves the epoch unfinished with all its batches done: the next call of [`Trainer::fit`](crate::training::Trainer::fit)
     /// begins with its validation.
     ///
     /// # Errors
@@ -135,7 +137,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -143,7 +145,7 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// As [`Callback::fit_start`].
-    fn fit_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn fit_end(&mut self, training: &mut Training) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
@@ -152,8 +154,8 @@ pub trait Callback: Any + Send {
     ///
     /// # Errors
     /// What the callback cannot cope with. It is noted in the history; `error` is the one that
-    /// [`Trainer::fit`] gives.
-    fn fit_failed(&mut self, trainer: &mut Trainer, error: &Error) -> Result<()> {
+    /// [`Trainer::fit`](crate::training::Trainer::fit) gives.
+    fn fit_failed(&mut self, training: &mut Training, error: &Error) -> Result<()> {
         Ok(())
     }
 

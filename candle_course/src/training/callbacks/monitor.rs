@@ -2,7 +2,7 @@
 
 use crate::direction::Direction;
 use crate::error::Result;
-use crate::training::{EpochRecord, Trainer};
+use crate::training::{EpochRecord, Training};
 
 /// A recorded value that decides something, and which way it is better.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,12 +21,12 @@ impl Monitor {
     }
 
     /// Fails if the training will not record such a value; otherwise the direction is known afterwards.
-    pub(crate) fn check(&mut self, trainer: &Trainer) -> Result<()> {
-        if !trainer.monitors().contains(&self.name) {
-            return Err(trainer.unknown_monitor(&self.name));
+    pub(crate) fn check(&mut self, training: &Training) -> Result<()> {
+        if !training.monitors().contains(&self.name) {
+            return Err(training.unknown_monitor(&self.name));
         }
         if self.mode.is_none() {
-            let maximized = trainer.history().is_maximized(&self.name);
+            let maximized = training.history().is_maximized(&self.name);
             self.mode = Some(if maximized { Direction::Maximize } else { Direction::Minimize });
         }
         Ok(())

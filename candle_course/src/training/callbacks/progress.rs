@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::training::{Callback, Flow, Trainer};
+use crate::training::{Callback, Flow, Training};
 
 /// Prints a line at the end of every epoch, and one every few seconds before it. Whole lines only:
 /// a notebook cell of this kernel cannot overwrite a line.
@@ -16,32 +16,34 @@ pub struct Progress {
     printed: Instant,
     speed: Speed,
     lines: Option<Vec<String>>,
+    /// Whether lines are held back: from a thread of its own they would stand below any cell.
+    pub(crate) muted: bool,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self::every(Duration::from_secs(5))
+        Self::new(Duration::from_secs(5))
     }
 }
 
 impl Progress {
     /// A line at least every so often, while an epoch runs.
-    pub fn every(every: Duration) -> Self {
+    pub fn new(every: Duration) -> Self {
         let now = Instant::now();
-        Self { every, started: now, first_batch: 0, printed: now, speed: Speed::default(), lines: None }
+        Self { every, started: now, first_batch: 0, printed: now, speed: Speed::default(), lines: None, muted: false }
     }
 
     /// Keeps the lines instead of printing them.
     #[cfg(test)]
     fn kept() -> Self {
-        Self { lines: Some(Vec::new()), ..Self::every(Duration::ZERO) }
+        Self { lines: Some(Vec::new()), ..Self::new(Duration::ZERO) }
     }
 
     /// Seconds for what is left, at the pace since this call of `fit`; `None` without a pace.
-    fn seconds_left(&self, trainer: &Trainer) -> Option<f64> {
-        let state = trainer.state();
+    fn seconds_left(&self, training: &Training) -> Option<f64> {
+        let state = training.state();
         let batches = state.epoch * state.batches_per_epoch + state.batch;
-        let left = (trainer.epochs() * state.batches_per_epoch).saturating_sub(batches);
+        let left = (training.epochs() * state.batches_per_epoch).saturating_sub(batches);
         let done = batches - self.first_batch;
         (done > 0 && left > 0).then(|| self.started.elapsed().as_secs_f64() / done as f64 * left as f64)
     }
@@ -49,6 +51,7 @@ impl Progress {
     fn line(&mut self, text: String) {
         match &mut self.lines {
             Some(lines) => lines.push(text),
+            None if self.muted => {}
             None => println!("{text}"),
         }
         self.printed = Instant::now();
@@ -71,12 +74,12 @@ impl Default for Speed {
 
 impl Speed {
     /// The clock starts.
-    pub(crate) fn start(trainer: &Trainer) -> Self {
-        Self { since: Instant::now(), examples: trainer.running_examples() }
+    pub(crate) fn start(training: &Training) -> Self {
+        Self { since: Instant::now(), examples: training.running_examples() }
     }
 
-    pub(crate) fn examples_per_second(&self, trainer: &Trainer) -> f64 {
-        trainer.running_examples().saturating_sub(self.examples) as f64 / self.since.elapsed().as_secs_f64()
+    pub(crate) fn examples_per_second(&self, training: &Training) -> f64 {
+        training.running_examples().saturating_sub(self.examples) as f64 / self.since.elapsed().as_secs_f64()
     }
 }
 
@@ -108,44 +111,44 @@ impl Callback for Progress {
         "progress"
     }
 
-    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn fit_start(&mut self, training: &mut Training) -> Result<Flow> {
         self.started = Instant::now();
-        let state = trainer.state();
+        let state = training.state();
         self.first_batch = state.epoch * state.batches_per_epoch + state.batch;
-        trainer.history().notes().to_vec().into_iter().for_each(|note| self.line(note));
+        training.history().notes().to_vec().into_iter().for_each(|note| self.line(note));
         Ok(Flow::Continue)
     }
 
-    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.speed = Speed::start(trainer);
+    fn epoch_start(&mut self, training: &mut Training) -> Result<Flow> {
+        self.speed = Speed::start(training);
         self.printed = Instant::now();
         Ok(Flow::Continue)
     }
 
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        let last = trainer.state().batch == trainer.batches_per_epoch();
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+        let last = training.state().batch == training.batches_per_epoch();
         if self.printed.elapsed() >= self.every && !last {
-            let state = trainer.state();
+            let state = training.state();
             let mut parts = vec![
-                format!("epoch {}/{}", state.epoch + 1, trainer.epochs()),
+                format!("epoch {}/{}", state.epoch + 1, training.epochs()),
                 format!("batch {}/{}", state.batch, state.batches_per_epoch),
                 format!("step {}", state.step),
-                format!("loss {}", number(trainer.running_loss()?)),
+                format!("loss {}", number(training.running_loss()?)),
             ];
-            let metrics = trainer.running_metrics();
+            let metrics = training.running_metrics();
             parts.extend(metrics.into_iter().map(|(name, value)| format!("train {name} {}", number(value))));
             parts.push(format!("learning rate {}", number(state.learning_rate)));
-            parts.push(format!("{:.0} examples/s", self.speed.examples_per_second(trainer)));
-            parts.extend(self.seconds_left(trainer).map(|seconds| format!("{} left", duration(seconds))));
+            parts.push(format!("{:.0} examples/s", self.speed.examples_per_second(training)));
+            parts.extend(self.seconds_left(training).map(|seconds| format!("{} left", duration(seconds))));
             self.line(parts.join(" · "));
         }
         Ok(Flow::Continue)
     }
 
-    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        let record = trainer.history().last()?;
+    fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
+        let record = training.history().last()?;
         let mut parts = vec![
-            format!("epoch {}/{}", record.epoch, trainer.epochs()),
+            format!("epoch {}/{}", record.epoch, training.epochs()),
             format!("step {}", record.step),
             format!("train loss {}", number(record.train_loss)),
         ];
@@ -155,7 +158,7 @@ impl Callback for Progress {
         parts.push(format!("learning rate {}", number(record.learning_rate)));
         parts.push(format!("{:.0} examples/s", record.examples as f64 / record.train_seconds));
         parts.push(duration(record.seconds));
-        parts.extend(self.seconds_left(trainer).map(|seconds| format!("{} left", duration(seconds))));
+        parts.extend(self.seconds_left(training).map(|seconds| format!("{} left", duration(seconds))));
         self.line(parts.join(" · "));
         Ok(Flow::Continue)
     }
@@ -182,11 +185,9 @@ mod tests {
     fn one_line_per_epoch_and_one_for_every_interval() {
         let (train, validation) = loaders();
         let (builder, _) = trainer(7);
-        let mut trainer = builder.epochs(2).learning_rate(0.1).quiet().build().unwrap();
-        let mut progress = Progress::kept();
-        let mut callbacks: Vec<&mut dyn Callback> = vec![&mut progress];
-        trainer.run(&train, Some(&validation), &mut callbacks).unwrap();
-        let lines = progress.lines.unwrap();
+        let mut trainer = builder.epochs(2).learning_rate(0.1).progress(Progress::kept()).build().unwrap();
+        trainer.fit(&train, Some(&validation)).unwrap();
+        let lines = trainer.callbacks.find::<Progress>().unwrap().lines.take().unwrap();
         let ends: Vec<_> = lines.iter().filter(|line| line.contains("validation loss")).collect();
         assert_eq!(ends.len(), 2, "{lines:?}");
         assert!(ends[0].starts_with("epoch 1/2 · step 4 · train loss "), "{}", ends[0]);
@@ -204,23 +205,23 @@ mod tests {
             fn name(&self) -> &str {
                 "stops"
             }
-            fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-                Ok(if trainer.state().step == 3 { Flow::Stop("three".into()) } else { Flow::Continue })
+            fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+                Ok(if training.state().step == 3 { Flow::Stop("three".into()) } else { Flow::Continue })
             }
         }
         let mut trainer = trainer(7).0.epochs(2).learning_rate(0.1).callback(Stops).quiet().build().unwrap();
         trainer.fit(&train, Some(&validation)).unwrap();
-        assert_eq!(trainer.running_examples(), 48);
-        let speed = Speed::start(&trainer);
-        assert_eq!(speed.examples_per_second(&trainer), 0.0, "nothing was trained since");
+        assert_eq!(trainer.training.running_examples(), 48);
+        let speed = Speed::start(&trainer.training);
+        assert_eq!(speed.examples_per_second(&trainer.training), 0.0, "nothing was trained since");
         // One of four batches took 5 s since; four are left in the next epoch.
         let ago = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
         let mut progress = Progress { started: ago, first_batch: 3, ..Progress::kept() };
-        assert_eq!(progress.seconds_left(&trainer), None);
-        (trainer.state.epoch, trainer.state.batch) = (1, 0);
-        let left = progress.seconds_left(&trainer).unwrap();
+        assert_eq!(progress.seconds_left(&trainer.training), None);
+        (trainer.training.state.epoch, trainer.training.state.batch) = (1, 0);
+        let left = progress.seconds_left(&trainer.training).unwrap();
         assert!((20.0..25.0).contains(&left), "{left}");
         progress.first_batch = 0;
-        assert!((5.0..6.0).contains(&progress.seconds_left(&trainer).unwrap()));
+        assert!((5.0..6.0).contains(&progress.seconds_left(&trainer.training).unwrap()));
     }
 }

@@ -1,6 +1,6 @@
 //! A training written down for TensorBoard.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use candle_core::backprop::GradStore;
@@ -9,7 +9,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::tensorboard::{HyperParameters, SummaryWriter};
 use crate::training::diagnosis::Probe;
-use crate::training::{Callback, Flow, Trainer};
+use crate::training::{Callback, Flow, Training};
 
 /// Writes a training as a TensorBoard run: after every epoch the losses and metrics of training
 /// and validation, on one chart each (page *Custom scalars*), and histograms of weights and
@@ -21,7 +21,7 @@ use crate::training::{Callback, Flow, Trainer};
 /// | `accuracy/train`, `accuracy/validation` | so for every metric |
 /// | `step/loss`, `step/learning_rate`, `step/gradient_norm` | every few steps |
 /// | `weights/fc1.weight`, `gradients/fc1.weight` | histograms, an epoch's last step |
-/// | `activations/…`, `activation_gradients/…` | histograms, with [`TensorBoard::probe`] |
+/// | `activations/…`, `activation_gradients/…` | histograms, with [`TensorBoardBuilder::probe`] |
 ///
 /// What earlier files of the folder hold for later steps than the training has done is superseded:
 /// a resumed training, or one that starts anew, has one curve. A training that ends with an error
@@ -33,7 +33,7 @@ use crate::training::{Callback, Flow, Trainer};
 /// use candle_course::prelude::*;
 ///
 /// let folder = tempfile::tempdir()?;
-/// let tensorboard = TensorBoard::new(folder.path().join("cnn-1"))?.every_steps(50)?;
+/// let tensorboard = TensorBoard::builder(folder.path().join("cnn-1")).every_steps(50).build()?;
 /// let writer = tensorboard.writer(); // for images and figures of your own
 /// writer.text("notes", "the first try", 0)?;
 /// # Ok::<(), candle_course::Error>(())
@@ -52,40 +52,19 @@ impl TensorBoard {
     /// # Errors
     /// If the folder cannot be made.
     pub fn new(folder: impl AsRef<Path>) -> Result<Self> {
-        let writer = SummaryWriter::new(folder)?;
-        Ok(Self { writer, every_steps: 20, histograms_every: 1, hyper_parameters: None, probe: None })
+        Self::builder(folder).build()
     }
 
-    /// Writes loss and learning rate every so many steps (20).
-    ///
-    /// # Errors
-    /// If `steps` is 0.
-    pub fn every_steps(mut self, steps: usize) -> Result<Self> {
-        if steps == 0 {
-            return Err(Error::argument("steps", "at least 1", 0));
+    /// A run in `folder`: loss and learning rate every 20 steps, histograms every epoch, unless told
+    /// otherwise.
+    pub fn builder(folder: impl AsRef<Path>) -> TensorBoardBuilder {
+        TensorBoardBuilder {
+            folder: folder.as_ref().to_owned(),
+            every_steps: 20,
+            histograms_every: 1,
+            hyper_parameters: None,
+            probe: None,
         }
-        self.every_steps = steps;
-        Ok(self)
-    }
-
-    /// Writes histograms of weights and gradients every so many epochs (1); 0 for none.
-    pub fn histograms_every(mut self, epochs: usize) -> Self {
-        self.histograms_every = epochs;
-        self
-    }
-
-    /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
-    /// of the validation (of the training, if there is none) are its results, unless it names others.
-    pub fn hyper_parameters(mut self, hyper_parameters: HyperParameters) -> Self {
-        self.hyper_parameters = Some(hyper_parameters);
-        self
-    }
-
-    /// After every epoch, histograms of what the layers that `probe` watches do with `batch`. The
-    /// trainer's model must be the watched one.
-    pub fn probe(mut self, probe: &Probe, batch: Batch) -> Self {
-        self.probe = Some((probe.clone(), batch));
-        self
     }
 
     /// The writer, to add images, figures and text to the run.
@@ -94,15 +73,70 @@ impl TensorBoard {
     }
 }
 
+/// Configures a [`TensorBoard`].
+#[derive(Debug, Clone)]
+pub struct TensorBoardBuilder {
+    folder: PathBuf,
+    every_steps: usize,
+    histograms_every: usize,
+    hyper_parameters: Option<HyperParameters>,
+    probe: Option<(Probe, Batch)>,
+}
+
+impl TensorBoardBuilder {
+    /// Writes loss and learning rate every so many steps (20).
+    #[must_use]
+    pub fn every_steps(mut self, steps: usize) -> Self {
+        self.every_steps = steps;
+        self
+    }
+
+    /// Writes histograms of weights and gradients every so many epochs (1); 0 for none.
+    #[must_use]
+    pub fn histograms_every(mut self, epochs: usize) -> Self {
+        self.histograms_every = epochs;
+        self
+    }
+
+    /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
+    /// of the validation (of the training, if there is none) are its results, unless it names others.
+    #[must_use]
+    pub fn hyper_parameters(mut self, hyper_parameters: HyperParameters) -> Self {
+        self.hyper_parameters = Some(hyper_parameters);
+        self
+    }
+
+    /// After every epoch, histograms of what the layers that `probe` watches do with `batch`. The
+    /// trainer's model must be the watched one.
+    #[must_use]
+    pub fn probe(mut self, probe: &Probe, batch: Batch) -> Self {
+        self.probe = Some((probe.clone(), batch));
+        self
+    }
+
+    /// The callback.
+    ///
+    /// # Errors
+    /// If `every_steps` is 0, or the folder cannot be made.
+    pub fn build(self) -> Result<TensorBoard> {
+        let Self { folder, every_steps, histograms_every, hyper_parameters, probe } = self;
+        if every_steps == 0 {
+            return Err(Error::argument("every_steps", "at least 1", 0));
+        }
+        let writer = SummaryWriter::new(folder)?;
+        Ok(TensorBoard { writer, every_steps, histograms_every, hyper_parameters, probe })
+    }
+}
+
 impl Callback for TensorBoard {
     fn name(&self) -> &str {
         "tensorboard"
     }
 
-    fn fit_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn fit_start(&mut self, training: &mut Training) -> Result<Flow> {
         // At step 0 too: a run that was killed before its first checkpoint starts anew in its folder.
-        self.writer.resume_from(trainer.state().step + 1)?;
-        let monitors = trainer.monitors();
+        self.writer.resume_from(training.state().step + 1)?;
+        let monitors = training.monitors();
         let validating = monitors.iter().any(|name| name == "validation_loss");
         // `train_loss`, `train_accuracy`, `accuracy`: what stays is `loss`, `accuracy`.
         let mut names: Vec<String> = Vec::new();
@@ -130,32 +164,32 @@ impl Callback for TensorBoard {
         Ok(Flow::Continue)
     }
 
-    fn backward_end(&mut self, trainer: &mut Trainer, gradients: &mut GradStore) -> Result<Flow> {
-        let state = trainer.state();
+    fn backward_end(&mut self, training: &mut Training, gradients: &mut GradStore) -> Result<Flow> {
+        let state = training.state();
         let last = state.batch == state.batches_per_epoch;
         if last && self.histograms_every > 0 && (state.epoch + 1).is_multiple_of(self.histograms_every) {
-            self.writer.parameters(trainer.parameters(), Some(gradients), state.step + 1)?;
+            self.writer.parameters(training.parameters(), Some(gradients), state.step + 1)?;
         }
         Ok(Flow::Continue)
     }
 
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        let state = trainer.state();
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
+        let state = training.state();
         if state.step.is_multiple_of(self.every_steps) {
-            if let Some(loss) = trainer.last_loss() {
+            if let Some(loss) = training.last_loss() {
                 let loss = loss.to_dtype(DType::F32)?.to_scalar::<f32>()?;
                 self.writer.scalar("step/loss", f64::from(loss), state.step)?;
             }
             self.writer.scalar("step/learning_rate", state.learning_rate, state.step)?;
-            if let Some(norm) = trainer.gradient_norm() {
+            if let Some(norm) = training.gradient_norm() {
                 self.writer.scalar("step/gradient_norm", norm, state.step)?;
             }
         }
         Ok(Flow::Continue)
     }
 
-    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        let record = trainer.history().last()?;
+    fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
+        let record = training.history().last()?;
         let step = record.step;
         self.writer.scalar("loss/train", record.train_loss, step)?;
         if let Some(loss) = record.validation_loss {
@@ -168,7 +202,7 @@ impl Callback for TensorBoard {
         }
         self.writer.scalar("step/examples_per_second", record.examples as f64 / record.train_seconds, step)?;
         if let Some((probe, batch)) = &self.probe {
-            let report = probe.inspect(&**trainer.model(), trainer.parameters(), &**trainer.loss(), batch)?;
+            let report = probe.inspect(&**training.model(), training.parameters(), &**training.loss(), batch)?;
             for layer in report.layers() {
                 self.writer.histogram(&format!("activations/{}", layer.name), &layer.activation, step)?;
                 if let Some(gradient) = &layer.gradient {
@@ -180,12 +214,12 @@ impl Callback for TensorBoard {
         Ok(Flow::Continue)
     }
 
-    fn fit_end(&mut self, _trainer: &mut Trainer) -> Result<Flow> {
+    fn fit_end(&mut self, _training: &mut Training) -> Result<Flow> {
         self.writer.close()?;
         Ok(Flow::Continue)
     }
 
-    fn fit_failed(&mut self, _trainer: &mut Trainer, _error: &Error) -> Result<()> {
+    fn fit_failed(&mut self, _training: &mut Training, _error: &Error) -> Result<()> {
         self.writer.fail()
     }
 }
@@ -198,6 +232,7 @@ mod tests {
     use crate::metrics::Accuracy;
     use crate::optimizers::Sgd;
     use crate::tensorboard::{Scalars, session_ends};
+    use crate::training::Trainer;
     use crate::training::trainer_tests::{FailsAt, loaders, mlp, points, trainer};
 
     #[test]
@@ -207,12 +242,12 @@ mod tests {
         let folder = temporary.path().join("run");
         let (model, parameters) = mlp(3);
         let probe = Probe::new();
-        let tensorboard = TensorBoard::new(&folder)
-            .unwrap()
+        let tensorboard = TensorBoard::builder(&folder)
             .every_steps(2)
-            .unwrap()
             .hyper_parameters(HyperParameters::new().number("learning_rate", 0.1))
-            .probe(&probe, points(1).batch(&[0, 1, 2]).unwrap());
+            .probe(&probe, points(1).batch(&[0, 1, 2]).unwrap())
+            .build()
+            .unwrap();
         let optimizer = Sgd::builder(&parameters).momentum(0.9).build().unwrap();
         let mut with = Trainer::builder(probe.sequential(&model), &parameters, CrossEntropy::default(), optimizer)
             .epochs(3)
@@ -241,10 +276,11 @@ mod tests {
         {
             assert!(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()), "{tag}");
         }
-        assert!(TensorBoard::new(folder).unwrap().every_steps(0).is_err());
+        assert!(TensorBoard::builder(folder).every_steps(0).build().is_err());
 
         let alone = temporary.path().join("without-validation");
-        let tensorboard = TensorBoard::new(&alone).unwrap().hyper_parameters(HyperParameters::new().number("x", 1.0));
+        let tensorboard = TensorBoard::builder(&alone).hyper_parameters(HyperParameters::new().number("x", 1.0));
+        let tensorboard = tensorboard.build().unwrap();
         let builder = trainer(3).0.learning_rate(0.1).train_metrics().callback(tensorboard).quiet();
         builder.build().unwrap().fit(&train, None).unwrap();
         let bytes = std::fs::read(std::fs::read_dir(&alone).unwrap().next().unwrap().unwrap().path()).unwrap();
@@ -259,8 +295,8 @@ mod tests {
         let (train, validation) = loaders();
         let temporary = tempfile::tempdir().unwrap();
         let fit = |fails: usize| {
-            let tensorboard = TensorBoard::new(temporary.path()).unwrap();
-            let tensorboard = tensorboard.hyper_parameters(HyperParameters::new().number("x", 1.0));
+            let tensorboard = TensorBoard::builder(temporary.path());
+            let tensorboard = tensorboard.hyper_parameters(HyperParameters::new().number("x", 1.0)).build().unwrap();
             let path = tensorboard.writer().path();
             let builder = trainer(3).0.epochs(3).learning_rate(0.1).callback(tensorboard).callback(FailsAt(fails));
             let mut trainer = builder.quiet().build().unwrap();

@@ -9,7 +9,7 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::notebook::Table;
 use crate::plot::{Figure, LineChart};
-use crate::training::{Callback, Flow, Trainer};
+use crate::training::{Callback, Flow, Training};
 
 /// Update-to-weight ratios: ‖Δw‖ / ‖w‖ of every parameter, every few steps. A common rule of thumb
 /// is about 10⁻³; far below it a layer hardly learns, far above it jumps.
@@ -23,7 +23,7 @@ use crate::training::{Callback, Flow, Trainer};
 /// ```
 /// use candle_course::prelude::*;
 ///
-/// let updates = UpdateRatios::every(10)?;
+/// let updates = UpdateRatios::new(10)?;
 /// let for_the_trainer = updates.clone();
 /// # Ok::<(), candle_course::Error>(())
 /// ```
@@ -43,7 +43,7 @@ impl UpdateRatios {
     ///
     /// # Errors
     /// If `every` is 0.
-    pub fn every(every: usize) -> Result<Self> {
+    pub fn new(every: usize) -> Result<Self> {
         if every == 0 {
             return Err(Error::argument("every", "at least 1 step", 0));
         }
@@ -108,9 +108,9 @@ impl Callback for UpdateRatios {
         "update ratios"
     }
 
-    fn backward_end(&mut self, trainer: &mut Trainer, _gradients: &mut GradStore) -> Result<Flow> {
-        if trainer.state().step.is_multiple_of(self.every) {
-            for (name, var) in trainer.parameters().trainable() {
+    fn backward_end(&mut self, training: &mut Training, _gradients: &mut GradStore) -> Result<Flow> {
+        if training.state().step.is_multiple_of(self.every) {
+            for (name, var) in training.parameters().trainable() {
                 if var.rank() >= 2 {
                     self.before.insert(name, var.as_tensor().copy()?.detach());
                 }
@@ -119,11 +119,11 @@ impl Callback for UpdateRatios {
         Ok(Flow::Continue)
     }
 
-    fn step_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
+    fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
         for (name, before) in std::mem::take(&mut self.before) {
-            let Some(var) = trainer.parameters().get(&name) else { continue };
+            let Some(var) = training.parameters().get(&name) else { continue };
             let ratio = norm(&(var.as_tensor() - &before)?)? / norm(&before)?.max(f64::MIN_POSITIVE);
-            self.recorded().entry(name).or_default().push((trainer.state().step, ratio));
+            self.recorded().entry(name).or_default().push((training.state().step, ratio));
         }
         Ok(Flow::Continue)
     }
@@ -146,19 +146,19 @@ mod tests {
             let mut trainer = builder.learning_rate(rate).quiet().build().unwrap();
             (trainer.fit(&train, Some(&validation)).unwrap().step_losses(), before, parameters)
         };
-        let updates = UpdateRatios::every(3).unwrap();
+        let updates = UpdateRatios::new(3).unwrap();
         let (losses, _, _) = run(Some(updates.clone()), 0.01);
         assert_eq!(losses, run(None, 0.01).0);
         let ratios = updates.ratios();
         assert_eq!(ratios.keys().collect::<Vec<_>>(), ["0.weight", "3.weight"]);
         assert_eq!(ratios["0.weight"].iter().map(|&(step, _)| step).collect::<Vec<_>>(), [1, 4]);
         // A rate ten times as high moves the first step ten times as far.
-        let fast = UpdateRatios::every(100).unwrap();
+        let fast = UpdateRatios::new(100).unwrap();
         run(Some(fast.clone()), 0.1);
         let quotient = fast.ratios()["0.weight"][0].1 / ratios["0.weight"][0].1;
         assert!((quotient - 10.0).abs() < 1e-3, "{quotient}");
         assert!(updates.table().to_string().contains("0.weight"));
         assert!(updates.figure().unwrap().svg().contains("10⁻³"));
-        assert!(UpdateRatios::every(0).is_err());
+        assert!(UpdateRatios::new(0).is_err());
     }
 }

