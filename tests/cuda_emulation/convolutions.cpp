@@ -122,6 +122,18 @@ static void check_workspace(const void *workspace, size_t bytes) {
     if (!workspace || bytes < WORKSPACE) stand_in_fail("a convolution's workspace of %zu bytes, %zu were asked for", bytes, WORKSPACE);
 }
 
+/// One algorithm of each kind; it wants a workspace, to see that it gets one.
+template <class Perf, class Algorithm> static cudnnStatus_t only(Algorithm algorithm, cudnnConvolutionDescriptor_t c, int *count, Perf *results) {
+    results[0] = Perf{};
+    results[0].algo = algorithm;
+    results[0].status = CUDNN_STATUS_SUCCESS;
+    results[0].memory = WORKSPACE;
+    results[0].determinism = CUDNN_DETERMINISTIC;
+    results[0].mathType = c->math;
+    *count = 1;
+    return CUDNN_STATUS_SUCCESS;
+}
+
 extern "C" {
 
 size_t cudnnGetVersion(void) { return 91900; }
@@ -190,17 +202,6 @@ cudnnStatus_t cudnnSetActivationDescriptor(cudnnActivationDescriptor_t a, cudnnA
     return a->mode = mode, CUDNN_STATUS_SUCCESS;
 }
 
-/// One algorithm of each kind; it wants a workspace, to see that it gets one.
-template <class Perf, class Algorithm> static cudnnStatus_t only(Algorithm algorithm, cudnnConvolutionDescriptor_t c, int *count, Perf *results) {
-    results[0] = Perf{};
-    results[0].algo = algorithm;
-    results[0].status = CUDNN_STATUS_SUCCESS;
-    results[0].memory = WORKSPACE;
-    results[0].determinism = CUDNN_DETERMINISTIC;
-    results[0].mathType = c->math;
-    *count = 1;
-    return CUDNN_STATUS_SUCCESS;
-}
 #define ALGORITHM(name, Perf, algorithm, X, Y, Z)                                                                              \
     cudnnStatus_t name(cudnnHandle_t, X, Y, cudnnConvolutionDescriptor_t c, Z, int, int *count, Perf *results) {               \
         return only(algorithm, c, count, results);                                                                             \
