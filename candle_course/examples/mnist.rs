@@ -12,10 +12,10 @@ fn main() -> Result<()> {
     let model = Sequential::new()
         .add(Conv2d::builder(1, 16, 3).padding(1).build(&parameters.at("conv1"))?)
         .add(Activation::Relu)
-        .add(MaxPool2d::new(2))
+        .add(MaxPool2d::new(2)?)
         .add(Conv2d::builder(16, 32, 3).padding(1).build(&parameters.at("conv2"))?)
         .add(Activation::Relu)
-        .add(MaxPool2d::new(2))
+        .add(MaxPool2d::new(2)?)
         .add(Flatten)
         .add(Linear::new(32 * 7 * 7, 10, &parameters.at("fc"))?);
 

@@ -9,9 +9,9 @@ struct Enough {
 }
 
 /// The Euclidean norm of all trainable parameters.
-fn norm(trainer: &Trainer) -> Result<f64> {
-    let mut sum = 0.0;
-    for (_, variable) in trainer.parameters().trainable() {
+fn norm(training: &Training) -> Result<f64> {
+    let mut sum = 0f32;
+    for (_, variable) in training.parameters().trainable() {
         sum += variable.as_tensor().sqr()?.sum_all()?.to_scalar::<f32>()?;
     }
     Ok(f64::from(sum.sqrt()))
@@ -22,14 +22,14 @@ impl Callback for Enough {
         "enough"
     }
 
-    fn epoch_start(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        self.norm_before = norm(trainer)?;
+    fn epoch_start(&mut self, training: &mut Training) -> Result<Flow> {
+        self.norm_before = norm(training)?;
         Ok(Flow::Continue)
     }
 
-    fn epoch_end(&mut self, trainer: &mut Trainer) -> Result<Flow> {
-        println!("the norm of the weights went from {:.3} to {:.3}", self.norm_before, norm(trainer)?);
-        let reached = trainer.history().last()?.train_loss < self.loss;
+    fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
+        println!("the norm of the weights went from {:.3} to {:.3}", self.norm_before, norm(training)?);
+        let reached = training.history().last()?.train_loss < self.loss;
         Ok(if reached { Flow::Stop(format!("the loss is below {}", self.loss)) } else { Flow::Continue })
     }
 }

@@ -30,7 +30,7 @@ impl Dataset for Spirals {
 
 fn main() -> Result<()> {
     let spirals = Spirals { points: 2_000 };
-    let split = Split::random(spirals.len()).validation(0.2).seed(1).build()?;
+    let split = Split::builder(spirals.len()).validation(0.2).seed(1).build()?;
     let spirals = std::sync::Arc::new(spirals);
     let part = |indices: &[usize]| Subset::new(spirals.clone(), indices);
     let train = DataLoader::builder(part(split.train())?).batch_size(64).shuffle(2).workers(2).build()?;
