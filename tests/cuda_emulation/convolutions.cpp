@@ -122,6 +122,18 @@ static void check_workspace(const void *workspace, size_t bytes) {
     if (!workspace || bytes < WORKSPACE) stand_in_fail("a convolution's workspace of %zu bytes, %zu were asked for", bytes, WORKSPACE);
 }
 
+/// One algorithm of each kind; it wants a workspace, to see that it gets one.
+template <class Perf, class Algorithm> static cudnnStatus_t only(Algorithm algorithm, cudnnConvolutionDescriptor_t c, int *count, Perf *results) {
+    results[0] = Perf{};
+    results[0].algo = algorithm;
+    results[0].status = CUDNN_STATUS_SUCCESS;
+    results[0].memory = WORKSPACE;
+    results[0].determinism = CUDNN_DETERMINISTIC;
+    results[0].mathType = c->math;
+    *count = 1;
+    return CUDNN_STATUS_SUCCESS;
+}
+
 extern "C" {
 
 size_t cudnnGetVersion(void) { return 91900; }
@@ -190,41 +202,21 @@ cudnnStatus_t cudnnSetActivationDescriptor(cudnnActivationDescriptor_t a, cudnnA
     return a->mode = mode, CUDNN_STATUS_SUCCESS;
 }
 
-/// One algorithm of each kind; it wants a workspace, to see that it gets one.
-#define ALGORITHMS(Direction, Perf, First, X, Y, Z)                                                                            \
-    cudnnStatus_t cudnnGetConvolution##Direction##Algorithm_v7(cudnnHandle_t, X, Y, cudnnConvolutionDescriptor_t c, Z, int,     \
-                                                               int *count, Perf *results) {                                    \
-        results[0] = Perf{};                                                                                                   \
-        results[0].algo = First;                                                                                               \
-        results[0].status = CUDNN_STATUS_SUCCESS;                                                                              \
-        results[0].memory = WORKSPACE;                                                                                         \
-        results[0].determinism = CUDNN_DETERMINISTIC;                                                                          \
-        results[0].mathType = c->math;                                                                                         \
-        return *count = 1, CUDNN_STATUS_SUCCESS;                                                                               \
-    }                                                                                                                          \
-    cudnnStatus_t cudnnFindConvolution##Direction##Algorithm(cudnnHandle_t handle, X x, Y y, cudnnConvolutionDescriptor_t c,    \
-                                                             Z z, int wanted, int *count, Perf *results) {                     \
-        return cudnnGetConvolution##Direction##Algorithm_v7(handle, x, y, c, z, wanted, count, results);                       \
+#define ALGORITHM(name, Perf, algorithm, X, Y, Z)                                                                              \
+    cudnnStatus_t name(cudnnHandle_t, X, Y, cudnnConvolutionDescriptor_t c, Z, int, int *count, Perf *results) {               \
+        return only(algorithm, c, count, results);                                                                             \
     }
+#define ALGORITHMS(direction, ...)                                                                                             \
+    ALGORITHM(cudnnGetConvolution##direction##Algorithm_v7, __VA_ARGS__)                                                       \
+    ALGORITHM(cudnnFindConvolution##direction##Algorithm, __VA_ARGS__)
 ALGORITHMS(Forward, cudnnConvolutionFwdAlgoPerf_t, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM, const cudnnTensorDescriptor_t,
            const cudnnFilterDescriptor_t, const cudnnTensorDescriptor_t)
-#undef ALGORITHMS
-#define ALGORITHMS(Direction, Perf, First, X, Y, Z)                                                                            \
-    cudnnStatus_t cudnnGetConvolution##Direction##Algorithm_v7(cudnnHandle_t, X, Y, cudnnConvolutionDescriptor_t c, Z, int,     \
-                                                               int *count, Perf *results) {                                    \
-        results[0] = Perf{};                                                                                                   \
-        results[0].algo = First;                                                                                               \
-        results[0].status = CUDNN_STATUS_SUCCESS;                                                                              \
-        results[0].memory = WORKSPACE;                                                                                         \
-        results[0].determinism = CUDNN_DETERMINISTIC;                                                                          \
-        results[0].mathType = c->math;                                                                                         \
-        return *count = 1, CUDNN_STATUS_SUCCESS;                                                                               \
-    }
 ALGORITHMS(BackwardData, cudnnConvolutionBwdDataAlgoPerf_t, CUDNN_CONVOLUTION_BWD_DATA_ALGO_1, const cudnnFilterDescriptor_t,
            const cudnnTensorDescriptor_t, const cudnnTensorDescriptor_t)
 ALGORITHMS(BackwardFilter, cudnnConvolutionBwdFilterAlgoPerf_t, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1, const cudnnTensorDescriptor_t,
            const cudnnTensorDescriptor_t, const cudnnFilterDescriptor_t)
 #undef ALGORITHMS
+#undef ALGORITHM
 cudnnStatus_t cudnnGetConvolutionForwardAlgorithmMaxCount(cudnnHandle_t, int *count) { return *count = 8, CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithmMaxCount(cudnnHandle_t, int *count) { return *count = 6, CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithmMaxCount(cudnnHandle_t, int *count) { return *count = 6, CUDNN_STATUS_SUCCESS; }

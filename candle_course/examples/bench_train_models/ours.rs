@@ -190,11 +190,10 @@ pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
     } else {
         Box::new(Sgd::builder(&parameters).momentum(0.9).build()?)
     };
-    let loss = CrossEntropy::default();
+    let (loss, learning_rate) = (CrossEntropy::default(), if adam { 1e-3 } else { 0.01 });
     Ok(Box::new(move |xs, targets| {
         let _scope = precision.scope(xs.device())?;
-        let value = loss.forward(&model.forward_t(xs, true)?, targets)?;
-        optimizer.step(&value.backward()?, if adam { 1e-3 } else { 0.01 })?;
-        Ok(value.detach())
+        let batch = Batch { inputs: xs.clone(), targets: targets.clone(), indices: Vec::new() };
+        train_step(&*model, &loss, &mut *optimizer, &batch, learning_rate)
     }))
 }
