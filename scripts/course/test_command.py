@@ -15,8 +15,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(prog="scripts/test", description="Runs every check; the first run builds everything and takes about half an hour on 2 cores.")
-    parser.add_argument("checks", nargs="*", help=f"only these: {', '.join(CHECKS)}")
-    chosen = parser.parse_args(arguments).checks or list(CHECKS)
+    parser.add_argument("checks", nargs="*", help=f"only these: {', '.join(CHECKS)}; or `release`: {', '.join(RELEASE)}, which compile everything anew and run only when they are named")
+    named = parser.parse_args(arguments).checks or [name for name in CHECKS if name not in RELEASE]
+    chosen = [name for part in named for name in (RELEASE if part == "release" else (part,))]
     unknown = sorted(set(chosen) - set(CHECKS))
     if unknown:
         parser.error(f"no check is called {', '.join(unknown)}; there are: {', '.join(CHECKS)}")
@@ -99,6 +100,9 @@ def oldest_rust_commands() -> list:
 
 PACKAGES = ("candle_course_samples", "candle_course", "candle_course_notebook")
 
+
+# What a release needs on top: half an hour of compiling for what seldom changes.
+RELEASE = ("program", "datasets", "package", "oldest")
 
 # name: (how long it usually takes when built, the commands)
 CHECKS = {
