@@ -23,9 +23,8 @@ use crate::training::{Callback, EpochRecord, Evaluation, History, TrainState, Tr
 /// step it leaves one seam, in this order: accumulation, the callbacks' `backward_end` (an
 /// all-reduce of data-parallel training fits in there), clipping.
 ///
-/// Mixed precision: candle 0.11 has no autocast and no loss scaling, so none is offered. Parameters
-/// and activations have the dtype of [`Parameters`]; bf16 throughout works on a GPU, with the
-/// optimizers' state in f32, and loses accuracy where f32 master weights would not.
+/// Mixed precision: [`precision`](crate::training::TrainerBuilder::precision) says in what a CUDA device
+/// multiplies, f32 unless told otherwise; parameters, gradients and the optimizer's state stay f32.
 ///
 /// # Examples
 ///
