@@ -36,7 +36,7 @@
 //!
 //! # What draws
 //!
-//! [plotters](crate::plotters) draws: its areas, coordinates, round numbers, mesh and elements. Its
+//! [plotters] draws: its areas, coordinates, round numbers, mesh and elements. Its
 //! backend here is [`Svg`], whose documents are small enough for a notebook to carry dozens; around
 //! the plots of plotters stand the titles, legends and colour bars of this crate. What the charts
 //! here do not have is drawn with plotters itself, and is a figure all the same: [`Figure::draw`].
