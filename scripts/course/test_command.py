@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-from . import environment, paths, say
+from . import environment, paths, reliability, say
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -26,6 +28,24 @@ def main(arguments: list) -> int:
         environment.ensure(build=bool({"scripts", "lessons"} & set(chosen)))
     if "scripts" in chosen:
         ensure_browser()
+    with tempfile.TemporaryDirectory() as folder:
+        tried = Path(folder) / "tried"
+        os.environ[reliability.VARIABLE] = str(tried)
+        results = run_checks(chosen)
+        if {"crate", "scripts"} <= set(chosen) and all(result == "ok" for name, result, _, _ in results if name in ("crate", "scripts")):
+            changed = reliability.write(reliability.rows(tried))
+            print(f"\ndocs/reliability.md {'is written anew' if changed else 'is as before'}: {sum(reliability.rows(tried).values()):,} trials")
+    print("\ncheck      result  time         counts")
+    for name, result, took, counts in results:
+        print(f"{name:<10} {result:<7} {say.seconds(took):<12} {counts}".rstrip())
+    failed = [name for name, result, _, _ in results if result == "FAILED"]
+    if failed:
+        raise say.Failure(f"failed: {', '.join(failed)}")
+    return 0
+
+
+def run_checks(chosen: list) -> list:
+    """Name, result, seconds and counts of every check."""
     results = []
     for name in chosen:
         usually, commands = CHECKS[name]
@@ -37,13 +57,7 @@ def main(arguments: list) -> int:
             result = "FAILED" if code != 0 or result == "FAILED" else "ok"
             counts += count(output)
         results.append((name, result, time.monotonic() - start, ", ".join(counts)))
-    print("\ncheck      result  time         counts")
-    for name, result, took, counts in results:
-        print(f"{name:<10} {result:<7} {say.seconds(took):<12} {counts}".rstrip())
-    failed = [name for name, result, _, _ in results if result == "FAILED"]
-    if failed:
-        raise say.Failure(f"failed: {', '.join(failed)}")
-    return 0
+    return results
 
 
 # candle-datasets takes minutes to compile and is compiled by its own check alone; the program is built
