@@ -5,9 +5,9 @@ The two run in turn, five times each, so that a busy machine slows both; the rat
 must be 1.1 or less. The losses must be the same to the last bit, in every run and in both.
 """
 
+import argparse
 import re
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,18 +22,18 @@ ALLOWED = 1.1
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="scripts/bench cell", description=__doc__).parse_args()
     environment.set_up()
     from course import execute
 
     with say.step("Building the release binary", "3 minutes the first time"):
-        say.run(["cargo", "build", "--release", "--locked", "-q", "--example", "bench_cell"], cwd=paths.PROJECT)
+        say.run(["cargo", "build", "--release", "--locked", "--example", "bench_cell"], show=build_folder.progress, cwd=paths.PROJECT)
     binary = paths.PROJECT / "target" / "release" / "examples" / "bench_cell"
     in_binary = []
 
     def measure_binary(number: int, total: int) -> None:
         if number > 2:
-            result = subprocess.run([binary], capture_output=True, text=True, check=True, env=build_folder.kernel_environment())
-            in_binary.append(result.stdout)
+            in_binary.append(say.ask([binary], env=build_folder.kernel_environment()))
 
     # `//!` documents a file; a cell is not one.
     code = re.sub(r"^//!.*\n", "", SOURCE.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -69,8 +69,4 @@ def describe(values: list) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except say.Failure as failure:
-        say.note(f"\n✗ {failure}")
-        sys.exit(1)
+    main()

@@ -19,6 +19,10 @@ import time
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import argument_types  # noqa: E402
+
 PINS = ["torch==2.15.0", "torchvision==0.29.2", "numpy", "pillow"]
 WORKERS = [1, 2, 4, 8]
 
@@ -194,9 +198,9 @@ def main():
     if sys.argv[1:2] == ["--child"]:
         torch_child(sys.argv[2], int(sys.argv[3]), sys.argv[4])
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="scripts/bench data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="measure PyTorch's DataLoader as well")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of every measurement, 2 by default")
+    parser.add_argument("--rounds", type=argument_types.count, default=2, help="runs of every measurement, 2 by default")
     options = parser.parse_args()
     python = os.environ.get("CANDLE_COURSE_REFERENCE_PYTHON")
     if not options.compare:

@@ -17,6 +17,10 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import argument_types  # noqa: E402
+
 IN_A_ROW = 5
 CASES = ["cross-entropy", "focal", "dice", "lovasz-softmax", "roc-auc"]
 # Where being slower than the reference is a failure.
@@ -119,11 +123,14 @@ def write_inputs(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="scripts/bench losses", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="also PyTorch and scikit-learn")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=argument_types.count, default=15)
     parser.add_argument("cases", nargs="*", default=CASES, help=f"of {', '.join(CASES)}")
     options = parser.parse_args()
+    unknown = sorted(set(options.cases) - set(CASES))
+    if unknown:
+        parser.error(f"no case is called {', '.join(unknown)}; there are: {', '.join(CASES)}")
     if options.compare:
         import reference_environment
 

@@ -4,6 +4,7 @@ same in PyTorch, and the ratios.
 Ours flushes to the disk, which `torch.save` does not: both are measured in PyTorch.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -69,13 +70,16 @@ def main() -> None:
 
         reference_environment.enter()
         return measure_pytorch(sys.argv[2])
+    parser = argparse.ArgumentParser(prog="scripts/bench train-state", description=__doc__)
+    parser.add_argument("--compare", action="store_true", help="also PyTorch")
+    compared = parser.parse_args().compare
     build = ["cargo", "build", "--release", "--locked", "-q", "-p", "candle_course", "--example", "bench_train_state"]
     subprocess.run(build, cwd=PROJECT, check=True)
     binary = PROJECT / "target" / "release" / "examples" / "bench_train_state"
     with tempfile.TemporaryDirectory(dir=PROJECT / "target") as folder:
         ours = values(subprocess.run([binary, folder], capture_output=True, text=True, check=True).stdout)
         theirs = {}
-        if "--compare" in sys.argv:
+        if compared:
             command = [sys.executable, __file__, "--pytorch", folder]
             theirs = values(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     for label, own, other in ROWS:

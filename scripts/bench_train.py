@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 
+import argument_types
 import reference_environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -303,17 +304,17 @@ def build(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="scripts/bench train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="also run plain candle and PyTorch")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=argument_types.count, default=7)
     parser.add_argument("--models", nargs="+", choices=MODELS + LARGE, default=MODELS)
-    parser.add_argument("--batch", nargs="+", type=int, default=[64])
+    parser.add_argument("--batch", nargs="+", type=argument_types.count, default=[64])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["f32"])
     parser.add_argument("--compile", nargs="*", choices=MODELS + LARGE, default=[], help="models for torch.compile, too")
     parser.add_argument("--plain", nargs="*", choices=MODELS + LARGE, default=MODELS + LARGE, help="models for plain candle, too")
-    parser.add_argument("--threads", nargs="+", type=int, help="CPU threads, for a table of their number")
-    parser.add_argument("--seconds", type=float, default=0, help="of a round; 0: the model's usual number of steps")
+    parser.add_argument("--threads", nargs="+", type=argument_types.count, help="CPU threads, for a table of their number")
+    parser.add_argument("--seconds", type=argument_types.seconds, default=0, help="of a round; 0: the model's usual number of steps")
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)

@@ -9,6 +9,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "scripts"))
 
 from course import paths  # noqa: E402
+from machine import Machine  # noqa: E402
 
 SETUP = f"{paths.DEPENDENCY}\nuse candle_course::prelude::*;"
 
@@ -30,3 +31,9 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "LESSONS", tmp_path / "lessons")
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Makes machines on which nothing is built."""
+    return lambda project="project", cache="cache": Machine(tmp_path, project, cache)

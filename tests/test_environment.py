@@ -25,19 +25,17 @@ def ran(tmp_path, monkeypatch):
 
     monkeypatch.setattr(paths, "PROJECT", tmp_path)
     monkeypatch.setattr(paths, "VENV", tmp_path / ".venv")
-    for name in ("REQUIREMENTS", "CONSTRAINTS"):
-        monkeypatch.setattr(paths, name, tmp_path / name)
-        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "requirements.lock")
+    paths.LOCK.write_text("pins")
     monkeypatch.setattr(say, "run", run)
     return commands
 
 
-@pytest.mark.parametrize("name", ["REQUIREMENTS", "CONSTRAINTS"])
-def test_other_pins_are_installed_into_the_same_environment(ran, tmp_path, name):
+def test_other_pins_are_installed_into_the_same_environment(ran):
     environment.ensure_venv()
     environment.ensure_venv()
     assert ran == ["venv", "pip"]
-    (tmp_path / name).write_text("others")
+    paths.LOCK.write_text("others")
     environment.ensure_venv()
     assert ran == ["venv", "pip", "pip"]
 
@@ -89,12 +87,33 @@ def test_a_compiler_that_is_too_old_is_named_before_anything_is_installed(tmp_pa
         environment.check_rust(kernel=kernel)
 
 
-def test_every_requirement_is_pinned_once():
-    lines = [line for path in (paths.REQUIREMENTS, paths.CONSTRAINTS) for line in path.read_text().splitlines() if not line.startswith("#")]
-    pins = [re.match(r"([\w.-]+)==[\w.]+( ; python_version [<>=]+ \"3\.11\")?$", line) for line in lines]
-    assert all(pins), [line for line, pin in zip(lines, pins) if not pin]
-    names = [re.sub("[-_.]+", "-", pin.group(1)).lower() for pin in pins]
-    assert len(names) == len(set(names))
+def pins(path):
+    """Name and version of each requirement, with the lines that belong to it."""
+    entries = re.sub(r"\\\n", " ", path.read_text()).splitlines()
+    return [(re.sub("[-_.]+", "-", entry.split("==")[0]).lower(), entry) for entry in entries if entry and not entry.startswith("#")]
+
+
+def test_every_requirement_is_pinned_with_its_checksums():
+    wanted = pins(paths.REQUIREMENTS)
+    locked = pins(paths.LOCK)
+    assert len(locked) > 100
+    for _, entry in locked:
+        assert re.match(r"[\w.-]+==[\w.]+( ; [^#]+?)?( +--hash=sha256:[0-9a-f]{64})+$", entry), entry
+    for name, entry in wanted:
+        version = re.match(r"[\w.-]+==([\w.]+)", entry).group(1)
+        assert any(other == name and f"=={version} " in f"{line} " for other, line in locked), entry
+
+
+@pytest.mark.parametrize("version", ["3.10.0", "3.11.2", "3.11.9", "3.12.0", "3.13.1", "3.14.0"])
+@pytest.mark.parametrize(("system", "name"), [("linux", "posix"), ("darwin", "posix")])
+def test_each_python_gets_each_package_once(version, system, name):
+    from packaging.markers import Marker
+
+    here = {"python_full_version": version, "python_version": ".".join(version.split(".")[:2]), "sys_platform": system, "os_name": name, "implementation_name": "cpython"}
+    found = [(package, entry) for package, entry in pins(paths.LOCK) if " ; " not in entry or Marker(entry.split(" ; ")[1].split(" --hash")[0].strip()).evaluate(here)]
+    names = [package for package, _ in found]
+    assert len(names) == len(set(names)) > 90
+    assert {"jupyterlab", "numpy", "pyzmq", "soupsieve", "playwright"} <= set(names)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):

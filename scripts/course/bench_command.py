@@ -1,9 +1,9 @@
 """`scripts/bench <area> […]`: runs the benchmark of one area, `scripts/bench_<area>.py`."""
 
-import os
+import runpy
 import sys
 
-from . import environment, paths, say
+from . import environment, paths, say, source
 
 
 def main(arguments: list) -> int:
@@ -14,7 +14,10 @@ def main(arguments: list) -> int:
         return 0 if arguments else 2
     area, *others = arguments
     if area not in areas:
-        raise say.Failure(f"no benchmark is called {area!r}; there are: {', '.join(areas) or 'none'}")
+        raise say.Failure(f"no benchmark is called {area!r}; there are: {', '.join(areas) or 'none'}{source.nearest(area, areas)}")
     environment.check_rust()
-    script = str(folder / f"bench_{area}.py")
-    os.execv(sys.executable, [sys.executable, script, *others])
+    # Within this process: what fails there leaves by the same door. Each reads its arguments before it builds.
+    sys.argv = [str(folder / f"bench_{area}.py"), *others]
+    sys.path.insert(0, str(folder))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    return 0

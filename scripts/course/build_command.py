@@ -4,7 +4,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from . import build_folder, environment, paths, say
+from . import build_folder, environment, paths, say, source
 
 
 def main(arguments: list) -> int:
@@ -14,13 +14,13 @@ def main(arguments: list) -> int:
     mode.add_argument("--check", action="store_true", help="write nothing; fail when sources and notebooks differ or the languages do")
     mode.add_argument("--prose", action="store_true", help="keep the stored outputs; only possible while the code is unchanged")
     chosen = parser.parse_args(arguments)
+    every = source.find(chosen.lessons)
     environment.set_up(environment.ensure_venv if chosen.check or chosen.prose else environment.ensure)
 
-    from . import check, source
+    from . import check
 
-    every = source.find(chosen.lessons)
     if chosen.check:
-        problems = [problem for path in every for problem in check.lesson(path)]
+        problems = [problem for path in every for problem in check.lesson(path)] + check.unrecorded(every)
         if not chosen.lessons:
             problems += check.strangers(every)
         if problems:
@@ -36,7 +36,7 @@ def main(arguments: list) -> int:
 
 def build(path, prose_only: bool) -> None:
     """Writes both notebooks of one lesson, or neither."""
-    from . import check, execute, pair, render, source
+    from . import check, execute, pair, render, stored
 
     lesson = source.read(path)
     problems = pair.problems(lesson)
@@ -61,6 +61,7 @@ def build(path, prose_only: bool) -> None:
         target = paths.NOTEBOOKS / language / f"{lesson.name}.ipynb"
         say.write_if_changed(target, text)
         say.note(f"  {target.relative_to(paths.PROJECT)}: {len(text.encode()) // 1000} KB")
+    stored.record({f"{language}/{lesson.name}.ipynb": text for language, text in texts.items()})
 
 
 def machine_paths() -> list:

@@ -7,10 +7,13 @@ everything fresh, and gives each kernel a private copy, because every kernel wri
 rebuilt in the template before the next copy is taken.
 """
 
+import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -88,7 +91,7 @@ def run_environment() -> dict:
     folder, say).
     """
     environment = kernel_environment()
-    libraries = subprocess.run(["rustc", "--print", "target-libdir"], capture_output=True, text=True, check=True).stdout.strip()
+    libraries = say.ask(["rustc", "--print", "target-libdir"])
     name = "DYLD_FALLBACK_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
     environment[name] = os.pathsep.join(filter(None, [environment.get(name), libraries]))
     environment["CANDLE_COURSE_PATH"] = environment["PATH"]
@@ -107,17 +110,31 @@ def run_environment() -> dict:
 def cargo() -> str:
     """The toolchain's own cargo; rustup's stand-in for it costs a tenth of a second a cell."""
     try:
-        found = subprocess.run(["rustup", "which", "cargo"], capture_output=True, text=True)
-        if found.returncode == 0:
-            return found.stdout.strip()
-    except FileNotFoundError:
-        pass
-    return shutil.which("cargo")
+        return say.ask(["rustup", "which", "cargo"])
+    except say.Failure:
+        return shutil.which("cargo")
+
+
+def compiler() -> str:
+    """All that the compiler says of its version and of the machine it compiles for."""
+    return say.ask(["rustc", "-vV"])
 
 
 def host_target() -> str:
-    output = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    return next(line.split()[1] for line in output.splitlines() if line.startswith("host:"))
+    found = re.search(r"^host: (\S+)$", compiler(), re.MULTILINE)
+    if not found:
+        raise say.Failure("`rustc -vV` does not say for which machine it compiles; install Rust anew with https://rustup.rs")
+    return found.group(1)
+
+
+def progress(line: str) -> bool:
+    """Whether a line of cargo's tells how far it is."""
+    return line.lstrip().startswith(("Compiling", "Downloading", "Downloaded", "Blocking", "Updating"))
+
+
+def toml(text: str) -> str:
+    """A TOML string: as in JSON, but without surrogates for what stands beyond the first plane."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def build_command() -> tuple:
@@ -145,7 +162,7 @@ class BuildFolder:
 
     def prepare(self, quiet: bool = False) -> None:
         """Brings the template up to date: minutes the first time, half a second when fresh."""
-        with say.lock(self.home / "lock", "building the notebook's dependencies"):
+        with self._locked():
             self._prepare(quiet)
 
     def copy(self) -> Path:
@@ -155,7 +172,7 @@ class BuildFolder:
         The copy is held by a lock on an inheritable file descriptor: it stays taken until the
         calling process and all of its children have ended, also across `exec`.
         """
-        with say.lock(self.home / "lock", "building the notebook's dependencies"):
+        with self._locked():
             self._prepare(quiet=False)
             self.copies.mkdir(parents=True, exist_ok=True)
             name = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.copies))
@@ -168,7 +185,7 @@ class BuildFolder:
     def clean(self) -> None:
         """Removes the copies whose kernels have ended, and the folders of deleted clones."""
         if self.copies.exists():
-            with say.lock(self.home / "lock", "building the notebook's dependencies"):
+            with self._locked():
                 # One of its own: another that cleans at the same time removes only its own.
                 trash = Path(tempfile.mkdtemp(prefix="trash-", dir=self.home))
                 left = [path for path in self.home.glob("trash-*") if path != trash]
@@ -185,8 +202,14 @@ class BuildFolder:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )
 
+    @contextlib.contextmanager
+    def _locked(self):
+        claim(self.home.parent)
+        with say.lock(self.home / "lock", "building the notebook's dependencies"):
+            yield
+
     def _prepare(self, quiet: bool) -> None:
-        dependency = f'{{ path = {json.dumps(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
+        dependency = f'{{ path = {toml(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
         if features():
             dependency += f", features = {json.dumps(features())}"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
@@ -194,6 +217,7 @@ class BuildFolder:
         changed = say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))
         say.write_if_changed(self.template / "src" / "lib.rs", "pub use candle_course;\n")
         self._lock_dependencies(changed)
+        self._forget_other_compilers()
         done = self.home / "built"
         if done.exists():
             self._build(quiet)
@@ -208,17 +232,25 @@ class BuildFolder:
     def _build(self, quiet: bool) -> None:
         """Runs cargo in the template; shows which crates it compiles, and all it says if it fails."""
         command, environment = build_command()
-        said = []
-        with subprocess.Popen(
-            command, cwd=self.template, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-        ) as child:
-            for line in child.stderr:
-                said.append(line)
-                if not quiet and line.lstrip().startswith(("Compiling", "Downloading", "Downloaded", "Blocking", "Updating")):
-                    say.note(f"  {line.strip()}")
-        if child.returncode != 0:
-            raise say.Failure("the crate could not be built for the notebook:\n" + "".join(said).rstrip())
+        show = (lambda line: False) if quiet else progress
+        try:
+            say.run(command, show=show, log=self.home / "build.log", cwd=self.template, env=environment)
+        except say.Failure as failure:
+            raise say.Failure(f"the crate could not be built for the notebook: {failure}") from None
+
+    def _forget_other_compilers(self) -> None:
+        """Clears what another compiler has made: cargo uses none of it and would keep it for ever."""
+        record = self.home / "compiler"
+        if record.exists() and say.read_text(record) != f"{compiler()}\n":
+            trash = Path(tempfile.mkdtemp(prefix="trash-", dir=self.home))
+            if (self.template / "target").exists():
+                say.note("• Rust has changed; what the other version has compiled goes …")
+                os.replace(self.template / "target", trash / "target")
+            (self.home / "built").unlink(missing_ok=True)
+            # Recorded before it is deleted, which an interruption leaves to `clean`.
+            say.write_if_changed(record, f"{compiler()}\n")
+            shutil.rmtree(trash, ignore_errors=True)
+        say.write_if_changed(record, f"{compiler()}\n")
 
     def _seed(self) -> None:
         """Takes the third-party libraries that another clone of the project has compiled."""
@@ -228,8 +260,10 @@ class BuildFolder:
             home = other.parent
             if home == self.home or not (home / "template" / "target").exists():
                 continue
+            if (home / "compiler").exists() and say.read_text(home / "compiler") != say.read_text(self.home / "compiler"):
+                continue
             with say.lock(home / "lock", "building in another clone"):
-                say.note(f"• Taking over what is compiled for {(home / 'project').read_text(encoding='utf-8').strip()} …")
+                say.note(f"• Taking over what is compiled for {say.read_text(home / 'project').strip()} …")
                 unfinished = self.template / "target.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
                 copy_tree(home / "template" / "target", unfinished, own=False)
@@ -259,11 +293,27 @@ class BuildFolder:
                 os.replace(folder, trash / folder.name)
 
 
+def claim(folder: Path) -> None:
+    """Makes the folder of all build folders; nobody else may have made it, or write into it.
+
+    One outside the cache may stand where everybody writes, and what is in it is executed.
+    """
+    with say.writing(folder):
+        if folder.is_relative_to(paths.user_cache()) or folder != paths.kernels():
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        for each in (folder.parent, folder):
+            each.mkdir(mode=0o700, exist_ok=True)
+            found = each.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+                raise say.Failure(f"{each} is not a folder of yours alone; remove it, or let XDG_CACHE_HOME name a folder without a space in its path")
+
+
 def remove_orphans(kernels: Path) -> None:
     """Removes the build folders of clones that no longer exist."""
     for home in kernels.iterdir() if kernels.exists() else ():
         record = home / "project"
-        if record.is_file() and not Path(record.read_text(encoding="utf-8").strip()).exists():
+        if record.is_file() and not Path(say.read_text(record).strip()).exists():
             shutil.rmtree(home, ignore_errors=True)
 
 

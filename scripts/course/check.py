@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from . import pair, paths, render, source
+from . import pair, paths, render, source, stored
 from .say import Failure
 
 # Home folders and temporary folders of whoever ran the notebook.
@@ -31,28 +31,32 @@ def lesson(path: Path) -> list:
         if not target.exists():
             problems.append(f"{label} does not exist; run scripts/build-notebooks {read.name}")
             continue
-        text = target.read_text(encoding="utf-8")
-        stored = nbformat.reads(text, as_version=4)
-        outputs[language] = outputs_of(stored)
-        wanted = render.notebook(read, language, outputs_of(stored, len(read.code)))
+        try:
+            data, found = stored.read(target)
+        except Failure as failure:
+            problems.append(f"{language}/{failure}")
+            continue
+        text = data.decode()
+        outputs[language] = outputs_of(found)
+        wanted = render.notebook(read, language, outputs_of(found, len(read.code)))
         if render.text_of(wanted) != text:
-            problems.append(f"{label} is stale ({difference(stored, wanted)}); run scripts/build-notebooks {read.name}")
+            problems.append(f"{label} is stale ({difference(found, wanted)}); run scripts/build-notebooks {read.name}")
         problems += contents(label, text)
     if len(outputs) == len(paths.LANGUAGES) and len({json.dumps(value, sort_keys=True) for value in outputs.values()}) != 1:
         problems.append(f"{read.name}: the outputs differ between the languages; run scripts/build-notebooks {read.name}")
     return problems
 
 
-def outputs_of(stored, count: int = None) -> list:
-    found = [cell.outputs for cell in stored.cells if cell.cell_type == "code"]
+def outputs_of(notebook, count: int = None) -> list:
+    found = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     if count is None:
         return found
     return (found + [[]] * count)[:count]
 
 
-def difference(stored, wanted) -> str:
+def difference(found, wanted) -> str:
     """Where a notebook first departs from its source."""
-    for number, (old, new) in enumerate(zip(stored.cells, wanted.cells), 1):
+    for number, (old, new) in enumerate(zip(found.cells, wanted.cells), 1):
         if old.source != new.source or old.cell_type != new.cell_type:
             line = next((line for line in new.source.splitlines() if line.strip()), "")
             return f"cell {number} should begin “{line.strip()[:60]}”" if old.source.splitlines()[:1] != new.source.splitlines()[:1] else f"the text of cell {number}, “{line.strip()[:60]}”, differs"
@@ -60,8 +64,8 @@ def difference(stored, wanted) -> str:
             return f"the metadata of cell {number} differs"
         if old.get("execution_count") != new.get("execution_count"):
             return f"cell {number} was not executed in order"
-    if len(stored.cells) != len(wanted.cells):
-        return f"{len(stored.cells)} cells instead of {len(wanted.cells)}"
+    if len(found.cells) != len(wanted.cells):
+        return f"{len(found.cells)} cells instead of {len(wanted.cells)}"
     return "its metadata or layout differs"
 
 
@@ -94,10 +98,21 @@ def stored_outputs(read) -> list:
     """The outputs of the last execution, if it ran this very code."""
     target = paths.NOTEBOOKS / "en" / f"{read.name}.ipynb"
     if target.exists():
-        stored = nbformat.read(target, as_version=4)
-        if stored.metadata.get("candle_course", {}).get("code") == render.code_hash(read):
-            return outputs_of(stored)
+        _, found = stored.read(target)
+        if found.metadata.get("candle_course", {}).get("code") == render.code_hash(read):
+            return outputs_of(found)
     raise Failure(f"{read.name}: the code changed since its outputs were stored; run scripts/build-notebooks {read.name}")
+
+
+def unrecorded(known: list) -> list:
+    """Notebooks that are not, to the last output, what the build wrote: `scripts/lab` would not trust them."""
+    built = stored.built()
+    places = [f"{language}/{path.stem}.ipynb" for path in known for language in paths.LANGUAGES]
+    return [
+        f"{place} is not recorded in {stored.manifest().name} as it stands; run scripts/build-notebooks {place[:-6].split('/')[1]} (with --prose if its outputs are right)"
+        for place in places
+        if (paths.NOTEBOOKS / place).is_file() and stored.hash_of((paths.NOTEBOOKS / place).read_bytes()) != built.get(place)
+    ]
 
 
 def strangers(known: list) -> list:

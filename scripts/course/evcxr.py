@@ -2,16 +2,18 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 import tarfile
 import tempfile
-import urllib.request
+import zlib
 from pathlib import Path
 
-from . import paths, say
+from . import build_folder, paths, say
 
-RELEASES = "https://github.com/evcxr/evcxr/releases/download"
+# What GitHub says of a release: of each file its address, and the SHA-256 that it took when the file came in.
+RELEASE = f"https://api.github.com/repos/evcxr/evcxr/releases/tags/v{paths.EVCXR_VERSION}"
 TARGETS = {
     ("Linux", "x86_64"): "x86_64-unknown-linux-gnu",
     ("Darwin", "arm64"): "aarch64-apple-darwin",
@@ -31,8 +33,11 @@ def find() -> Path:
     cargo_home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
     installed = cargo_home / "bin" / "evcxr_jupyter"
     record = cargo_home / ".crates.toml"
-    if installed.exists() and record.exists() and f'"evcxr_jupyter {paths.EVCXR_VERSION} ' in record.read_text(encoding="utf-8"):
-        return installed
+    try:
+        if installed.exists() and f'"evcxr_jupyter {paths.EVCXR_VERSION} '.encode() in record.read_bytes():
+            return installed
+    except OSError:
+        pass
     return None
 
 
@@ -45,38 +50,67 @@ def ensure() -> Path:
         if not download():
             with say.step(f"Building the Rust notebook kernel, evcxr_jupyter {paths.EVCXR_VERSION}", "3 to 10 minutes, once for this machine"):
                 command = ["cargo", "install", "--locked", "--root", install_root(), "--version", f"={paths.EVCXR_VERSION}", "evcxr_jupyter"]
-                say.run(command, cwd=paths.user_cache())
+                say.run(command, cwd=paths.user_cache(), show=build_folder.progress, log=paths.user_cache() / "evcxr.log")
         return find()
 
 
 def download() -> bool:
-    """Tries the project's own release binary; a machine without it builds from source."""
+    """Tries the project's own release binary; a machine without it builds from source.
+
+    Only with a checksum from elsewhere than the file itself; cargo checks what it builds from.
+    """
     target = TARGETS.get((platform.system(), platform.machine()))
     if target is None or os.environ.get("CARGO_NET_OFFLINE") == "true":
         return False
-    name = f"evcxr_jupyter-v{paths.EVCXR_VERSION}-{target}"
+    name = f"evcxr_jupyter-v{paths.EVCXR_VERSION}-{target}.tar.gz"
     say.note(f"• Looking for a prebuilt Rust notebook kernel {paths.EVCXR_VERSION} …")
+    from . import network
+
     root = install_root()
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         archive = Path(folder) / "archive.tar.gz"
         try:
-            with urllib.request.urlopen(f"{RELEASES}/v{paths.EVCXR_VERSION}/{name}.tar.gz", timeout=10) as reply, open(archive, "wb") as file:
-                shutil.copyfileobj(reply, file)
-            with tarfile.open(archive) as packed:
-                member = next(m for m in packed.getmembers() if m.isfile() and Path(m.name).name == "evcxr_jupyter")
-                member.name = "evcxr_jupyter"
-                packed.extract(member, folder)
-            binary = Path(folder) / "evcxr_jupyter"
-            binary.chmod(0o755)
+            network.download(*announced(name), archive)
+            binary = unpack(archive, Path(folder) / "evcxr_jupyter")
             # A binary for a newer C library, say, would fail only when a notebook starts.
-            say.run([binary, "--help"], quiet=True)
-        except (OSError, tarfile.TarError, StopIteration, say.Failure) as error:
-            say.note(f"  none could be used here ({error})")
+            say.run([binary, "--help"], limit=30)
+        except say.Failure as failure:
+            say.note(f"  none could be used here ({failure})")
             return False
         (root / "bin").mkdir(parents=True, exist_ok=True)
         os.replace(binary, root / "bin" / "evcxr_jupyter")
     return True
+
+
+def announced(name: str) -> tuple:
+    """The address and the SHA-256 of a release's file, as the release tells them."""
+    from . import network
+
+    release = network.read_json(RELEASE)
+    files = release.get("assets") if isinstance(release, dict) else None
+    for file in files if isinstance(files, list) else []:
+        if isinstance(file, dict) and file.get("name") == name:
+            digest = re.fullmatch(r"sha256:([0-9a-f]{64})", str(file.get("digest")))
+            if not digest:
+                raise say.Failure(f"the release tells no checksum of {name}")
+            return str(file.get("browser_download_url")), digest.group(1)
+    raise say.Failure(f"the release has no {name}")
+
+
+def unpack(archive: Path, binary: Path) -> Path:
+    """Takes the one program out of an archive; nothing else of it is written."""
+    try:
+        with tarfile.open(archive) as packed:
+            member = next((m for m in packed if m.isfile() and Path(m.name).name == "evcxr_jupyter"), None)
+            if member is None:
+                raise say.Failure("the archive holds no evcxr_jupyter")
+            with packed.extractfile(member) as source, open(binary, "wb") as target:
+                shutil.copyfileobj(source, target)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise say.Failure(f"the archive is damaged: {error}") from None
+    binary.chmod(0o755)
+    return binary
 
 
 if __name__ == "__main__":

@@ -90,14 +90,18 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                 except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                     report.cell_seconds.append(time.monotonic() - began)
                     problem = error_text(cell) or str(error)
+                # A kernel that ends in the middle of a message, say: whatever its channels make of it.
+                except Exception as error:
+                    report.cell_seconds.append(time.monotonic() - began)
+                    problem = error_text(cell) or f"the kernel was lost ({type(error).__name__}: {error})"
                 report.outputs.append(cell.outputs)
                 if index == 1:
                     report.first_result_seconds = time.monotonic() - start
                 if problem:
                     report.failure = f"{name}: code cell {index + 1} of {len(cells)} failed\n\n{indent(cell.source)}\n\n{problem}"
                     break
-    except (RuntimeError, DeadKernelError) as error:
-        report.failure = f"{name}: the kernel did not start ({error})"
+    except Exception as error:
+        report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__})"
     finally:
         stop(client.km)
     report.total_seconds = time.monotonic() - start

@@ -1,13 +1,23 @@
 """`scripts/lab`: sets everything up and opens JupyterLab on the lessons."""
 
 import argparse
+import difflib
 import json
 import os
+import re
+from pathlib import Path
 
 from . import build_folder, environment, paths, say
 
 # JupyterLab asks about news in a window that covers the lesson; learners come for the lesson.
 SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+
+# JupyterLab's own options, besides settings (`--ServerApp.port=8889`): those that stand alone, and those with a value.
+FLAGS = (
+    "allow-root autoreload collaborative core-mode custom-css debug dev-mode expose-app-in-browser extensions-in-dev-mode generate-config help help-all "
+    "no-browser no-script script show-config show-config-json skip-dev-build splice-source version watch y"
+).split()
+VALUES = "app-dir browser certfile client-ca config ip keyfile log-level notebook-dir port port-retries pylab watch".split()
 
 
 def main(arguments: list) -> int:
@@ -19,6 +29,9 @@ def main(arguments: list) -> int:
     parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser, as on a remote machine")
     parser.add_argument("--setup", action="store_true", help="set everything up, prove that the kernel answers, and stop")
     chosen, others = parser.parse_known_args(arguments)
+    problem = misunderstood(others)
+    if problem:
+        parser.error(problem)
     environment.set_up()
     if chosen.setup:
         return prove_kernel()
@@ -52,16 +65,55 @@ def start_page() -> str:
     return f"/lab/tree/{language}/{lessons[0].name}" if lessons else "/lab"
 
 
+def misunderstood(others: list) -> str:
+    """Why JupyterLab would refuse an argument, or overlook it; before minutes are spent on the set-up."""
+    waiting = None
+    for argument in others:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            if not waiting and not Path(argument).exists():
+                return f"{argument!r} is no file, no folder and no option; `scripts/lab` opens the lessons without any"
+            waiting = None
+        elif re.fullmatch(r"[A-Z]\w*(\.\w+)+", name):
+            waiting = None if equals else name
+        elif name in VALUES:
+            waiting = None if equals else name
+        elif name in FLAGS and not equals:
+            waiting = None
+        else:
+            near = difflib.get_close_matches(name, {*FLAGS, *VALUES, "setup"}, 1)
+            return f"JupyterLab has no option {argument}" + (f"; did you mean --{near[0]}?" if near else "; `--help` shows those of this command")
+    return f"--{waiting} wants a value" if waiting and waiting not in FLAGS else ""
+
+
 def trust() -> None:
-    """Signs the project's notebooks: JupyterLab shows SVG figures only in trusted ones."""
-    import nbformat
+    """Signs the notebooks that the build has written: JupyterLab shows SVG figures only in trusted ones.
+
+    What is signed may run scripts in the browser, as the user. So one that anybody else has made or
+    changed is passed over, and JupyterLab asks before it trusts it.
+    """
     from nbformat.sign import NotebookNotary
 
+    from . import stored
+
+    try:
+        built = stored.built()
+    except say.Failure as failure:
+        say.note(f"• No notebook is trusted: {failure}")
+        return
     notary = NotebookNotary()
     for path in sorted(paths.NOTEBOOKS.glob("*/*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        if not notary.check_signature(notebook):
-            notary.sign(notebook)
+        place = str(path.relative_to(paths.NOTEBOOKS))
+        try:
+            data, notebook = stored.read(path)
+            if notary.check_signature(notebook):
+                continue
+            if stored.hash_of(data) == built.get(place):
+                notary.sign(notebook)
+            else:
+                say.note(f"• {place} is not as the project built it: JupyterLab hides its active outputs until you trust it")
+        except say.Failure as failure:
+            say.note(f"• {path.parent.name}/{failure}")
 
 
 def prove_kernel() -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ DEPENDENCY = f':dep candle_course = {{ path = "../../candle_course/notebook", pa
 LESSONS = PROJECT / "lessons"
 NOTEBOOKS = PROJECT / "notebooks"
 REQUIREMENTS = PROJECT / "scripts" / "requirements.txt"
-CONSTRAINTS = PROJECT / "scripts" / "constraints.txt"
+LOCK = PROJECT / "scripts" / "requirements.lock"
 VENV = PROJECT / ".venv"
 
 LANGUAGES = ("en", "pt-BR")
@@ -37,13 +38,25 @@ def user_cache() -> Path:
     return base / "candle_course"
 
 
+def kernels() -> Path:
+    """The folder of all build folders: in the cache, unless the way there has a space in it.
+
+    evcxr tells its child process a library's path in a line of words.
+    """
+    folder = user_cache() / "kernels"
+    if not re.search(r"\s", str(folder)):
+        return folder
+    return Path("/var/tmp") / f"candle_course-{os.getuid()}" / "kernels"
+
+
 def kernel_home(project: Path = PROJECT) -> Path:
     """Build folders of the notebook kernels of one clone of the project.
 
     They stand outside the clone: inside it, cargo would take them for members of the workspace.
     """
-    key = hashlib.sha256(str(project).encode()).hexdigest()[:10]
-    return user_cache() / "kernels" / f"{project.name}-{key}"
+    key = hashlib.sha256(os.fsencode(project)).hexdigest()[:10]
+    # Whatever the project's folder is called, libraries are found under plain names.
+    return kernels() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', project.name)[:60]}-{key}"
 
 
 def venv_python() -> Path:

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,13 +16,31 @@ from . import paths
 # What a folder that cannot be written answers with; any other `OSError` is a fault of ours.
 UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
 
+# What a person can do about the usual reasons why cargo, rustc or pip give up.
+CAUSES = [
+    (r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", "the disk is full; free 2 GB and run the command again"),
+    (r"could not execute process `[^`]*rustc", "cargo finds no `rustc`; install both with https://rustup.rs"),
+    (r"HASHES? .*(NOT|MISMATCH)|--require-hashes mode|checksum for .* changed|failed to verify the checksum", "a package is not the one that was checked when it was pinned, and is not installed"),
+    (r"signal: 9, SIGKILL|Killed signal terminated|Cannot allocate memory|os error 12\b", "the machine ran out of memory; close other programs, or set CARGO_BUILD_JOBS=1"),
+    (r"[Rr]ead-only file system|Permission denied|os error (13|30)\b", "a folder cannot be written by this user"),
+    (
+        r"[Cc]ould(n't| not) resolve host|name resolution|Connection (refused|reset|timed out)|[Nn]etwork is unreachable|[Tt]imeout was reached|[Rr]ead timed out"
+        r"|operation timed out|Max retries exceeded|NewConnectionError|spurious network error|too slow|[Nn]o route to host|attempting to make an HTTP request, but --offline",
+        "the network is needed for it, once",
+    ),
+]
+# Of a message without a known cause.
+SHOWN_LINES = 15
+
 
 class Failure(Exception):
     """A command cannot go on; the message says what to do about it."""
 
 
 def note(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    # Nobody may listen any more.
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -36,22 +56,101 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {int(value % 60):02d} s"
 
 
-def run(arguments, quiet: bool = False, **options) -> subprocess.CompletedProcess:
-    """Runs a child without stdin; raises `Failure` with its output when it fails."""
-    arguments = [str(argument) for argument in arguments]
-    options.setdefault("stdin", subprocess.DEVNULL)
-    if quiet:
-        options.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    else:
-        # Progress belongs with our own messages; standard output is kept for results.
-        options.setdefault("stdout", sys.stderr.fileno())
+def run(arguments, show=lambda line: False, limit: float = None, log: Path = None, **options) -> str:
+    """Runs a child without stdin and returns what it wrote, of which the lines that `show` picks are shown.
+
+    `Failure` when it cannot be started, fails, or takes longer than `limit` seconds. All that it
+    wrote then stands in `log`, and the message is short.
+    """
+    written = []
+    code = stream(arguments, lambda line: (written.append(line), note(f"  {line.strip()}") if show(line) else None), limit, **options)
+    output = "".join(written)
+    if code != 0:
+        if log:
+            with contextlib.suppress(OSError):
+                log.write_text(output, encoding="utf-8", errors="backslashreplace")
+                raise Failure(f"{ended(arguments, code, output)}\n(all of it: {log})")
+        raise Failure(ended(arguments, code, output))
+    return output
+
+
+def stream(arguments, each, limit: float = None, **options) -> int:
+    """Runs a child without stdin, hands every line that it writes to `each`, and returns its exit code.
+
+    The child does not outlive an exception.
+    """
+    arguments = [os.fspath(argument) for argument in arguments]
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
+    with started(arguments, **options, text=True, encoding="utf-8", errors="backslashreplace") as child:
+        late = []
+        timer = threading.Timer(limit or 0, lambda: (late.append(limit), end(child)))
+        timer.daemon = True
+        if limit:
+            timer.start()
+        try:
+            for line in child.stdout:
+                each(line)
+            child.wait()
+        except BaseException:
+            end(child)
+            raise
+        finally:
+            timer.cancel()
+    if late:
+        raise Failure(f"{called(arguments)} did not end within {seconds(limit)}")
+    return child.returncode
+
+
+def ask(arguments, **options) -> str:
+    """What a short program answers on standard output; `Failure` when it does not."""
+    arguments = [os.fspath(argument) for argument in arguments]
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    with started(arguments, **options, text=True, encoding="utf-8", errors="backslashreplace") as child:
+        answer, complaint = child.communicate()
+    if child.returncode != 0:
+        raise Failure(ended(arguments, child.returncode, complaint))
+    return answer.strip()
+
+
+def started(arguments: list, **options) -> subprocess.Popen:
     try:
-        result = subprocess.run(arguments, **options)
-    except FileNotFoundError:
-        raise Failure(f"`{arguments[0]}` was not found on this machine") from None
-    if result.returncode != 0:
-        raise Failure(f"`{' '.join(arguments)}` ended with code {result.returncode}\n{result.stdout or ''}".rstrip())
-    return result
+        return subprocess.Popen(arguments, **options)
+    except FileNotFoundError as error:
+        # The folder to start in may be what is missing.
+        raise Failure(f"`{error.filename or arguments[0]}` was not found on this machine") from None
+    except OSError as error:
+        raise Failure(f"`{arguments[0]}` could not be started: {error.strerror or error}") from None
+
+
+def end(child: subprocess.Popen) -> None:
+    child.terminate()
+    try:
+        child.wait(3)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def called(arguments) -> str:
+    return f"`{' '.join(map(str, arguments)) if isinstance(arguments, (list, tuple)) else arguments}`"
+
+
+def ended(arguments, code: int, output: str) -> str:
+    """That a program failed, and why: in two lines where the cause is known, else with its own words."""
+    output = output if isinstance(output, str) else (output or b"").decode(errors="backslashreplace")
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    for pattern, advice in CAUSES:
+        found = next((line.strip() for line in output.splitlines() if re.search(pattern, line)), None)
+        if found:
+            return f"{advice}\n({called(arguments)} {how}: {found[:200]})"
+    return f"{called(arguments)} {how}\n{excerpt(output)}".rstrip()
+
+
+def excerpt(output: str) -> str:
+    """The first error that a program tells, or its last words."""
+    lines = output.rstrip().splitlines()
+    first = next((number for number, line in enumerate(lines) if re.match(r"\s*(error|fatal)\b", line, re.IGNORECASE)), None)
+    chosen = lines[first:][:SHOWN_LINES] if first is not None else lines[-SHOWN_LINES:]
+    return "\n".join(chosen + (["…"] if first is not None and len(lines) - first > SHOWN_LINES else []))
 
 
 @contextlib.contextmanager
@@ -85,12 +184,22 @@ def writing(folder: Path):
         raise Failure(f"{error}\n{advice}") from None
 
 
+def read_text(path: Path) -> str:
+    """A text of our own, which may hold a path that is not UTF-8."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
 def write_if_changed(path: Path, text: str) -> bool:
     """Writes through a temporary file, so that an interruption leaves the old text or the new."""
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    data = text.encode("utf-8", errors="surrogateescape")
+    if path.exists() and path.read_bytes() == data:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return True

@@ -1,10 +1,9 @@
 """Reads a lesson: Jupytext Markdown with its prose in two languages and its code once."""
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import jupytext
 
 from . import paths
 from .say import Failure
@@ -69,15 +68,30 @@ def find(names: list) -> list:
     found = []
     for name in names:
         path = Path(name)
-        if path.suffix == ".md" and path.exists():
+        if path.suffix == ".md" and path.is_file():
             found.append(path.resolve())
             continue
         stem = path.stem if path.suffix in (".md", ".ipynb") else path.name
         matches = [other for other in known if other.stem == stem or other.stem.startswith(f"{stem}-")]
         if len(matches) != 1:
-            raise Failure(f"no lesson is called {name!r}; there are: {', '.join(other.stem for other in known) or 'none'}")
+            raise Failure(f"no lesson is called {name!r}; there are: {', '.join(other.stem for other in known) or 'none'}{did_you_mean(stem, known)}")
         found.append(matches[0])
     return found
+
+
+def did_you_mean(name: str, known: list) -> str:
+    """The lessons that are called nearly so: by number, by title, by both."""
+    names = {}
+    for path in known:
+        number, _, title = path.stem.partition("-")
+        names.update({number: path.stem, title: path.stem, path.stem: path.stem})
+    return nearest(name, names)
+
+
+def nearest(name: str, names) -> str:
+    """What may have been meant, out of names or of names with what they stand for."""
+    near = [names[match] if isinstance(names, dict) else match for match in difflib.get_close_matches(name.lower(), names, 3)]
+    return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
 
 
 def read(path: Path) -> Lesson:
@@ -86,7 +100,15 @@ def read(path: Path) -> Lesson:
     Raises `Failure` naming the place when prose stands outside a language region, lacks its other
     language, or a code cell is not Rust or carries an unknown tag.
     """
-    notebook = jupytext.read(path, fmt="md")
+    import jupytext
+
+    try:
+        notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="md")
+    except (UnicodeDecodeError, OSError) as error:
+        raise Failure(f"{path.name} cannot be read: {error}") from None
+    # A header that is no YAML, above all.
+    except Exception as error:
+        raise Failure(f"{path.name} is no lesson: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}") from None
     problems, cells, pending = [], [], {}
     number = {"prose": 0, "code": 0}
 
