@@ -36,7 +36,7 @@ def main(arguments: list) -> int:
 
 def build(path, prose_only: bool) -> None:
     """Writes both notebooks of one lesson, or neither."""
-    from . import check, execute, pair, render, stored
+    from . import check, execute, exercises, pair, render, stored
 
     lesson = source.read(path)
     problems = pair.problems(lesson)
@@ -48,10 +48,10 @@ def build(path, prose_only: bool) -> None:
         folder = paths.NOTEBOOKS / "en"
         folder.mkdir(parents=True, exist_ok=True)
         with say.step(f"Running {lesson.name}"):
-            cells = [(cell.text, cell.tags) for cell in lesson.code]
-            report = execute.run(lesson.name, cells, folder, progress=execute.show_progress(lesson.name))
+            steps = exercises.steps(lesson)
+            report = execute.run(lesson.name, steps, folder, progress=execute.show_progress(lesson.name))
         execute.failing([report])
-        outputs = [render.tidy_outputs(cell, machine_paths()) for cell in report.outputs]
+        outputs = [render.tidy_outputs(output, machine_paths()) for step, output in zip(steps, report.outputs) if step.cell]
     texts = {language: render.text_of(render.notebook(lesson, language, outputs)) for language in paths.LANGUAGES}
     for language, text in texts.items():
         problems += check.contents(f"{language}/{lesson.name}.ipynb", text)

@@ -38,7 +38,7 @@ def lesson(path: Path) -> list:
             continue
         text = data.decode()
         outputs[language] = outputs_of(found)
-        wanted = render.notebook(read, language, outputs_of(found, len(read.code)))
+        wanted = render.notebook(read, language, outputs_of(found, len(read.shown)))
         if render.text_of(wanted) != text:
             problems.append(f"{label} is stale ({difference(found, wanted)}); run scripts/build-notebooks {read.name}")
         problems += contents(label, text)
