@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from . import paths, words
 from .source import Code, Lesson
 
 
@@ -33,14 +34,14 @@ class Step:
         return ""
 
 
-def steps(lesson: Lesson, answers: str = "solutions") -> list:
-    """The cells in the order of a run.
+def steps(lesson: Lesson, answers: str = "solutions", language: str = paths.LANGUAGES[0]) -> list:
+    """The cells in the order of a run, with the words of `language`.
 
     `answers` says what stands in the exercises: `solutions`; `stubs`, as they are; or `all`, which shows
     each check the stub and the wrong answers, which it must find, before the solution, which it must pass.
     """
     found, pending = [], []
-    for cell in lesson.code:
+    for cell in words.localised(lesson, language):
         if "solution" in cell.tags or "wrong" in cell.tags:
             pending.append(cell)
         elif "check" in cell.tags:

@@ -6,7 +6,7 @@ import re
 
 import nbformat
 
-from . import paths
+from . import paths, words
 from .source import Code, Lesson
 
 MAXIMUM_BYTES = 600_000
@@ -32,9 +32,9 @@ NAVIGATION = {
 SOLUTION = {"en": "A solution (open it after you have tried)", "pt-BR": "Uma solução (abra depois de tentar)"}
 
 
-def code_hash(lesson: Lesson) -> str:
+def code_hash(code: list) -> str:
     """Names the code whose outputs a notebook holds."""
-    joined = json.dumps([[cell.text, cell.tags] for cell in lesson.code if "wrong" not in cell.tags])
+    joined = json.dumps([[cell.text, [tag for tag in cell.tags if tag != "timed"]] for cell in code if "wrong" not in cell.tags])
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
@@ -44,19 +44,22 @@ def notebook(lesson: Lesson, language: str, outputs: list = None):
     A solution stands folded behind its check, as text: whoever runs the cells from top to bottom runs
     the learner's own answer.
     """
+    code = words.localised(lesson, language)
     result = nbformat.v4.new_notebook()
     result.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Rust", "language": "rust", "name": paths.KERNEL_NAME},
         "language_info": dict(LANGUAGE_INFO),
-        "candle_course": {"source": f"lessons/{lesson.path.name}", "language": language, "code": code_hash(lesson)},
+        "candle_course": {"source": f"lessons/{lesson.path.name}", "language": language, "code": code_hash(code)},
     })
     count, solution = 0, None
     for cell in lesson.cells:
+        # The code in this language, cell by cell.
+        cell = code[cell.number - 1] if isinstance(cell, Code) else cell
         if not isinstance(cell, Code):
             result.cells.append(nbformat.v4.new_markdown_cell(cell.text[language]))
         elif "solution" in cell.tags:
             solution = cell
-        elif "wrong" not in cell.tags:
+        elif cell.is_shown:
             made = nbformat.v4.new_code_cell(cell.text, metadata={"tags": list(cell.tags)} if cell.tags else {})
             # What a check says is said to the learner's own answer.
             if outputs is not None and "check" not in cell.tags:

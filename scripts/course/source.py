@@ -8,7 +8,7 @@ from pathlib import Path
 from . import paths
 from .say import Failure
 
-TAGS = {"setup", "exercise", "solution", "wrong", "check", "long", "raises-exception", "stderr"}
+TAGS = {"setup", "exercise", "solution", "wrong", "check", "long", "timed", "raises-exception", "stderr"}
 
 
 @dataclass
@@ -33,6 +33,10 @@ class Code:
     # What the check has to say to a wrong answer.
     hint: str = ""
 
+    @property
+    def is_shown(self) -> bool:
+        return not {"solution", "wrong"} & set(self.tags)
+
 
 @dataclass
 class Lesson:
@@ -53,7 +57,7 @@ class Lesson:
     @property
     def shown(self) -> list:
         """The code cells of the notebook: solutions stand folded in its text, wrong answers nowhere."""
-        return [cell for cell in self.code if not {"solution", "wrong"} & set(cell.tags)]
+        return [cell for cell in self.code if cell.is_shown]
 
     @property
     def prose(self) -> list:
