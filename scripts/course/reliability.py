@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from . import paths
+from . import paths, say
 
 VARIABLE = "CANDLE_COURSE_TRIED"
 PAGE = paths.PROJECT / "docs" / "reliability.md"
@@ -28,12 +28,13 @@ def rows(file: Path) -> dict:
     return found
 
 
-def write(found: dict, page: Path = PAGE) -> bool:
-    """Replaces the rows of the page; whether it changed."""
-    before = page.read_text(encoding="utf-8")
-    head, rest = before.split(BEGIN)
+def page(found: dict) -> str:
+    """The page with these rows."""
+    head, rest = say.read_text(PAGE).split(BEGIN)
     lines = ["| promise | what was tried | times |\n", "| --- | --- | ---: |\n"]
     lines += [f"| {promise} | {what} | {times:,} |\n" for (promise, what), times in sorted(found.items())]
-    after = head + BEGIN + "\n" + "".join(lines) + "\n" + END + rest.split(END)[1]
-    page.write_text(after, encoding="utf-8")
-    return after != before
+    return head + BEGIN + "\n" + "".join(lines) + "\n" + END + rest.split(END)[1]
+
+
+def write(found: dict) -> None:
+    say.write_if_changed(PAGE, page(found))

@@ -22,7 +22,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(prog="scripts/test", description="Runs every check; the first run builds everything and takes about half an hour on 2 cores.")
     parser.add_argument("checks", nargs="*", help=f"only these: {', '.join(CHECKS)}; or `release`: {', '.join(RELEASE)}, which compile everything anew and run only when they are named")
-    named = parser.parse_args(arguments).checks or [name for name in CHECKS if name not in RELEASE]
+    parser.add_argument("--record", action="store_true", help="write what the tests of the crate and the scripts tried into docs/reliability.md")
+    parsed = parser.parse_args(arguments)
+    named = parsed.checks or [name for name in CHECKS if name not in RELEASE]
     chosen = [name for part in named for name in (RELEASE if part == "release" else (part,))]
     unknown = sorted(set(chosen) - set(CHECKS))
     if unknown:
@@ -38,8 +40,11 @@ def main(arguments: list) -> int:
         os.environ[reliability.VARIABLE] = str(tried)
         results = run_checks(chosen)
         if {"crate", "scripts"} <= set(chosen) and all(result == "ok" for name, result, _, _ in results if name in ("crate", "scripts")):
-            changed = reliability.write(reliability.rows(tried))
-            print(f"\ndocs/reliability.md {'is written anew' if changed else 'is as before'}: {sum(reliability.rows(tried).values()):,} trials")
+            found = reliability.rows(tried)
+            if parsed.record:
+                reliability.write(found)
+            state = "says so" if reliability.page(found) == say.read_text(reliability.PAGE) else "says something else: `scripts/test --record` writes it anew"
+            print(f"\n{sum(found.values()):,} trials of {len(found)} promises; docs/reliability.md {state}")
     print("\ncheck      result  time         counts")
     for name, result, took, counts in results:
         print(f"{name:<10} {result:<7} {say.seconds(took):<12} {counts}".rstrip())

@@ -1,7 +1,9 @@
 """The words in a lesson's code, in another language: comments, printed lines, labels, checks.
 
 A lesson has its code once, with English words. `lessons/pt-BR/<name>.txt` says them in Portuguese, in
-pairs of lines `en: …` and `pt: …`; both notebooks are executed, each with its own words.
+pairs of lines `en: …` and `pt: …`; both notebooks are executed, each with its own words. A single word
+may be a key of the code: it counts as words where a call shows it, or everywhere if the catalogue says
+`en!: …`.
 """
 
 import re
@@ -27,11 +29,13 @@ NAME = re.compile(r"[\w./:{}\-#%=]*")
 # Calls that show their text to the learner.
 SHOWN = re.compile(
     r"(?:.*::)?(?:x_label|y_label|title|line|points|dashed|dashed_points|dots|band|bars|bars_with_errors|vertical|horizontal"
-    r"|steps|step_points|captions|categories|row|equal|close|close_all|that|shape|println!|print!)"
+    r"|steps|step_points|captions|categories|class_names|mark|row|equal|close|close_all|that|shape|println!|print!)"
     r"|(?:Table|Check)::new|(?:LineChart|BarChart|ScatterChart|Histogram|HeatMap|ImageGrid)::builder"
 )
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{[^{}]*\}")
 WIDTH = 100
+# Marks a text of a catalogue that is replaced wherever it is a whole string.
+ANYWHERE = "\0"
 
 
 @dataclass
@@ -79,7 +83,7 @@ def translated(code: str, catalogue: dict) -> str:
     """The code with the words of the catalogue in place of the English ones."""
     parts, end = [], 0
     for piece in pieces(code):
-        other = catalogue.get(piece.text) if piece.read else None
+        other = catalogue.get(piece.text) if piece.read else catalogue.get(ANYWHERE + piece.text)
         if other is not None and other != piece.text:
             parts += [code[end:piece.start], written(piece, other, code)]
             end = piece.end
@@ -89,9 +93,9 @@ def translated(code: str, catalogue: dict) -> str:
 def written(piece: Piece, other: str, code: str) -> str:
     if piece.kind == "string":
         return f'"{other}"'
-    if piece.kind == "comment":
-        return f"// {other}"
     old = code[piece.start:piece.end]
+    if piece.kind == "comment":
+        return re.match(r"//\s*", old).group() + other
     indent = old[: len(old) - len(old.lstrip(" "))]
     mark = "///" if old.lstrip().startswith("///") else "//"
     lines = textwrap.wrap(other, WIDTH - len(indent) - len(mark) - 1, break_long_words=False, break_on_hyphens=False)
@@ -112,12 +116,15 @@ def load(lesson: Path, language: str) -> dict:
         if not line.strip() or line.startswith("#"):
             continue
         key, _, text = line.partition(": ")
-        if key == "en" and english is None:
-            english = text
+        if key in ("en", "en!") and english is None:
+            english = text if key == "en" else ANYWHERE + text
         elif key == language[:2] and english is not None:
             if english in found and found[english] != text:
                 raise say.Failure(f"{file.name}, line {number}: “{english[:60]}” stands there twice, with two translations")
-            found[english], english = text, None
+            found[english] = text
+            if english.startswith(ANYWHERE):
+                found[english.removeprefix(ANYWHERE)] = text
+            english = None
         else:
             raise say.Failure(f"{file.name}, line {number}: expected `en: …` and then `{language[:2]}: …`, got “{line[:60]}”")
     if english is not None:
@@ -138,7 +145,8 @@ def problems(lesson: Lesson) -> list:
         catalogue, wanted = load(lesson.path, language), read_by_learners(lesson)
         name = f"{language}/{path(lesson.path, language).name}"
         found += [f"{name} lacks “{text[:80]}”; scripts/build-notebooks --words adds what is missing" for text in wanted if text not in catalogue]
-        found += [f"{name}: “{text[:80]}” is not in the code any more" for text in catalogue if text not in set(wanted)]
+        strings = {ANYWHERE * mark + piece.text for cell in lesson.code for piece in pieces(cell.text) for mark in (0, 1) if mark or piece.read}
+        found += [f"{name}: “{text[:80]}” is not in the code any more" for text in catalogue if text not in strings and ANYWHERE + text not in catalogue]
         for text, other in catalogue.items():
             if sorted(PLACEHOLDER.findall(text)) != sorted(PLACEHOLDER.findall(other)):
                 found.append(f"{name}: the placeholders of “{text[:60]}” and “{other[:60]}” differ")
