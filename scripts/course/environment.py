@@ -15,7 +15,9 @@ def ensure(build: bool = True) -> None:
     """Does what is missing; a second call takes about a second."""
     check_project()
     # Before anything is installed: a download of the kernel may fail, and then it is compiled.
-    check_rust(kernel=evcxr.find() is None)
+    with say.writing(paths.user_cache()):
+        installed = evcxr.find()
+    check_rust(kernel=installed is None)
     ensure_venv()
     evcxr.ensure()
     install_kernel_specification()
