@@ -59,6 +59,13 @@ def test_without_a_network_it_is_skipped(machine, says):
     assert result.returncode == 77 and "the network is not there" in result.stderr and "ARE NOT AUDITED" in result.stderr
 
 
+def test_an_index_that_tells_nothing_is_no_clean_bill(machine):
+    machine = machine()
+    machine.program("pip-audit", "echo 'No known vulnerabilities found'; echo 'jinja2 Dependency not found on PyPI and could not be audited: jinja2 (3.1.6)'\n")
+    result = audit(machine, "python")
+    assert result.returncode == 77 and "the index tells nothing of 1 packages: PYTHON'S PACKAGES ARE NOT AUDITED" in result.stderr
+
+
 def test_the_network_may_be_forbidden(machine):
     machine = machine()
     machine.program("pip-audit", FAULTY)

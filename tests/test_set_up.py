@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -31,6 +32,7 @@ COMMANDS = [
     ("lab", "--port", "--port wants a value"),
     ("test", "nonsense", "no check is called nonsense"),
     ("test", "note-books", "did you mean notebooks?"),
+    ("audit", "pithon", "did you mean python?"),
     ("audit", "nonsense", "no part is called 'nonsense'"),
     ("bench", "nonsense", "no benchmark is called 'nonsense'"),
     ("bench", "cell nonsense", "unrecognized arguments: nonsense"),
@@ -40,6 +42,15 @@ COMMANDS = [
     ("bench", "data --rounds 0", "expected a whole number from 1 on, got '0'"),
     ("bench", "train --models nonsense", "invalid choice: 'nonsense'"),
     ("bench", "train --seconds nan", "expected seconds, 0 or more, got 'nan'"),
+    ("reference", "nonsense", "no part is called 'nonsense'"),
+    ("reference", "los", "did you mean losses?"),
+    ("interop", "nonsense", "unrecognized arguments: nonsense"),
+    ("gpu-check", "count nonsense", "no model is called 'nonsense'"),
+    ("gpu-check", "run --parts tests,nonsense", "no part is called 'nonsense'"),
+    ("gpu-check", "run nowhere", "nowhere holds no package.tar.xz"),
+    ("check-cuda", "nonsense", "no feature is called 'nonsense'"),
+    ("make-samples", "--nonsense", "it takes one folder, got: --nonsense"),
+    ("make-samples", "one two", "it takes one folder, got: one two"),
 ]
 
 
@@ -51,6 +62,18 @@ def test_arguments_are_read_before_anything_is_built(machine, name, arguments, m
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not machine.calls() and not machine.cache.exists() and not (machine.project / ".venv").exists()
+
+
+def test_another_python_takes_the_same_command(machine, tmp_path):
+    machine = machine()
+    told = machine.program("other-python", 'echo "$CANDLE_COURSE_IN_REFERENCE_ENVIRONMENT $*"; exit 5\n')
+    result = machine.call("reference", "schedules", CANDLE_COURSE_REFERENCE_PYTHON=str(told))
+    assert result.returncode == 5 and result.stdout.strip() == f"1 {machine.project}/scripts/reference schedules"
+    result = machine.call("reference", CANDLE_COURSE_REFERENCE_PYTHON="/nowhere/python")
+    assert result.returncode == 1 and "names '/nowhere/python', which cannot be started" in result.stderr and "Traceback" not in result.stderr
+    result = machine.call("reference", "schedules", CANDLE_COURSE_REFERENCE_PYTHON=sys.executable)
+    if not importlib.util.find_spec("torch"):
+        one_line(result, "lacks the Python package 'torch'", 1)
 
 
 def one_line(result, message: str, lines: int = 3):

@@ -41,7 +41,7 @@ def main(arguments: list) -> int:
     chosen = parser.parse_args(arguments).parts or list(PARTS)
     for part in chosen:
         if part not in PARTS:
-            parser.error(f"no part is called {part!r}; there are: {', '.join(PARTS)}{source.nearest(part, PARTS)}")
+            parser.error(f"no part is called {part!r}; there are: {', '.join(PARTS)}{source.nearest(part, list(PARTS))}")
     results = [audit(*PARTS[part]) for part in chosen]
     if False in results:
         raise say.Failure("known faults were found: take versions without them, or say in deny.toml why one does not matter")
@@ -64,4 +64,8 @@ def audit(whose: str, command_of) -> bool:
         say.note(f"  the network is not there ({offline.group()}): {whose} ARE NOT AUDITED")
         return None
     print(output.rstrip(), flush=True)
+    unknown = len(re.findall(r"could not be audited", output))
+    if code == 0 and unknown:
+        say.note(f"  the index tells nothing of {unknown} packages: {whose} ARE NOT AUDITED")
+        return None
     return code == 0
