@@ -43,7 +43,7 @@ COMMANDS = [
     ("bench", "train --models nonsense", "invalid choice: 'nonsense'"),
     ("bench", "train --seconds nan", "expected seconds, 0 or more, got 'nan'"),
     ("reference", "nonsense", "no part is called 'nonsense'"),
-    ("reference", "los", "did you mean losses?"),
+    ("reference", "losess", "did you mean losses?"),
     ("interop", "nonsense", "unrecognized arguments: nonsense"),
     ("gpu-check", "count nonsense", "no model is called 'nonsense'"),
     ("gpu-check", "run --parts tests,nonsense", "no part is called 'nonsense'"),
