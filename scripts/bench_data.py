@@ -16,14 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-import venv
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import argument_types  # noqa: E402
+import reference_environment  # noqa: E402
 
-PINS = ["torch==2.15.0", "torchvision==0.29.2", "numpy", "pillow"]
 WORKERS = [1, 2, 4, 8]
 
 
@@ -209,11 +208,7 @@ def main():
         bench(options.rounds, python)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            print(f"making a throwaway environment with {', '.join(PINS)} (minutes)", flush=True)
-            venv.create(folder, with_pip=True)
-            python = os.path.join(folder, "bin", "python")
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *PINS], check=True)
-            bench(options.rounds, python)
+            bench(options.rounds, reference_environment.make(folder))
 
 
 if __name__ == "__main__":

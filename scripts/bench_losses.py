@@ -134,7 +134,6 @@ def main():
     if options.compare:
         import reference_environment
 
-        reference_environment.PINS = (ROOT / "scripts" / "reference-requirements.txt").read_text().split()
         reference_environment.enter()
     subprocess.run(["cargo", "build", "--quiet", "--release", "--example", "bench_losses"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -100,4 +100,6 @@ def write(output: Path, name: str, images, labels) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: make_samples.py <folder of the downloads> <folder of the sheets>")
     main(Path(sys.argv[1]), Path(sys.argv[2]))

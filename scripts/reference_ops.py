@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stored PyTorch values of the crate's operations: candle_course/tests/data/ops/.
 
 Every case is an operation, its options and the shapes of its inputs. The inputs' numbers follow
@@ -6,8 +5,7 @@ from `numbers` below, times the option `scale` if there is one, which the tests 
 results are stored: the output and the gradient of every input for a given gradient of the output,
 computed in f64, rounded to f32. Every operation has inputs of at least 20 shapes.
 
-    scripts/reference_ops.py            # in a throwaway environment
-    CANDLE_COURSE_REFERENCE_PYTHON=…    # or with an interpreter that has torch
+`scripts/reference ops` runs it.
 
 `cases.json` holds the cases; `results.f32` their results one behind the other, as little-endian
 f32 without any header: the tests know how many numbers each case has.
@@ -15,8 +13,6 @@ f32 without any header: the tests know how many numbers each case has.
 
 import json
 import pathlib
-
-import reference_environment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = ROOT / "candle_course/tests/data/ops"
@@ -333,7 +329,3 @@ def main():
     for path in sorted(TARGET.iterdir()):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
 
-
-if __name__ == "__main__":
-    reference_environment.enter()
-    main()

@@ -1,18 +1,11 @@
-#!/usr/bin/env python3
 """Writes what PyTorch computes for optimizers, schedules, initialisers and recurrent layers.
 
-The tests of `candle_course` compare with the files under `candle_course/tests/data`. Give parts
-(optimizers, schedules, nn) to write only those.
+The tests of `candle_course` compare with the files under `candle_course/tests/data`. `scripts/reference
+optim` runs it, `scripts/reference schedules` a part of it.
 """
 
 import pathlib
 import random
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import reference_environment
-
-reference_environment.enter()
 
 import torch
 from safetensors.torch import save_file
@@ -301,7 +294,3 @@ def networks():
 
 
 PARTS = {"optimizers": optimizers, "schedules": schedules, "nn": nn, "networks": networks}
-
-if __name__ == "__main__":
-    for part in sys.argv[1:] or PARTS:
-        PARTS[part]()

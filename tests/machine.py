@@ -92,7 +92,9 @@ class Machine:
         return self
 
     def command(self, name: str, *arguments) -> list:
-        return [sys.executable, str(self.project / "scripts" / name), *map(str, arguments)]
+        path = self.project / "scripts" / name
+        interpreter = shutil.which("bash") if path.read_text().startswith("#!/usr/bin/env bash") else sys.executable
+        return [interpreter, str(path), *map(str, arguments)]
 
     def call(self, name: str, *arguments, **environment):
         return subprocess.run(

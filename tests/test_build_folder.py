@@ -4,8 +4,14 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import PROJECT
 from course import build_folder
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 KERNEL_BIN = PROJECT / "scripts" / "course" / "kernel-bin"
 
@@ -133,3 +139,84 @@ def test_evcxr_finds_the_kernels_cargo(tmp_path):
     assert ask("which", "cargo") == str(KERNEL_BIN / "cargo")
     assert ask("which", "rustc") == "real rustup: which rustc"
     assert ask("component", "add", "cargo") == "real rustup: component add cargo"
+
+
+def test_another_compiler_clears_what_the_last_one_has_built(tmp_path, monkeypatch):
+    (tmp_path / "Cargo.lock").write_text("versions")
+    folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "one")
+    version = ["rustc 1.95.0"]
+    monkeypatch.setattr(build_folder, "compiler", lambda: version[0])
+    built = []
+
+    def build(quiet):
+        deps = folder.template / "target" / "debug" / "deps"
+        deps.mkdir(parents=True, exist_ok=True)
+        (deps / f"libother-{version[0][6:]}.rlib").touch()
+        built.append(version[0])
+
+    monkeypatch.setattr(folder, "_build", build)
+
+    def libraries():
+        return [path.name for path in (folder.template / "target").rglob("*.rlib")]
+
+    folder.prepare()
+    copy = folder.copy()
+    assert libraries() == ["libother-1.95.0.rlib"]
+    version[0] = "rustc 1.96.0"
+    folder.prepare()
+    assert libraries() == ["libother-1.96.0.rlib"]
+    assert (copy / "target" / "debug" / "deps" / "libother-1.95.0.rlib").exists(), "a running kernel lost its libraries"
+    assert not list(folder.home.glob("trash-*"))
+    folder.prepare()
+    assert libraries() == ["libother-1.96.0.rlib"] and len(built) == 4
+    # A template from before there was a record is kept: cargo itself knows what is stale.
+    (folder.home / "compiler").unlink()
+    folder.prepare()
+    assert libraries() == ["libother-1.96.0.rlib"]
+
+
+def test_an_interrupted_clearing_is_made_good(tmp_path, monkeypatch):
+    (tmp_path / "Cargo.lock").write_text("versions")
+    folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "one")
+    monkeypatch.setattr(folder, "_build", lambda quiet: (folder.template / "target" / "debug").mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(build_folder, "compiler", lambda: "rustc 1.95.0")
+    folder.prepare()
+    monkeypatch.setattr(build_folder, "compiler", lambda: "rustc 1.96.0")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as fault:
+        fault.setattr(build_folder.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            folder.prepare()
+    folder.prepare()
+    assert (folder.template / "target" / "debug").exists()
+    folder.clean()
+    assert not list(folder.home.glob("trash-*"))
+
+
+def test_libraries_of_another_compiler_are_not_taken_over(tmp_path, monkeypatch):
+    for name, compiled_by in (("first", "rustc 1.94.0"), ("second", "rustc 1.95.0")):
+        template(tmp_path / "kernels" / name / "template")
+        for record, text in (("built", ""), ("project", str(tmp_path)), ("compiler", f"{compiled_by}\n")):
+            (tmp_path / "kernels" / name / record).write_text(text)
+    # The newer one is of the other compiler.
+    os.utime(tmp_path / "kernels" / "second" / "built", (1_000_000, 1_000_000))
+    folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "third")
+    folder.template.mkdir(parents=True)
+    (folder.home / "compiler").write_text("rustc 1.95.0\n")
+    folder._seed()
+    assert os.path.samefile(folder.template / "target/debug/deps/libother-1.rlib", tmp_path / "kernels/second/template/target/debug/deps/libother-1.rlib")
+    for record in (tmp_path / "kernels").glob("*/compiler"):
+        record.write_text("rustc 1.93.0\n")
+    other = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "fourth")
+    other.template.mkdir(parents=True)
+    (other.home / "compiler").write_text("rustc 1.95.0\n")
+    other._seed()
+    assert not (other.template / "target").exists()
+
+
+def test_names_of_all_kinds_are_written_as_toml():
+    for name in ("plain", "a b", "🦀 ação", 'quote" and \\ and \'', "tab\tand\x7f and \x01", "line\nbreak", "日本"):
+        assert tomllib.loads(f"x = {build_folder.toml(name)}") == {"x": name}

@@ -104,6 +104,27 @@ def test_every_requirement_is_pinned_with_its_checksums():
         assert any(other == name and f"=={version} " in f"{line} " for other, line in locked), entry
 
 
+@pytest.mark.parametrize("name", ["reference-requirements", "cuda-requirements"])
+def test_what_other_scripts_install_is_pinned_with_its_checksums(name):
+    locked = pins(paths.PROJECT / "scripts" / f"{name}.lock")
+    assert len(locked) >= 10
+    for _, entry in locked:
+        assert re.match(r"[\w.-]+==[\w.]+( ; [^#]+?)?( +--hash=sha256:[0-9a-f]{64})+$", entry), entry
+    wanted = paths.PROJECT / "scripts" / f"{name}.txt"
+    if wanted.exists():
+        assert {entry for _, entry in pins(wanted)} <= {re.split(r" +;| +--hash", entry)[0] for _, entry in locked}
+
+
+def test_no_script_installs_what_is_not_pinned():
+    """Every call of pip in the scripts asks for checksums; npm's and apt's packages carry their own."""
+    for path in (paths.PROJECT / "scripts").rglob("*"):
+        if path.is_file() and path.suffix not in (".pyc", ".lock", ".txt"):
+            text = path.read_text(encoding="utf-8")
+            for call in re.finditer(r"""pip["', ]+install["', ](?!`)""", text):
+                following = text[call.start():call.start() + 400]
+                assert "--require-hashes" in following, f"{path.name}: {following[:100]}"
+
+
 @pytest.mark.parametrize("version", ["3.10.0", "3.11.2", "3.11.9", "3.12.0", "3.13.1", "3.14.0"])
 @pytest.mark.parametrize(("system", "name"), [("linux", "posix"), ("darwin", "posix")])
 def test_each_python_gets_each_package_once(version, system, name):

@@ -9,8 +9,10 @@ from . import paths, say, source, test_command
 
 # Of one part. The lists are fetched, and a server may be slow.
 LIMIT_SECONDS = 300
+# A fault is told with its history, in which a network may occur.
+FOUND = re.compile(r"^Found \d+ known|^error\[(?!advisory-db)[\w-]+\]|\bRUSTSEC-\d{4}-\d{4}\b", re.MULTILINE)
 OFFLINE = re.compile(
-    r"[Cc]ould(n't| not) resolve host|failed to (resolve|lookup)|name resolution|[Nn]etwork is unreachable|Connection(Error| refused| reset|Timeout)|[Mm]ax retries exceeded"
+    r"[Cc]ould(n't| not) resolve host|failed to (resolve|lookup)|name resolution|[Nn]etwork is unreachable|[Cc]ould not connect|(Connect|Read)Timeout|Connection(Error| refused| reset)|[Mm]ax retries exceeded"
     r"|timed out|failed to (fetch|open) (advisory|the )|error sending request|ServiceError|ProxyError|SSLError|not? cached|--offline"
 )
 
@@ -39,7 +41,7 @@ def main(arguments: list) -> int:
     chosen = parser.parse_args(arguments).parts or list(PARTS)
     for part in chosen:
         if part not in PARTS:
-            parser.error(f"no part is called {part!r}; there are: {', '.join(PARTS)}{source.nearest(part, PARTS)}")
+            parser.error(f"no part is called {part!r}; there are: {', '.join(PARTS)}{source.nearest(part, list(PARTS))}")
     results = [audit(*PARTS[part]) for part in chosen]
     if False in results:
         raise say.Failure("known faults were found: take versions without them, or say in deny.toml why one does not matter")
@@ -57,8 +59,13 @@ def audit(whose: str, command_of) -> bool:
         say.note(f"  {failure}: {whose} ARE NOT AUDITED")
         return None
     output = "".join(written)
-    if code != 0 and OFFLINE.search(output):
-        say.note(f"  the network is not there ({OFFLINE.search(output).group()}): {whose} ARE NOT AUDITED")
+    offline = OFFLINE.search(output)
+    if code != 0 and offline and not FOUND.search(output):
+        say.note(f"  the network is not there ({offline.group()}): {whose} ARE NOT AUDITED")
         return None
     print(output.rstrip(), flush=True)
+    unknown = len(re.findall(r"could not be audited", output))
+    if code == 0 and unknown:
+        say.note(f"  the index tells nothing of {unknown} packages: {whose} ARE NOT AUDITED")
+        return None
     return code == 0

@@ -184,7 +184,7 @@ class BuildFolder:
 
     def clean(self) -> None:
         """Removes the copies whose kernels have ended, and the folders of deleted clones."""
-        if self.copies.exists():
+        if self.home.exists():
             with self._locked():
                 # One of its own: another that cleans at the same time removes only its own.
                 trash = Path(tempfile.mkdtemp(prefix="trash-", dir=self.home))
@@ -288,7 +288,7 @@ class BuildFolder:
                 except BlockingIOError:
                     continue
                 holder.unlink()
-        for folder in self.copies.iterdir():
+        for folder in self.copies.glob("*"):
             if folder.is_dir() and not Path(f"{folder}.lock").exists():
                 os.replace(folder, trash / folder.name)
 

@@ -48,6 +48,22 @@ def door(main, before: str = "\n✗ ") -> int:
         return 1
 
 
+def guard() -> None:
+    """The same for a script that is a file of its own: an error that nobody catches is told in a line."""
+    open_streams()
+    end_on_signals()
+
+    def tell(kind, error, trace):
+        if issubclass(kind, KeyboardInterrupt):
+            say.note("\nInterrupted")
+        elif not issubclass(kind, Exception) or os.environ.get(SHOW_TRACEBACK):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            say.note(f"\n✗ {describe(error)}")
+
+    sys.excepthook = tell
+
+
 def check_python() -> None:
     if sys.version_info[:2] < paths.MINIMUM_PYTHON:
         wanted = ".".join(map(str, paths.MINIMUM_PYTHON))

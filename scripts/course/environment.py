@@ -10,12 +10,17 @@ import sys
 
 from . import build_folder, evcxr, paths, say
 
+# All of JupyterLab over a slow line; pip itself gives up a server that is silent, not one that drips.
+INSTALL_SECONDS = 1800
+
 
 def ensure(build: bool = True) -> None:
     """Does what is missing; a second call takes about a second."""
     check_project()
     # Before anything is installed: a download of the kernel may fail, and then it is compiled.
-    check_rust(kernel=evcxr.find() is None)
+    with say.writing(paths.user_cache()):
+        installed = evcxr.find()
+    check_rust(kernel=installed is None)
     ensure_venv()
     evcxr.ensure()
     install_kernel_specification()
@@ -102,7 +107,7 @@ def ensure_venv() -> None:
             # What another package index, a mirror or a proxy hands out is compared with what was pinned.
             # A wheel or nothing: what a source package needs for its build is pinned nowhere.
             pip = [paths.venv_python(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--timeout", "30", "--retries", "3"]
-            say.run([*pip, "--require-hashes", "--only-binary", ":all:", "-r", paths.LOCK])
+            say.run([*pip, "--require-hashes", "--only-binary", ":all:", "-r", paths.LOCK], limit=INSTALL_SECONDS)
             say.write_if_changed(stamp, wanted)
 
 

@@ -1,5 +1,6 @@
 """Runs a lesson's code headless in the project's kernel and reports on every cell."""
 
+import contextlib
 import queue
 import re
 import statistics
@@ -69,9 +70,11 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
         nbformat.v4.new_code_cell(cell.text, metadata={"tags": list(cell.tags)}) for cell in cells
     ])
     report = Report(name=name, cells=len(cells))
+    # nbclient forgets a manager whose kernel ends before it answers.
+    kernel = kernel or manager()
     client = NotebookClient(
         notebook,
-        km=kernel or manager(),
+        km=kernel,
         timeout=CELL_SECONDS,
         startup_timeout=STARTUP_SECONDS,
         resources={"metadata": {"path": str(folder)}},
@@ -110,7 +113,7 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
     except Exception as error:
         report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__})"
     finally:
-        stop(client.km)
+        stop(kernel)
     report.total_seconds = time.monotonic() - start
     return report
 
@@ -129,8 +132,11 @@ def take_late_output(client: NotebookClient, cell, index: int) -> None:
 
 def stop(kernel: AsyncKernelManager) -> None:
     """Ends the kernel at once; nbclient leaves alone a kernel that it did not choose itself."""
-    if kernel.has_kernel:
-        run_sync(kernel.shutdown_kernel)(now=True)
+    # One that never answered nbclient has ended, and has closed its channels. Whatever else may be, a
+    # kernel ends with this process.
+    with contextlib.suppress(Exception):
+        if kernel.has_kernel:
+            run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def silent_failure(cell) -> str:

@@ -20,7 +20,7 @@ UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, 
 CAUSES = [
     (r"No space left on device|os error 28\b|Disk quota exceeded|os error 122\b", "the disk is full; free 2 GB and run the command again"),
     (r"could not execute process `[^`]*rustc", "cargo finds no `rustc`; install both with https://rustup.rs"),
-    (r"HASHES? .*(NOT|MISMATCH)|--require-hashes mode|checksum for .* changed|failed to verify the checksum", "a package is not the one that was checked when it was pinned, and is not installed"),
+    (r"NOT MATCH THE HASHES|--require-hashes mode|checksum for .* changed|failed to verify the checksum", "a package is not the one that was checked when it was pinned, and is not installed"),
     (r"signal: 9, SIGKILL|Killed signal terminated|Cannot allocate memory|os error 12\b", "the machine ran out of memory; close other programs, or set CARGO_BUILD_JOBS=1"),
     (r"[Rr]ead-only file system|Permission denied|os error (13|30)\b", "a folder cannot be written by this user"),
     (
