@@ -197,12 +197,13 @@ def schedules():
         for sequence in range(3):
             optimizer = sgd()
             schedule = S.ReduceLROnPlateau(optimizer, **arguments)
-            sign = -1 if arguments.get("mode") == "max" else 1
+            # Above 0, where PyTorch's relative threshold means what it says.
+            offset, sign = (2.0, -1) if arguments.get("mode") == "max" else (0.0, 1)
             level, metrics, rates = 1.0, [], []
             for _ in range(300):
                 # A noisy descent that flattens, with ties.
                 level *= generator.choice([1.0, 0.999, 0.99, 0.97])
-                metrics.append(round(sign * (level + generator.choice([0, 0, 0.01]) * generator.random()), generator.choice([2, 6])))
+                metrics.append(round(offset + sign * (level + generator.choice([0, 0, 0.01]) * generator.random()), generator.choice([2, 6])))
                 schedule.step(metrics[-1])
                 rates.append(optimizer.param_groups[0]["lr"])
             out[f"plateau/{name}/{sequence}/metrics"] = torch.tensor(metrics, dtype=torch.float64)
