@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::kernels::losses::sum_trailing;
+use crate::kernels::losses::{sum_trailing, weighted};
 use crate::nn::Parameters;
 use crate::optimizers::groups::not_negative;
 
@@ -62,7 +62,7 @@ fn penalty(
         Error::argument("parameters", "at least one trainable weight of rank 2 or more", 0)
             .hint("build the model before its penalty")
     })?;
-    Ok((sum * strength)?)
+    weighted(&sum, strength)
 }
 
 #[cfg(test)]
