@@ -190,12 +190,13 @@ def schedules():
         for sequence in range(3):
             optimizer = sgd()
             schedule = S.ReduceLROnPlateau(optimizer, **arguments)
-            sign = -1 if arguments.get("mode") == "max" else 1
+            # Above 0, where PyTorch's relative threshold means what it says.
+            offset, sign = (2.0, -1) if arguments.get("mode") == "max" else (0.0, 1)
             level, metrics, rates = 1.0, [], []
             for _ in range(300):
                 # A noisy descent that flattens, with ties.
                 level *= generator.choice([1.0, 0.999, 0.99, 0.97])
-                metrics.append(round(sign * (level + generator.choice([0, 0, 0.01]) * generator.random()), generator.choice([2, 6])))
+                metrics.append(round(offset + sign * (level + generator.choice([0, 0, 0.01]) * generator.random()), generator.choice([2, 6])))
                 schedule.step(metrics[-1])
                 rates.append(optimizer.param_groups[0]["lr"])
             out[f"plateau/{name}/{sequence}/metrics"] = torch.tensor(metrics, dtype=torch.float64)
@@ -293,4 +294,57 @@ def networks():
         print(f"{path}: {path.stat().st_size} bytes")
 
 
-PARTS = {"optimizers": optimizers, "schedules": schedules, "nn": nn, "networks": networks}
+# --- files that torch.save writes ------------------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    """What a `state_dict` holds besides weights: flags, whole numbers, a buffer that is not saved."""
+
+    def __init__(self, features=3):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(2, features, 3), torch.nn.BatchNorm2d(features))
+        self.head = torch.nn.Linear(features, 2)
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+        self.register_buffer("index", torch.tensor([[-7, 3]], dtype=torch.int32))
+        self.register_buffer("scratch", torch.zeros(5), persistent=False)
+
+
+def checkpoints():
+    torch.manual_seed(41)
+    folder = DATA / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    net, other = Net(), Net(4)
+    optimizer = torch.optim.AdamW(net.parameters())
+    sum(parameter.sum() for parameter in net.parameters()).backward()
+    optimizer.step()
+    state = net.state_dict()
+    training = {"epoch": 3, "optimizer_state_dict": optimizer.state_dict(), "best": torch.tensor(0.5), "rng_state": torch.get_rng_state()}
+    base = torch.arange(24.0).reshape(4, 6)
+    views = {"transposed": base.t(), "rows": base[1:3], "column": base[:, 2], "every_other": base[::2, 1::2], "scalar": base[3, 5], "none": base[:0], "same": base[1:3]}
+    numbers = {str(dtype).removeprefix("torch."): torch.tensor([[0, 1], [100, 3]]).to(dtype) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool, torch.uint16, torch.uint32, torch.uint64)}
+    numbers["int8"] = torch.tensor([[-128, 1], [100, 3]], dtype=torch.int8)
+    files = {
+        "flat": state,
+        "nested": {**training, "model_state_dict": state},
+        "state_dict": {"arch": "net", "state_dict": state, "scheduler": {"last_epoch": 3}},
+        "deeper": {"checkpoint": {"weights": state, "step": 7}},
+        "module": net,
+        "module_inside": {"epoch": 3, "model": net, "args": None},
+        "two": {"generator": state, "discriminator": other.state_dict()},
+        "model_and_average": {"model": state, "ema": other.state_dict()},
+        "nothing": {"epoch": 3, "names": ["a", "b"], "optimizer": optimizer.state_dict()},
+        "views": views,
+        "numbers": numbers,
+        "complex": {"spectrum": torch.ones(2, dtype=torch.complex64)},
+    }
+    for name, what in files.items():
+        torch.save(what, folder / f"{name}.pt")
+    torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_file({name: tensor.contiguous() for name, tensor in numbers.items()}, folder / "numbers.safetensors")
+    wide = {name: tensor.contiguous().clone() for name, tensor in {**state, **views}.items()}
+    wide = {name: tensor.to(torch.float64 if tensor.is_floating_point() else torch.int64) for name, tensor in wide.items()}
+    save_file(wide, folder / "expected.safetensors")
+    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir())} bytes")
+
+
+PARTS = {"optimizers": optimizers, "schedules": schedules, "nn": nn, "networks": networks, "checkpoints": checkpoints}

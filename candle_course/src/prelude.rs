@@ -64,8 +64,8 @@ pub use crate::schedules::{
 
 // checkpoint
 pub use crate::checkpoint::{
-    CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, load_weights, read_weights,
-    save_weights, write_weights,
+    CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, fold_batch_norm_transposed,
+    load_weights, read_weights, save_weights, write_weights,
 };
 
 // training

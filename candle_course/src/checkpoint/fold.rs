@@ -7,7 +7,8 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 
 /// Weights for a model without the batch norm: in evaluation it is an affine map per channel, and
-/// so can be part of the convolution (or linear layer) before it.
+/// so can be part of the convolution (or linear layer) before it. A transposed convolution has its
+/// channels elsewhere, which its weight does not tell: use [`fold_batch_norm_transposed`].
 ///
 /// With scale s = γ / √(σ² + ε): weight ← s · weight, bias ← s · (bias − μ) + β. Gone from the
 /// result are `{batch_norm}.*`; `{layer}.bias` is in it, also if the layer had none. Only for
@@ -43,6 +44,51 @@ pub fn fold_batch_norm(
     batch_norm: &str,
     epsilon: f64,
 ) -> Result<BTreeMap<String, Tensor>> {
+    fold(weights, layer, batch_norm, epsilon, None)
+}
+
+/// [`fold_batch_norm`] for a transposed convolution of so many groups, whose weight is
+/// `[in, out / groups, …]`.
+///
+/// # Errors
+/// If a tensor is missing, its shape does not fit, or the groups do not divide the channels.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use candle_course::prelude::*;
+///
+/// let tensor = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu);
+/// let weights = BTreeMap::from([
+///     ("up.weight".to_owned(), tensor(&[1.0, 2.0, 3.0, 4.0], &[2, 2, 1, 1])?),
+///     ("bn.weight".to_owned(), tensor(&[10.0, 100.0], &[2])?),
+///     ("bn.bias".to_owned(), tensor(&[0.0, 0.0], &[2])?),
+///     ("bn.running_mean".to_owned(), tensor(&[0.0, 0.0], &[2])?),
+///     ("bn.running_var".to_owned(), tensor(&[1.0, 1.0], &[2])?),
+/// ]);
+/// let folded = fold_batch_norm_transposed(&weights, "up", "bn", 1, 0.0)?;
+/// assert_eq!(folded["up.weight"].flatten_all()?.to_vec1::<f32>()?, [10.0, 200.0, 30.0, 400.0]);
+/// # Ok::<(), candle_course::Error>(())
+/// ```
+pub fn fold_batch_norm_transposed(
+    weights: &BTreeMap<String, Tensor>,
+    layer: &str,
+    batch_norm: &str,
+    groups: usize,
+    epsilon: f64,
+) -> Result<BTreeMap<String, Tensor>> {
+    fold(weights, layer, batch_norm, epsilon, Some(groups))
+}
+
+/// `groups`: of a transposed convolution.
+fn fold(
+    weights: &BTreeMap<String, Tensor>,
+    layer: &str,
+    batch_norm: &str,
+    epsilon: f64,
+    groups: Option<usize>,
+) -> Result<BTreeMap<String, Tensor>> {
     let names = ["weight", "bias", "running_mean", "running_var"].map(|part| format!("{batch_norm}.{part}"));
     let weight_name = format!("{layer}.weight");
     let missing: Vec<&str> =
@@ -57,14 +103,23 @@ pub fn fold_batch_norm(
     }
     let weight = &weights[&weight_name];
     let dtype = weight.dtype();
-    let channels = weight.dims().first().copied().unwrap_or(0);
+    let size = |dim: usize| weight.dims().get(dim).copied().unwrap_or(0);
+    if groups.is_some_and(|groups| groups == 0 || weight.rank() < 3 || !size(0).is_multiple_of(groups)) {
+        let of = format!("a divisor of the {} input channels of `{layer}`", size(0));
+        return Err(Error::argument("groups", of, groups.unwrap_or(0)));
+    }
+    let channels = groups.map_or(size(0), |groups| size(1) * groups);
     for name in &names {
         if weights[name].dims() != [channels] {
-            return Err(Error::argument(
+            let error = Error::argument(
                 name,
                 format!("shape [{channels}], the output channels of `{layer}`"),
                 format!("{:?}", weights[name].dims()),
-            ));
+            );
+            return Err(match weight.rank() > 2 && groups.is_none() && weights[name].dims() == [size(1)] {
+                true => error.hint("a transposed convolution wants `fold_batch_norm_transposed`"),
+                false => error,
+            });
         }
     }
     // In f64: the scale multiplies every weight.
@@ -76,9 +131,17 @@ pub fn fold_batch_norm(
         wide(&weights[&names[3]])?,
     ];
     let scale = (gamma / (variance + epsilon)?.sqrt()?)?;
-    let mut shape = vec![1; weight.rank()];
-    shape[0] = channels;
-    let folded = wide(weight)?.broadcast_mul(&scale.reshape(shape)?)?;
+    let folded = match groups {
+        None => {
+            let mut shape = vec![1; weight.rank()];
+            shape[0] = channels;
+            wide(weight)?.broadcast_mul(&scale.reshape(shape)?)?
+        }
+        Some(groups) => {
+            let by_group = wide(weight)?.reshape((groups, size(0) / groups, size(1), ()))?;
+            by_group.broadcast_mul(&scale.reshape((groups, 1, size(1), 1))?)?.reshape(weight.dims())?
+        }
+    };
     let bias = match weights.get(&format!("{layer}.bias")) {
         Some(bias) => (wide(bias)? - mean)?,
         None => mean.neg()?,
@@ -98,7 +161,7 @@ pub fn fold_batch_norm(
 mod tests {
     use super::*;
     use crate::random::Generator;
-    use candle_core::Device;
+    use candle_core::{Device, Module, ModuleT};
 
     #[test]
     fn the_folded_convolution_gives_the_same_numbers() {
@@ -136,6 +199,34 @@ mod tests {
             assert!(difference < 1e-12, "{difference}");
             // Once more, for a layer without bias.
             weights.remove("c.bias");
+        }
+    }
+
+    #[test]
+    fn the_folded_transposed_convolution_gives_the_same_numbers() {
+        // As many inputs as outputs, and fewer; one group and two.
+        for (inputs, outputs, groups) in [(4, 4, 1), (4, 6, 2), (4, 4, 2), (2, 6, 2), (3, 5, 1)] {
+            let parameters = crate::nn::Parameters::new(inputs as u64, &Device::Cpu);
+            let up = crate::nn::ConvTranspose2d::builder(inputs, outputs, 3).stride(2).groups(groups);
+            let up = up.build(&parameters.at("up")).unwrap();
+            let norm = crate::nn::BatchNorm2d::new(outputs, &parameters.at("norm")).unwrap();
+            let xs = Tensor::randn(0f32, 1.0, (8, inputs, 5, 5), &Device::Cpu).unwrap();
+            (0..30).for_each(|_| drop(norm.forward_t(&up.forward(&xs).unwrap(), true).unwrap()));
+            let weights: BTreeMap<_, _> =
+                parameters.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+            let expected = norm.forward_t(&up.forward(&xs).unwrap(), false).unwrap();
+            let folded = fold_batch_norm_transposed(&weights, "up", "norm", groups, 1e-5).unwrap();
+            for name in ["weight", "bias"] {
+                parameters.get(&format!("up.{name}")).unwrap().set(&folded[&format!("up.{name}")]).unwrap();
+            }
+            let difference = (up.forward(&xs).unwrap() - expected).unwrap().abs().unwrap().max_all().unwrap();
+            let difference = difference.to_scalar::<f32>().unwrap();
+            assert!(difference < 1e-5, "{inputs} {outputs} {groups}: {difference}");
+            if outputs != inputs {
+                let text = fold_batch_norm(&weights, "up", "norm", 1e-5).unwrap_err().to_string();
+                assert!(text.contains("fold_batch_norm_transposed") || groups > 1, "{text}");
+            }
+            assert!(fold_batch_norm_transposed(&weights, "up", "norm", 7, 1e-5).is_err());
         }
     }
 

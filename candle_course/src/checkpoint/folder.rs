@@ -46,7 +46,7 @@ impl Retention {
         self
     }
 
-    /// The best `count` by the metric they were saved with; of equal ones, the older.
+    /// The best `count` by the metric they were saved with, if it is finite; of equal ones, the older.
     #[must_use]
     pub fn best(mut self, count: usize, direction: Direction) -> Self {
         self.best = Some((count, direction));
@@ -81,7 +81,7 @@ fn ranking(saved: &[Saved], direction: Direction) -> Vec<usize> {
     let mut ranked: Vec<(usize, f64)> = saved
         .iter()
         .enumerate()
-        .filter_map(|(index, saved)| Some((index, saved.metric.filter(|metric| !metric.is_nan())?)))
+        .filter_map(|(index, saved)| Some((index, saved.metric.filter(|metric| metric.is_finite())?)))
         .collect();
     ranked.sort_by(|a, b| match direction {
         Direction::Minimize => a.1.total_cmp(&b.1),
@@ -277,7 +277,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let retention = Retention::new().last(2).best(1, Direction::Maximize).every(4);
         let folder = CheckpointFolder::open(temporary.path().join("new/run"), retention).unwrap();
-        let metrics = [0.1, 0.5, 0.9, 0.2, 0.9, f64::NAN, 0.3, 0.1, 0.2, 0.1];
+        let metrics = [f64::NEG_INFINITY, 0.5, 0.9, 0.2, 0.9, f64::NAN, 0.3, 0.1, f64::INFINITY, 0.1];
         for (step, metric) in (1..).zip(metrics) {
             folder.save(step, Some(metric), &state(step)).unwrap();
         }

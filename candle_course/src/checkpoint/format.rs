@@ -41,8 +41,16 @@ pub(super) fn write(file: &File, tensors: &Tensors, texts: &Texts, checksum: boo
     // Wide dtypes first: every tensor is then aligned to its dtype, as readers that map files want.
     tensors.sort_by(|a, b| b.2.dtype().size_in_bytes().cmp(&a.2.dtype().size_in_bytes()).then(a.0.cmp(b.0)));
 
+    const TEXTS: &str = "__metadata__";
+    if tensors.iter().any(|(name, ..)| *name == TEXTS) {
+        return Err(Error::argument(
+            "tensors",
+            format!("names other than `{TEXTS}`, which is the header's own"),
+            TEXTS,
+        ));
+    }
     let mut header = serde_json::Map::new();
-    header.insert("__metadata__".to_owned(), json!(texts));
+    header.insert(TEXTS.to_owned(), json!(texts));
     let mut end = 0;
     for (name, dtype, tensor) in &tensors {
         let start = end;
@@ -159,9 +167,51 @@ fn read_tensor(file: &File, start: u64, dtype: Dtype, shape: &[usize], checksum:
         Dtype::U32 => numbers!(u32, 0),
         Dtype::U8 => numbers!(u8, 0),
         other => {
-            return Err(Error::checkpoint(format!("dtype {other:?} is not one of f64, f32, f16, bf16, i64, u32, u8")));
+            let mut bytes = vec![0; count * other.bitsize() / 8];
+            let pieces = read_pieces(file, start, &mut bytes, checksum)?;
+            (tensor_of(other, &bytes, shape)?, pieces)
         }
     })
+}
+
+/// A tensor of little-endian numbers. What candle's tensors here cannot hold becomes what holds
+/// every value of it: bool u8 (0 and 1), u16 u32, other whole numbers i64.
+pub(super) fn tensor_of(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Tensor> {
+    macro_rules! numbers {
+        ($from:ty, $to:expr) => {{
+            let (numbers, rest) = bytes.as_chunks::<{ size_of::<$from>() }>();
+            debug_assert!(rest.is_empty());
+            let values: Vec<_> = numbers.iter().map(|bytes| $to(<$from>::from_le_bytes(*bytes))).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu)?
+        }};
+    }
+    Ok(match dtype {
+        Dtype::F64 => numbers!(f64, |x| x),
+        Dtype::F32 => numbers!(f32, |x| x),
+        Dtype::F16 => numbers!(f16, |x| x),
+        Dtype::BF16 => numbers!(bf16, |x| x),
+        Dtype::I64 => numbers!(i64, |x| x),
+        Dtype::I32 => numbers!(i32, i64::from),
+        Dtype::I16 => numbers!(i16, i64::from),
+        Dtype::I8 => numbers!(i8, i64::from),
+        Dtype::U32 => numbers!(u32, |x| x),
+        Dtype::U16 => numbers!(u16, u32::from),
+        Dtype::U8 => numbers!(u8, |x| x),
+        Dtype::BOOL => numbers!(u8, |x| u8::from(x != 0)),
+        Dtype::U64 => {
+            let wide = |x: u64| i64::try_from(x).ok();
+            let (numbers, _) = bytes.as_chunks::<8>();
+            let values: Option<Vec<i64>> = numbers.iter().map(|bytes| wide(u64::from_le_bytes(*bytes))).collect();
+            let values = values.ok_or_else(|| Error::checkpoint("a number of dtype u64 is beyond those of i64"))?;
+            Tensor::from_vec(values, shape, &Device::Cpu)?
+        }
+        other => return Err(foreign(&format!("{other:?}"))),
+    })
+}
+
+/// A dtype that no tensor here can hold.
+pub(super) fn foreign(dtype: &str) -> Error {
+    Error::checkpoint(format!("dtype {dtype} is none of f64, f32, f16, bf16, bool and whole numbers"))
 }
 
 fn read_pieces(file: &File, start: u64, bytes: &mut [u8], checksum: bool) -> Result<Pieces> {

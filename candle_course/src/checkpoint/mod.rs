@@ -16,10 +16,12 @@ mod fold;
 mod folder;
 mod format;
 mod generators;
+mod pickle;
+mod pytorch;
 mod snapshot;
 mod weights;
 
-pub use fold::fold_batch_norm;
+pub use fold::{fold_batch_norm, fold_batch_norm_transposed};
 pub use folder::{CheckpointFolder, Damaged, Resume, Retention, Saved};
 pub use generators::GeneratorStates;
 pub use snapshot::Snapshot;
@@ -27,3 +29,5 @@ pub use weights::{load_weights, read_weights, save_weights, write_weights};
 
 #[cfg(test)]
 mod pytorch_tests;
+#[cfg(test)]
+mod weights_tests;

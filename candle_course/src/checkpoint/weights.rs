@@ -1,12 +1,14 @@
 //! Weights alone, as PyTorch's `state_dict` in safetensors.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 
 use crate::checkpoint::atomic;
 use crate::checkpoint::format::{self, Texts};
+use crate::checkpoint::pytorch;
 use crate::error::{Context, Error, Result};
 use crate::nn::Parameters;
 use crate::stateful::Stateful;
@@ -60,44 +62,59 @@ pub fn write_weights(tensors: &BTreeMap<String, Tensor>, dtype: Option<DType>, p
 }
 
 fn convert(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
-    let converted = tensor.to_dtype(dtype)?;
     if tensor.elem_count() > 0 {
-        let largest = |tensor: &Tensor| -> Result<f64> {
-            Ok(tensor.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?)
-        };
-        let (before, after) = (largest(tensor)?, largest(&converted)?);
-        if before.is_finite() && !after.is_finite() {
+        // The largest of the finite ones: an infinity or NaN that is there already hides nothing.
+        let size = tensor.abs()?.flatten_all()?;
+        let largest = size.lt(f64::INFINITY)?.where_cond(&size, &size.zeros_like()?)?.max(0)?;
+        let wide = |scalar: &Tensor| Ok::<f64, Error>(scalar.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+        let before = wide(&largest)?;
+        if !wide(&largest.to_dtype(dtype)?)?.is_finite() {
             return Err(Error::argument(
                 "dtype",
-                format!("one that can hold {before}, the largest number of `{name}`"),
+                format!("one that can hold {before}, the largest finite number of `{name}`"),
                 dtype.as_str(),
             )
             .hint("bf16 has the range of f32"));
         }
     }
-    Ok(converted)
+    Ok(tensor.to_dtype(dtype)?)
 }
 
-/// Reads named tensors from a safetensors file, or from a `.pt`, `.pth` or `.bin` file that
-/// PyTorch pickled (only tensors; nothing in it is run).
+/// Reads named tensors from a safetensors file, or from one that `torch.save` wrote, whatever the
+/// file's name; only tensors, nothing in it is run.
+///
+/// Of PyTorch's files it takes a `state_dict`, one within a dictionary (`state_dict`,
+/// `model_state_dict` or whatever the key), or the parameters and buffers of a module that was
+/// saved whole; not what optimizers, schedules and generators keep. Bool becomes u8, u16 u32, and
+/// whole numbers that are not u8 or u32 become i64, in either format.
 ///
 /// # Errors
-/// If the file cannot be read or is damaged.
+/// If the file cannot be read or is damaged, has a dtype that becomes none of these, holds no named
+/// tensors or several sets of them (the message says what there is), or was written by PyTorch
+/// before 1.6.
 pub fn read_weights(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> {
     let path = path.as_ref();
-    let what = || format!("cannot load the weights `{}`", path.display());
-    if path.extension().is_some_and(|extension| ["pt", "pth", "bin"].iter().any(|pickled| extension == *pickled)) {
-        format::open(path)?;
-        return Ok(candle_core::pickle::read_all(path).with_context(what)?.into_iter().collect());
-    }
-    let file = format::open(path)?;
-    format::read_header(&file).and_then(|header| format::read(&file, &header)).with_context(what)
+    let mut file = format::open(path)?;
+    let mut first = Vec::new();
+    let read = (&mut file).take(pytorch::LEGACY.len() as u64).read_to_end(&mut first);
+    let read = read.map_err(Error::from).and_then(|_| {
+        if first == pytorch::LEGACY {
+            return Err(Error::checkpoint("PyTorch before 1.6 wrote it, in a format that is not read here")
+                .hint("write it anew in Python: `torch.save(torch.load(path, weights_only=True), path)`"));
+        }
+        if first.starts_with(b"PK\x03\x04") {
+            return pytorch::read(file);
+        }
+        format::read_header(&file).and_then(|header| format::read(&file, &header))
+    });
+    read.with_context(|| format!("cannot load the weights `{}`", path.display()))
 }
 
 /// Reads weights into a model: of this crate, or PyTorch's `state_dict`.
 ///
-/// PyTorch's `num_batches_tracked` is passed over if the model does not count batches; dtypes are
-/// converted.
+/// PyTorch's `num_batches_tracked` is passed over if the model does not count batches, and may be
+/// missing, as in PyTorch (old checkpoints and candle's `VarMap` have none): the count is then as
+/// before. Dtypes are converted.
 ///
 /// # Errors
 /// If the file cannot be read, or is of another model: the message names every difference, and
@@ -105,7 +122,13 @@ pub fn read_weights(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> 
 pub fn load_weights(parameters: &mut Parameters, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     let mut tensors = read_weights(path)?;
-    tensors.retain(|name, _| !name.ends_with("num_batches_tracked") || parameters.get(name).is_some());
+    const COUNT: &str = "num_batches_tracked";
+    tensors.retain(|name, _| !name.ends_with(COUNT) || parameters.get(name).is_some());
+    for (name, var) in parameters.buffers().into_iter().filter(|(name, _)| name.ends_with(COUNT)) {
+        if !tensors.contains_key(&name) {
+            tensors.insert(name, var.as_tensor().copy()?);
+        }
+    }
     parameters.load_state(&tensors).with_context(|| format!("cannot use the weights `{}`", path.display()))
 }
 
@@ -154,7 +177,7 @@ mod tests {
         load_weights(&mut model(2), &path).unwrap();
         tensors.insert("fc.bias".into(), Tensor::new(&[1e6f32, 0.0], &Device::Cpu).unwrap());
         let text = write_weights(&tensors, Some(DType::F16), &path).unwrap_err().to_string();
-        assert!(text.contains("1000000, the largest number of `fc.bias`"), "{text}");
+        assert!(text.contains("1000000, the largest finite number of `fc.bias`"), "{text}");
         assert!(write_weights(&tensors, Some(DType::U8), &path).is_err());
         tensors.remove("fc.weight");
         write_weights(&tensors, None, &path).unwrap();

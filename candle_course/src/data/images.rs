@@ -181,7 +181,8 @@ impl ImageDataset {
     /// influence what the model sees.
     ///
     /// # Errors
-    /// If there is not one finite mean and one positive standard deviation per channel.
+    /// If there is not one finite mean and one positive standard deviation per channel; one below
+    /// the rounding of its mean is that of a constant channel.
     pub fn normalized(&self, mean: &[f64], std: &[f64]) -> Result<Self> {
         let c = self.shape[0];
         if mean.len() != c || std.len() != c {
@@ -194,9 +195,7 @@ impl ImageDataset {
         if let Some(bad) = mean.iter().find(|x| !x.is_finite()) {
             return Err(Error::argument("mean", "finite numbers", bad));
         }
-        if let Some(bad) = std.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
-            return Err(Error::argument("std", "positive numbers", bad).hint("is a channel constant?"));
-        }
+        crate::data::transforms::deviations(mean, std)?;
         let tables = mean.iter().zip(std).map(|(&mean, &std)| table(mean, std)).collect();
         Ok(Self { tables: Arc::new(tables), ..self.clone() })
     }

@@ -7,7 +7,8 @@ use crate::random::Generator;
 /// Disjoint training, validation and test examples, by index.
 ///
 /// Shuffled by the seed, and together all the examples. Stratified by labels, every class is divided
-/// in the same proportions, within one example.
+/// in the same proportions, within one example, and the parts are as large as without labels, within
+/// one example of their share: where classes are small, chance decides which of them are rounded up.
 ///
 /// # Examples
 ///
@@ -117,15 +118,18 @@ impl SplitBuilder {
         };
         let mut generator = Generator::new(self.seed);
         let mut parts: [Vec<usize>; 3] = Default::default();
-        for mut class in members {
+        // Rounding the borders, not the sizes, keeps every part within one example of its share.
+        let border = |share: f64| (self.length as f64 * share).round() as usize;
+        let (first, second) = (border(self.validation), border(self.validation + self.test));
+        let totals = [self.length - second, first, second - first];
+        let shares = [1.0 - self.validation - self.test, self.validation, self.test];
+        let sizes: Vec<usize> = members.iter().map(Vec::len).collect();
+        let quotas = quotas(&sizes, shares, totals, &mut Generator::stream(self.seed, &[1]));
+        for (mut class, [_, validation, test]) in members.into_iter().zip(quotas) {
             generator.shuffle(&mut class);
-            let n = class.len() as f64;
-            // Rounding the borders, not the sizes, keeps every part within one example of its share.
-            let first = (n * self.validation).round() as usize;
-            let second = (n * (self.validation + self.test)).round() as usize;
-            parts[1].extend_from_slice(&class[..first]);
-            parts[2].extend_from_slice(&class[first..second]);
-            parts[0].extend_from_slice(&class[second..]);
+            parts[1].extend_from_slice(&class[..validation]);
+            parts[2].extend_from_slice(&class[validation..validation + test]);
+            parts[0].extend_from_slice(&class[validation + test..]);
         }
         for (name, part, fraction) in
             [("train", &parts[0], 1.0), ("validation", &parts[1], self.validation), ("test", &parts[2], self.test)]
@@ -138,6 +142,71 @@ impl SplitBuilder {
         parts.iter_mut().for_each(|part| generator.shuffle(part));
         Ok(Split { parts })
     }
+}
+
+/// How many examples of every class, of these sizes, each part gets: its share rounded up or down,
+/// so that classes and parts add up. Largest remainders are rounded up first, equal ones by chance.
+fn quotas(sizes: &[usize], shares: [f64; 3], totals: [usize; 3], generator: &mut Generator) -> Vec<[usize; 3]> {
+    let mut quotas = vec![[0; 3]; sizes.len()];
+    let mut remainders = vec![[0.0; 3]; sizes.len()];
+    let mut rounded_up = vec![[false; 3]; sizes.len()];
+    for (class, &size) in sizes.iter().enumerate() {
+        for part in 0..3 {
+            let share = size as f64 * shares[part];
+            // 30 · 0.1 is 3, not a little more.
+            let whole = (share + 1e-9).floor();
+            quotas[class][part] = whole as usize;
+            remainders[class][part] = (share - whole).max(0.0);
+        }
+        let mut order = [0, 1, 2];
+        order.sort_by(|&a, &b| remainders[class][b].total_cmp(&remainders[class][a]));
+        let left = size - quotas[class].iter().sum::<usize>();
+        order[..left.min(3)].iter().for_each(|&part| rounded_up[class][part] = true);
+    }
+    let mut counts = [0, 1, 2].map(|part| {
+        let up = rounded_up.iter().filter(|up| up[part]).count();
+        (quotas.iter().map(|quota| quota[part]).sum::<usize>() + up) as i64 - totals[part] as i64
+    });
+    let mut classes: Vec<usize> = (0..sizes.len()).collect();
+    generator.shuffle(&mut classes);
+    // Moves the rounding up of so many classes, of the largest gain, between two parts.
+    let mut shift = |counts: &mut [i64; 3], from: usize, to: usize, most: usize, whole: bool| {
+        let gain = |class: usize| remainders[class][to] - remainders[class][from];
+        let can = |up: &[bool; 3], class: usize| up[from] && !up[to] && (whole || remainders[class][to] > 1e-9);
+        let mut able: Vec<usize> = classes.iter().copied().filter(|&class| can(&rounded_up[class], class)).collect();
+        able.sort_by(|&a, &b| gain(b).total_cmp(&gain(a)));
+        able.truncate(most);
+        for &class in &able {
+            (rounded_up[class][from], rounded_up[class][to]) = (false, true);
+        }
+        counts[from] -= able.len() as i64;
+        counts[to] += able.len() as i64;
+        !able.is_empty()
+    };
+    // From the parts that have too many to those that lack some, if need be by way of the third,
+    // at last also where a share is whole.
+    while counts.iter().any(|&count| count != 0) {
+        let pairs = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)];
+        let needed: Vec<(usize, usize)> = pairs.into_iter().filter(|&(a, b)| counts[a] > 0 && counts[b] < 0).collect();
+        let most = |counts: &[i64; 3], (from, to): (usize, usize)| counts[from].min(-counts[to]) as usize;
+        let moved = needed.iter().any(|&pair| {
+            let most = most(&counts, pair);
+            shift(&mut counts, pair.0, pair.1, most, false)
+        }) || needed.iter().any(|&(from, to)| {
+            let third = 3 - from - to;
+            shift(&mut counts, third, to, 1, false) && shift(&mut counts, from, third, 1, false)
+        }) || needed.iter().any(|&pair| {
+            let most = most(&counts, pair);
+            shift(&mut counts, pair.0, pair.1, most, true)
+        });
+        if !moved {
+            break;
+        }
+    }
+    for (quota, up) in quotas.iter_mut().zip(rounded_up) {
+        quota.iter_mut().zip(up).for_each(|(quota, up)| *quota += usize::from(up));
+    }
+    quotas
 }
 
 #[cfg(test)]
@@ -170,6 +239,51 @@ mod tests {
             let again = Split::builder(labels.len()).stratify(&labels).validation(validation).test(test).seed(seed).build().unwrap();
             prop_assert_eq!(split, again);
         }
+
+        #[test]
+        fn many_small_classes_add_up(
+            sizes in prop::collection::vec(1usize..9, 20..120),
+            validation in 0.05f64..0.5,
+            test in 0.05f64..0.45,
+            seed in any::<u64>(),
+        ) {
+            let labels: Vec<u32> = sizes.iter().zip(0..).flat_map(|(&size, class)| vec![class; size]).collect();
+            let split = Split::builder(labels.len()).stratify(&labels).validation(validation).test(test).seed(seed).build().unwrap();
+            let plain = Split::builder(labels.len()).validation(validation).test(test).seed(seed).build().unwrap();
+            let fractions = [1.0 - validation - test, validation, test];
+            for ((part, plain), fraction) in split.parts.iter().zip(&plain.parts).zip(fractions) {
+                prop_assert_eq!(part.len(), plain.len());
+                let mut counts = vec![0usize; sizes.len()];
+                part.iter().for_each(|&i| counts[labels[i] as usize] += 1);
+                for (&count, &size) in counts.iter().zip(&sizes) {
+                    prop_assert!((count as f64 - size as f64 * fraction).abs() <= 1.0 + 1e-9);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn totals_are_as_asked_however_small_the_classes() {
+        for (classes, size, validation, expected) in
+            [(100, 30, 0.05, 150), (200, 5, 0.1, 100), (50, 1, 0.5, 25), (1000, 1, 0.2, 200), (3, 10, 0.25, 8)]
+        {
+            let labels: Vec<u32> = (0..classes * size).map(|i| i % classes).collect();
+            let split = |seed| Split::builder(labels.len()).stratify(&labels).validation(validation).seed(seed).build();
+            let part = split(1).unwrap().validation().to_vec();
+            assert_eq!(part.len(), expected, "{classes} classes of {size}");
+            let mut counts = vec![0; classes as usize];
+            part.iter().for_each(|&i| counts[labels[i] as usize] += 1);
+            let share = f64::from(size) * validation;
+            assert!(counts.iter().all(|&count| (f64::from(count) - share).abs() < 1.0), "{counts:?}");
+            // Not always the same classes.
+            let others: Vec<_> = (2..6).map(|seed| split(seed).unwrap().validation().to_vec()).collect();
+            let rounded_up = |part: &[usize]| {
+                let mut counts = vec![0; classes as usize];
+                part.iter().for_each(|&i| counts[labels[i] as usize] += 1);
+                counts
+            };
+            assert!(share.fract() == 0.0 || others.iter().any(|part| rounded_up(part) != counts));
+        }
     }
 
     #[test]
@@ -179,7 +293,7 @@ mod tests {
         assert!(text(Split::builder(labels.len()).stratify(&labels).validation(-0.1)).contains("`validation`"));
         assert!(text(Split::builder(labels.len()).stratify(&labels).test(1.0)).contains("`test`"));
         assert!(text(Split::builder(labels.len()).stratify(&labels).validation(0.5).test(0.5)).contains("below 1"));
-        assert!(text(Split::builder(labels.len()).stratify(&labels).validation(0.1)).contains("too few examples"));
+        assert!(text(Split::builder(labels.len()).stratify(&labels).validation(0.05)).contains("too few examples"));
         assert!(text(Split::builder(0)).contains("`train`"));
         let text = text(Split::builder(labels.len() + 1).stratify(&labels));
         assert!(text.contains("`labels`: expected one for each of"), "{text}");

@@ -8,9 +8,11 @@ use crate::random::Generator;
 /// Every batch has, as nearly as whole examples allow, the class proportions of the whole set;
 /// which examples of a class, and their order in the batch, is random in every epoch.
 ///
-/// At every place of the epoch the class that lags farthest behind its share is served, so a
-/// class's count in a batch differs from its share by less than two examples. Use it with a loader
-/// of the same batch size.
+/// After every batch each class has had its share of the epoch so far, rounded up or down, so a
+/// class's count in a batch differs from its share by less than two examples. Where that leaves a
+/// choice, chance decides: in batches smaller than the number of classes all pairs of classes meet,
+/// and what `drop_last` drops is of other classes in every epoch. Use it with a loader of the same
+/// batch size.
 ///
 /// # Examples
 ///
@@ -54,15 +56,30 @@ impl Sampler for StratifiedBatchSampler {
         members.iter_mut().for_each(|class| generator.shuffle(class));
         let mut taken = vec![0usize; members.len()];
         let mut order = Vec::with_capacity(self.length);
-        for place in 1..=self.length {
-            // How many examples a class is behind, times the length: exact in whole numbers.
-            let behind = |class: usize| (members[class].len() * place) as i64 - (taken[class] * self.length) as i64;
-            let class = (0..members.len())
-                .filter(|&class| taken[class] < members[class].len())
-                .max_by_key(|&class| behind(class))
-                .ok_or_else(|| Error::data("a stratified epoch ran out of examples"))?;
-            order.push(members[class][taken[class]]);
-            taken[class] += 1;
+        let batches = self.length.div_ceil(self.batch_size);
+        for batch in 0..batches {
+            // Earliest deadline first, which meets all of them (Liu & Layland 1973): example j of a
+            // class of n is due when the class's share, rounded down, has reached j + 1, and may
+            // come as soon as its share, rounded up, has.
+            let boundary = |batch: usize| (batch * self.batch_size).min(self.length) as u128;
+            let reached = |class: usize, batch: usize| members[class].len() as u128 * boundary(batch);
+            let (length, end) = (self.length as u128, boundary(batch + 1) as usize);
+            let mut open: Vec<usize> = (0..members.len()).collect();
+            generator.shuffle(&mut open);
+            while order.len() < end {
+                open.retain(|&class| {
+                    taken[class] < members[class].len() && reached(class, batch + 1) > taken[class] as u128 * length
+                });
+                // By when, in examples, the next of a class is due, in whole batches.
+                let due = |class: usize| {
+                    let examples = ((taken[class] as u128 + 1) * length).div_ceil(members[class].len() as u128);
+                    examples.div_ceil(self.batch_size as u128)
+                };
+                let class = open.iter().copied().min_by_key(|&class| due(class));
+                let class = class.ok_or_else(|| Error::data("a stratified epoch ran out of examples"))?;
+                order.push(members[class][taken[class]]);
+                taken[class] += 1;
+            }
         }
         order.chunks_mut(self.batch_size).for_each(|batch| generator.shuffle(batch));
         Ok(order)
@@ -108,5 +125,33 @@ mod tests {
         let sampler = StratifiedBatchSampler::new(&[0, 1, 0, 1, 0, 1, 1, 1], 4, 5).unwrap();
         assert_eq!(sampler.indices(0).unwrap(), sampler.indices(0).unwrap());
         assert_ne!(sampler.indices(0).unwrap(), sampler.indices(1).unwrap());
+    }
+
+    #[test]
+    fn small_batches_bring_all_classes_together() {
+        use std::collections::BTreeSet;
+        for sizes in [vec![30; 10], (30..40).collect::<Vec<usize>>()] {
+            let labels: Vec<u32> = sizes.iter().zip(0..).flat_map(|(&size, class)| vec![class; size]).collect();
+            let sampler = StratifiedBatchSampler::new(&labels, 2, 7).unwrap();
+            let (mut pairs, mut last) = (BTreeSet::new(), BTreeSet::new());
+            for epoch in 0..20 {
+                let order = sampler.indices(epoch).unwrap();
+                for batch in order.chunks_exact(2) {
+                    let classes: BTreeSet<u32> = batch.iter().map(|&i| labels[i]).collect();
+                    if classes.len() == 2 {
+                        pairs.insert(classes);
+                    }
+                }
+            }
+            assert_eq!(pairs.len(), 45, "{sizes:?}");
+            // 7 does not divide the length: which classes would be dropped changes.
+            let sampler = StratifiedBatchSampler::new(&labels, 7, 7).unwrap();
+            for epoch in 0..30 {
+                let order = sampler.indices(epoch).unwrap();
+                let rest = order.len() % 7;
+                last.extend(order[order.len() - rest..].iter().map(|&i| labels[i]));
+            }
+            assert!(last.len() >= 9, "{last:?}");
+        }
     }
 }

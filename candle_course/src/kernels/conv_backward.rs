@@ -112,14 +112,19 @@ pub fn scatter_input<T: Element>(g: &Geometry, dy: &[T], panels: &[T], bias: Opt
     })
 }
 
-/// Adds the weight gradient of `images` to `sums`: `[group][depth][channel]`, channels padded to
-/// whole vectors.
+/// Pixels whose products are added in one register, in `T`.
+const PIXELS: usize = 1024;
+/// How many such sums are added in `T` before they go into f64.
+const RUNS: usize = 64;
+
+/// The weight gradient of `images`: `[group][depth][channel]`, channels padded to whole vectors.
 struct WeightGradient<'a, T> {
     geometry: &'a Geometry,
     x: &'a [T],
     dy: &'a [T],
     images: Range<usize>,
-    sums: &'a mut [T],
+    /// Zeros at first.
+    sums: &'a mut [f64],
 }
 
 fn padded_channels<S: Simd<T>, T>(g: &Geometry) -> usize {
@@ -135,54 +140,70 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
         let (depth, pixels, lanes) = (g.depth(), g.pixels(), padded_channels::<S, T>(g));
         let columns = S::WALK_VECTORS * S::LANES;
         let all_offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
-        let walk = Walk {
-            rows: g.output.0,
-            columns: g.output.1,
-            row_step: g.stride.0 * g.padded().1,
-            column_step: g.stride.1,
-        };
+        // Whole rows, as many as make up the pixels of a run.
+        let rows = (PIXELS / g.output.1).max(1);
+        let (row_step, column_step) = (g.stride.0 * g.padded().1, g.stride.1);
         let mut padded = Scratch::<T>::new(g.padded_image());
         let padded = &mut *padded;
         let mut transposed = Scratch::<T>::new(pixels * lanes);
         let transposed = &mut *transposed;
+        let mut few = vec![T::ZERO; self.sums.len()];
+        let move_few = |few: &mut [T], sums: &mut [f64]| {
+            for (sum, few) in sums.iter_mut().zip(few) {
+                *sum += few.wide();
+                *few = T::ZERO;
+            }
+        };
+        let mut runs = vec![0; g.groups];
         for image in self.images {
             pad(g, &self.x[image * g.image()..][..g.image()], padded);
             for group in 0..g.groups {
                 let first = (image * g.out_channels + group * g.group_out()) * pixels;
                 let dy = &self.dy[first..][..g.group_out() * pixels];
                 transpose(simd, dy, g.group_out(), pixels, transposed, lanes);
-                let sums = &mut self.sums[group * depth * lanes..][..depth * lanes];
-                for channel in (0..lanes).step_by(columns) {
-                    for k in (0..depth).step_by(S::WALK_ROWS) {
-                        let offsets: Offsets =
-                            std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
-                        debug_assert!(offsets.iter().all(|offset| offset + walk.last() < g.padded_image()));
-                        debug_assert!(walk.rows * walk.columns * lanes <= transposed.len() && lanes % S::LANES == 0);
-                        debug_assert!(k < depth && channel < lanes && sums.len() == depth * lanes);
-                        // SAFETY: offset plus the last step of the walk is the last number
-                        // of the padded image that the convolution reads; the transposed
-                        // gradient has `pixels` rows of `lanes` numbers; the target lies in
-                        // rows k.. of `sums`.
-                        unsafe {
-                            strided_tile(
-                                simd,
-                                walk,
-                                padded.as_ptr(),
-                                &offsets,
-                                transposed.as_ptr().add(channel),
-                                lanes,
-                                Target {
-                                    start: sums.as_mut_ptr().add(k * lanes + channel),
-                                    stride: lanes,
-                                    rows: S::WALK_ROWS.min(depth - k),
-                                    columns: columns.min(lanes - channel),
-                                },
-                            );
+                let share = group * depth * lanes..(group + 1) * depth * lanes;
+                let few = &mut few[share.clone()];
+                for first_row in (0..g.output.0).step_by(rows) {
+                    let rows = rows.min(g.output.0 - first_row);
+                    let walk = Walk { rows, columns: g.output.1, row_step, column_step };
+                    let (source, first_pixel) = (first_row * row_step, first_row * g.output.1);
+                    for channel in (0..lanes).step_by(columns) {
+                        for k in (0..depth).step_by(S::WALK_ROWS) {
+                            let offsets: Offsets =
+                                std::array::from_fn(|i| all_offsets[group * depth + (k + i).min(depth - 1)]);
+                            debug_assert!(offsets.iter().all(|offset| source + offset + walk.last() < padded.len()));
+                            debug_assert!((first_pixel + rows * g.output.1) * lanes <= transposed.len());
+                            debug_assert!(k < depth && channel < lanes && few.len() == depth * lanes);
+                            // SAFETY: offset plus the last step of the last run's walk is the last
+                            // number of the padded image that the convolution reads; the transposed
+                            // gradient has `pixels` rows of `lanes` numbers, a multiple of the
+                            // vector's; the target lies in rows k.. of `few`.
+                            unsafe {
+                                strided_tile(
+                                    simd,
+                                    walk,
+                                    padded.as_ptr().add(source),
+                                    &offsets,
+                                    transposed.as_ptr().add(first_pixel * lanes + channel),
+                                    lanes,
+                                    Target {
+                                        start: few.as_mut_ptr().add(k * lanes + channel),
+                                        stride: lanes,
+                                        rows: S::WALK_ROWS.min(depth - k),
+                                        columns: columns.min(lanes - channel),
+                                    },
+                                );
+                            }
                         }
+                    }
+                    runs[group] += 1;
+                    if runs[group] % RUNS == 0 {
+                        move_few(few, &mut self.sums[share.clone()]);
                     }
                 }
             }
         }
+        move_few(&mut few, self.sums);
     }
 }
 
@@ -233,7 +254,7 @@ pub(super) fn backward_weight_general<T: Element>(g: &Geometry, x: &[T], dy: &[T
     let (depth, lanes) = (g.depth(), T::dispatch(Lanes(g)));
     let len = g.groups * depth * lanes;
     let parts = threads().min(g.batch);
-    let mut sums = vec![T::ZERO; parts * len];
+    let mut sums = vec![0f64; parts * len];
     let shares = Parts::new(&mut sums);
     for_ranges(parts, |range| {
         for part in range {
@@ -248,7 +269,7 @@ pub(super) fn backward_weight_general<T: Element>(g: &Geometry, x: &[T], dy: &[T
             let (group, lane) = (channel / g.group_out(), channel % g.group_out());
             for (k, value) in row.iter_mut().enumerate() {
                 let place = (group * depth + k) * lanes + lane;
-                *value = sums.chunks_exact(len).map(|part| part[place]).sum();
+                *value = T::of(sums.chunks_exact(len).map(|part| part[place]).sum());
             }
         }
     })

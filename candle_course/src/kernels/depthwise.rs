@@ -33,7 +33,7 @@ fn add_scaled<T: Element>(to: &mut [T], factor: T, from: &[T], step: usize) {
 
 /// Σ a[i] · b[i · step], in chains of a fixed order.
 #[inline(always)]
-fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> T {
+fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> f64 {
     const CHAINS: usize = 16;
     let mut sums = [T::ZERO; CHAINS];
     if step == 1 {
@@ -52,7 +52,7 @@ fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> T {
             sums[i % CHAINS] += a * b;
         }
     }
-    sums.into_iter().sum()
+    sums.into_iter().map(T::wide).sum()
 }
 
 /// Calls `f(tap, y, start)` for every tap and output row: the row's first input number lies at
@@ -176,7 +176,7 @@ struct BackwardWeight<'a, T> {
     g: &'a Geometry,
     padded: &'a [T],
     dy: &'a [T],
-    dw: &'a mut [T],
+    dw: &'a mut [f64],
 }
 
 impl<T: Element> Kernel<T> for BackwardWeight<'_, T> {
@@ -194,7 +194,7 @@ impl<T: Element> Kernel<T> for BackwardWeight<'_, T> {
 pub fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     let (one, taps, pixels) = (one_channel(g), g.kernel.0 * g.kernel.1, g.pixels());
     let per_group = g.group_out() * taps;
-    let mut dw = vec![T::ZERO; g.in_channels * per_group];
+    let mut dw = vec![0f64; g.in_channels * per_group];
     let parts = Parts::new(&mut dw);
     for_ranges(g.in_channels, |range| {
         let mut padded = Scratch::<T>::new(one.padded_image());
@@ -211,7 +211,7 @@ pub fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
             }
         }
     });
-    dw
+    dw.into_iter().map(T::of).collect()
 }
 
 #[cfg(test)]

@@ -69,7 +69,29 @@ pub fn gemm<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accum
     });
 }
 
-/// The same on this thread alone, for work that is itself one of several parts.
+/// Rows whose products are added in `T`.
+const ROWS: usize = 8192;
+
+/// `aᵀ · b` of matrices with the same number of rows, however many: some thousand of them in `T`,
+/// then f64.
+pub fn product_over_rows<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
+    let part = |from: usize| {
+        let rows = ROWS.min(a.rows - from);
+        let a = Matrix { values: &a.values[from * a.row_stride..], rows, ..a };
+        let b = Matrix { values: &b.values[from * b.row_stride..], rows, ..b };
+        super::buffer::written(a.columns * b.columns, |out| gemm(a.t(), b, out, false))
+    };
+    if a.rows <= ROWS {
+        return part(0);
+    }
+    let mut sums = vec![0f64; a.columns * b.columns];
+    for from in (0..a.rows).step_by(ROWS) {
+        sums.iter_mut().zip(part(from)).for_each(|(sum, part)| *sum += part.wide());
+    }
+    sums.into_iter().map(T::of).collect()
+}
+
+/// [`gemm`] on this thread alone, for work that is itself one of several parts.
 pub fn gemm_serial<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accumulate: bool) {
     assert!(b.rows == a.columns && out.len() == a.rows * b.columns);
     // SAFETY: `out` has the product's size, and is borrowed mutably.

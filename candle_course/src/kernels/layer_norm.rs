@@ -2,16 +2,30 @@
 
 use super::buffer::written;
 use super::parallel::{Parts, for_ranges, threads};
-use super::reduce::sum_by;
+use super::reduce::{self, STEPS, sum_pairs};
 use super::simd::{Element, Kernel, Simd};
 
-/// Mean and 1 / √(variance + ε) of a row.
-#[inline(always)]
-fn moments<T: Element>(row: &[T], epsilon: f64) -> (T, T) {
-    let count = row.len() as f64;
-    let mean = T::of(sum_by(row.len(), |i| row[i]) / count);
-    let variance = sum_by(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
-    (mean, T::of(1.0 / (variance + epsilon).sqrt()))
+/// `normalised = (x − center) · inverse + shift` of a row.
+struct Row<T> {
+    center: T,
+    inverse: T,
+    shift: T,
+    /// The row's mean, less `center`.
+    offset: f64,
+}
+
+impl<T: Element> Row<T> {
+    #[inline(always)]
+    fn of(row: &[T], epsilon: f64) -> Self {
+        let reduce::Moments { center, offset, squares } = reduce::moments(row);
+        let inverse = 1.0 / (squares / row.len() as f64 + epsilon).sqrt();
+        Self { center, inverse: T::of(inverse), shift: T::of(-offset * inverse), offset }
+    }
+
+    #[inline(always)]
+    fn normalised(&self, x: T) -> T {
+        (x - self.center) * self.inverse + self.shift
+    }
 }
 
 struct Forward<'a, T> {
@@ -29,9 +43,9 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
         for (x, y) in self.x.chunks_exact(self.size).zip(self.y.chunks_exact_mut(self.size)) {
-            let (mean, inverse) = moments(x, self.epsilon);
+            let row = Row::of(x, self.epsilon);
             for (y, &x) in y.iter_mut().zip(x) {
-                *y = (x - mean) * inverse;
+                *y = row.normalised(x);
             }
             if let Some(weight) = self.weight {
                 y.iter_mut().zip(weight).for_each(|(y, &w)| *y *= w);
@@ -63,8 +77,8 @@ struct Backward<'a, T> {
     dx: &'a mut [T],
     /// Whether the gradients of weight and bias are wanted.
     affine: bool,
-    weight_sums: &'a mut [T],
-    bias_sums: &'a mut [T],
+    weight_sums: &'a mut [f64],
+    bias_sums: &'a mut [f64],
 }
 
 impl<T: Element> Kernel<T> for Backward<'_, T> {
@@ -73,31 +87,45 @@ impl<T: Element> Kernel<T> for Backward<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
         let mut dx_rows = self.dx.chunks_exact_mut(self.size);
-        for (x, dy) in self.x.chunks_exact(self.size).zip(self.dy.chunks_exact(self.size)) {
-            let (mean, inverse) = moments(x, self.epsilon);
-            if self.affine {
-                for i in 0..self.size {
-                    self.weight_sums[i] += dy[i] * (x[i] - mean) * inverse;
-                    self.bias_sums[i] += dy[i];
+        // A few rows in T, then f64.
+        let mut few = vec![T::ZERO; if self.affine { 2 * self.size } else { 0 }];
+        let (few_weight, few_bias) = few.split_at_mut(if self.affine { self.size } else { 0 });
+        let blocks = self.x.chunks(STEPS * self.size).zip(self.dy.chunks(STEPS * self.size));
+        for (x, dy) in blocks {
+            for (x, dy) in x.chunks_exact(self.size).zip(dy.chunks_exact(self.size)) {
+                let row = Row::of(x, self.epsilon);
+                if self.affine {
+                    for i in 0..self.size {
+                        few_weight[i] += dy[i] * row.normalised(x[i]);
+                        few_bias[i] += dy[i];
+                    }
+                }
+                let Some(dx) = dx_rows.next() else { continue };
+                match self.weight {
+                    Some(weight) => dx.iter_mut().zip(dy).zip(weight).for_each(|((dx, &dy), &w)| *dx = dy * w),
+                    None => dx.copy_from_slice(dy),
+                }
+                let Row { center, inverse, offset, .. } = row;
+                let [sum, product] = sum_pairs(dx, x, |dx, x| [dx, dx * (x - center)]);
+                let (count, wide) = (self.size as f64, inverse.wide());
+                let slope = (product - offset * sum) / count * wide * wide;
+                let (shift, slope) = (T::of(sum / count - slope * offset), T::of(slope));
+                for (dx, &x) in dx.iter_mut().zip(x) {
+                    *dx = inverse * (*dx - shift - (x - center) * slope);
                 }
             }
-            let Some(dx) = dx_rows.next() else { continue };
-            match self.weight {
-                Some(weight) => dx.iter_mut().zip(dy).zip(weight).for_each(|((dx, &dy), &w)| *dx = dy * w),
-                None => dx.copy_from_slice(dy),
-            }
-            let count = self.size as f64;
-            let offset = T::of(sum_by(self.size, |i| dx[i]) / count);
-            let slope = T::of(sum_by(self.size, |i| dx[i] * (x[i] - mean)) / count) * inverse * inverse;
-            for (dx, &x) in dx.iter_mut().zip(x) {
-                *dx = inverse * (*dx - offset - (x - mean) * slope);
+            for (sums, few) in [(&mut *self.weight_sums, &mut *few_weight), (&mut *self.bias_sums, &mut *few_bias)] {
+                for (sum, few) in sums.iter_mut().zip(few) {
+                    *sum += few.wide();
+                    *few = T::ZERO;
+                }
             }
         }
     }
 }
 
 /// The gradients of input (empty unless `input`), weight and bias (0 unless `affine`). Rows are
-/// divided into as many parts as there are threads, each summed in order.
+/// divided into as many parts as there are threads, each a number of whole blocks, summed in order.
 pub fn backward<T: Element>(
     x: &[T],
     dy: &[T],
@@ -108,13 +136,15 @@ pub fn backward<T: Element>(
     affine: bool,
 ) -> (Vec<T>, Vec<T>, Vec<T>) {
     let rows = x.len() / size;
-    let parts = if x.len() < super::parallel::SMALL { 1 } else { threads().min(rows) };
-    let mut sums = vec![T::ZERO; 2 * parts * size];
+    let blocks = rows.div_ceil(STEPS);
+    let parts = if x.len() < super::parallel::SMALL { 1 } else { threads().min(blocks) };
+    let mut sums = vec![0f64; 2 * parts * size];
     let dx = written(if input { x.len() } else { 0 }, |dx| {
         let (all_dx, all_sums) = (Parts::new(dx), Parts::new(&mut sums));
         for_ranges(parts, |range| {
             for part in range {
-                let (from, to) = (rows * part / parts * size, rows * (part + 1) / parts * size);
+                let row = |part: usize| (blocks * part / parts * STEPS).min(rows);
+                let (from, to) = (row(part) * size, row(part + 1) * size);
                 let dx_range = if input { from..to } else { 0..0 };
                 // SAFETY: every part comes once.
                 let (dx, sums) =
@@ -134,6 +164,6 @@ pub fn backward<T: Element>(
             }
         });
     });
-    let total = |first: usize| (0..size).map(|i| sums[first + i..].iter().step_by(2 * size).copied().sum()).collect();
+    let total = |first: usize| (0..size).map(|i| T::of(sums[first + i..].iter().step_by(2 * size).sum())).collect();
     (dx, total(0), total(size))
 }

@@ -2,7 +2,7 @@
 
 use super::buffer::written;
 use super::parallel::for_parts;
-use super::reduce::{for_planes, sum_by, sum_pairs};
+use super::reduce::{Moments, for_planes, moments, sum_pairs};
 use super::simd::{Element, Kernel, Simd};
 
 /// Mean and biased variance per channel.
@@ -23,11 +23,9 @@ impl<T: Element> Kernel<T> for PlaneMoments<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
-        for (plane, moments) in self.x.chunks_exact(self.plane).zip(self.moments) {
-            let mean = sum_by(plane.len(), |i| plane[i]) / plane.len() as f64;
-            let center = T::of(mean);
-            let squares = sum_by(plane.len(), |i| (plane[i] - center) * (plane[i] - center));
-            *moments = (mean, squares);
+        for (plane, found) in self.x.chunks_exact(self.plane).zip(self.moments) {
+            let Moments { center, offset, squares } = moments(plane);
+            *found = (center.wide() + offset, squares);
         }
     }
 }
@@ -57,7 +55,10 @@ pub fn statistics<T: Element>(x: &[T], channels: usize, plane: usize) -> Statist
 pub struct Channel<T> {
     pub mean: T,
     pub scale: T,
+    /// The bias, less what the rounding of the mean left.
     pub shift: T,
+    /// The mean before it was rounded, less `mean`.
+    offset: f64,
 }
 
 /// The constants of every channel.
@@ -68,10 +69,12 @@ pub fn channels<T: Element>(
     bias: Option<&[T]>,
 ) -> Vec<Channel<T>> {
     (0..statistics.mean.len())
-        .map(|c| Channel {
-            mean: T::of(statistics.mean[c]),
-            scale: T::of(weight.map_or(1.0, |w| w[c].wide()) / (statistics.variance[c] + epsilon).sqrt()),
-            shift: bias.map_or(T::ZERO, |b| b[c]),
+        .map(|c| {
+            let mean = T::of(statistics.mean[c]);
+            let offset = statistics.mean[c] - mean.wide();
+            let scale = weight.map_or(1.0, |w| w[c].wide()) / (statistics.variance[c] + epsilon).sqrt();
+            let shift = T::of(bias.map_or(0.0, |b| b[c].wide()) - offset * scale);
+            Channel { mean, scale: T::of(scale), shift, offset }
         })
         .collect()
 }
@@ -94,7 +97,7 @@ impl<T: Element> Kernel<T> for Normalise<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
-        let Channel { mean, scale, shift } = self.channel;
+        let Channel { mean, scale, shift, .. } = self.channel;
         let floor = floor(self.relu);
         for (y, &x) in self.y.iter_mut().zip(self.x) {
             let value = (x - mean) * scale + shift;
@@ -131,7 +134,7 @@ struct GradientSums<'a, T> {
     channels: &'a [Channel<T>],
     relu: bool,
     first: usize,
-    sums: &'a mut [(f64, f64)],
+    sums: &'a mut [[f64; 2]],
 }
 
 impl<T: Element> Kernel<T> for GradientSums<'_, T> {
@@ -141,12 +144,12 @@ impl<T: Element> Kernel<T> for GradientSums<'_, T> {
     fn run<S: Simd<T>>(self, _: S) {
         let planes = self.x.chunks_exact(self.plane).zip(self.dy.chunks_exact(self.plane));
         for (i, ((x, dy), sums)) in planes.zip(self.sums).enumerate() {
-            let Channel { mean, scale, shift } = self.channels[(self.first + i) % self.channels.len()];
+            let Channel { mean, scale, shift, .. } = self.channels[(self.first + i) % self.channels.len()];
             let floor = floor(self.relu);
             *sums = sum_pairs(x, dy, |x, dy| {
                 let centred = x - mean;
                 let passed = if centred * scale + shift <= floor { T::ZERO } else { dy };
-                (passed, passed * centred)
+                [passed, passed * centred]
             });
         }
     }
@@ -168,7 +171,7 @@ impl<T: Element> Kernel<T> for InputGradient<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
-        let Channel { mean, scale, shift } = self.channel;
+        let Channel { mean, scale, shift, .. } = self.channel;
         let floor = floor(self.relu);
         for ((dx, &x), &dy) in self.dx.iter_mut().zip(self.x).zip(self.dy) {
             let centred = x - mean;
@@ -187,7 +190,7 @@ pub fn backward<T: Element>(
     affine: bool,
 ) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
     let (plane, count) = (b.plane, b.channels.len());
-    let mut sums = vec![(0.0, 0.0); b.x.len() / plane];
+    let mut sums = vec![[0.0; 2]; b.x.len() / plane];
     let share = (super::parallel::SMALL / plane).max(1);
     if affine || through_statistics {
         for_planes(&mut sums, share, b.x.len(), |first, sums| {
@@ -196,7 +199,11 @@ pub fn backward<T: Element>(
         });
     }
     let totals: Vec<(f64, f64)> = (0..count)
-        .map(|c| sums[c..].iter().step_by(count).fold((0.0, 0.0), |total, sum| (total.0 + sum.0, total.1 + sum.1)))
+        .map(|c| {
+            let total = |k: usize| sums[c..].iter().step_by(count).map(|sum| sum[k]).sum::<f64>();
+            // The second is taken about the rounded mean.
+            (total(0), total(1) - b.channels[c].offset * total(0))
+        })
         .collect();
     let numbers = (b.x.len() / count) as f64;
     let dx = input.then(|| {
@@ -206,7 +213,8 @@ pub fn backward<T: Element>(
                 let (channel, inverse) = (b.channels[c], b.inverse_std[c]);
                 let mean_of =
                     |total: f64| if through_statistics { channel.scale.wide() * total / numbers } else { 0.0 };
-                let (offset, slope) = (T::of(mean_of(totals[c].0)), T::of(mean_of(totals[c].1) * inverse * inverse));
+                let slope = mean_of(totals[c].1) * inverse * inverse;
+                let (offset, slope) = (T::of(mean_of(totals[c].0) - slope * channel.offset), T::of(slope));
                 let (x, dy) = (&b.x[index * plane..][..plane], &b.dy[index * plane..][..plane]);
                 T::dispatch(InputGradient { x, dy, channel, relu: b.relu, offset, slope, dx });
             });

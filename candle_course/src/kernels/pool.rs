@@ -273,6 +273,9 @@ impl Windows for Adaptive {
     }
 }
 
+/// The largest window that is summed without f64.
+const FEW: usize = 32;
+
 /// The mean of every window.
 pub fn average_forward<T: Element>(windows: &impl Windows, x: &[T]) -> Vec<T> {
     let ((in_h, in_w), (out_h, out_w)) = windows.sizes();
@@ -281,8 +284,12 @@ pub fn average_forward<T: Element>(windows: &impl Windows, x: &[T]) -> Vec<T> {
             let x = &x[plane * in_h * in_w..][..in_h * in_w];
             for (pixel, y) in y.iter_mut().enumerate() {
                 let (rows, columns, divisor) = windows.window(pixel / out_w, pixel % out_w);
-                let sum: T = rows.map(|row| x[row * in_w..][columns.clone()].iter().copied().sum::<T>()).sum();
-                *y = sum / T::of(divisor);
+                let part = |row: usize| &x[row * in_w..][columns.clone()];
+                *y = if rows.len() * columns.len() <= FEW {
+                    rows.map(|row| part(row).iter().copied().sum::<T>()).sum::<T>() / T::of(divisor)
+                } else {
+                    T::of(rows.map(|row| super::reduce::sum(part(row))).sum::<f64>() / divisor)
+                };
             }
         });
     })

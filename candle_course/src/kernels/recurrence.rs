@@ -1,7 +1,7 @@
 //! Recurrent layers over whole sequences: every thread takes some examples through all steps.
 
 use super::buffer::{Scratch, written};
-use super::gemm::{Matrix, gemm, gemm_serial};
+use super::gemm::{Matrix, gemm_serial, product_over_rows};
 use super::parallel::{Parts, for_ranges};
 use super::real::Real;
 use super::simd::{Kernel, Simd};
@@ -368,7 +368,7 @@ impl Recurrence {
         }
         let gates = Matrix::new(from_hidden, examples * steps, self.width());
         let before = Matrix::new(&before, examples * steps, columns);
-        written(self.width() * columns, |out| gemm(gates.t(), before, out, false))
+        product_over_rows(gates, before)
     }
 }
 

@@ -165,8 +165,6 @@ pub trait Element: WithDType + Default + std::iter::Sum + std::ops::Neg<Output =
     fn wide(self) -> f64;
     /// eˣ.
     fn exp(self) -> Self;
-    /// ln x.
-    fn ln(self) -> Self;
     /// The larger number; `other` if either is NaN.
     fn maximum(self, other: Self) -> Self;
     /// Hands out this thread's reusable buffers of this type.
@@ -197,11 +195,6 @@ macro_rules! element {
             #[inline(always)]
             fn exp(self) -> Self {
                 $t::exp(self)
-            }
-
-            #[inline(always)]
-            fn ln(self) -> Self {
-                $t::ln(self)
             }
 
             #[inline(always)]

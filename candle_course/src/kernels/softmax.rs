@@ -7,8 +7,8 @@ use super::simd::Element;
 /// The largest number of a row, and ln Σ e^(x − largest): together the row's log-sum-exp.
 fn log_sum_exp<T: Element>(row: &[T]) -> (T, T) {
     let largest = row.iter().copied().fold(T::NEG_INFINITY, T::maximum);
-    let sum: T = row.iter().map(|&x| (x - largest).exp()).sum();
-    (largest, sum.ln())
+    let sum: f64 = row.iter().map(|&x| (x - largest).exp().wide()).sum();
+    (largest, T::of(sum.ln()))
 }
 
 /// log softmax of every row of `[rows, classes]`.
@@ -27,7 +27,7 @@ pub fn log_softmax_backward<T: Element>(y: &[T], dy: &[T], classes: usize) -> Ve
     written(y.len(), |dx| {
         for_parts(dx, classes, |row, dx| {
             let (y, dy) = (&y[row * classes..][..classes], &dy[row * classes..][..classes]);
-            let sum: T = dy.iter().copied().sum();
+            let sum = T::of(super::reduce::sum(dy));
             for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
                 *dx = dy - y.exp() * sum;
             }

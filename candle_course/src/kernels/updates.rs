@@ -30,6 +30,8 @@ pub(crate) trait Real:
     + 'static
 {
     const ZERO: Self;
+    /// The relative distance of neighbouring numbers.
+    const ROUNDING: Self;
     fn real(value: f64) -> Self;
     fn root(self) -> Self;
     fn finite(self) -> bool;
@@ -39,6 +41,7 @@ macro_rules! real {
     ($($t:ty),+) => {$(
         impl Real for $t {
             const ZERO: Self = 0.0;
+            const ROUNDING: Self = <$t>::EPSILON;
             fn real(value: f64) -> Self {
                 value as $t
             }
@@ -294,8 +297,9 @@ pub(crate) fn sum_chunks<A: Real>(values: &[A], term: impl Fn(A) -> f64 + Sync) 
         sums.iter().sum::<f64>() + rest
     };
     if values.len() <= SERIAL {
-        return values.chunks(CHUNK).map(chunk).sum();
+        return values.chunks(CHUNK).map(chunk).fold(0.0, |total, sum| total + sum);
     }
     let sums: Vec<f64> = parallel::map(values.chunks(CHUNK).collect(), chunk);
-    sums.iter().sum()
+    // Not the sum of an empty iterator, which is −0.
+    sums.iter().fold(0.0, |total, sum| total + sum)
 }

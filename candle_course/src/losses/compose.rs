@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor, Var};
 
 use crate::error::{Context as _, Error, Result};
+use crate::kernels::losses::weighted;
 use crate::losses::validate::number;
 use crate::losses::{Loss, Mean, MeanOf};
 use crate::nn::{Init, Scope};
@@ -108,7 +109,7 @@ impl Loss for WeightedSum {
         let values = self.terms.iter().map(|term| {
             let value = term.loss.forward(predictions, targets)?;
             scalar("term", &term.name, &value)?;
-            Ok((value * term.weight)?)
+            weighted(&value, term.weight)
         });
         sum(values.collect::<Result<_>>()?)
     }
@@ -134,7 +135,7 @@ impl Loss for WeightedSum {
         for term in &self.terms {
             for Mean { value, of } in term.loss.means(predictions, targets)? {
                 scalar("term", &term.name, &value)?;
-                means.push(Mean { value: (value * term.weight)?, of });
+                means.push(Mean { value: weighted(&value, term.weight)?, of });
             }
         }
         Ok(means)

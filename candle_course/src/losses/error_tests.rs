@@ -408,3 +408,62 @@ fn another_device_is_named() {
     assert!(text.contains("`targets`: expected a tensor on the device of the predictions, cuda:0, got cpu"), "{text}");
     assert!(text.contains("to_device"), "{text}");
 }
+
+#[test]
+fn a_term_without_weight_has_a_gradient_of_zeros() {
+    let x = Var::new(&[[0.3f32, -0.2], [0.1, 0.4]], &Device::Cpu).unwrap();
+    let targets = Tensor::new(&[0u32, 1], &Device::Cpu).unwrap();
+    let weighted = |first: f64, second: f64| {
+        let terms = WeightedSum::builder().term("cross-entropy", first, CrossEntropy::default());
+        terms.term("dice", second, Dice::default()).build().unwrap()
+    };
+    let losses: [(&str, Box<dyn Loss>); 2] =
+        [("nothing", Box::new(weighted(0.0, 0.0))), ("dice alone", Box::new(weighted(0.0, 1.0)))];
+    for (name, loss) in losses {
+        let value = loss.forward(&x, &targets).unwrap();
+        let by_terms: Vec<Tensor> = loss.means(&x, &targets).unwrap().into_iter().map(|mean| mean.value).collect();
+        for value in by_terms.iter().chain([&value]) {
+            let gradients = value.backward().unwrap();
+            let gradient = gradients.get(&x).unwrap_or_else(|| panic!("{name}: no gradient"));
+            let sum = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert_eq!(sum == 0.0, value.to_scalar::<f32>().unwrap() == 0.0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_smallest_beta_is_no_nan() {
+    for beta in [1e-45, 1e-40, 1e-30, 1e-17, 1e-10, 1e-300] {
+        let loss = SmoothL1::builder().beta(beta).build().unwrap();
+        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-9)] {
+            let x = Tensor::new(&[0.0f64, 1e-5, -2.0], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let x = Var::from_tensor(&x).unwrap();
+            let value = loss.forward(&x, &x.zeros_like().unwrap()).unwrap();
+            let gradients = value.backward().unwrap();
+            let gradient = gradients.get(&x).unwrap().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+            let value = value.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap();
+            assert!((value - 2.00001 / 3.0).abs() < tolerance, "{beta} {dtype:?}: {value}");
+            for (found, expected) in gradient.iter().zip([0.0, 1.0 / 3.0, -1.0 / 3.0]) {
+                assert!((found - expected).abs() < 1e-6, "{beta} {dtype:?}: {gradient:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_but_ignored_pixels_loses_nothing() {
+    let logits = Tensor::new(&[[[0.5f32, -1.0], [2.0, 0.1]]], &Device::Cpu).unwrap();
+    let ignored = Tensor::new(&[[255u32, 255]], &Device::Cpu).unwrap();
+    for over in [Over::Batch, Over::Image] {
+        let loss = LovaszSoftmax::builder().over(over).ignore_index(255).build().unwrap();
+        let value = loss.forward(&logits, &ignored).unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(value.to_bits(), 0, "{over:?}: {value}");
+        let loss = LovaszHinge::builder().over(over).ignore_index(255).build().unwrap();
+        let value = loss
+            .forward(&logits.narrow(1, 0, 1).unwrap().squeeze(1).unwrap(), &ignored)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert_eq!(value.to_bits(), 0, "{over:?}: {value}");
+    }
+}

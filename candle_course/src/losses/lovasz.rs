@@ -175,7 +175,7 @@ impl LovaszSoftmax {
             (value * weight, rows)
         };
         let done: Vec<(f64, Vec<T>)> = parallel::map(jobs.iter().collect(), one);
-        let value = done.iter().map(|(value, _)| value).sum();
+        let value = done.iter().fold(0.0, |total, (value, _)| total + value);
         if let Some(gradient) = &mut gradient {
             for ((group, class, _), (_, rows)) in jobs.iter().zip(&done) {
                 for (n, row) in group.clone().zip(rows.chunks_exact(positions)) {

@@ -1,6 +1,6 @@
 //! Losses of real-valued predictions: biomass, yield, depth, reflectance.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 use crate::kernels::losses::{Pointwise, pointwise, sum_trailing};
@@ -347,6 +347,10 @@ impl Loss for SmoothL1 {
     fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let Self { beta, reduction } = *self;
         let (predictions, targets) = pair(predictions, targets)?;
+        // 1 / β overflows, or the parabola's β² vanishes: what is left is |difference|.
+        if beta < if predictions.dtype() == DType::F64 { 1e-150 } else { 1e-18 } {
+            return Mae { reduction }.forward(&predictions, &targets);
+        }
         from_device!(
             predictions,
             targets,

@@ -1,6 +1,6 @@
 //! Whether probabilities mean what they say.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::metrics::input::class_probabilities;
@@ -28,6 +28,9 @@ pub struct CalibrationBin {
 ///
 /// `predictions`: `[N, C]`, probabilities; `targets`: `[N]`, classes. The confidence is the
 /// largest probability. (Guo et al., "On calibration of modern neural networks", 2017.)
+///
+/// Bin i of n begins with i / n, rounded to the dtype of the predictions, as in torchmetrics: 0.7 of
+/// ten bins is in the one from 0.7 on, in f32 too, where it is a little less than 7/10.
 ///
 /// # Examples
 ///
@@ -64,13 +67,13 @@ impl CalibrationError {
 
     /// The bins, for a reliability diagram.
     pub fn bins(&self) -> Vec<CalibrationBin> {
-        let width = 1.0 / self.counts.len() as f64;
+        let edge = |i: usize| i as f64 / self.counts.len() as f64;
         let bin = |i: usize| {
             let count = self.counts[i];
             let mean = |sum: f64| (count > 0).then(|| sum / count as f64);
             CalibrationBin {
-                from: i as f64 * width,
-                to: (i + 1) as f64 * width,
+                from: edge(i),
+                to: edge(i + 1),
                 count,
                 confidence: mean(self.confidences[i]),
                 accuracy: mean(self.right[i] as f64),
@@ -92,9 +95,12 @@ impl Metric for CalibrationError {
     fn update(&mut self, predictions: &Tensor, targets: &Tensor) -> Result<()> {
         let (values, labels, classes) = class_probabilities(predictions, targets)?;
         let bins = self.counts.len();
+        let edges: Vec<f64> = (1..bins).map(|i| i as f64 / bins as f64).collect();
+        let rounded = Tensor::from_vec(edges, bins - 1, &Device::Cpu)?.to_dtype(predictions.dtype())?;
+        let edges = rounded.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         for (row, &label) in values.chunks_exact(classes).zip(&labels) {
             let best = (1..classes).fold(0, |best, c| if row[c] > row[best] { c } else { best });
-            let bin = ((row[best] * bins as f64) as usize).min(bins - 1);
+            let bin = edges.partition_point(|&edge| edge <= row[best]);
             self.counts[bin] += 1;
             self.confidences[bin] += row[best];
             self.right[bin] += u64::from(best == label);

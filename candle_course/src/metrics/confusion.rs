@@ -357,6 +357,16 @@ impl ConfusionMatrix {
         }
     }
 
+    /// The classes that have a truth: all but one whose label is ignored. What is predicted as that one
+    /// is missed of the true class, but it is no class of its own.
+    fn segmented(&self, name: &str, by: Average, score: impl Fn(&ClassScores) -> Option<f64>) -> Result<f64> {
+        let mut classes = self.per_class()?;
+        if let Some(ignored) = self.ignore_index.and_then(|index| classes.get_mut(usize::try_from(index).ok()?)) {
+            *ignored = ClassScores::default();
+        }
+        average(name, &classes, by, self.undefined, score)
+    }
+
     fn averaged(&self, name: &str, by: Average, score: impl Fn(&ClassScores) -> Option<f64>) -> Result<f64> {
         average(name, &self.per_class()?, by, self.undefined, score)
     }
@@ -424,20 +434,23 @@ impl ConfusionMatrix {
         self.averaged("F1", by, |class| class.f_beta(1.0))
     }
 
-    /// TP / (TP + FP + FN), averaged; with [`Average::Macro`] the mean IoU.
+    /// TP / (TP + FP + FN), averaged; with [`Average::Macro`] the mean IoU. A class whose label is
+    /// ignored does not enter, also where it was predicted, as in torchmetrics' `JaccardIndex`: those
+    /// positions are misses of their true classes.
     ///
     /// # Errors
     /// As [`ConfusionMatrix::precision`].
     pub fn iou(&self, by: Average) -> Result<f64> {
-        self.averaged("IoU", by, ClassScores::iou)
+        self.segmented("IoU", by, ClassScores::iou)
     }
 
-    /// 2 TP / (2 TP + FP + FN), averaged.
+    /// 2 TP / (2 TP + FP + FN), averaged; an ignored class does not enter, as for
+    /// [`ConfusionMatrix::iou`].
     ///
     /// # Errors
     /// As [`ConfusionMatrix::precision`].
     pub fn dice(&self, by: Average) -> Result<f64> {
-        self.averaged("Dice", by, ClassScores::dice)
+        self.segmented("Dice", by, ClassScores::dice)
     }
 
     /// Cohen's kappa, (p_o − p_e)/(1 − p_e): agreement beyond what the class frequencies give by

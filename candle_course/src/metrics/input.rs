@@ -70,6 +70,10 @@ pub(crate) fn predicted_classes(predictions: &Tensor, targets: &Tensor, classes:
             error.hint("dimension 1 of the predictions is the classes")
         });
     }
+    if predictions.elem_count() == 0 {
+        // Of nothing there is nothing to count.
+        return Ok(targets.zeros_like()?.to_dtype(DType::U32)?);
+    }
     let predictions = predictions.detach();
     no_nan_on_cpu("predictions", &predictions)?;
     Ok(predictions.argmax(1)?)

@@ -86,6 +86,10 @@ pub struct PrecisionSummary {
 /// Of equal scores the one that comes first in its own image counts as the surer one, and of several
 /// images' the wrong one: the value does not depend on the order of the images. (Lin et al., "Microsoft COCO", 2014.)
 ///
+/// The recalls are i / 100. pycocotools alone takes i · 0.01, ten of which lie above that by their
+/// last bit, so that a recall of exactly 7/20 does not reach its 0.35; torchmetrics hands it others,
+/// rounded to f32. Where the recall of a class is such a number, they differ in the fifth digit.
+///
 /// # Examples
 ///
 /// ```

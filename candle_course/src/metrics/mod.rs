@@ -42,6 +42,8 @@ mod calibration;
 mod confusion;
 mod curves;
 mod display;
+#[cfg(test)]
+mod edge_tests;
 mod input;
 mod mean_average_precision;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use candle_core::{Module, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
+use crate::ops;
 
 /// y = γ (x − μ) / √(σ² + ε) + β, with mean and (biased) variance over each group of channels of
 /// each example, as `torch.nn.GroupNorm`.
@@ -107,16 +108,11 @@ pub(crate) fn group_norm(xs: &Tensor, groups: usize, weight: &Tensor, bias: &Ten
         let rows = crate::kernels::cuda::layer_norm::Rows { size, groups, inner, epsilon };
         return Ok(rows.apply(xs, Some((weight, bias)))?);
     }
-    let grouped = xs.reshape((dims[0], groups, xs.elem_count() / (dims[0] * groups)))?;
-    let centered = grouped.broadcast_sub(&grouped.mean_keepdim(2)?)?;
-    let deviation = (centered.sqr()?.mean_keepdim(2)? + epsilon)?.sqrt()?;
-    let mut affine = vec![1; dims.len()];
-    affine[1] = dims[1];
-    Ok(centered
-        .broadcast_div(&deviation)?
-        .reshape(dims)?
-        .broadcast_mul(&weight.reshape(affine.clone())?)?
-        .broadcast_add(&bias.reshape(affine)?)?)
+    let size = xs.elem_count() / (dims[0] * groups);
+    let normalised = ops::layer_norm(&xs.reshape((dims[0], groups, size))?, &[size], None, epsilon)?.reshape(dims)?;
+    // Weight and bias of every channel: batch normalisation by mean 0 and variance 1.
+    let (mean, variance) = (bias.zeros_like()?.detach(), bias.ones_like()?.detach());
+    ops::batch_norm_inference(&normalised, &mean, &variance, Some((weight, bias)), 0.0, false)
 }
 
 #[cfg(test)]

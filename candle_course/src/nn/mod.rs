@@ -10,6 +10,8 @@ mod group_norm;
 pub mod init;
 mod layer_norm;
 mod linear;
+#[cfg(test)]
+mod long_sum_tests;
 mod pair;
 mod parameters;
 mod pool;

@@ -6,7 +6,7 @@ use super::support::{
     Reading, apply, check_input, check_same_kind, check_shape, check_weight, on_cpu, relu_composed, tensor,
 };
 use crate::error::{Error, Result};
-use crate::kernels::gemm::{Matrix, gemm};
+use crate::kernels::gemm::{Matrix, gemm, product_over_rows};
 use crate::kernels::node::{Gradients, Value};
 use crate::kernels::simd::Element;
 use crate::kernels::{activation, buffer::written, reduce};
@@ -49,14 +49,17 @@ impl Linear {
             dy.get::<T>()?
         };
         let dy_matrix = Matrix::new(dy, self.rows, self.outputs);
-        let product = |a: Matrix<'_, T>, b: Matrix<'_, T>| written(a.rows * b.columns, |out| gemm(a, b, out, false));
         let dx = match xs.track_op() {
-            true => Some(tensor(product(dy_matrix, Matrix::new(w.get()?, self.outputs, self.inputs)), xs.shape())?),
+            true => {
+                let w = Matrix::new(w.get()?, self.outputs, self.inputs);
+                Some(tensor(written(self.rows * self.inputs, |dx| gemm(dy_matrix, w, dx, false)), xs.shape())?)
+            }
             false => None,
         };
         let dw = match weight.track_op() {
             true => {
-                Some(tensor(product(dy_matrix.t(), Matrix::new(x.get()?, self.rows, self.inputs)), weight.shape())?)
+                let x = Matrix::new(x.get()?, self.rows, self.inputs);
+                Some(tensor(product_over_rows(dy_matrix, x), weight.shape())?)
             }
             false => None,
         };

@@ -121,6 +121,7 @@ impl GradientAccumulator {
                 if self.count == 1 {
                     // The first gradient stays as it is while it is alone: a group of one batch
                     // is bit-identical to no accumulation.
+                    change(&trainable, sum, |gradient| Ok(gradient.to_dtype(sum_dtype(gradient.dtype()))?))?;
                     multiply(&trainable, sum, so_far)?;
                 }
                 #[cfg(feature = "cuda")]
@@ -161,6 +162,12 @@ impl GradientAccumulator {
         for (mut sum, of) in std::mem::take(&mut self.terms) {
             if count > 1 {
                 divide(&trainable, &mut sum, &of)?;
+                for (_, var) in &trainable {
+                    if let Some(gradient) = sum.get(var).filter(|gradient| gradient.dtype() != var.dtype()) {
+                        let gradient = gradient.to_dtype(var.dtype())?;
+                        sum.insert(var, gradient);
+                    }
+                }
             }
             match &mut whole {
                 None => whole = Some(sum),
@@ -191,10 +198,15 @@ fn complete(trainable: &[(String, Var)], terms: &[(GradStore, MeanOf)]) -> Resul
     collect(&missing, first).map(|_| ())
 }
 
+/// The dtype in which gradients of `dtype` are summed: half precision would round small ones away.
+fn sum_dtype(dtype: DType) -> DType {
+    if matches!(dtype, DType::F16 | DType::BF16) { DType::F32 } else { dtype }
+}
+
 /// sum ← sum + gradient · what it is divided by.
 fn add_total(sum: &mut GradStore, var: &Var, gradient: &Tensor, of: &MeanOf) -> Result<()> {
     let Some(total) = sum.get(var) else {
-        sum.insert(var, of.total(gradient)?.copy()?);
+        sum.insert(var, of.total(&gradient.to_dtype(sum_dtype(gradient.dtype()))?)?.copy()?);
         return Ok(());
     };
     match of {
@@ -202,7 +214,7 @@ fn add_total(sum: &mut GradStore, var: &Var, gradient: &Tensor, of: &MeanOf) -> 
             kernels::in_place(&AddScaled(*count), total, gradient, &mut Slots::none(total.dtype()))?;
         }
         of => {
-            let total = (total + of.total(gradient)?)?;
+            let total = (total + of.total(&gradient.to_dtype(total.dtype())?)?)?;
             sum.insert(var, total);
         }
     }
@@ -252,7 +264,9 @@ fn add_on_device(trainable: &[(String, Var)], sum: &GradStore, gradients: &GradS
     let mut pairs = Vec::new();
     for (_, var) in trainable {
         match (sum.get(var), gradients.get(var)) {
-            (Some(total), Some(gradient)) => pairs.push((total.clone(), gradient.contiguous()?)),
+            (Some(total), Some(gradient)) => {
+                pairs.push((total.clone(), gradient.to_dtype(total.dtype())?.contiguous()?))
+            }
             (None, Some(_)) => return Ok(false), // it begins with this batch
             (_, None) => {}
         }
@@ -325,7 +339,8 @@ impl Stateful for GradientAccumulator {
             let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
             for (name, var) in &trainable {
                 if let Some(gradient) = state.get(&format!("{term}.sum.{name}")) {
-                    store.insert(var, gradient.to_dtype(var.dtype())?.to_device(var.device())?.copy()?);
+                    let dtype = if batches > 1 { sum_dtype(var.dtype()) } else { var.dtype() };
+                    store.insert(var, gradient.to_dtype(dtype)?.to_device(var.device())?.copy()?);
                 }
             }
             terms.push((store, MeanOf::from_number(state[&format!("{term}.mean_of")].to_scalar::<f64>()?)));
@@ -437,5 +452,29 @@ mod tests {
         assert!(accumulator.add(gradients(&layer, &xs, &ys), 2).unwrap());
         let text = accumulator.add(gradients(&layer, &xs, &ys), 2).unwrap_err().to_string();
         assert!(text.contains("the group of 1 batches is full"), "{text}");
+    }
+
+    #[test]
+    fn half_precision_gradients_are_summed_in_f32() {
+        for dtype in [DType::BF16, DType::F16] {
+            let parameters = Parameters::with_dtype(0, dtype, &Device::Cpu);
+            let w = parameters.root().parameter("w", 1, crate::nn::Init::Constant(1.0)).unwrap();
+            let batches = 3000;
+            let mut accumulator = GradientAccumulator::new(&parameters, batches).unwrap();
+            for batch in 0..batches {
+                let gradient = if batch % 2 == 0 { 0.0625 } else { 0.125 };
+                let loss = (w.as_tensor() * gradient).unwrap().sum_all().unwrap();
+                accumulator.add(loss.backward().unwrap(), MeanOf::Count(1.0)).unwrap();
+                if batch == 1500 {
+                    let state = accumulator.state().unwrap();
+                    accumulator.load_state(&state).unwrap();
+                }
+            }
+            let gradients = accumulator.take().unwrap();
+            let mean = gradients.get(&w).unwrap();
+            assert_eq!(mean.dtype(), dtype);
+            let mean = mean.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap()[0];
+            assert!((mean - 0.09375).abs() < 1e-4, "{dtype:?}: {mean}");
+        }
     }
 }

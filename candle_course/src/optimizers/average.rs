@@ -41,7 +41,10 @@ use crate::stateful::{Expected, State, Stateful, compare};
 pub struct WeightAverage {
     parameters: Parameters,
     rule: Rule,
+    /// In f32 where the parameter is half precision, in which a small step would be rounded away.
     averages: BTreeMap<String, Var>,
+    /// While the model holds the averages: those that it holds rounded.
+    exact: BTreeMap<String, Tensor>,
     updates: u64,
     swapped: bool,
 }
@@ -90,7 +93,7 @@ impl WeightAverage {
         }
         let averages =
             all.into_iter().map(|(name, var)| Ok((name, copy(&var)?))).collect::<Result<BTreeMap<_, _>>>()?;
-        Ok(Self { parameters: parameters.clone(), rule, averages, updates: 0, swapped: false })
+        Ok(Self { parameters: parameters.clone(), rule, averages, exact: BTreeMap::new(), updates: 0, swapped: false })
     }
 
     /// Takes in the parameters as they are. The first update is a copy.
@@ -121,7 +124,7 @@ impl WeightAverage {
         for (name, var) in self.pairs()? {
             let average = &self.averages[&name];
             if share == 1.0 || buffers.contains(&name) {
-                average.set(&var)?;
+                average.set(&var.to_dtype(average.dtype())?)?;
             } else {
                 kernels::apply(&MoveTowards(share), average, &var, &mut Slots::new(average, &[], false)?)?;
             }
@@ -142,7 +145,8 @@ impl WeightAverage {
             if share == 1.0 || buffers.contains(name) { copied.push(change) } else { moved.push(change) }
         }
         let together: Vec<_> = copied.iter().chain(&moved).map(|&(average, ..)| average).collect();
-        if !crate::kernels::cuda::updates::fits(together) {
+        let rounded = pairs.iter().any(|(name, var)| self.averages[name].dtype() != var.dtype());
+        if rounded || !crate::kernels::cuda::updates::fits(together) {
             return Ok(false);
         }
         Ok(change_all("copy", &copied)? && change_all("move_towards", &moved)?)
@@ -158,9 +162,21 @@ impl WeightAverage {
         }
         for (name, var) in self.pairs()? {
             let average = &self.averages[&name];
-            let current = var.as_tensor().copy()?;
-            var.set(average)?;
-            average.set(&current)?;
+            let held = var.as_tensor().copy()?.to_dtype(average.dtype())?;
+            let given = average.to_dtype(var.dtype())?;
+            let kept = match self.exact.remove(&name) {
+                // What the model held is the average, rounded, unless somebody changed it since.
+                Some(exact) => {
+                    let rounded = exact.to_dtype(var.dtype())?.to_dtype(exact.dtype())?;
+                    held.eq(&rounded)?.where_cond(&exact, &held)?
+                }
+                None => held,
+            };
+            if !self.swapped && average.dtype() != var.dtype() {
+                self.exact.insert(name.clone(), average.as_tensor().copy()?);
+            }
+            var.set(&given)?;
+            average.set(&kept)?;
         }
         self.swapped = !self.swapped;
         Ok(())
@@ -206,8 +222,9 @@ impl WeightAverageBuilder {
 }
 
 fn copy(var: &Var) -> Result<Var> {
+    let dtype = if matches!(var.dtype(), DType::F16 | DType::BF16) { DType::F32 } else { var.dtype() };
     // `from_tensor` would return a variable itself, not a copy.
-    Ok(Var::from_tensor(&var.as_tensor().copy()?.detach())?)
+    Ok(Var::from_tensor(&var.as_tensor().copy()?.to_dtype(dtype)?.detach())?)
 }
 
 /// average ← average + share · (parameter − average).
@@ -311,5 +328,36 @@ mod tests {
         tensors.remove("average.w");
         let text = resumed.load_state(&tensors).unwrap_err().to_string();
         assert!(text.contains("`average.w` is missing"), "{text}");
+    }
+
+    #[test]
+    fn half_precision_averages_move_by_steps_that_half_precision_lacks() {
+        for dtype in [DType::BF16, DType::F16] {
+            let parameters = Parameters::with_dtype(0, dtype, &Device::Cpu);
+            let w = parameters.root().parameter("w", 1, Init::Constant(1.0)).unwrap();
+            let mut average = WeightAverage::builder(&parameters).decay(0.999).build().unwrap();
+            average.update().unwrap();
+            let set =
+                |value: f64| w.set(&Tensor::new(&[value], &Device::Cpu).unwrap().to_dtype(dtype).unwrap()).unwrap();
+            let get = || w.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()[0];
+            set(2.0);
+            for _ in 0..700 {
+                average.update().unwrap();
+            }
+            let exact = 2.0 - 0.999f64.powi(700);
+            let before = average.state().unwrap()["average.w"].to_vec1::<f32>().unwrap()[0];
+            assert!((f64::from(before) - exact).abs() < 1e-4, "{before} {exact}");
+            average.swap().unwrap();
+            assert!((get() - exact).abs() < 0.01);
+            average.swap().unwrap();
+            assert_eq!(get(), 2.0);
+            // The model held it rounded; it was not lost.
+            assert_eq!(average.state().unwrap()["average.w"].to_vec1::<f32>().unwrap()[0], before);
+            // What was changed in the meantime, as buffers are, is kept.
+            average.swap().unwrap();
+            set(0.5);
+            average.swap().unwrap();
+            assert_eq!(average.state().unwrap()["average.w"].to_vec1::<f32>().unwrap()[0], 0.5);
+        }
     }
 }

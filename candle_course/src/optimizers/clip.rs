@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, Var};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::{runtime, updates as device};
-use crate::kernels::updates::{Real, contiguous_range, map_chunks, sum_chunks};
+use crate::kernels::updates::{Real, contiguous_range, map_chunks, state_dtype, sum_chunks};
 use crate::nn::Parameters;
 use crate::optimizers::engine::collect;
 
@@ -283,7 +283,9 @@ impl InplaceOp1 for InPlace {
 
 /// Σ x², in f64, in a fixed order.
 fn square_sum(tensor: &Tensor) -> Result<f64> {
-    {
+    if tensor.device().is_cpu() {
+        // Half precision and transposed views, too, are summed in f64.
+        let tensor = tensor.to_dtype(state_dtype(tensor.dtype()))?.contiguous()?;
         let (storage, layout) = tensor.storage_and_layout();
         if let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
             match storage {

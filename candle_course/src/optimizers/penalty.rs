@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::kernels::losses::{sum_trailing, weighted};
 use crate::nn::Parameters;
 use crate::optimizers::groups::not_negative;
 
@@ -28,7 +29,7 @@ use crate::optimizers::groups::not_negative;
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 pub fn l1_penalty(parameters: &Parameters, strength: f64) -> Result<Tensor> {
-    penalty(parameters, strength, |weight| weight.abs()?.sum_all())
+    penalty(parameters, strength, Tensor::abs)
 }
 
 /// ½ λ Σ w² over the weights (parameters of rank 2 and more; not biases and norms): a scalar of
@@ -40,7 +41,7 @@ pub fn l1_penalty(parameters: &Parameters, strength: f64) -> Result<Tensor> {
 /// # Errors
 /// As [`l1_penalty`].
 pub fn l2_penalty(parameters: &Parameters, strength: f64) -> Result<Tensor> {
-    penalty(parameters, strength / 2.0, |weight| weight.sqr()?.sum_all())
+    penalty(parameters, strength / 2.0, Tensor::sqr)
 }
 
 fn penalty(
@@ -51,7 +52,7 @@ fn penalty(
     not_negative("strength", strength)?;
     let mut sum: Option<Tensor> = None;
     for (_, var) in parameters.trainable().into_iter().filter(|(_, var)| var.rank() >= 2) {
-        let term = term(&var)?;
+        let term = sum_trailing(&term(&var)?, 0)?;
         sum = Some(match sum {
             Some(sum) => (sum + term)?,
             None => term,
@@ -61,7 +62,7 @@ fn penalty(
         Error::argument("parameters", "at least one trainable weight of rank 2 or more", 0)
             .hint("build the model before its penalty")
     })?;
-    Ok((sum * strength)?)
+    weighted(&sum, strength)
 }
 
 #[cfg(test)]

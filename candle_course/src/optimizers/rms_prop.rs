@@ -1,7 +1,7 @@
 //! RMSprop.
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::kernels::updates::{Kernel, Real};
@@ -13,7 +13,8 @@ use crate::optimizers::groups::{Options, common_options, engine_state, fraction}
 /// RMSprop, as `torch.optim.RMSprop`.
 ///
 /// g ← g + λθ; v ← αv + (1 − α)g²; u = g / (√v + ε), where centering replaces v by
-/// v − ḡ² with ḡ ← αḡ + (1 − α)g; b ← μb + u; θ ← θ − ηb. State: `square_avg` (v), `grad_avg`
+/// v − ḡ² with ḡ ← αḡ + (1 − α)g, at least the rounding of v (of a steady gradient the difference is
+/// nothing but rounding, of either sign: PyTorch's root of it is NaN); b ← μb + u; θ ← θ − ηb. State: `square_avg` (v), `grad_avg`
 /// (ḡ, if centered), `momentum_buffer` (b, if μ > 0). Hinton 2012, "Neural Networks for Machine
 /// Learning", lecture 6; centered: Graves 2013, "Generating Sequences With Recurrent Neural
 /// Networks".
@@ -181,9 +182,12 @@ impl Kernel for RmsPropKernel {
             *v = alpha * *v + new * g * g;
             *v
         };
-        let center = |mean: &mut A, g: A| {
+        let variance = |v: &mut A, mean: &mut A, g: A| {
+            let square = square(v, g);
             *mean = *mean + new * (g - *mean);
-            *mean * *mean
+            let (variance, least) = (square - *mean * *mean, square * A::ROUNDING);
+            // In this order NaN stays NaN.
+            if variance < least { least } else { variance }
         };
         match (slots, self.centered) {
             ([v], _) => {
@@ -195,7 +199,7 @@ impl Kernel for RmsPropKernel {
             ([v, mean], true) => {
                 for (((p, &g), v), mean) in parameter.iter_mut().zip(gradient).zip(v.iter_mut()).zip(mean.iter_mut()) {
                     let g = g + decay * *p;
-                    *p = *p - rate * g / ((square(v, g) - center(mean, g)).root() + epsilon);
+                    *p = *p - rate * g / (variance(v, mean, g).root() + epsilon);
                 }
             }
             ([v, buffer], false) => {
@@ -209,7 +213,7 @@ impl Kernel for RmsPropKernel {
                 let state = v.iter_mut().zip(mean.iter_mut()).zip(buffer.iter_mut());
                 for ((p, &g), ((v, mean), b)) in parameter.iter_mut().zip(gradient).zip(state) {
                     let g = g + decay * *p;
-                    *b = momentum * *b + g / ((square(v, g) - center(mean, g)).root() + epsilon);
+                    *b = momentum * *b + g / (variance(v, mean, g).root() + epsilon);
                     *p = *p - rate * *b;
                 }
             }
@@ -223,7 +227,10 @@ impl Kernel for RmsPropKernel {
         let mut scale = slots[0].clone();
         if self.centered {
             slots[1] = ((&slots[1] * self.alpha)? + (&gradient * (1.0 - self.alpha))?)?;
-            scale = (scale - slots[1].sqr()?)?;
+            let rounding = if scale.dtype() == DType::F64 { f64::ROUNDING } else { f32::ROUNDING.into() };
+            let least = (&scale * rounding)?;
+            let variance = (scale - slots[1].sqr()?)?;
+            scale = variance.lt(&least)?.where_cond(&least, &variance)?;
         }
         let mut update = (gradient / (scale.sqrt()? + self.epsilon)?)?;
         if let Some(buffer) = slots.get_mut(if self.centered { 2 } else { 1 }) {
@@ -231,5 +238,64 @@ impl Kernel for RmsPropKernel {
             update = buffer.clone();
         }
         parameter - (update * self.moment.learning_rate)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    use crate::nn::Init;
+    use crate::random::Generator;
+
+    /// A weight after 3000 steps of a gradient of 0.5 ± `noise`.
+    fn trained(dtype: DType, noise: f64, momentum: f64) -> f64 {
+        let parameters = Parameters::with_dtype(0, dtype, &Device::Cpu);
+        let w = parameters.root().parameter("w", 1, Init::ZEROS).unwrap();
+        let mut optimizer = RmsProp::builder(&parameters).centered(true).momentum(momentum).build().unwrap();
+        let mut generator = Generator::new(4);
+        for _ in 0..3000 {
+            let gradient = 0.5 + noise * (2.0 * generator.uniform() - 1.0);
+            let gradients = (w.as_tensor() * gradient).unwrap().sum_all().unwrap().backward().unwrap();
+            optimizer.step(&gradients, 1e-6).unwrap();
+        }
+        w.as_tensor().to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()[0]
+    }
+
+    #[test]
+    fn a_steady_gradient_has_a_deviation() {
+        for momentum in [0.0, 0.9] {
+            for noise in [3e-5, 1e-6, 0.0] {
+                let (narrow, wide) = (trained(DType::F32, noise, momentum), trained(DType::F64, noise, momentum));
+                // Below the rounding of f32 there is no telling how small the deviation is; the step is
+                // the one of a deviation of that size, or smaller.
+                assert!(narrow.is_finite() && narrow < 0.0 && narrow >= 2.0 * wide, "{noise}: {narrow} {wide}");
+            }
+            // A deviation that f32 can tell.
+            let (narrow, wide) = (trained(DType::F32, 0.1, momentum), trained(DType::F64, 0.1, momentum));
+            assert!((narrow / wide - 1.0).abs() < 1e-3, "{narrow} {wide}");
+        }
+    }
+
+    #[test]
+    fn both_roads_keep_the_variance_above_its_rounding() {
+        let kernel = RmsPropKernel {
+            moment: Moment { step: 1, learning_rate: 1.0, weight_decay: 0.0 },
+            alpha: 0.99,
+            epsilon: 1e-8,
+            momentum: 0.0,
+            centered: true,
+        };
+        // The square of the mean is above the mean of the square by its last bit.
+        let (mut p, mut v, mut mean) = ([0f32], [0.25f32], [0.5f32.next_up()]);
+        kernel.chunk(&mut p, &[0.5], &mut [&mut v, &mut mean]);
+        let tensor = |value: f32| Tensor::new(&[value], &Device::Cpu).unwrap();
+        let mut slots = [tensor(0.25), tensor(0.5f32.next_up())];
+        let composed = kernel.tensors(&tensor(0.0), &tensor(0.5), &mut slots).unwrap().to_vec1::<f32>().unwrap()[0];
+        let least = (0.25f32 * f32::EPSILON).sqrt();
+        for step in [-p[0], -composed] {
+            assert!(step.is_finite() && step <= 0.5 / least * 1.001, "{step}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use crate::stateful::{Expected, State, Stateful, compare};
 /// What an improvement is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ThresholdMode {
-    /// The best value times 1 ± threshold.
+    /// The best value ± threshold times its absolute value: better by that share of it, also below
+    /// 0, where PyTorch's best · (1 ± threshold) turns round.
     #[default]
     Relative,
     /// The best value ± threshold.
@@ -22,7 +23,8 @@ pub enum ThresholdMode {
 ///
 /// After more than `patience` epochs without an improvement the rate is multiplied by `factor`,
 /// but not below `min_learning_rate`, nor by less than `epsilon`; then `cooldown` epochs pass
-/// before bad ones are counted again. Its state is saved in checkpoints.
+/// before bad ones are counted again. An infinite metric is no improvement, whatever its sign. Its
+/// state is saved in checkpoints.
 ///
 /// # Examples
 ///
@@ -104,12 +106,18 @@ impl ReduceLROnPlateau {
 
     fn improves(&self, metric: f64) -> bool {
         let Settings { direction, threshold, threshold_mode, .. } = self.settings;
-        match (direction, threshold_mode) {
-            (Direction::Minimize, ThresholdMode::Relative) => metric < self.best * (1.0 - threshold),
-            (Direction::Minimize, ThresholdMode::Absolute) => metric < self.best - threshold,
-            (Direction::Maximize, ThresholdMode::Relative) => metric > self.best * (1.0 + threshold),
-            (Direction::Maximize, ThresholdMode::Absolute) => metric > self.best + threshold,
+        if !metric.is_finite() || self.best.is_infinite() {
+            return metric.is_finite();
         }
+        let threshold = match direction {
+            Direction::Minimize => -threshold,
+            Direction::Maximize => threshold,
+        };
+        let bound = match threshold_mode {
+            ThresholdMode::Relative => self.best * (1.0 + threshold * self.best.signum()),
+            ThresholdMode::Absolute => self.best + threshold,
+        };
+        direction.gain(metric, bound) > 0.0
     }
 }
 
@@ -248,5 +256,65 @@ impl Stateful for ReduceLROnPlateau {
         (self.rate, self.best) = (reals[0], reals[1]);
         (self.bad_epochs, self.cooling, self.reductions) = (counts[0] as usize, counts[1] as usize, counts[2] as usize);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(mut schedule: ReduceLROnPlateau, metrics: &[f64]) -> (f64, usize) {
+        metrics.iter().enumerate().for_each(|(epoch, &metric)| schedule.observe(epoch, metric).unwrap());
+        (schedule.best(), schedule.reductions())
+    }
+
+    #[test]
+    fn a_relative_threshold_means_the_same_below_zero() {
+        let schedule = |mode| ReduceLROnPlateau::builder(1.0).mode(mode).patience(0).build().unwrap();
+        let (down, up) = (|| schedule(Direction::Minimize), || schedule(Direction::Maximize));
+        // Flat, worse by less than the threshold, better by less, better by more.
+        assert_eq!(after(down(), &[-1.0, -1.0]), (-1.0, 1));
+        assert_eq!(after(down(), &[-1.0, -0.99985]), (-1.0, 1));
+        assert_eq!(after(down(), &[-1.0, -1.00005]), (-1.0, 1));
+        assert_eq!(after(down(), &[-1.0, -1.00015]), (-1.00015, 0));
+        assert_eq!(after(up(), &[-2.0, -2.0]), (-2.0, 1));
+        assert_eq!(after(up(), &[-2.0, -2.0003]), (-2.0, 1));
+        assert_eq!(after(up(), &[-2.0, -1.9999]), (-2.0, 1));
+        assert_eq!(after(up(), &[-2.0, -1.9997]), (-1.9997, 0));
+        // Across 0, and from 0, of which every share is 0.
+        assert_eq!(after(down(), &[1e-3, -1e-3]), (-1e-3, 0));
+        assert_eq!(after(up(), &[0.0, 1e-300]), (1e-300, 0));
+        assert_eq!(after(up(), &[0.0, 0.0]), (0.0, 1));
+        // A threshold of a whole: a loss halves, and halves again, but not to less than nothing.
+        let whole = |mode| {
+            ReduceLROnPlateau::builder(1.0).threshold(1.0, ThresholdMode::Relative).mode(mode).patience(9).build()
+        };
+        assert_eq!(after(whole(Direction::Minimize).unwrap(), &[2.0, 1.0, -0.5]).0, -0.5);
+        assert_eq!(after(whole(Direction::Maximize).unwrap(), &[-2.0, -1.0, 0.5]).0, 0.5);
+    }
+
+    #[test]
+    fn mirrored_values_are_treated_alike() {
+        let mut generator = crate::random::Generator::new(2);
+        let metrics: Vec<f64> = (0..300).map(|_| 1e-3 * generator.normal() + 1e-3).collect();
+        for mode in [ThresholdMode::Relative, ThresholdMode::Absolute] {
+            let schedule = |direction| {
+                ReduceLROnPlateau::builder(1.0).threshold(0.1, mode).mode(direction).patience(3).build().unwrap()
+            };
+            let mirrored: Vec<f64> = metrics.iter().map(|metric| -metric).collect();
+            let (best, reductions) = after(schedule(Direction::Minimize), &metrics);
+            assert_eq!(after(schedule(Direction::Maximize), &mirrored), (-best, reductions));
+        }
+    }
+
+    #[test]
+    fn infinities_are_never_the_best() {
+        for (mode, metrics) in [
+            (Direction::Minimize, [f64::NEG_INFINITY, 0.5, f64::INFINITY]),
+            (Direction::Maximize, [f64::INFINITY, 0.5, f64::NEG_INFINITY]),
+        ] {
+            let schedule = ReduceLROnPlateau::builder(1.0).mode(mode).patience(5).build().unwrap();
+            assert_eq!(after(schedule, &metrics).0, 0.5);
+        }
     }
 }

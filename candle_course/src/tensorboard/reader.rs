@@ -45,7 +45,8 @@ pub struct Scalars {
 impl Scalars {
     /// Reads an event file, or all event files in a folder in the order of their names.
     ///
-    /// A file that was cut while it was being written gives what stands before the cut. Values that a
+    /// A file that was cut while it was being written, or whose last record is damaged, gives what
+    /// stands before; damage with whole records behind it is an error. Values that a
     /// resumed run has superseded are left out.
     ///
     /// # Errors
@@ -88,7 +89,8 @@ impl Scalars {
 
     fn add(&mut self, file: &Path) -> Result<()> {
         let mut file = BufReader::new(File::open(file)?);
-        while let Some(data) = record::read(&mut file)? {
+        let mut first = true;
+        while let Some(data) = record::read(&mut file, std::mem::take(&mut first))? {
             let event =
                 Event::decode(data.as_slice()).map_err(|error| Error::data(format!("not an event: {error}")))?;
             match event.what {

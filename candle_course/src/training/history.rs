@@ -211,7 +211,8 @@ impl History {
         self.maximized.iter().any(|metric| metric == name || name.strip_prefix("train_") == Some(metric))
     }
 
-    /// The epoch with the best value of that name; the first of several.
+    /// The epoch with the best value of that name; the first of several. NaN and infinities, of
+    /// either sign, are never the best while there is a number.
     ///
     /// # Errors
     /// If no such value was recorded.
@@ -220,7 +221,7 @@ impl History {
         let sign = if self.is_maximized(name) { -1.0 } else { 1.0 };
         let mut best = 0;
         for (i, value) in values.iter().enumerate() {
-            if value * sign < values[best] * sign || values[best].is_nan() {
+            if value.is_finite() && (value * sign < values[best] * sign || !values[best].is_finite()) {
                 best = i;
             }
         }

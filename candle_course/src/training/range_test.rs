@@ -12,6 +12,9 @@ use crate::schedules::Schedule;
 use crate::stateful::Stateful;
 use crate::training::{Backward, forward_backward};
 
+/// The fewest losses that make a curve.
+const LEAST: usize = 5;
+
 /// Trains for a few steps while the rate rises exponentially, and records the loss: where it falls
 /// fastest is a good rate, where it explodes is too high.
 ///
@@ -57,7 +60,10 @@ impl LearningRateRangeTest {
     /// Runs the test, and leaves `parameters`, their generators and `optimizer` as they were.
     ///
     /// The loader is gone through as often as the steps need. The test ends early when the
-    /// smoothed loss is `stop_factor` times the best, or not finite.
+    /// smoothed loss is not finite, or has risen above the best, b, by more than `stop_factor` − 1
+    /// times |b|: to `stop_factor` times the best, if that is positive. Near 0 and below, where the
+    /// level of a loss says little, the measure is at least a twentieth of what the loss has fallen
+    /// by, and what it usually changes by from batch to batch.
     ///
     /// # Errors
     /// If a training step fails, or fewer than 5 steps could be made.
@@ -108,8 +114,15 @@ impl LearningRateRangeTest {
 
     fn exploded(&self, losses: &[f64]) -> bool {
         let smoothed = self.smooth(losses);
+        let Some(&last) = smoothed.last() else { return false };
+        if !last.is_finite() || smoothed.len() < LEAST {
+            return !last.is_finite();
+        }
         let best = smoothed.iter().copied().fold(f64::INFINITY, f64::min);
-        smoothed.last().is_some_and(|last| !last.is_finite() || *last > self.stop_factor * best)
+        let mut changes: Vec<f64> = losses.windows(2).map(|pair| (pair[1] - pair[0]).abs()).collect();
+        changes.sort_by(f64::total_cmp);
+        let measure = best.abs().max(0.05 * (smoothed[0] - best)).max(changes[changes.len() / 2]);
+        last - best > (self.stop_factor - 1.0) * measure
     }
 
     /// The exponential moving average, corrected for its start.
@@ -132,9 +145,11 @@ impl LearningRateRangeTest {
     /// If there are fewer than 5 finite losses at the beginning.
     pub fn curve(&self, losses: &[f64]) -> Result<RangeTestCurve> {
         let finite = losses.iter().take_while(|loss| loss.is_finite()).count();
-        if finite < 5 {
-            return Err(Error::training(format!("the range test saw {finite} finite losses, it needs at least 5"))
-                .hint("lower `low`, or look at the loss and the data"));
+        if finite < LEAST {
+            return Err(Error::training(format!(
+                "the range test saw {finite} finite losses, it needs at least {LEAST}"
+            ))
+            .hint("lower `low`, or look at the loss and the data"));
         }
         let losses = losses[..finite].to_vec();
         Ok(RangeTestCurve { learning_rates: self.learning_rates(finite), smoothed: self.smooth(&losses), losses })
@@ -156,7 +171,8 @@ impl LearningRateRangeTestBuilder {
         self
     }
 
-    /// How many times the best smoothed loss ends the test (default 4).
+    /// How many times the best smoothed loss ends the test (default 4); below 0, see
+    /// [`LearningRateRangeTest::run`].
     #[must_use]
     pub fn stop_factor(mut self, factor: f64) -> Self {
         self.0.stop_factor = factor;
@@ -176,8 +192,8 @@ impl LearningRateRangeTestBuilder {
         if !(it.high.is_finite() && it.high > it.low) {
             return Err(Error::argument("high", format!("more than `low`, {}", it.low), it.high));
         }
-        if it.steps < 5 {
-            return Err(Error::argument("steps", "at least 5", it.steps));
+        if it.steps < LEAST {
+            return Err(Error::argument("steps", format!("at least {LEAST}"), it.steps));
         }
         if !(0.0..1.0).contains(&it.smoothing) {
             return Err(Error::argument("smoothing", "a number in [0, 1)", it.smoothing));
@@ -236,10 +252,14 @@ impl RangeTestCurve {
     }
 
     fn valley(&self) -> usize {
+        let first = self.smoothed[0];
+        // Learning has begun a tenth below the start, whichever side of 0 that is on.
+        let fall = first - self.smoothed.iter().copied().fold(f64::INFINITY, f64::min);
+        let begun = (0.1 * first.abs()).clamp(0.1 * fall, 0.5 * fall);
         let (mut lowest, mut learned) = (0, false);
         for (i, &loss) in self.smoothed.iter().enumerate() {
-            learned |= loss < 0.9 * self.smoothed[0];
-            if learned && loss > self.smoothed[0] {
+            learned |= loss < first - begun;
+            if learned && loss > first {
                 break;
             }
             if loss < self.smoothed[lowest] {
@@ -339,5 +359,35 @@ mod tests {
         assert!((found.lowest() / curve.lowest() - 1.0).abs() < 1e-9, "{}", found.lowest());
         let text = test.curve(&[1.0, f64::NAN]).unwrap_err().to_string();
         assert!(text.contains("1 finite losses"), "{text}");
+    }
+
+    /// The suggestion of a curve, as `run` would see it: step by step, until it ends the test.
+    fn suggestion(test: &LearningRateRangeTest, losses: &[f64]) -> (usize, f64) {
+        let steps = (1..=losses.len()).find(|&steps| test.exploded(&losses[..steps])).unwrap_or(losses.len());
+        (steps, test.curve(&losses[..steps]).unwrap().suggestion())
+    }
+
+    #[test]
+    fn losses_below_zero_are_read_like_those_above() {
+        let test = LearningRateRangeTest::builder(1e-6, 1.0).steps(61).build().unwrap();
+        let mut generator = Generator::new(9);
+        // From 2.3 to 0.3 around 10⁻³, an explosion from 10⁻¹ on, and the noise of batches.
+        let losses: Vec<f64> = (0..61)
+            .map(|i| {
+                let decade = f64::from(i) / 10.0 - 6.0;
+                let fall = 2.0 / (1.0 + ((decade + 3.0) * 4.0).exp());
+                0.3 + fall + ((decade + 0.8) * 6.0).exp() + 0.03 * generator.normal()
+            })
+            .collect();
+        let (steps, expected) = suggestion(&test, &losses);
+        assert!((50..61).contains(&steps) && (1e-4..1e-2).contains(&expected), "{steps} {expected}");
+        for shift in [-0.3, -1.0, -2.29, -2.3, -2.5, -5.0, -30.0] {
+            let shifted: Vec<f64> = losses.iter().map(|loss| loss + shift).collect();
+            let (steps, found) = suggestion(&test, &shifted);
+            assert!(steps >= 45, "{shift}: ended after {steps}");
+            assert!((found / expected).ln().abs() < 0.25, "{shift}: {found} {expected}");
+        }
+        // Where there is no loss to lose, an infinity still ends the test at once.
+        assert!(test.exploded(&[-3.0, f64::INFINITY]) && !test.exploded(&[-3.0, -2.9, -3.1]));
     }
 }

@@ -1,6 +1,6 @@
 //! What a model is made of.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use candle_core::{Shape, Tensor, TensorId};
@@ -80,7 +80,8 @@ impl ModelSummary {
         Self::measure(layers, parameters, &input.into(), |xs| Ok(model.forward_t(xs, false)?))
     }
 
-    /// A [`Sequential`]: layer by layer, with output shapes.
+    /// A [`Sequential`]: layer by layer, with output shapes. What several layers share is counted
+    /// where it is used first.
     ///
     /// # Errors
     /// As [`ModelSummary::new`].
@@ -90,6 +91,7 @@ impl ModelSummary {
         let trainable: Vec<String> = parameters.trainable().into_iter().map(|(name, _)| name).collect();
         let buffers: Vec<String> = parameters.buffers().into_iter().map(|(name, _)| name).collect();
         let mut layers = Vec::new();
+        let mut counted = HashSet::new();
         Self::measure(Vec::new(), parameters, &input.into(), |xs| {
             let mut ys = xs.clone();
             for (i, layer) in model.layers().iter().enumerate() {
@@ -121,8 +123,11 @@ impl ModelSummary {
                         summary.name = place.to_owned();
                     }
                     summary.variables.push((short.to_owned(), var.dims().to_vec()));
-                    let count = if trainable.contains(name) { &mut summary.trainable } else { &mut summary.kept };
-                    *count += var.elem_count();
+                    // A layer that is used again has no numbers of its own.
+                    if counted.insert(name.clone()) {
+                        let count = if trainable.contains(name) { &mut summary.trainable } else { &mut summary.kept };
+                        *count += var.elem_count();
+                    }
                 }
                 layers.push(summary);
                 ys = layer.forward_t(&ys, false)?;
@@ -280,6 +285,21 @@ mod tests {
         assert!(text.contains("bias [16], weight [16, 2]") && text.contains("51 trainable numbers, 48 kept"), "{text}");
         let wrong = ModelSummary::sequential(&model, &parameters, (32, 5)).unwrap_err().to_string();
         assert!(wrong.contains("layer 0 (Linear) does not take shape [32, 5]"), "{wrong}");
+    }
+
+    #[test]
+    fn a_shared_layer_is_counted_once() {
+        let parameters = Parameters::new(1, &candle_core::Device::Cpu);
+        let shared = crate::nn::Linear::new(4, 4, &parameters.at("shared")).unwrap();
+        let norm = crate::nn::BatchNorm1d::new(4, &parameters.at("norm")).unwrap();
+        let model = Sequential::new().add(shared.clone()).add(norm.clone()).add(shared.clone()).add(norm).add(shared);
+        let by_layer = ModelSummary::sequential(&model, &parameters, (3, 4)).unwrap();
+        let by_place = ModelSummary::new(&model, &parameters, (3, 4)).unwrap();
+        let kept = |summary: &ModelSummary| summary.layers().iter().map(|layer| layer.kept).sum::<usize>();
+        assert_eq!((by_layer.trainable(), kept(&by_layer)), (20 + 8, 9));
+        assert_eq!((by_place.trainable(), kept(&by_place)), (20 + 8, 9));
+        assert_eq!(by_layer.layers().len(), 5);
+        assert_eq!((by_layer.layers()[2].trainable, by_layer.layers()[2].variables.len()), (0, 2));
     }
 
     #[test]

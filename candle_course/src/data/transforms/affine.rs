@@ -7,7 +7,9 @@ use crate::random::Generator;
 
 /// Rotates, shifts, scales and shears every image at random, around its centre.
 ///
-/// Images are interpolated bilinearly, masks take the nearest pixel; what comes from outside is 0.
+/// Images are interpolated bilinearly, masks take the nearest pixel. What comes from outside is 0, in
+/// masks too, where that is a class: with [`outside`](RandomAffineBuilder::outside) the corners get
+/// the label that loss and metrics ignore.
 ///
 /// # Examples
 ///
@@ -26,6 +28,7 @@ pub struct RandomAffine {
     translate: f64,
     scale: (f64, f64),
     shear: f64,
+    outside: u32,
     seed: u64,
 }
 
@@ -49,6 +52,7 @@ impl RandomAffine {
             translate: 0.0,
             scale: (1.0, 1.0),
             shear: 0.0,
+            outside: 0,
             seed: Generator::derive(seed, Self::NAME).next_u64(),
         })
     }
@@ -98,6 +102,13 @@ impl RandomAffineBuilder {
     #[must_use]
     pub fn shear(mut self, degrees: f64) -> Self {
         self.0.shear = degrees;
+        self
+    }
+
+    /// The label of mask pixels that come from outside (default 0): `ignore_index` of the loss, say.
+    #[must_use]
+    pub fn outside(mut self, label: u32) -> Self {
+        self.0.outside = label;
         self
     }
 
@@ -169,9 +180,8 @@ impl Geometry for RandomAffine {
             for x in 0..w {
                 let (from_x, from_y) = inverse.source(x, y, size);
                 let (from_x, from_y) = (from_x.round(), from_y.round());
-                if from_x >= 0.0 && from_y >= 0.0 && from_x < w as f64 && from_y < h as f64 {
-                    out[y * w + x] = plane[from_y as usize * w + from_x as usize];
-                }
+                let inside = from_x >= 0.0 && from_y >= 0.0 && from_x < w as f64 && from_y < h as f64;
+                out[y * w + x] = if inside { plane[from_y as usize * w + from_x as usize] } else { self.outside };
             }
         }
     }
@@ -221,6 +231,19 @@ mod tests {
         assert_eq!(half[0], 0.0);
         // A shear of 45 degrees moves a row by its distance from the centre row.
         assert_eq!(moved(inverse(0.0, 45.0, 1.0, [0.0, 0.0]), [3, 3]), [2.0, 3.0, 0.0, 4.0, 5.0, 6.0, 0.0, 7.0, 8.0]);
+    }
+
+    #[test]
+    fn corners_of_a_mask_get_the_label_of_what_is_outside() {
+        let turned = RandomAffine::inverse(45.0, 0.0, 1.0, [0.0, 0.0]);
+        let (plane, size) = ([1u32; 49], [7, 7]);
+        for (affine, label) in [(still(), 0), (RandomAffine::builder(0).outside(255).build().unwrap(), 255)] {
+            let mut out = [9; 49];
+            affine.labels(&turned, &plane, &mut out, size);
+            assert_eq!([out[0], out[6], out[42], out[48]], [label; 4]);
+            assert_eq!(out[24], 1);
+            assert!(out.iter().all(|&found| found == 1 || found == label));
+        }
     }
 
     #[test]

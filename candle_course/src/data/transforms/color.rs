@@ -124,7 +124,8 @@ impl Transform for ColorJitter {
             let (brightness, contrast, saturation) =
                 (factor(self.brightness), factor(self.contrast), factor(self.saturation));
             image.iter_mut().for_each(|value| blend(value, brightness, 0.0));
-            let mean = grey(image, shape).iter().sum::<f32>() / (h * w) as f32;
+            let sum: f64 = grey(image, shape).iter().map(|&value| f64::from(value)).sum();
+            let mean = (sum / (h * w) as f64) as f32;
             image.iter_mut().for_each(|value| blend(value, contrast, mean));
             if c == 3 {
                 let grey = grey(image, shape);

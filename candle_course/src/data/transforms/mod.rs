@@ -31,6 +31,7 @@ pub use flip::{
 };
 pub use mixup::MixUp;
 pub use normalize::Normalize;
+pub(crate) use normalize::deviations;
 
 /// Where a batch stands in a training: what random transforms draw from, beside their seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

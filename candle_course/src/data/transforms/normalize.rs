@@ -24,6 +24,21 @@ pub struct Normalize {
     std: Vec<f64>,
 }
 
+/// That every standard deviation can be divided by: one below the rounding of its mean (in f32) is
+/// that of a constant, and would blow up whatever is not that constant.
+pub(crate) fn deviations(mean: &[f64], std: &[f64]) -> Result<()> {
+    let usable = |mean: f64, std: f64| {
+        std.is_finite() && std > mean.abs() * f64::from(f32::EPSILON) && ((1.0 / std) as f32).is_finite()
+    };
+    match mean.iter().zip(std).find(|&(&mean, &std)| !usable(mean, std)) {
+        Some((mean, std)) => {
+            let expected = format!("positive numbers above the rounding of the mean, here {mean}");
+            Err(Error::argument("std", expected, std).hint("is a channel constant?"))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Normalize {
     /// From known statistics, one value per channel.
     ///
@@ -40,9 +55,7 @@ impl Normalize {
         if let Some(bad) = mean.iter().find(|x| !x.is_finite()) {
             return Err(Error::argument("mean", "finite numbers", bad));
         }
-        if let Some(bad) = std.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
-            return Err(Error::argument("std", "positive numbers", bad).hint("is a channel constant?"));
-        }
+        deviations(mean, std)?;
         Ok(Self { mean: mean.to_vec(), std: std.to_vec() })
     }
 
@@ -50,7 +63,7 @@ impl Normalize {
     /// use the result for every split.
     ///
     /// # Errors
-    /// If an example cannot be read, or a channel is constant.
+    /// If an example cannot be read, or a channel is constant but for rounding.
     pub fn fit(dataset: &dyn Dataset) -> Result<Self> {
         let (mut sum, mut squares, mut count): (Option<Tensor>, Option<Tensor>, usize) = (None, None, 0);
         let indices: Vec<usize> = (0..dataset.len()).collect();
@@ -145,5 +158,23 @@ mod tests {
         let two = Normalize::new(&[0.0; 2], &[1.0; 2]).unwrap();
         let error = two.apply(batch([1, 3, 2, 2], false), &BatchPosition { epoch: 0, first: 0 }).unwrap_err();
         assert!(error.to_string().contains("2 channels"));
+    }
+
+    #[test]
+    fn a_constant_channel_is_refused_however_it_was_rounded() {
+        use crate::data::TensorDataset;
+        for value in [7.0 / 255.0, 0.1, -1e3, 1e-30, 0.0] {
+            let inputs = Tensor::full(value as f32, (300, 1, 5, 5), &Device::Cpu).unwrap();
+            let targets = Tensor::zeros(300, DType::U32, &Device::Cpu).unwrap();
+            let dataset = TensorDataset::new(inputs, targets).unwrap();
+            let text = Normalize::fit(&dataset).unwrap_err().to_string();
+            assert!(text.contains("is a channel constant?"), "{value}: {text}");
+        }
+        for (mean, std) in [(0.5, 3.5e-18), (0.5, 0.0), (0.5, -1.0), (0.0, 1e-45), (1e6, 1e-3), (0.5, f64::NAN)] {
+            assert!(Normalize::new(&[0.0, mean], &[1.0, std]).is_err(), "{mean} {std}");
+        }
+        for (mean, std) in [(0.0, 1e-30), (1e6, 10.0), (293.15, 1e-3), (0.5, 1e-6)] {
+            assert!(Normalize::new(&[mean], &[std]).is_ok(), "{mean} {std}");
+        }
     }
 }

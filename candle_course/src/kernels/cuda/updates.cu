@@ -197,7 +197,10 @@ KERNEL(rms_prop)(Entries all, const Verdict* verdict) {
             real mean = entry.slots[1][i];
             mean = mean + fresh * (g - mean);
             entry.slots[1][i] = mean;
+            // Of a steady gradient the difference is rounding, of either sign.
+            const real least = v * (real)(sizeof(real) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-7);
             v = v - mean * mean;
+            v = v < least ? least : v;
         }
         real update = g / (sqrt(v) + (real)set[4]);
         real* buffer = set[6] != 0.0 ? entry.slots[2] : entry.slots[1];

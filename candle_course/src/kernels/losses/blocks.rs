@@ -40,6 +40,34 @@ impl<T: Real> Block<T> {
     }
 }
 
+/// Classes whose terms are added in `T`.
+pub(crate) const FEW: usize = 64;
+
+/// Sums over many classes, one per position: a few in `T`, then f64. Of few classes nothing is kept.
+pub(crate) struct LongSums(Vec<f64>);
+
+impl LongSums {
+    #[inline(always)]
+    pub fn new(len: usize, values: usize) -> Self {
+        Self(vec![0.0; if values > FEW * len { len } else { 0 }])
+    }
+
+    /// Moves what was summed so far here.
+    #[inline(always)]
+    pub fn take<T: Real>(&mut self, sums: &mut [T]) {
+        for (total, sum) in self.0.iter_mut().zip(sums) {
+            *total += sum.wide();
+            *sum = T::ZERO;
+        }
+    }
+
+    /// Moves it back.
+    #[inline(always)]
+    pub fn give<T: Real>(&self, sums: &mut [T]) {
+        sums.iter_mut().zip(&self.0).for_each(|(sum, &total)| *sum = T::of(total));
+    }
+}
+
 /// Turns scores, `values[c · len + i]`, into e^(x − max), given every position's max; returns
 /// Σ e^(x − max) − 1 per position.
 ///
@@ -51,14 +79,19 @@ pub(crate) fn exponentiate<T: Real>(largest: &[T], values: &mut [T]) -> Vec<T> {
     let len = largest.len();
     let mut rest = vec![T::ZERO; len];
     let mut below = 0;
-    for row in values.chunks_exact_mut(len) {
-        for ((x, &largest), rest) in row.iter_mut().zip(largest).zip(&mut rest) {
-            let e = (*x - largest).exp_nonpositive();
-            *x = e;
-            *rest += if e == T::ONE { T::ZERO } else { e };
-            below += u32::from(e < T::ONE);
+    let mut sums = LongSums::new(len, values.len());
+    for rows in values.chunks_mut(FEW * len) {
+        for row in rows.chunks_exact_mut(len) {
+            for ((x, &largest), rest) in row.iter_mut().zip(largest).zip(&mut rest) {
+                let e = (*x - largest).exp_nonpositive();
+                *x = e;
+                *rest += if e == T::ONE { T::ZERO } else { e };
+                below += u32::from(e < T::ONE);
+            }
         }
+        sums.take(&mut rest);
     }
+    sums.give(&mut rest);
     // Every position has its leader, or NaN. Where that is all, no leader has an equal.
     if values.len() - below as usize == len {
         return rest;

@@ -25,6 +25,12 @@ pub(crate) use crate::kernels::real::Real;
 /// What stands for an ignored position among class indices.
 pub(crate) const IGNORED: u32 = u32::MAX;
 
+/// A term of a loss times its weight. candle cuts what is multiplied by the number 0 off the graph;
+/// a term of no weight has a gradient all the same: 0.
+pub(crate) fn weighted(term: &Tensor, weight: f64) -> Result<Tensor> {
+    Ok(if weight == 0.0 { (term * term.zeros_like()?)? } else { (term * weight)? })
+}
+
 /// Elements a thread takes at once. A constant, so that results do not depend on the thread count.
 pub(crate) const PIECE: usize = 1 << 14;
 

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
 
-use super::blocks::gather;
+use super::blocks::{FEW, LongSums, gather};
 use super::{Block, Dims, Real, contiguous, for_blocks, for_float};
 use crate::error::Result;
 use crate::kernels::buffer::written;
@@ -57,12 +57,17 @@ impl<T: Real> Kernel<T> for SoftmaxGradient<'_, T> {
             }
         }
         let mut dot = vec![T::ZERO; len];
-        for (p, g) in p.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
-            for i in 0..len {
-                g[i] -= reference[i];
-                dot[i] += g[i] * p[i];
+        let mut sums = LongSums::new(len, p.len());
+        for (p, g) in p.chunks(FEW * len).zip(g.chunks_mut(FEW * len)) {
+            for (p, g) in p.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
+                for i in 0..len {
+                    g[i] -= reference[i];
+                    dot[i] += g[i] * p[i];
+                }
             }
+            sums.take(&mut dot);
         }
+        sums.give(&mut dot);
         for (p, g) in p.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
             for i in 0..len {
                 g[i] = (g[i] - dot[i]) * p[i];

@@ -12,7 +12,8 @@ use crate::training::{Callback, Flow, Training};
 /// Stops when a monitored value has not improved for some epochs, and brings the best weights back
 /// (Prechelt 1998).
 ///
-/// An epoch is an improvement if it is better than the best so far by more than `min_delta`. When
+/// An epoch is an improvement if it is better than the best so far by more than `min_delta`; one
+/// whose value is NaN or infinite, of either sign, is none. When
 /// `patience` epochs in a row are none, training stops. At the end of the training, stopped or
 /// not, parameters and buffers become those of the best epoch, unless
 /// [`restore_best`](EarlyStoppingBuilder::restore_best) is off. If `fit` is called again, training
@@ -119,7 +120,8 @@ impl EarlyStoppingBuilder {
 impl EarlyStopping {
     /// Takes in the value of an epoch; says whether it is an improvement.
     fn improves(&mut self, epoch: usize, value: f64) -> bool {
-        let improves = self.monitor.gain(value, self.best.unwrap_or_else(|| self.monitor.worst())) > self.min_delta;
+        let than = self.best.unwrap_or_else(|| self.monitor.worst());
+        let improves = value.is_finite() && self.monitor.gain(value, than) > self.min_delta;
         if improves {
             (self.best, self.best_epoch, self.waited) = (Some(value), epoch, 0);
         } else {
@@ -229,6 +231,12 @@ mod tests {
         assert_eq!(stops_after(&losses, stopping(1, 0.0), Direction::Minimize), Some(5));
         assert_eq!(stops_after(&losses, stopping(2, 0.0), Direction::Maximize), Some(3));
         assert_eq!(stops_after(&[f64::NAN; 3], stopping(2, 0.0), Direction::Minimize), Some(2));
+        // An infinity is no value: it neither improves nor hides what comes after it.
+        let falling = [f64::NEG_INFINITY, 0.5, 0.4, 0.3];
+        assert_eq!(stops_after(&falling, stopping(2, 0.0), Direction::Minimize), None);
+        let rising = [f64::INFINITY, -0.5, -0.4, -0.3];
+        assert_eq!(stops_after(&rising, stopping(2, 0.05), Direction::Maximize), None);
+        assert_eq!(stops_after(&[-1.0, -1.0, -1.0], stopping(2, 0.0), Direction::Minimize), Some(3));
     }
 
     #[test]

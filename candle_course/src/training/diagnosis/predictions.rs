@@ -61,7 +61,7 @@ impl PredictionReport {
     /// evaluation mode. Targets are classes, `[N]`.
     ///
     /// # Errors
-    /// If shapes are others, or a target is not a class.
+    /// If shapes are others, a target is not a class, or a logit is NaN.
     pub fn new(model: &dyn Model, loader: &DataLoader) -> Result<Self> {
         let mut predictions = Vec::new();
         for batch in loader.epoch(0)? {
@@ -81,6 +81,14 @@ impl PredictionReport {
             let targets = batch.targets.to_dtype(DType::U32)?.to_vec1::<u32>()?;
             for ((row, target), &index) in rows.iter().zip(targets).zip(&batch.indices) {
                 let target = target as usize;
+                if row.iter().any(|value| value.is_nan()) {
+                    return Err(Error::argument(
+                        "model",
+                        format!("numbers for example {index}"),
+                        "logits with NaN or infinity",
+                    )
+                    .hint("did the training diverge, or are there NaN in the inputs?"));
+                }
                 if target >= classes {
                     return Err(Error::argument("targets", format!("classes in 0..{classes}"), target));
                 }
@@ -109,7 +117,7 @@ impl PredictionReport {
         &self.predictions
     }
 
-    /// The share of right answers.
+    /// The share of right answers; NaN of none.
     pub fn accuracy(&self) -> f64 {
         self.predictions.iter().filter(|p| p.is_right()).count() as f64 / self.predictions.len() as f64
     }
@@ -184,9 +192,16 @@ impl PredictionReport {
             .build()
     }
 
+    fn summary(&self) -> String {
+        match self.predictions.len() {
+            0 => "no answers".to_owned(),
+            count => format!("{count} answers, {:.2} % right", 100.0 * self.accuracy()),
+        }
+    }
+
     /// What evcxr calls for a cell that ends with a report: the table of the hardest.
     pub fn evcxr_display(&self) {
-        println!("{} answers, {:.2} % right", self.predictions.len(), 100.0 * self.accuracy());
+        println!("{}", self.summary());
         let shown = if self.predictions.len() > 20 { self.hardest(20) } else { self.clone() };
         shown.table().evcxr_display();
     }
@@ -238,5 +253,22 @@ mod tests {
         let figure = report.confident_mistakes(2).figure("Mistakes", &images, &[0.0], &[1.0]).unwrap();
         assert!(figure.svg().contains("cow (is dog)"), "{}", figure.svg());
         assert!(report.to_string().contains("hen"));
+    }
+
+    #[test]
+    fn nan_is_no_answer_and_no_mistakes_are_no_percentage() {
+        let report = |logits: [[f32; 2]; 3]| {
+            let x = Tensor::new(&logits, &candle_core::Device::Cpu).unwrap();
+            let y = Tensor::new(&[0u32, 1, 1], &candle_core::Device::Cpu).unwrap();
+            let loader = DataLoader::builder(TensorDataset::new(x, y).unwrap()).batch_size(2).build().unwrap();
+            PredictionReport::new(&crate::nn::Sequential::new(), &loader)
+        };
+        let perfect = report([[1., 0.], [0., 1.], [0., 1.]]).unwrap();
+        assert_eq!(perfect.summary(), "3 answers, 100.00 % right");
+        assert_eq!(perfect.confident_mistakes(5).summary(), "no answers");
+        for row in [[f32::NAN, 0.0], [0.0, f32::NAN], [f32::NAN; 2], [f32::INFINITY; 2]] {
+            let text = report([[1., 0.], [0., 1.], row]).unwrap_err().to_string();
+            assert!(text.contains("numbers for example 2") && text.contains("NaN"), "{text}");
+        }
     }
 }

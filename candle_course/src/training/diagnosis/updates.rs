@@ -16,7 +16,8 @@ use crate::training::{Callback, Flow, Training};
 ///
 /// A callback whose clones share what is recorded: give one to the trainer, keep the other.
 /// Vectors (biases, scales of a normalisation) begin near zero, so their ratios say little; only
-/// parameters of rank 2 and more are recorded.
+/// parameters of rank 2 and more are recorded, and a weight that is 0 everywhere, as some begin, has
+/// no ratio until it has moved.
 ///
 /// # Examples
 ///
@@ -35,7 +36,9 @@ pub struct UpdateRatios {
 }
 
 fn norm(tensor: &Tensor) -> Result<f64> {
-    Ok(f64::from(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt())
+    // On the CPU in f64, where squares neither overflow nor vanish.
+    let dtype = if tensor.device().is_cpu() { DType::F64 } else { DType::F32 };
+    Ok(tensor.to_dtype(dtype)?.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.sqrt())
 }
 
 impl UpdateRatios {
@@ -122,8 +125,11 @@ impl Callback for UpdateRatios {
     fn step_end(&mut self, training: &mut Training) -> Result<Flow> {
         for (name, before) in std::mem::take(&mut self.before) {
             let Some(var) = training.parameters().get(&name) else { continue };
-            let ratio = norm(&(var.as_tensor() - &before)?)? / norm(&before)?.max(f64::MIN_POSITIVE);
-            self.recorded().entry(name).or_default().push((training.state().step, ratio));
+            let ratio = norm(&(var.as_tensor() - &before)?)? / norm(&before)?;
+            // Of nothing nothing is a share: neither infinite nor NaN.
+            if ratio.is_finite() {
+                self.recorded().entry(name).or_default().push((training.state().step, ratio));
+            }
         }
         Ok(Flow::Continue)
     }
@@ -160,5 +166,21 @@ mod tests {
         assert!(updates.table().to_string().contains("0.weight"));
         assert!(updates.figure().unwrap().svg().contains("10⁻³"));
         assert!(UpdateRatios::new(0).is_err());
+    }
+
+    #[test]
+    fn a_weight_of_zeros_has_no_ratio_before_it_has_moved() {
+        let (train, validation) = loaders();
+        let updates = UpdateRatios::new(1).unwrap();
+        let (builder, parameters) = trainer(2);
+        let weight = parameters.get("3.weight").unwrap();
+        weight.set(&weight.zeros_like().unwrap()).unwrap();
+        let mut trainer = builder.callback(updates.clone()).learning_rate(0.1).quiet().build().unwrap();
+        trainer.fit(&train, Some(&validation)).unwrap();
+        let ratios = updates.ratios();
+        assert_eq!(ratios["3.weight"][0].0, 2);
+        assert!(ratios.values().flatten().all(|(_, ratio)| ratio.is_finite() && *ratio < 10.0), "{ratios:?}");
+        let svg = updates.figure().unwrap().svg().to_owned();
+        assert!(!svg.contains("2147483647"), "{svg}");
     }
 }

@@ -48,6 +48,11 @@ impl fmt::Display for Fit {
 /// 4. *underfitting*: T at the end exceeds 60 % of T₀;
 /// 5. *good fit* otherwise.
 ///
+/// A loss of which T₀ or any epoch is not above 0 (a learnt weighting of tasks, a log-likelihood)
+/// has no level to take shares of. There the measure is S, what T has fallen by from T₀ to its
+/// minimum, at least a tenth of |T₀|, in the place of T₀; rule 1 asks whether T at the end exceeds
+/// its minimum by half of S, rule 4 whether it has fallen by less than 40 % of S.
+///
 /// Rules of thumb: a loss that noise keeps high (60 % of T₀ may be the best there is) looks like
 /// underfitting to them, and T is that of training mode, which dropout raises. They ask the
 /// questions; the answer is yours.
@@ -117,10 +122,22 @@ impl History {
             compact(validation_end)
         );
         let risen = validation_end - validation[best];
-        let (fit, evidence, advice) = if train_end > start || train_end > 1.5 * lowest {
+        let above_zero = start > 0.0 && train.iter().chain(&validation).all(|&loss| loss > 0.0);
+        let measure = if above_zero { start } else { (start - lowest).max(0.1 * start.abs()) };
+        let rose = train_end - lowest > 0.5 * if above_zero { lowest } else { measure };
+        let settled_high = if above_zero { train_end > 0.6 * start } else { start - train_end < 0.4 * measure };
+        let left = match above_zero {
+            true => format!("{} of the first loss is left", percent(train_end / start)),
+            false => format!("the training loss fell by {}", compact(start - train_end)),
+        };
+        let gap = match above_zero {
+            true => format!("the gap is {} of the first loss", percent((validation_end - train_end) / start)),
+            false => format!("the gap is {}", compact(validation_end - train_end)),
+        };
+        let (fit, evidence, advice) = if train_end > start || rose {
             let from = format!("the training loss rose to {} from its lowest, {}", compact(train_end), compact(lowest));
             (Fit::Diverging, vec![begun, from], "a lower learning rate, a warm-up, gradient clipping")
-        } else if (risen > 0.05 * start && train_end < train[best]) || validation_end - train_end > 0.25 * start {
+        } else if (risen > 0.05 * measure && train_end < train[best]) || validation_end - train_end > 0.25 * measure {
             let mut evidence = vec![ended];
             if risen > 0.0 {
                 evidence.push(format!(
@@ -132,29 +149,27 @@ impl History {
                     compact(train_end)
                 ));
             }
-            evidence.push(format!("the gap is {} of the first loss", percent((validation_end - train_end) / start)));
+            evidence.push(gap);
             (
                 Fit::Overfitting,
                 evidence,
                 "more data or augmentation, dropout, weight decay, label smoothing, a smaller model, early stopping",
             )
-        } else if fell(&train) > 0.03 * start && fell(&validation) > 0.03 * start {
+        } else if fell(&train) > 0.03 * measure && fell(&validation) > 0.03 * measure {
             let over = format!(
                 "over the last {recent} epochs the training loss fell by {}, the validation loss by {}",
                 compact(fell(&train)),
                 compact(fell(&validation))
             );
             (Fit::StillLearning, vec![ended, over], "more epochs, or a higher learning rate")
-        } else if train_end > 0.6 * start {
-            let left = format!("{} of the first loss is left, and it no longer falls", percent(train_end / start));
+        } else if settled_high {
+            let left = format!("{left}, and it no longer falls");
             (
                 Fit::Underfitting,
                 vec![begun, ended, left],
                 "a larger model, a better learning rate, less regularisation, better inputs",
             )
         } else {
-            let left = format!("{} of the first loss is left", percent(train_end / start));
-            let gap = format!("the gap is {} of the first loss", percent((validation_end - train_end) / start));
             (Fit::Good, vec![begun, ended, left, gap], "what there is: evaluate it on the test set, once")
         };
         Ok(Verdict { fit, evidence, advice })
@@ -189,6 +204,10 @@ mod tests {
     use crate::training::EpochRecord;
 
     fn history(train: &[f64], validation: &[f64]) -> History {
+        from(2.3, train, validation)
+    }
+
+    fn from(start: f64, train: &[f64], validation: &[f64]) -> History {
         let mut history = History::default();
         for (epoch, (&train_loss, &validation_loss)) in train.iter().zip(validation).enumerate() {
             history.note_step(epoch + 1, 0.1, 1);
@@ -204,15 +223,14 @@ mod tests {
                 train_seconds: 0.0,
                 examples: 1,
             };
-            history.record_steps(|_| Ok(if epoch == 0 { 2.3 } else { train_loss })).unwrap();
+            history.record_steps(|_| Ok(if epoch == 0 { start } else { train_loss })).unwrap();
             history.push(record);
         }
         history
     }
 
-    #[test]
-    fn the_regimes_are_told_apart() {
-        for (fit, train, validation) in [
+    fn regimes() -> Vec<(Fit, Vec<f64>, Vec<f64>)> {
+        vec![
             (Fit::Good, vec![1.0, 0.5, 0.35, 0.3, 0.28], vec![0.9, 0.5, 0.4, 0.37, 0.36]),
             (Fit::StillLearning, vec![2.0, 1.6, 1.3, 1.1], vec![1.9, 1.5, 1.25, 1.05]),
             (Fit::Underfitting, vec![2.1, 2.0, 1.98, 1.97, 1.97], vec![2.1, 2.01, 1.99, 1.98, 1.98]),
@@ -220,13 +238,37 @@ mod tests {
             (Fit::Overfitting, vec![1.5, 0.8, 0.3, 0.1, 0.02], vec![1.6, 1.3, 1.1, 1.05, 1.0]),
             (Fit::Diverging, vec![1.5, 0.8, 1.4, 1.6, 2.0], vec![1.4, 1.0, 1.5, 1.7, 2.1]),
             (Fit::Diverging, vec![2.4, 2.6, 3.1], vec![2.4, 2.6, 3.1]),
-        ] {
+        ]
+    }
+
+    #[test]
+    fn the_regimes_are_told_apart() {
+        for (fit, train, validation) in regimes() {
             let verdict = history(&train, &validation).verdict().unwrap();
             assert_eq!(verdict.fit(), fit, "{verdict}");
             assert!(!verdict.evidence().is_empty() && !verdict.advice().is_empty());
         }
         let told = history(&[1.5, 0.8, 0.3, 0.1], &[1.4, 0.9, 1.1, 1.4]).verdict().unwrap().to_string();
         assert!(told.contains("lowest in epoch 2 (0.9) and has risen by 0.5 since"), "{told}");
+    }
+
+    #[test]
+    fn the_regimes_of_losses_that_fall_below_zero() {
+        for shift in [-1.0, -2.0, -2.3, -4.0, -20.0] {
+            for (fit, train, validation) in regimes() {
+                // That little was learnt cannot be told where there is no level.
+                if fit == Fit::Underfitting && shift < -1.0 {
+                    continue;
+                }
+                let shifted = |values: &[f64]| values.iter().map(|value| value + shift).collect::<Vec<_>>();
+                let verdict = from(2.3 + shift, &shifted(&train), &shifted(&validation)).verdict().unwrap();
+                assert_eq!(verdict.fit(), fit, "{shift}: {train:?} {validation:?}: {verdict}");
+                assert!(!verdict.to_string().contains("-0 %"), "{verdict}");
+            }
+        }
+        // A loss that stays where it was has not learnt, below 0 either.
+        let flat = from(-1.0, &[-1.0, -1.004, -1.002, -1.003], &[-1.0, -1.0, -1.001, -1.0]).verdict().unwrap();
+        assert_eq!(flat.fit(), Fit::Underfitting, "{flat}");
     }
 
     #[test]
