@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -186,6 +187,25 @@ impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         candle_core::Error::wrap(error)
     }
+}
+
+/// Does `work` and then, whatever came of it, `after`, which puts things back. A panic goes on when they
+/// are in their place.
+pub(crate) fn always<C: ?Sized, T>(
+    with: &mut C,
+    work: impl FnOnce(&mut C) -> Result<T>,
+    after: impl FnOnce(&mut C) -> Result<()>,
+) -> Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(|| work(with)));
+    let put_back = after(with);
+    let result = result.unwrap_or_else(|panic| resume_unwind(panic))?;
+    put_back.map(|()| result)
+}
+
+/// What code of the user gives, and its panic as an error of this kind: in a notebook a panic takes the
+/// cell's variables away.
+pub(crate) fn contained<T>(kind: ErrorKind, who: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::new(kind, panicked(who, &*panic))))
 }
 
 /// What a caught panic of `what` said.

@@ -7,6 +7,7 @@ pub use candle_datasets;
 pub use candle_nn;
 pub use plotters;
 
+mod atomic;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
@@ -24,6 +25,7 @@ pub mod precision;
 pub mod prelude;
 pub mod random;
 pub mod schedules;
+mod sizes;
 pub mod stateful;
 pub mod tensorboard;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Snapshot, atomic, snapshot};
+use crate::atomic;
+use crate::checkpoint::{CheckpointLock, Snapshot, snapshot};
 use crate::direction::Direction;
 use crate::error::{Context, Error, Result};
 
@@ -169,7 +170,43 @@ impl CheckpointFolder {
         &self.path
     }
 
-    /// Saves a checkpoint, then removes those that the retention does not keep.
+    /// Takes the right to save into this folder, until what it returns is dropped. A
+    /// [`Trainer`](crate::training::Trainer) holds it while it trains; a loop written by hand should.
+    ///
+    /// # Errors
+    /// If another training holds it; the message says which process.
+    pub fn lock(&self) -> Result<CheckpointLock> {
+        CheckpointLock::take(&self.path)
+    }
+
+    /// Moves the checkpoints of later steps than `step` into a folder below this one, `after-step-…`, and
+    /// names it: for going on from an older checkpoint, so that what comes after it is neither resumed
+    /// from nor lost. The new folder is one of checkpoints, too. Nothing if there are none.
+    ///
+    /// # Errors
+    /// If a file cannot be moved.
+    pub fn set_aside_after(&self, step: u64) -> Result<Option<CheckpointFolder>> {
+        let mut later = self.files()?;
+        later.retain(|&(saved, _)| saved > step);
+        if later.is_empty() {
+            return Ok(None);
+        }
+        let name = format!("after-step-{step}");
+        let names = std::iter::once(name.clone()).chain((2..).map(|number| format!("{name}-{number}")));
+        let aside = names.map(|name| self.path.join(name)).find(|path| !path.exists()).unwrap_or_default();
+        let what = || format!("cannot move later checkpoints to `{}`", aside.display());
+        fs::create_dir_all(&aside).with_context(what)?;
+        // The newest first: if this is interrupted, what stays is the beginning of the branch.
+        for (_, path) in later.iter().rev() {
+            let moved = aside.join(path.file_name().unwrap_or_default());
+            atomic::gone_is_fine(atomic::rename(path, &moved)).with_context(what)?;
+        }
+        atomic::flush_folder(&aside).and_then(|()| atomic::flush_folder(&self.path)).with_context(what)?;
+        Ok(Some(Self { path: aside, retention: self.retention.clone() }))
+    }
+
+    /// Saves a checkpoint, then removes those that the retention does not keep. Those of later steps
+    /// stay: see [`set_aside_after`](Self::set_aside_after).
     ///
     /// # Errors
     /// If the file cannot be written: no other is removed then.
@@ -180,10 +217,12 @@ impl CheckpointFolder {
             None => snapshot.clone(),
         };
         snapshot.save(&path)?;
-        let saved = self.list()?;
+        let mut saved = self.list()?;
+        // What was saved after this step is of another branch, and must not count against this one.
+        saved.retain(|saved| saved.step <= step);
         for (saved, kept) in saved.iter().zip(self.retention.kept(&saved)) {
             if !kept && saved.path != path {
-                fs::remove_file(&saved.path)
+                atomic::remove(&saved.path)
                     .with_context(|| format!("cannot remove the old checkpoint `{}`", saved.path.display()))?;
             }
         }
@@ -199,7 +238,8 @@ impl CheckpointFolder {
             let step = path
                 .file_name()
                 .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse::<u64>().ok());
-            files.extend(step.map(|step| (step, path)));
+            // What only bears such a name, a pipe say, could be read for ever.
+            files.extend(step.filter(|_| path.is_file()).map(|step| (step, path)));
         }
         files.sort();
         Ok(files)
@@ -224,13 +264,17 @@ impl CheckpointFolder {
     /// If there are checkpoints but none is whole, or the newest was written by a newer version of
     /// this crate.
     pub fn latest(&self) -> Result<Option<Resume>> {
-        let mut damaged = Vec::new();
+        let (mut damaged, mut gone) = (Vec::new(), false);
         for (step, path) in self.files()?.into_iter().rev() {
             match Snapshot::load(&path) {
+                Err(_) if is_gone(&path) => gone = true,
                 Ok(snapshot) => return Ok(Some(Resume { path, step, snapshot, damaged })),
                 Err(error) if snapshot::is_newer(&path) => return Err(error),
                 Err(error) => damaged.push(Damaged { path, reason: error.to_string() }),
             }
+        }
+        if gone {
+            return self.latest(); // a training that removes one has saved a newer one first
         }
         if damaged.is_empty() {
             return Ok(None);
@@ -255,14 +299,22 @@ impl CheckpointFolder {
             Error::checkpoint(format!("no checkpoint in `{}` was saved with a metric", self.path.display()))
         })?;
         let Saved { path, step, .. } = saved.swap_remove(best);
-        let snapshot = Snapshot::load(&path)?;
-        Ok(Resume { path, step, snapshot, damaged: Vec::new() })
+        match Snapshot::load(&path) {
+            Err(_) if is_gone(&path) => self.best(direction),
+            snapshot => Ok(Resume { path, step, snapshot: snapshot?, damaged: Vec::new() }),
+        }
     }
+}
+
+/// Whether a file that was listed was removed since, by its training.
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::atomic::faults;
 
     fn steps(folder: &CheckpointFolder) -> Vec<u64> {
         folder.list().unwrap().into_iter().map(|saved| saved.step).collect()

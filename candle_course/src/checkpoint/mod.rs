@@ -11,17 +11,20 @@
 //! Why safetensors and not pickle: a pickle runs code when it is loaded; a safetensors file is a
 //! JSON header and plain numbers, and any framework reads it.
 
-mod atomic;
+use crate::atomic;
+
 mod fold;
 mod folder;
 mod format;
 mod generators;
+mod lock;
 mod snapshot;
 mod weights;
 
 pub use fold::fold_batch_norm;
 pub use folder::{CheckpointFolder, Damaged, Resume, Retention, Saved};
 pub use generators::GeneratorStates;
+pub use lock::CheckpointLock;
 pub use snapshot::Snapshot;
 pub use weights::{load_weights, read_weights, save_weights, write_weights};
 

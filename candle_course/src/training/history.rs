@@ -133,6 +133,12 @@ impl History {
     }
 
     /// A finished epoch.
+    /// Whether the steps of `past` are this history's first.
+    pub(super) fn begins_with(&self, past: &Self) -> bool {
+        let bits = |record: &StepRecord| (record.step, record.loss.to_bits(), record.learning_rate.to_bits());
+        past.steps.len() <= self.steps.len() && past.steps.iter().zip(&self.steps).all(|(a, b)| bits(a) == bits(b))
+    }
+
     pub(super) fn push(&mut self, record: EpochRecord) {
         self.recorded = 0;
         self.epochs.push(record);
