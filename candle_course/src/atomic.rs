@@ -106,6 +106,17 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |file| file.write_all_at(bytes, 0))
 }
 
+/// [`write_bytes`] of what is soon out of date: whole or not at all, but not worth waiting for the disk.
+pub(crate) fn write_passing(path: &Path, bytes: &[u8]) -> Result<()> {
+    let (_, temporary) = temporary(path)?;
+    let written = Output::create(&temporary).map_err(Error::from).and_then(|file| file.write_all_at(bytes, 0));
+    let written = written.and_then(|()| Ok(rename(&temporary, path)?));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
 /// Renames, and so replaces.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(test)]

@@ -7,6 +7,8 @@ use std::error::Error as StdError;
 use std::fmt::{self, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use crate::text::harmless;
+
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -116,16 +118,16 @@ impl Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        let mut text = self.0.message.clone();
         let mut cause = self.source();
         while let Some(error) = cause {
             match error.downcast_ref::<Error>() {
-                Some(own) => write!(f, "\n  caused by: {}", own.0.message)?,
-                None => write!(f, "\n  caused by: {error}")?,
+                Some(own) => text.push_str(&format!("\n  caused by: {}", own.0.message)),
+                None => text.push_str(&format!("\n  caused by: {error}")),
             }
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&harmless(&text))
     }
 }
 

@@ -361,6 +361,152 @@ mod tests {
         assert!(text.contains("none of the 2 checkpoints"), "{text}");
     }
 
+    /// A folder with checkpoints 1 and 2, whose next one is 3.
+    fn two() -> (tempfile::TempDir, CheckpointFolder) {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(2)).unwrap();
+        (1..3).for_each(|step| drop(folder.save(step, None, &state(step)).unwrap()));
+        (temporary, folder)
+    }
+
+    /// Whatever failed: what can be read is as it was written, the newest is 2 or, if it was told to be
+    /// saved, 3; and the folder goes on.
+    fn nothing_is_lost(folder: &CheckpointFolder, saved: &Result<PathBuf>, what: &str) {
+        let newest = folder.latest().unwrap().unwrap();
+        assert!(newest.damaged.is_empty(), "{what}: {:?}", newest.damaged);
+        assert_eq!(newest.snapshot.get_number("step").unwrap(), newest.step as f64, "{what}");
+        assert!(newest.step == 3 || saved.is_err() && newest.step == 2, "{what}: {}", newest.step);
+        assert!(steps(folder).len() >= 2, "{what}: {:?}", steps(folder));
+        let names = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.map(|name| name.into_string().unwrap()).all(|name| !name.ends_with(".tmp")), "{what}");
+        folder.save(4, None, &state(4)).unwrap();
+        assert_eq!(folder.latest().unwrap().unwrap().step, 4, "{what}");
+    }
+
+    #[test]
+    fn every_call_of_the_file_system_may_fail_once() {
+        let (mut failures, mut call) = (0, 0);
+        loop {
+            let (_temporary, folder) = two();
+            let (saved, calls) = faults::with(call, usize::MAX, || folder.save(3, None, &state(3)));
+            failures += usize::from(saved.is_err());
+            nothing_is_lost(&folder, &saved, &format!("call {call}: {:?}", saved.as_ref().err()));
+            call += 1;
+            if call > calls {
+                break;
+            }
+        }
+        assert!(failures >= 6, "{failures}: create, write, sync, rename, the folder's sync, and a removal");
+        println!("{failures} calls failed, one by one: nothing was lost");
+    }
+
+    #[test]
+    fn the_disk_may_be_full_at_every_byte() {
+        let length = fs::metadata(&two().1.files().unwrap()[0].1).unwrap().len() as usize;
+        let (_temporary, folder) = two();
+        for bytes in 0..=length {
+            let (saved, _) = faults::with(usize::MAX, bytes, || folder.save(3, None, &state(3)));
+            assert_eq!(saved.is_ok(), bytes == length, "{bytes} of {length} bytes: {saved:?}");
+            if bytes < length {
+                assert!(saved.unwrap_err().to_string().contains("untouched"));
+                assert_eq!(steps(&folder), [1, 2]);
+            } else {
+                nothing_is_lost(&folder, &saved, "all bytes");
+            }
+        }
+        println!("the disk was full at each of {length} bytes: nothing was lost");
+    }
+
+    #[test]
+    fn moving_a_branch_may_fail_anywhere() {
+        let (mut call, all) = (0, vec![1, 2, 3, 4]);
+        loop {
+            let temporary = tempfile::tempdir().unwrap();
+            let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(9)).unwrap();
+            all.iter().for_each(|&step| drop(folder.save(step, None, &state(step)).unwrap()));
+            let (moved, calls) = faults::with(call, usize::MAX, || folder.set_aside_after(2));
+            assert_eq!(moved.is_err(), call < calls);
+            // Tried again, all that was there is there.
+            folder.set_aside_after(2).unwrap();
+            assert_eq!(steps(&folder), [1, 2]);
+            let below = fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().path());
+            let mut aside: Vec<u64> = below
+                .filter(|path| path.is_dir())
+                .flat_map(|path| steps(&CheckpointFolder::open(path, Retention::new()).unwrap()))
+                .collect();
+            aside.sort_unstable();
+            assert_eq!(aside, [3, 4], "call {call}");
+            call += 1;
+            if call > calls {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn two_writers_and_a_reader_in_one_folder_are_never_in_each_others_way() {
+        let temporary = tempfile::tempdir().unwrap();
+        let open = || CheckpointFolder::open(temporary.path(), Retention::new().last(1)).unwrap();
+        open().save(1, None, &state(1)).unwrap();
+        std::thread::scope(|scope| {
+            for first in [2, 3] {
+                scope.spawn(move || {
+                    let folder = open();
+                    for step in (first..120).step_by(2) {
+                        folder.save(step, None, &state(step)).unwrap();
+                    }
+                });
+            }
+            for _ in 0..200 {
+                let folder = open();
+                let newest = folder.latest().unwrap().unwrap();
+                assert_eq!(newest.snapshot.get_number("step").unwrap(), newest.step as f64);
+                folder.list().unwrap();
+            }
+        });
+        assert_eq!(steps(&open()).last(), Some(&119));
+    }
+
+    #[test]
+    fn every_flipped_bit_falls_back_to_the_older_checkpoint() {
+        let (_temporary, folder) = two();
+        let path = folder.files().unwrap()[1].1.clone();
+        let good = fs::read(&path).unwrap();
+        for bit in 0..8 * good.len() {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bad).unwrap();
+            let resume = folder.latest().unwrap().unwrap();
+            assert_eq!((resume.step, resume.damaged.len()), (1, 1), "bit {bit}");
+        }
+        // A whole file of a newer format is no damage.
+        let version = good.windows(20).position(|bytes| bytes == b"\"format_version\":\"1\"").unwrap();
+        let mut newer = good.clone();
+        newer[version + 18] = b'7';
+        fs::write(&path, &newer).unwrap();
+        assert_eq!(folder.latest().unwrap().unwrap().step, 1, "its checksum is of another version");
+        let place = good.windows(10).position(|bytes| bytes == b"\"crc32c\":\"").unwrap() + 10;
+        newer[place..place + 8].copy_from_slice(b"00000000");
+        let checksum = format!("{:08x}", crc32c::crc32c(&newer));
+        newer[place..place + 8].copy_from_slice(checksum.as_bytes());
+        fs::write(&path, &newer).unwrap();
+        let text = folder.latest().unwrap_err().to_string();
+        assert!(text.contains("has format 7") && text.contains("update candle_course"), "{text}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_only_bears_the_name_of_a_checkpoint_is_passed_over() {
+        let (temporary, folder) = two();
+        let name = |step: u64| temporary.path().join(format!("{PREFIX}{step:010}{SUFFIX}"));
+        fs::create_dir(name(3)).unwrap();
+        std::os::unix::fs::symlink(temporary.path().join("nowhere"), name(4)).unwrap();
+        // Reading a pipe that nobody writes to would wait for ever.
+        assert!(std::process::Command::new("mkfifo").arg(name(5)).status().unwrap().success());
+        assert_eq!(folder.latest().unwrap().unwrap().step, 2);
+        assert_eq!(steps(&folder), [1, 2]);
+    }
+
     #[test]
     fn a_folder_that_cannot_be_used_is_named() {
         let temporary = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::plot::compact;
+use crate::text::say;
 
 /// Checks of one exercise: what is right, and for what is not, what was expected, what came, and
 /// the likely mistake.
@@ -106,7 +107,7 @@ impl Check {
     /// When a check failed, or there was none.
     pub fn finish(self) -> Result<()> {
         let failed = self.lines.iter().filter(|(right, _)| !right).count();
-        println!("{}", self.report());
+        say(self.report());
         match (self.lines.len(), failed) {
             (0, _) => Err(Error::argument("check", "at least one check before `finish`", "none")),
             (_, 0) => Ok(()),

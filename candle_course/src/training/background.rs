@@ -12,6 +12,7 @@ use candle_core::backprop::GradStore;
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Error, ErrorKind, Result, contained, panicked};
 use crate::plot::{Figure, LineChart, Panels, compact};
+use crate::text::say;
 use crate::training::callbacks::{Speed, duration};
 use crate::training::history_display::headline;
 use crate::training::live;
@@ -217,10 +218,10 @@ impl BackgroundTraining {
     /// # Errors
     /// If nothing has been trained yet.
     pub fn watch(&self) -> Result<Figure> {
-        println!("{}", self.status());
+        say(self.status());
         let seen = self.shared.seen().clone();
         if !seen.history.epochs().is_empty() {
-            print!("{}", seen.history);
+            say(seen.history.to_string().trim_end());
         }
         seen.figure()
     }
@@ -297,7 +298,7 @@ impl BackgroundTraining {
     pub fn evcxr_display(&self) {
         match self.watch() {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => println!("no curves yet: {error}"),
+            Err(error) => say(format!("no curves yet: {error}")),
         }
     }
 }

@@ -8,6 +8,7 @@ use candle_core::{Shape, Tensor, TensorId};
 use crate::error::{Context, Result};
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::{Cell, Table};
+use crate::text::say;
 
 /// One layer of a [`ModelSummary`].
 #[derive(Debug, Clone, PartialEq)]
@@ -212,7 +213,7 @@ impl ModelSummary {
 
     /// What evcxr calls for a cell that ends with a summary: the table, and the totals as text.
     pub fn evcxr_display(&self) {
-        println!("{}", self.totals());
+        say(self.totals());
         self.table().evcxr_display();
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::text::say;
 use crate::training::{Callback, Flow, Training};
 
 /// Prints a line at the end of every epoch, and one every few seconds before it. Whole lines only:
@@ -52,7 +53,7 @@ impl Progress {
         match &mut self.lines {
             Some(lines) => lines.push(text),
             None if self.muted => {}
-            None => println!("{text}"),
+            None => say(text),
         }
         self.printed = Instant::now();
     }

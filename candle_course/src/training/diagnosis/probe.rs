@@ -12,6 +12,7 @@ use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::Table;
 use crate::plot::{BarChart, Figure, Panels, compact};
 use crate::stateful::Stateful;
+use crate::text::say;
 
 /// Looks into a model. Layers to look at are marked by [`Probe::watch`] in the model's `forward`,
 /// or by [`Probe::sequential`] around a [`Sequential`]. Outside of [`Probe::inspect`] it costs nothing.
@@ -292,7 +293,7 @@ impl LayerReport {
 
     /// What evcxr calls for a cell that ends with a report: the table, and the findings as text.
     pub fn evcxr_display(&self) {
-        self.findings().iter().for_each(|finding| println!("{finding}"));
+        self.findings().iter().for_each(|finding| say(finding));
         self.table().evcxr_display();
     }
 }

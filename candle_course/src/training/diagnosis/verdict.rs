@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::plot::compact;
+use crate::text::say;
 use crate::training::History;
 
 /// How a model fits.
@@ -76,7 +77,7 @@ impl Verdict {
 
     /// What evcxr calls for a cell that ends with a verdict.
     pub fn evcxr_display(&self) {
-        println!("{self}");
+        say(self);
     }
 }
 
