@@ -7,6 +7,8 @@ pub use candle_datasets;
 pub use candle_nn;
 pub use plotters;
 
+#[cfg(test)]
+mod absurd_tests;
 mod atomic;
 pub mod checkpoint;
 pub mod data;

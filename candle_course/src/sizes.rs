@@ -13,20 +13,20 @@ pub(crate) fn product(what: &str, sizes: &[usize]) -> Result<usize> {
     product.ok_or_else(|| too_large(what, format!("{sizes:?}")))
 }
 
-/// Fails if `count` values of `T` cannot be in memory.
-pub(crate) fn check<T>(what: &str, count: usize) -> Result<()> {
-    let bytes = count.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
-    match bytes {
-        Some(bytes) if bytes as u64 <= memory() => Ok(()),
-        _ => Err(too_large(what, format!("{count} values of {} bytes", size_of::<T>()))),
-    }
+fn fits<T>(count: usize) -> bool {
+    let bytes = count.checked_mul(size_of::<T>());
+    bytes.is_some_and(|bytes| bytes <= isize::MAX as usize && bytes as u64 <= memory())
 }
 
-/// [`check`] of the product of `shape`, which it returns.
+/// Fails if `count` values of `T` cannot be in memory.
+pub(crate) fn check<T>(what: &str, count: usize) -> Result<()> {
+    if fits::<T>(count) { Ok(()) } else { Err(too_large(what, count)) }
+}
+
+/// The product of `shape`; fails if so many values of `T` cannot be in memory.
 pub(crate) fn count_of<T>(what: &str, shape: &[usize]) -> Result<usize> {
     let count = product(what, shape)?;
-    check::<T>(&format!("{what} of shape {shape:?}"), count)?;
-    Ok(count)
+    if fits::<T>(count) { Ok(count) } else { Err(too_large(what, format!("{shape:?}"))) }
 }
 
 /// An empty vector with room for `count` values.

@@ -8,6 +8,7 @@ use candle_core::{Shape, Tensor, TensorId};
 use crate::error::{Context, Result};
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::{Cell, Table};
+use crate::sizes;
 use crate::text::say;
 
 /// One layer of a [`ModelSummary`].
@@ -139,6 +140,7 @@ impl ModelSummary {
         input: &Shape,
         forward: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Self> {
+        sizes::count_of::<f64>("input", input.dims())?;
         let xs = Tensor::zeros(input, parameters.dtype(), parameters.device())?;
         let ys =
             forward(&xs).with_context(|| format!("the model does not take an input of shape {:?}", input.dims()))?;

@@ -44,7 +44,7 @@ impl Progress {
     fn seconds_left(&self, training: &Training) -> Option<f64> {
         let state = training.state();
         let batches = state.epoch * state.batches_per_epoch + state.batch;
-        let left = (training.epochs() * state.batches_per_epoch).saturating_sub(batches);
+        let left = training.epochs().saturating_mul(state.batches_per_epoch).saturating_sub(batches);
         let done = batches - self.first_batch;
         (done > 0 && left > 0).then(|| self.started.elapsed().as_secs_f64() / done as f64 * left as f64)
     }
