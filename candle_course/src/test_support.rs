@@ -29,6 +29,15 @@ pub(crate) fn data(file: &str) -> PathBuf {
     PathBuf::from(package).join("tests/data").join(file)
 }
 
+/// Gives a file other bytes. (A file that is truncated first and then written is flushed to the disk by
+/// some file systems, a hundred thousand times.)
+pub(crate) fn rewrite(path: &std::path::Path, bytes: &[u8]) {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+}
+
 /// Runs `check` on every case and fails in the end, naming how many failed and what the first few said.
 pub(crate) fn every<T>(cases: &[T], check: impl Fn(&T)) {
     let mut failures = Vec::new();

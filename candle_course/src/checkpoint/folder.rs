@@ -475,7 +475,7 @@ mod tests {
         for bit in 0..8 * good.len() {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&path, &bad).unwrap();
+            crate::test_support::rewrite(&path, &bad);
             let resume = folder.latest().unwrap().unwrap();
             assert_eq!((resume.step, resume.damaged.len()), (1, 1), "bit {bit}");
         }

@@ -29,4 +29,6 @@ pub use snapshot::Snapshot;
 pub use weights::{load_weights, read_weights, save_weights, write_weights};
 
 #[cfg(test)]
+mod mutation_tests;
+#[cfg(test)]
 mod pytorch_tests;

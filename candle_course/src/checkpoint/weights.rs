@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 
 use crate::checkpoint::atomic;
 use crate::checkpoint::format::{self, Texts};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result, contained};
 use crate::nn::Parameters;
 use crate::stateful::Stateful;
 
@@ -88,7 +88,9 @@ pub fn read_weights(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> 
     let what = || format!("cannot load the weights `{}`", path.display());
     if path.extension().is_some_and(|extension| ["pt", "pth", "bin"].iter().any(|pickled| extension == *pickled)) {
         format::open(path)?;
-        return Ok(candle_core::pickle::read_all(path).with_context(what)?.into_iter().collect());
+        // candle's reader takes a pickle's word for what is on its stack, and panics where it is not.
+        let read = || Ok(candle_core::pickle::read_all(path)?);
+        return Ok(contained(ErrorKind::Data, "the reader of pickles", read).with_context(what)?.into_iter().collect());
     }
     let file = format::open(path)?;
     format::read_header(&file).and_then(|header| format::read(&file, &header)).with_context(what)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{ModuleT, Tensor};
 
-use super::trainer_tests::{loaders, mlp, points, trainer};
+use super::trainer_tests::{FailsAt, loaders, mlp, points, trainer};
 use super::*;
 use crate::checkpoint::{CheckpointFolder, Retention, Snapshot};
 use crate::data::{Batch, BatchPosition, DataLoader, Dataset, Example, Sampler, Transform};
@@ -17,6 +17,7 @@ use crate::metrics::Accuracy;
 use crate::nn::{Parameters, Sequential};
 use crate::optimizers::Sgd;
 use crate::stateful::Stateful as _;
+use crate::test_support::{mutations, peak_memory, rewrite};
 use crate::training::callbacks::{Checkpoints, EarlyStopping};
 use crate::training::diagnosis::Probe;
 
@@ -345,4 +346,139 @@ fn samplers_data_sets_and_transforms_that_break_their_word_are_errors() {
     assert!(fit(builder(false).build().unwrap()).unwrap().iter().all(|loss| loss.is_finite()));
     let unbounded = builder(false).workers(2).prefetch(usize::MAX).build().unwrap();
     assert_eq!(unbounded.epoch(0).unwrap().map(|batch| batch.unwrap().len()).sum::<usize>(), 60);
+}
+
+#[test]
+fn a_history_on_a_full_disk_leaves_the_older_file() {
+    use crate::atomic::faults;
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    let mut trainer = trainer(3).0.epochs(1).learning_rate(0.1).quiet().build().unwrap();
+    let older = trainer.fit(&train, Some(&validation)).unwrap();
+    trainer.set_epochs(2);
+    let newer = trainer.fit(&train, Some(&validation)).unwrap();
+    let (mut full, mut failed) = (0, 0);
+    for name in ["history.json", "history.csv"] {
+        let path = temporary.path().join(name);
+        older.save(&path).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let complete = temporary.path().join(format!("complete {name}"));
+        newer.save(&complete).unwrap();
+        let after = std::fs::read(&complete).unwrap();
+        for bytes in 0..after.len() {
+            assert!(faults::with(usize::MAX, bytes, || newer.save(&path)).0.is_err());
+            assert_eq!(std::fs::read(&path).unwrap(), before, "full after {bytes} bytes");
+            full += 1;
+        }
+        // Create, write, sync, rename and the folder's sync; the last leaves the new file.
+        for call in 0..5 {
+            assert!(faults::with(call, usize::MAX, || newer.save(&path)).0.is_err());
+            assert_eq!(std::fs::read(&path).unwrap(), if call < 4 { &before[..] } else { &after[..] });
+            failed += 1;
+        }
+    }
+    assert_eq!(files(temporary.path()).len(), 4, "{:?}", files(temporary.path()));
+    println!("a history: the disk full at each of {full} bytes, {failed} calls failed: nothing was lost");
+}
+
+#[test]
+fn hostile_counters_in_a_checkpoint_are_refused() {
+    let (train, validation) = loaders();
+    let build = || trainer(3).0.epochs(3).learning_rate(0.1).quiet().callback(FailsAt(6)).build().unwrap();
+    let mut stopped = build();
+    stopped.fit(&train, Some(&validation)).unwrap_err();
+    let snapshot = stopped.snapshot().unwrap();
+    assert_eq!((stopped.state().epoch, stopped.state().batch), (1, 2));
+    build().restore(&snapshot).unwrap();
+    let changed = |text: &str, field: &str, value: &str| {
+        let mut json: serde_json::Value = serde_json::from_str(snapshot.get_text(text).unwrap()).unwrap();
+        json[field] = serde_json::from_str(value).unwrap();
+        snapshot.clone().text(text, &json.to_string())
+    };
+    let max = usize::MAX.to_string();
+    let fields = ["epoch", "batch", "batches_per_epoch", "batches_in_step", "step"];
+    let mut hostile: Vec<Snapshot> = fields.iter().map(|field| changed("state", field, &max)).collect();
+    hostile.push(changed("state", "batch", "3"));
+    hostile.push(changed("state", "batch", "1"));
+    hostile.extend(["3", "200", &max].map(|recorded| changed("history", "recorded", recorded)));
+    for (number, snapshot) in hostile.iter().enumerate() {
+        let mut trainer = build();
+        let text = trainer.restore(snapshot).unwrap_err().to_string();
+        assert!(text.contains("contradicts itself"), "{number}: {text}");
+        assert_eq!(trainer.state().step, 0);
+    }
+}
+
+/// What a history can be asked, all of it.
+fn ask(history: &History) {
+    let _ = (history.to_string(), history.to_csv(), history.names(), history.curves(), history.verdict());
+    let _ = (history.step_curve(2), history.seconds(), history.last(), history.notes().len(), history.step_losses());
+    for name in history.names() {
+        let _ = (history.values(&name), history.best(&name), history.is_maximized(&name));
+    }
+}
+
+#[test]
+fn damaged_histories_do_no_harm() {
+    const COUNT: usize = 100_000;
+    let (train, validation) = loaders();
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("history.json");
+    let mut trainer = trainer(3).0.epochs(3).learning_rate(0.1).quiet().build().unwrap();
+    let whole = trainer.fit(&train, Some(&validation)).unwrap();
+    whole.save(&path).unwrap();
+    assert_eq!(History::load(&path).unwrap(), whole);
+    let good = serde_json::to_vec(&whole).unwrap();
+    let (mut refused, mut asked) = (0, 0);
+    for (number, bytes) in mutations(12, &good, COUNT).enumerate() {
+        rewrite(&path, &bytes);
+        let (history, peak) = peak_memory(|| History::load(&path));
+        assert!(peak <= 50 * bytes.len() + (1 << 16), "{number}: {peak} bytes of memory for {}", bytes.len());
+        match history {
+            Err(_) => refused += 1,
+            // Figures take their time.
+            Ok(history) if asked < 300 => {
+                ask(&history);
+                asked += 1;
+            }
+            Ok(_) => {}
+        }
+    }
+    assert!((COUNT / 2..COUNT).contains(&refused) && asked > 100, "{refused} {asked}");
+    println!("{COUNT} damaged histories: {refused} refused, {asked} of the others asked, none did harm");
+}
+
+#[test]
+fn hostile_texts_in_a_checkpoint_do_no_harm() {
+    const COUNT: usize = 20_000;
+    let (train, validation) = loaders();
+    let stopping = || EarlyStopping::builder("validation_loss").patience(9).build().unwrap();
+    let build = || trainer(3).0.epochs(3).learning_rate(0.1).quiet().early_stopping(stopping()).accumulate(2).ema(0.9);
+    let mut stopped = build().callback(FailsAt(5)).build().unwrap();
+    stopped.fit(&train, Some(&validation)).unwrap_err();
+    let snapshot = stopped.snapshot().unwrap();
+    let (mut refused, mut went_on, mut victim) = (0, 0, build().build().unwrap());
+    let fresh = victim.snapshot().unwrap();
+    for name in ["state", "history"] {
+        let original = snapshot.get_text(name).unwrap().as_bytes();
+        for bytes in mutations(13, original, COUNT / 2) {
+            let Ok(text) = String::from_utf8(bytes) else { continue };
+            match victim.restore(&snapshot.clone().text(name, &text)) {
+                Err(_) => refused += 1,
+                Ok(()) if went_on < 100 => {
+                    went_on += 1;
+                    ask(victim.history());
+                    let epochs = victim.state().epoch.saturating_add(1);
+                    victim.set_epochs(epochs);
+                    let _ = victim.fit(&train, Some(&validation)); // an error or an epoch
+                    victim.restore(&fresh).unwrap();
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+    assert!(refused > COUNT / 4 && went_on == 100, "{refused} {went_on}");
+    println!(
+        "{COUNT} hostile states and histories: {refused} refused, {went_on} of the others trained on, none did harm"
+    );
 }
