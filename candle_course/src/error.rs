@@ -5,6 +5,9 @@
 
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::text::harmless;
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -115,16 +118,16 @@ impl Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        let mut text = self.0.message.clone();
         let mut cause = self.source();
         while let Some(error) = cause {
             match error.downcast_ref::<Error>() {
-                Some(own) => write!(f, "\n  caused by: {}", own.0.message)?,
-                None => write!(f, "\n  caused by: {error}")?,
+                Some(own) => text.push_str(&format!("\n  caused by: {}", own.0.message)),
+                None => text.push_str(&format!("\n  caused by: {error}")),
             }
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&harmless(&text))
     }
 }
 
@@ -186,6 +189,25 @@ impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         candle_core::Error::wrap(error)
     }
+}
+
+/// Does `work` and then, whatever came of it, `after`, which puts things back. A panic goes on when they
+/// are in their place.
+pub(crate) fn always<C: ?Sized, T>(
+    with: &mut C,
+    work: impl FnOnce(&mut C) -> Result<T>,
+    after: impl FnOnce(&mut C) -> Result<()>,
+) -> Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(|| work(with)));
+    let put_back = after(with);
+    let result = result.unwrap_or_else(|panic| resume_unwind(panic))?;
+    put_back.map(|()| result)
+}
+
+/// What code of the user gives, and its panic as an error of this kind: in a notebook a panic takes the
+/// cell's variables away.
+pub(crate) fn contained<T>(kind: ErrorKind, who: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::new(kind, panicked(who, &*panic))))
 }
 
 /// What a caught panic of `what` said.

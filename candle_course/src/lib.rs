@@ -7,6 +7,9 @@ pub use candle_datasets;
 pub use candle_nn;
 pub use plotters;
 
+#[cfg(test)]
+mod absurd_tests;
+mod atomic;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
@@ -24,6 +27,7 @@ pub mod precision;
 pub mod prelude;
 pub mod random;
 pub mod schedules;
+mod sizes;
 pub mod stateful;
 pub mod tensorboard;
 #[cfg(test)]

@@ -117,13 +117,24 @@ impl Generator {
         Ok(distribution.sample(&mut self.0))
     }
 
-    /// A whole number in `0..bound`.
+    /// A whole number in `0..bound`; [`try_below`](Self::try_below) where the bound may be 0.
     ///
     /// # Panics
     /// If `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
         // u64, not usize: the same draw on 32-bit platforms.
         self.0.random_range(0..bound as u64) as usize
+    }
+
+    /// A whole number in `0..bound`, the same as [`below`](Self::below).
+    ///
+    /// # Errors
+    /// If `bound` is 0: there is no such number.
+    pub fn try_below(&mut self, bound: usize) -> Result<usize> {
+        match bound {
+            0 => Err(Error::argument("bound", "at least 1", 0).hint("is what is chosen from empty?")),
+            _ => Ok(self.below(bound)),
+        }
     }
 
     /// `true` with the given probability.
@@ -137,6 +148,9 @@ impl Generator {
     }
 
     /// The numbers `0..length` in random order.
+    ///
+    /// # Panics
+    /// If there is no memory for so many.
     pub fn permutation(&mut self, length: usize) -> Vec<usize> {
         let mut indices: Vec<usize> = (0..length).collect();
         self.shuffle(&mut indices);

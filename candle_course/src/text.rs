@@ -1,4 +1,38 @@
-//! How numbers are written in tables and reports.
+//! How numbers are written in tables and reports, and how text from outside is.
+
+use std::fmt::Display;
+
+/// Text whose lines may reach a notebook's kernel. It takes lines with such words for its own
+/// protocol, wherever they stand in a line: the name of a folder could begin a piece of HTML.
+pub(crate) fn harmless(text: &str) -> String {
+    text.replace("EVCXR_", "EVCXR-")
+}
+
+/// A name from outside, on one line.
+pub(crate) fn one_line(name: &str) -> String {
+    harmless(&name.replace(|letter: char| letter.is_control(), " "))
+}
+
+/// [`one_line`] for HTML, between tags or quotes.
+pub(crate) fn html(name: &str) -> String {
+    let mut html = String::with_capacity(name.len());
+    for letter in one_line(name).chars() {
+        match letter {
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#39;"),
+            letter => html.push(letter),
+        }
+    }
+    html
+}
+
+/// Prints a report in which there may be names from outside.
+pub(crate) fn say(report: impl Display) {
+    println!("{}", harmless(&report.to_string()));
+}
 
 /// A score to four decimals, or a dash where it is not defined.
 pub(crate) fn score(value: impl Into<Option<f64>>) -> String {
@@ -7,10 +41,20 @@ pub(crate) fn score(value: impl Into<Option<f64>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::score;
+    use super::*;
 
     #[test]
     fn scores_have_four_decimals_or_a_dash() {
         assert_eq!([score(0.5), score(2.0 / 3.0), score(None)], ["0.5000", "0.6667", "–"]);
+    }
+
+    #[test]
+    fn names_from_outside_are_neither_markup_nor_a_line_for_the_kernel() {
+        let name = "cat\nEVCXR_BEGIN_CONTENT text/html\r\u{1b}[1m<b onload='x()' id=\"y\">&";
+        assert_eq!(one_line(name), "cat EVCXR-BEGIN_CONTENT text/html  [1m<b onload='x()' id=\"y\">&");
+        let html = html(name);
+        assert!(html.starts_with("cat EVCXR-BEGIN") && !html.contains(['<', '>', '"', '\'', '\n']), "{html}");
+        assert!(html.ends_with("&lt;b onload=&#39;x()&#39; id=&quot;y&quot;&gt;&amp;"), "{html}");
+        assert_eq!(harmless("two\nlines"), "two\nlines");
     }
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Snapshot, atomic, snapshot};
+use crate::atomic;
+use crate::checkpoint::{CheckpointLock, Snapshot, snapshot};
 use crate::direction::Direction;
 use crate::error::{Context, Error, Result};
 
@@ -169,7 +170,43 @@ impl CheckpointFolder {
         &self.path
     }
 
-    /// Saves a checkpoint, then removes those that the retention does not keep.
+    /// Takes the right to save into this folder, until what it returns is dropped. A
+    /// [`Trainer`](crate::training::Trainer) holds it while it trains; a loop written by hand should.
+    ///
+    /// # Errors
+    /// If another training holds it; the message says which process.
+    pub fn lock(&self) -> Result<CheckpointLock> {
+        CheckpointLock::take(&self.path)
+    }
+
+    /// Moves the checkpoints of later steps than `step` into a folder below this one, `after-step-…`, and
+    /// names it: for going on from an older checkpoint, so that what comes after it is neither resumed
+    /// from nor lost. The new folder is one of checkpoints, too. Nothing if there are none.
+    ///
+    /// # Errors
+    /// If a file cannot be moved.
+    pub fn set_aside_after(&self, step: u64) -> Result<Option<CheckpointFolder>> {
+        let mut later = self.files()?;
+        later.retain(|&(saved, _)| saved > step);
+        if later.is_empty() {
+            return Ok(None);
+        }
+        let name = format!("after-step-{step}");
+        let names = std::iter::once(name.clone()).chain((2..).map(|number| format!("{name}-{number}")));
+        let aside = names.map(|name| self.path.join(name)).find(|path| !path.exists()).unwrap_or_default();
+        let what = || format!("cannot move later checkpoints to `{}`", aside.display());
+        fs::create_dir_all(&aside).with_context(what)?;
+        // The newest first: if this is interrupted, what stays is the beginning of the branch.
+        for (_, path) in later.iter().rev() {
+            let moved = aside.join(path.file_name().unwrap_or_default());
+            atomic::gone_is_fine(atomic::rename(path, &moved)).with_context(what)?;
+        }
+        atomic::flush_folder(&aside).and_then(|()| atomic::flush_folder(&self.path)).with_context(what)?;
+        Ok(Some(Self { path: aside, retention: self.retention.clone() }))
+    }
+
+    /// Saves a checkpoint, then removes those that the retention does not keep. Those of later steps
+    /// stay: see [`set_aside_after`](Self::set_aside_after).
     ///
     /// # Errors
     /// If the file cannot be written: no other is removed then.
@@ -180,10 +217,12 @@ impl CheckpointFolder {
             None => snapshot.clone(),
         };
         snapshot.save(&path)?;
-        let saved = self.list()?;
+        let mut saved = self.list()?;
+        // What was saved after this step is of another branch, and must not count against this one.
+        saved.retain(|saved| saved.step <= step);
         for (saved, kept) in saved.iter().zip(self.retention.kept(&saved)) {
             if !kept && saved.path != path {
-                fs::remove_file(&saved.path)
+                atomic::remove(&saved.path)
                     .with_context(|| format!("cannot remove the old checkpoint `{}`", saved.path.display()))?;
             }
         }
@@ -199,7 +238,8 @@ impl CheckpointFolder {
             let step = path
                 .file_name()
                 .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse::<u64>().ok());
-            files.extend(step.map(|step| (step, path)));
+            // What only bears such a name, a pipe say, could be read for ever.
+            files.extend(step.filter(|_| path.is_file()).map(|step| (step, path)));
         }
         files.sort();
         Ok(files)
@@ -224,13 +264,17 @@ impl CheckpointFolder {
     /// If there are checkpoints but none is whole, or the newest was written by a newer version of
     /// this crate.
     pub fn latest(&self) -> Result<Option<Resume>> {
-        let mut damaged = Vec::new();
+        let (mut damaged, mut gone) = (Vec::new(), false);
         for (step, path) in self.files()?.into_iter().rev() {
             match Snapshot::load(&path) {
+                Err(_) if is_gone(&path) => gone = true,
                 Ok(snapshot) => return Ok(Some(Resume { path, step, snapshot, damaged })),
                 Err(error) if snapshot::is_newer(&path) => return Err(error),
                 Err(error) => damaged.push(Damaged { path, reason: error.to_string() }),
             }
+        }
+        if gone {
+            return self.latest(); // a training that removes one has saved a newer one first
         }
         if damaged.is_empty() {
             return Ok(None);
@@ -255,14 +299,22 @@ impl CheckpointFolder {
             Error::checkpoint(format!("no checkpoint in `{}` was saved with a metric", self.path.display()))
         })?;
         let Saved { path, step, .. } = saved.swap_remove(best);
-        let snapshot = Snapshot::load(&path)?;
-        Ok(Resume { path, step, snapshot, damaged: Vec::new() })
+        match Snapshot::load(&path) {
+            Err(_) if is_gone(&path) => self.best(direction),
+            snapshot => Ok(Resume { path, step, snapshot: snapshot?, damaged: Vec::new() }),
+        }
     }
+}
+
+/// Whether a file that was listed was removed since, by its training.
+fn is_gone(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::atomic::faults;
 
     fn steps(folder: &CheckpointFolder) -> Vec<u64> {
         folder.list().unwrap().into_iter().map(|saved| saved.step).collect()
@@ -307,6 +359,152 @@ mod tests {
         fs::remove_file(&paths[0]).unwrap();
         let text = folder.latest().unwrap_err().to_string();
         assert!(text.contains("none of the 2 checkpoints"), "{text}");
+    }
+
+    /// A folder with checkpoints 1 and 2, whose next one is 3.
+    fn two() -> (tempfile::TempDir, CheckpointFolder) {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(2)).unwrap();
+        (1..3).for_each(|step| drop(folder.save(step, None, &state(step)).unwrap()));
+        (temporary, folder)
+    }
+
+    /// Whatever failed: what can be read is as it was written, the newest is 2 or, if it was told to be
+    /// saved, 3; and the folder goes on.
+    fn nothing_is_lost(folder: &CheckpointFolder, saved: &Result<PathBuf>, what: &str) {
+        let newest = folder.latest().unwrap().unwrap();
+        assert!(newest.damaged.is_empty(), "{what}: {:?}", newest.damaged);
+        assert_eq!(newest.snapshot.get_number("step").unwrap(), newest.step as f64, "{what}");
+        assert!(newest.step == 3 || saved.is_err() && newest.step == 2, "{what}: {}", newest.step);
+        assert!(steps(folder).len() >= 2, "{what}: {:?}", steps(folder));
+        let names = fs::read_dir(&folder.path).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.map(|name| name.into_string().unwrap()).all(|name| !name.ends_with(".tmp")), "{what}");
+        folder.save(4, None, &state(4)).unwrap();
+        assert_eq!(folder.latest().unwrap().unwrap().step, 4, "{what}");
+    }
+
+    #[test]
+    fn every_call_of_the_file_system_may_fail_once() {
+        let (mut failures, mut call) = (0, 0);
+        loop {
+            let (_temporary, folder) = two();
+            let (saved, calls) = faults::with(call, usize::MAX, || folder.save(3, None, &state(3)));
+            failures += usize::from(saved.is_err());
+            nothing_is_lost(&folder, &saved, &format!("call {call}: {:?}", saved.as_ref().err()));
+            call += 1;
+            if call > calls {
+                break;
+            }
+        }
+        assert!(failures >= 6, "{failures}: create, write, sync, rename, the folder's sync, and a removal");
+        println!("{failures} calls failed, one by one: nothing was lost");
+    }
+
+    #[test]
+    fn the_disk_may_be_full_at_every_byte() {
+        let length = fs::metadata(&two().1.files().unwrap()[0].1).unwrap().len() as usize;
+        let (_temporary, folder) = two();
+        for bytes in 0..=length {
+            let (saved, _) = faults::with(usize::MAX, bytes, || folder.save(3, None, &state(3)));
+            assert_eq!(saved.is_ok(), bytes == length, "{bytes} of {length} bytes: {saved:?}");
+            if bytes < length {
+                assert!(saved.unwrap_err().to_string().contains("untouched"));
+                assert_eq!(steps(&folder), [1, 2]);
+            } else {
+                nothing_is_lost(&folder, &saved, "all bytes");
+            }
+        }
+        println!("the disk was full at each of {length} bytes: nothing was lost");
+    }
+
+    #[test]
+    fn moving_a_branch_may_fail_anywhere() {
+        let (mut call, all) = (0, vec![1, 2, 3, 4]);
+        loop {
+            let temporary = tempfile::tempdir().unwrap();
+            let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(9)).unwrap();
+            all.iter().for_each(|&step| drop(folder.save(step, None, &state(step)).unwrap()));
+            let (moved, calls) = faults::with(call, usize::MAX, || folder.set_aside_after(2));
+            assert_eq!(moved.is_err(), call < calls);
+            // Tried again, all that was there is there.
+            folder.set_aside_after(2).unwrap();
+            assert_eq!(steps(&folder), [1, 2]);
+            let below = fs::read_dir(temporary.path()).unwrap().map(|entry| entry.unwrap().path());
+            let mut aside: Vec<u64> = below
+                .filter(|path| path.is_dir())
+                .flat_map(|path| steps(&CheckpointFolder::open(path, Retention::new()).unwrap()))
+                .collect();
+            aside.sort_unstable();
+            assert_eq!(aside, [3, 4], "call {call}");
+            call += 1;
+            if call > calls {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn two_writers_and_a_reader_in_one_folder_are_never_in_each_others_way() {
+        let temporary = tempfile::tempdir().unwrap();
+        let open = || CheckpointFolder::open(temporary.path(), Retention::new().last(1)).unwrap();
+        open().save(1, None, &state(1)).unwrap();
+        std::thread::scope(|scope| {
+            for first in [2, 3] {
+                scope.spawn(move || {
+                    let folder = open();
+                    for step in (first..120).step_by(2) {
+                        folder.save(step, None, &state(step)).unwrap();
+                    }
+                });
+            }
+            for _ in 0..200 {
+                let folder = open();
+                let newest = folder.latest().unwrap().unwrap();
+                assert_eq!(newest.snapshot.get_number("step").unwrap(), newest.step as f64);
+                folder.list().unwrap();
+            }
+        });
+        assert_eq!(steps(&open()).last(), Some(&119));
+    }
+
+    #[test]
+    fn every_flipped_bit_falls_back_to_the_older_checkpoint() {
+        let (_temporary, folder) = two();
+        let path = folder.files().unwrap()[1].1.clone();
+        let good = fs::read(&path).unwrap();
+        for bit in 0..8 * good.len() {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            crate::test_support::rewrite(&path, &bad);
+            let resume = folder.latest().unwrap().unwrap();
+            assert_eq!((resume.step, resume.damaged.len()), (1, 1), "bit {bit}");
+        }
+        // A whole file of a newer format is no damage.
+        let version = good.windows(20).position(|bytes| bytes == b"\"format_version\":\"1\"").unwrap();
+        let mut newer = good.clone();
+        newer[version + 18] = b'7';
+        fs::write(&path, &newer).unwrap();
+        assert_eq!(folder.latest().unwrap().unwrap().step, 1, "its checksum is of another version");
+        let place = good.windows(10).position(|bytes| bytes == b"\"crc32c\":\"").unwrap() + 10;
+        newer[place..place + 8].copy_from_slice(b"00000000");
+        let checksum = format!("{:08x}", crc32c::crc32c(&newer));
+        newer[place..place + 8].copy_from_slice(checksum.as_bytes());
+        fs::write(&path, &newer).unwrap();
+        let text = folder.latest().unwrap_err().to_string();
+        assert!(text.contains("has format 7") && text.contains("update candle_course"), "{text}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_only_bears_the_name_of_a_checkpoint_is_passed_over() {
+        let (temporary, folder) = two();
+        let name = |step: u64| temporary.path().join(format!("{PREFIX}{step:010}{SUFFIX}"));
+        fs::create_dir(name(3)).unwrap();
+        std::os::unix::fs::symlink(temporary.path().join("nowhere"), name(4)).unwrap();
+        // Reading a pipe that nobody writes to would wait for ever.
+        assert!(std::process::Command::new("mkfifo").arg(name(5)).status().unwrap().success());
+        assert_eq!(folder.latest().unwrap().unwrap().step, 2);
+        assert_eq!(steps(&folder), [1, 2]);
     }
 
     #[test]

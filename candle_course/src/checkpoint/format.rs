@@ -10,7 +10,9 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::json;
 
+use crate::atomic::Output;
 use crate::error::{Context, Error, Result};
+use crate::sizes;
 
 /// Bytes a task works on: they stay in the cache between the checksum and the copy.
 const PIECE: usize = 1 << 20;
@@ -26,7 +28,7 @@ pub(super) type Tensors = BTreeMap<String, Tensor>;
 pub(super) type Texts = BTreeMap<String, String>;
 
 /// Writes a safetensors file; with a checksum if `texts` has a place for one.
-pub(super) fn write(file: &File, tensors: &Tensors, texts: &Texts, checksum: bool) -> Result<()> {
+pub(super) fn write(file: &Output, tensors: &Tensors, texts: &Texts, checksum: bool) -> Result<()> {
     let mut texts = texts.clone();
     if checksum {
         texts.insert(CHECKSUM.to_owned(), NO_CHECKSUM.to_owned());
@@ -70,7 +72,7 @@ pub(super) fn write(file: &File, tensors: &Tensors, texts: &Texts, checksum: boo
         let bytes = bytes(&storage, layout)?;
         let pieces = bytes.par_chunks(PIECE).enumerate().map(|(index, piece)| {
             let checksum = if checksum { crc32c::crc32c(piece) } else { 0 };
-            write_at(file, piece, offset + (index * PIECE) as u64)?;
+            file.write_all_at(piece, offset + (index * PIECE) as u64)?;
             Ok((checksum, piece.len()))
         });
         checksums.extend(pieces.collect::<Result<Vec<_>>>()?);
@@ -81,7 +83,7 @@ pub(super) fn write(file: &File, tensors: &Tensors, texts: &Texts, checksum: boo
         let place = checksum_place(&head).ok_or_else(|| Error::checkpoint("the header has no place for a checksum"))?;
         head[place].copy_from_slice(format!("{found:08x}").as_bytes());
     }
-    write_at(file, &head, 0)
+    file.write_all_at(&head, 0)
 }
 
 /// The header of a safetensors file.
@@ -150,10 +152,10 @@ pub(super) fn read(file: &File, header: &Header) -> Result<Tensors> {
 type Pieces = Vec<(u32, usize)>;
 
 fn read_tensor(file: &File, start: u64, dtype: Dtype, shape: &[usize], checksum: bool) -> Result<(Tensor, Pieces)> {
-    let count = shape.iter().product();
+    let count = sizes::product("a tensor", shape)?;
     macro_rules! numbers {
         ($type:ty, $zero:expr) => {{
-            let mut values: Vec<$type> = vec![$zero; count];
+            let mut values: Vec<$type> = sizes::filled("a tensor", $zero, count)?;
             let pieces = read_pieces(file, start, bytemuck::cast_slice_mut(&mut values), checksum)?;
             (Tensor::from_vec(values, shape, &Device::Cpu)?, pieces)
         }};
@@ -229,6 +231,23 @@ fn combine(pieces: &[(u32, usize)]) -> u32 {
     pieces.iter().fold(0, |whole, &(piece, length)| crc32c::crc32c_combine(whole, piece, length))
 }
 
+/// Whether the file's checksum is that of all its bytes, whatever its tensors are.
+pub(super) fn is_whole(file: &File, header: &Header) -> Result<bool> {
+    let mut head = header.bytes.clone();
+    let Some(place) = checksum_place(&head) else { return Ok(false) };
+    let expected = String::from_utf8_lossy(&head[place.clone()]).into_owned();
+    head[place].copy_from_slice(NO_CHECKSUM.as_bytes());
+    let (mut found, length) = (crc32c::crc32c(&head), file.metadata()?.len());
+    let (mut piece, mut offset) = (vec![0; PIECE], head.len() as u64);
+    while offset < length {
+        let bytes = &mut piece[..PIECE.min((length - offset) as usize)];
+        read_at(file, bytes, offset)?;
+        found = crc32c::crc32c_append(found, bytes);
+        offset += bytes.len() as u64;
+    }
+    Ok(format!("{found:08x}") == expected)
+}
+
 /// Where the eight digits of the checksum stand in the header.
 fn checksum_place(head: &[u8]) -> Option<std::ops::Range<usize>> {
     let key = format!("\"{CHECKSUM}\":\"");
@@ -270,23 +289,8 @@ fn bytes<'a>(storage: &'a Storage, layout: &candle_core::Layout) -> Result<&'a [
 }
 
 #[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
-    Ok(std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)?)
-}
-
-#[cfg(unix)]
 fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
     Ok(std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)?)
-}
-
-#[cfg(windows)]
-fn write_at(file: &File, mut bytes: &[u8], mut offset: u64) -> Result<()> {
-    while !bytes.is_empty() {
-        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        bytes = &bytes[written..];
-        offset += written as u64;
-    }
-    Ok(())
 }
 
 #[cfg(windows)]

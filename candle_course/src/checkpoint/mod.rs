@@ -11,11 +11,13 @@
 //! Why safetensors and not pickle: a pickle runs code when it is loaded; a safetensors file is a
 //! JSON header and plain numbers, and any framework reads it.
 
-mod atomic;
+use crate::atomic;
+
 mod fold;
 mod folder;
 mod format;
 mod generators;
+mod lock;
 mod pickle;
 mod pytorch;
 mod snapshot;
@@ -24,9 +26,12 @@ mod weights;
 pub use fold::{fold_batch_norm, fold_batch_norm_transposed};
 pub use folder::{CheckpointFolder, Damaged, Resume, Retention, Saved};
 pub use generators::GeneratorStates;
+pub use lock::CheckpointLock;
 pub use snapshot::Snapshot;
 pub use weights::{load_weights, read_weights, save_weights, write_weights};
 
+#[cfg(test)]
+mod mutation_tests;
 #[cfg(test)]
 mod pytorch_tests;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Everything a training is, in one file.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use crate::checkpoint::atomic;
@@ -174,6 +175,7 @@ impl Snapshot {
         let read = || -> Result<Self> {
             let header = format::read_header(&file)?;
             check_kind(&header.texts)?;
+            check_version(&file, &header)?;
             let mut sections: BTreeMap<String, Tensors> = header
                 .texts
                 .get("sections")
@@ -197,9 +199,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::load`].
-    pub(super) fn load_texts(path: &Path) -> Result<Self> {
-        let header = format::read_header(&format::open(path)?)?;
+    pub(crate) fn load_texts(path: &Path) -> Result<Self> {
+        let file = format::open(path)?;
+        let header = format::read_header(&file)?;
         check_kind(&header.texts)?;
+        check_version(&file, &header)?;
         Ok(Self { sections: BTreeMap::new(), texts: header.texts })
     }
 }
@@ -209,12 +213,23 @@ fn check_kind(texts: &Texts) -> Result<()> {
         return Err(Error::checkpoint("the file is not a checkpoint of a training")
             .hint("weights alone are loaded with `load_weights`"));
     }
-    let version = texts.get("format_version").and_then(|version| version.parse::<u32>().ok());
-    match version {
+    Ok(())
+}
+
+/// A version from the future counts only in a file whose checksum holds: a flipped bit is damage.
+fn check_version(file: &File, header: &format::Header) -> Result<()> {
+    match version(&header.texts) {
         Some(version) if version <= VERSION => Ok(()),
-        Some(version) => Err(newer(version, texts)),
+        Some(version) if format::is_whole(file, header)? => Err(newer(version, &header.texts)),
+        Some(version) => Err(Error::checkpoint(format!(
+            "the header says format {version}, but the checksum is another: the file is damaged"
+        ))),
         None => Err(Error::checkpoint("the checkpoint does not say its format's version: it is damaged")),
     }
+}
+
+fn version(texts: &Texts) -> Option<u32> {
+    texts.get("format_version").and_then(|version| version.parse().ok())
 }
 
 fn newer(version: u32, texts: &Texts) -> Error {
@@ -228,10 +243,13 @@ fn newer(version: u32, texts: &Texts) -> Error {
 
 /// Whether an error of [`Snapshot::load`] is about a newer format, which no older file can heal.
 pub(super) fn is_newer(path: &Path) -> bool {
-    let header = format::open(path).and_then(|file| format::read_header(&file));
-    header.is_ok_and(|header| {
-        header.texts.get("format_version").and_then(|version| version.parse::<u32>().ok()).is_some_and(|v| v > VERSION)
-    })
+    let newer = || -> Result<bool> {
+        let file = format::open(path)?;
+        let header = format::read_header(&file)?;
+        check_kind(&header.texts)?;
+        Ok(version(&header.texts).is_some_and(|version| version > VERSION) && format::is_whole(&file, &header)?)
+    };
+    newer().unwrap_or(false)
 }
 
 #[cfg(test)]

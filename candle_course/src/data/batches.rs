@@ -1,6 +1,5 @@
 //! The batches of one epoch.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use crate::data::statistics::LoaderStatistics;
 use crate::data::transforms::{BatchPosition, Transform};
 use crate::data::workers::{Epoch, Workers};
 use crate::data::{Batch, Dataset};
-use crate::error::{Context, Error, Result, panicked};
+use crate::error::{Context, Error, ErrorKind, Result, contained};
 
 /// How one batch is made.
 pub(super) struct Recipe {
@@ -54,30 +53,37 @@ impl Recipe {
         let range = self.range(number, indices.len());
         let first = range.start;
         let wanted = &indices[range];
-        catch_unwind(AssertUnwindSafe(|| {
+        contained(ErrorKind::Data, "the data set", || {
             let mut batch = self.dataset.batch(wanted)?;
-            for (name, tensor) in [("inputs", &batch.inputs), ("targets", &batch.targets)] {
-                if tensor.dims().first() != Some(&wanted.len()) {
-                    return Err(Error::data(format!(
-                        "the data set gave {name} of shape {:?} for {} examples",
-                        tensor.dims(),
-                        wanted.len()
-                    ))
-                    .hint("the first dimension counts the examples"));
-                }
-            }
+            check(&batch, wanted.len(), "the data set")?;
             for transform in &self.transforms {
-                batch = transform.apply(batch, &BatchPosition { epoch, first })?;
+                let place = BatchPosition { epoch, first };
+                batch = contained(ErrorKind::Data, "a transform", || transform.apply(batch, &place))?;
             }
+            check(&batch, batch.inputs.dims().first().map_or(1, |&examples| examples.max(1)), "a transform")?;
             if !self.device.is_cpu() {
                 batch.inputs = self.sent(&batch.inputs, ahead)?;
                 batch.targets = self.sent(&batch.targets, ahead)?;
             }
             Ok(batch)
-        }))
-        .unwrap_or_else(|panic| Err(Error::data(panicked("the data set", &*panic))))
+        })
         .with_context(|| format!("batch {number} of epoch {epoch}, {}, cannot be made", name_examples(wanted)))
     }
+}
+
+/// Inputs, targets and indices have to be of as many examples: what counts them would otherwise count wrong.
+fn check(batch: &Batch, examples: usize, who: &str) -> Result<()> {
+    for (name, tensor) in [("inputs", &batch.inputs), ("targets", &batch.targets)] {
+        if tensor.dims().first() != Some(&examples) {
+            return Err(Error::data(format!("{who} gave {name} of shape {:?} for {examples} examples", tensor.dims()))
+                .hint("the first dimension counts the examples"));
+        }
+    }
+    if batch.indices.len() != examples {
+        return Err(Error::data(format!("{who} gave {} indices for {examples} examples", batch.indices.len()))
+            .hint("`Batch::indices` says which examples the batch holds"));
+    }
+    Ok(())
 }
 
 /// `example 3` or `examples 3, 4, 5, … (64 of them)`.
@@ -292,8 +298,7 @@ mod tests {
             let examples: Vec<Example> = indices
                 .iter()
                 .map(|&index| {
-                    catch_unwind(AssertUnwindSafe(|| self.get(index)))
-                        .unwrap_or_else(|panic| Err(Error::data(panicked("the data set", &*panic))))
+                    contained(ErrorKind::Data, "the data set", || self.get(index))
                         .with_context(|| format!("example {index} cannot be read"))
                 })
                 .collect::<Result<_>>()?;

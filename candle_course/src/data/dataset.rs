@@ -1,11 +1,10 @@
 //! What a data set is.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::error::{Context, Error, Result, panicked};
+use crate::error::{Context, Error, ErrorKind, Result, contained};
 
 /// One input and its target.
 #[derive(Debug, Clone)]
@@ -96,8 +95,7 @@ pub trait Dataset: Send + Sync {
         let examples = indices
             .iter()
             .map(|&index| {
-                catch_unwind(AssertUnwindSafe(|| self.get(index)))
-                    .unwrap_or_else(|panic| Err(Error::data(panicked("the data set", &*panic))))
+                contained(ErrorKind::Data, "the data set", || self.get(index))
                     .with_context(|| format!("example {index} cannot be read"))
             })
             .collect::<Result<Vec<_>>>()?;

@@ -5,21 +5,29 @@
 //! [`SubsetSampler`](crate::data::SubsetSampler). Resample the *training* examples only: a
 //! validation or test set must keep the proportions of the world.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::sizes;
 
-/// The indices of every class's examples, in order.
-pub(crate) fn members(labels: &[u32]) -> Vec<Vec<usize>> {
-    let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
-    let mut members = vec![Vec::new(); classes];
-    labels.iter().enumerate().for_each(|(i, &label)| members[label as usize].push(i));
+/// The indices of the examples of every class that occurs, by class, in order. Labels may be any number:
+/// a slot for each below the largest would be 100 GB for one label of 2³² − 1.
+pub(crate) fn by_class(labels: &[u32]) -> BTreeMap<u32, Vec<usize>> {
+    let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    labels.iter().enumerate().for_each(|(i, &label)| members.entry(label).or_default().push(i));
     members
+}
+
+/// [`by_class`], without the classes' numbers.
+pub(crate) fn members(labels: &[u32]) -> Vec<Vec<usize>> {
+    by_class(labels).into_values().collect()
 }
 
 /// How many examples every class has.
 ///
 /// # Errors
-/// If a label is not below `classes`.
+/// If a label is not below `classes`, or there cannot be so many.
 ///
 /// # Examples
 ///
@@ -31,7 +39,7 @@ pub(crate) fn members(labels: &[u32]) -> Vec<Vec<usize>> {
 /// # Ok::<(), candle_course::error::Error>(())
 /// ```
 pub fn class_counts(labels: &[u32], classes: usize) -> Result<Vec<usize>> {
-    let mut counts = vec![0; classes];
+    let mut counts = sizes::filled("classes", 0, classes)?;
     for (i, &label) in labels.iter().enumerate() {
         *counts.get_mut(label as usize).ok_or_else(|| {
             Error::argument(
@@ -61,8 +69,8 @@ pub fn class_counts(labels: &[u32], classes: usize) -> Result<Vec<usize>> {
 /// ```
 pub fn class_weights(counts: &[usize]) -> Result<Vec<f64>> {
     every_class(counts)?;
-    let total: usize = counts.iter().sum();
-    Ok(counts.iter().map(|&count| total as f64 / (counts.len() * count) as f64).collect())
+    let total: f64 = counts.iter().map(|&count| count as f64).sum();
+    Ok(counts.iter().map(|&count| total / (counts.len() as f64 * count as f64)).collect())
 }
 
 /// Class-balanced weights by the effective number of examples, (1 − β) / (1 − β^n_c), scaled to a mean of 1.
@@ -110,8 +118,8 @@ fn every_class(counts: &[usize]) -> Result<()> {
 /// A weight per example for a sampler: `1 / n` of its class, so that all classes are drawn equally
 /// often.
 pub fn example_weights(labels: &[u32]) -> Vec<f64> {
-    let members = members(labels);
-    labels.iter().map(|&label| 1.0 / members[label as usize].len() as f64).collect()
+    let members = by_class(labels);
+    labels.iter().map(|label| 1.0 / members[label].len() as f64).collect()
 }
 
 /// Random oversampling: every example, and examples of the smaller classes again and again until
@@ -133,11 +141,11 @@ pub fn undersample(labels: &[u32], seed: u64) -> Result<Vec<usize>> {
 }
 
 fn resample(labels: &[u32], seed: u64, size: impl Fn(&[usize]) -> Option<usize>) -> Result<Vec<usize>> {
-    let members: Vec<Vec<usize>> = members(labels).into_iter().filter(|class| !class.is_empty()).collect();
+    let members = members(labels);
     let sizes: Vec<usize> = members.iter().map(Vec::len).collect();
     let size = size(&sizes).ok_or_else(|| Error::argument("labels", "at least one", 0))?;
     let mut generator = Generator::new(seed);
-    let mut chosen = Vec::new();
+    let mut chosen = sizes::room("labels", sizes::product("labels", &[size, members.len()])?)?;
     for mut class in members {
         generator.shuffle(&mut class);
         // Whole copies first: drawing with replacement would leave some examples out.
@@ -165,18 +173,18 @@ fn resample(labels: &[u32], seed: u64, size: impl Fn(&[usize]) -> Option<usize>)
 /// # Ok::<(), candle_course::error::Error>(())
 /// ```
 pub fn imbalance(labels: &[u32], fractions: &[(u32, f64)], seed: u64) -> Result<Vec<usize>> {
-    let sizes: Vec<usize> = members(labels).iter().map(Vec::len).collect();
-    let mut keep = sizes.clone();
+    let members = by_class(labels);
+    let mut keep: BTreeMap<u32, usize> = members.iter().map(|(&class, members)| (class, members.len())).collect();
     for &(class, fraction) in fractions {
         if !(0.0..=1.0).contains(&fraction) {
             return Err(Error::argument("fractions", "0 to 1", format!("{fraction} for class {class}")));
         }
-        match sizes.get(class as usize) {
-            Some(&size) if size > 0 => keep[class as usize] = (size as f64 * fraction).round() as usize,
-            _ => return Err(Error::argument("fractions", "classes that have examples", format!("class {class}"))),
-        }
+        let Some(members) = members.get(&class) else {
+            return Err(Error::argument("fractions", "classes that have examples", format!("class {class}")));
+        };
+        keep.insert(class, (members.len() as f64 * fraction).round() as usize);
     }
-    Ok(keep_of_each(labels, &keep, seed))
+    Ok(keep_of_each(members, &keep, seed))
 }
 
 /// A long-tailed set: class `c` of `C` keeps `n · factor^(-c / (C - 1))` of its examples, from all
@@ -189,25 +197,23 @@ pub fn long_tail(labels: &[u32], factor: f64, seed: u64) -> Result<Vec<usize>> {
     if !(factor >= 1.0 && factor.is_finite()) {
         return Err(Error::argument("factor", "1 or more (largest class over smallest)", factor));
     }
-    let sizes: Vec<usize> = members(labels).iter().map(Vec::len).collect();
-    if sizes.len() < 2 {
-        return Err(Error::argument("labels", "at least two classes", sizes.len()));
-    }
-    let last = (sizes.len() - 1) as f64;
-    let keep: Vec<usize> = sizes
-        .iter()
-        .enumerate()
-        .map(|(class, &size)| (size as f64 * factor.powf(-(class as f64) / last)).round() as usize)
-        .collect();
-    Ok(keep_of_each(labels, &keep, seed))
+    let members = by_class(labels);
+    let last = match members.keys().next_back() {
+        Some(&last) if members.len() > 1 => f64::from(last),
+        _ => return Err(Error::argument("labels", "at least two classes", members.len())),
+    };
+    let share = |class: u32| factor.powf(-f64::from(class) / last);
+    let kept = |(&class, members): (&u32, &Vec<usize>)| (class, (members.len() as f64 * share(class)).round() as usize);
+    let keep = members.iter().map(kept).collect();
+    Ok(keep_of_each(members, &keep, seed))
 }
 
-fn keep_of_each(labels: &[u32], keep: &[usize], seed: u64) -> Vec<usize> {
+fn keep_of_each(members: BTreeMap<u32, Vec<usize>>, keep: &BTreeMap<u32, usize>, seed: u64) -> Vec<usize> {
     let mut chosen = Vec::new();
-    for (class, mut members) in members(labels).into_iter().enumerate() {
+    for (class, mut members) in members {
         // A stream per class: cutting one class leaves the choice in the others as it is.
-        Generator::stream(seed, &[class as u64]).shuffle(&mut members);
-        chosen.extend_from_slice(&members[..keep[class]]);
+        Generator::stream(seed, &[u64::from(class)]).shuffle(&mut members);
+        chosen.extend_from_slice(&members[..keep[&class]]);
     }
     chosen.sort_unstable();
     chosen

@@ -10,7 +10,7 @@ use crate::data::statistics::LoaderStatistics;
 use crate::data::transforms::Transform;
 use crate::data::workers::{Epoch, Workers};
 use crate::data::{Dataset, RandomSampler, Sampler, SequentialSampler};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result, contained};
 
 /// Batches of a data set: in which order, how many at a time, made by whom and where to.
 ///
@@ -142,7 +142,16 @@ impl DataLoader {
     /// # Errors
     /// As [`DataLoader::epoch`], and if the epoch has fewer batches.
     pub fn epoch_from(&self, epoch: usize, batch: usize) -> Result<Batches> {
-        let indices = self.sampler.indices(epoch).context("the sampler failed")?;
+        let drawn = contained(ErrorKind::Data, "it", || Ok((self.sampler.indices(epoch)?, self.sampler.len())));
+        let (indices, length) = drawn.with_context(|| format!("the sampler failed in epoch {epoch}"))?;
+        if indices.len() != length {
+            return Err(Error::argument(
+                "sampler",
+                format!("{length} indices in every epoch, as its `len` says"),
+                format!("{} in epoch {epoch}", indices.len()),
+            )
+            .hint("`len` and `indices` have to agree, or no epoch knows its end"));
+        }
         let examples = self.recipe.dataset.len();
         if let Some(&index) = indices.iter().find(|&&index| index >= examples) {
             return Err(Error::argument("sampler", format!("indices below {examples}, the data set's size"), index)
@@ -166,7 +175,7 @@ impl DataLoader {
             total,
             stopped: false,
             pending,
-            ahead: self.prefetch + self.workers(),
+            ahead: self.prefetch.saturating_add(self.workers()),
             timeout: self.timeout,
             started: Instant::now(),
             statistics: LoaderStatistics { workers: self.workers(), ..LoaderStatistics::default() },
@@ -183,7 +192,7 @@ impl DataLoader {
     pub fn origins(&self) -> Result<Vec<(usize, usize)>> {
         let dataset = self.dataset();
         let unknown = Arc::as_ptr(dataset).cast::<()>() as usize;
-        let indices = self.sampler.possible()?;
+        let indices = contained(ErrorKind::Data, "the sampler", || self.sampler.possible())?;
         Ok(indices.into_iter().map(|index| dataset.origin(index).unwrap_or((unknown, index))).collect())
     }
 

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::sizes;
 
 /// The order of examples: a pure function of its own seed and the epoch, and so resumable.
 pub trait Sampler: Send + Sync {
@@ -41,6 +42,7 @@ impl SequentialSampler {
 
 impl Sampler for SequentialSampler {
     fn indices(&self, _epoch: usize) -> Result<Vec<usize>> {
+        sizes::check::<usize>("length", self.0)?;
         Ok((0..self.0).collect())
     }
 
@@ -65,6 +67,7 @@ impl RandomSampler {
 
 impl Sampler for RandomSampler {
     fn indices(&self, epoch: usize) -> Result<Vec<usize>> {
+        sizes::check::<usize>("length", self.length)?;
         Ok(Generator::stream(self.seed, &[epoch as u64]).permutation(self.length))
     }
 

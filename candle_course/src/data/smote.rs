@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::data::imbalance::members;
+use crate::data::imbalance::by_class;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::sizes;
 
 /// Synthetic minority oversampling: brings every class to the size of the largest with points
 /// between an example and one of its `k` nearest neighbours of the same class,
@@ -66,9 +67,9 @@ impl Smote {
         };
         let mut values = inputs.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
         let mut labels = labels.to_vec();
-        let members = members(&labels);
-        let largest = members.iter().map(Vec::len).max().unwrap_or(0);
-        for (class, members) in members.iter().enumerate().filter(|(_, members)| !members.is_empty()) {
+        let members = by_class(&labels);
+        let largest = members.values().map(Vec::len).max().unwrap_or(0);
+        for (&class, members) in &members {
             if members.len() == largest {
                 continue;
             }
@@ -77,19 +78,19 @@ impl Smote {
                     "class {class} has {} examples: SMOTE with {} neighbours needs {}",
                     members.len(),
                     self.neighbours,
-                    self.neighbours + 1
+                    self.neighbours.saturating_add(1)
                 )));
             }
             let row = |index: usize| &values[index * d..(index + 1) * d];
             let nearest: Vec<Vec<usize>> = members.iter().map(|&i| self.nearest(i, members, &row)).collect();
-            let mut generator = Generator::stream(self.seed, &[class as u64]);
-            let mut synthetic = Vec::with_capacity((largest - members.len()) * d);
+            let mut generator = Generator::stream(self.seed, &[u64::from(class)]);
+            let mut synthetic = sizes::room("labels", sizes::product("inputs", &[largest - members.len(), d])?)?;
             for _ in members.len()..largest {
                 let at = generator.below(members.len());
                 let neighbour = nearest[at][generator.below(self.neighbours)];
                 let share = generator.uniform() as f32;
                 synthetic.extend(row(members[at]).iter().zip(row(neighbour)).map(|(a, b)| a + share * (b - a)));
-                labels.push(class as u32);
+                labels.push(class);
             }
             values.extend(synthetic);
         }

@@ -106,7 +106,10 @@ impl SplitBuilder {
             ));
         }
         let members = match &self.labels {
-            None => vec![(0..self.length).collect()],
+            None => {
+                crate::sizes::check::<usize>("length", self.length)?;
+                vec![(0..self.length).collect()]
+            }
             Some(labels) if labels.len() == self.length => members(labels),
             Some(labels) => {
                 return Err(Error::argument(

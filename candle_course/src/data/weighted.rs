@@ -3,6 +3,7 @@
 use crate::data::Sampler;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::sizes;
 
 /// Draws examples with probabilities in proportion to their weights.
 ///
@@ -98,7 +99,7 @@ impl WeightedRandomSamplerBuilder {
                 samples,
             ));
         }
-        let cumulative = self
+        let cumulative: Vec<f64> = self
             .weights
             .iter()
             .scan(0.0, |sum, weight| {
@@ -106,6 +107,9 @@ impl WeightedRandomSamplerBuilder {
                 Some(*sum)
             })
             .collect();
+        if cumulative.last().is_none_or(|sum| !sum.is_finite()) {
+            return Err(Error::argument("weights", "numbers whose sum is finite", "a sum of infinity"));
+        }
         Ok(WeightedRandomSampler {
             weights: self.weights,
             cumulative,
@@ -128,6 +132,7 @@ impl Sampler for WeightedRandomSampler {
                 // Rounding can put a draw on the very end.
                 index.min(self.cumulative.partition_point(|&sum| sum < total))
             };
+            sizes::check::<usize>("samples", self.samples)?;
             return Ok((0..self.samples).map(draw).collect());
         }
         let mut keys: Vec<(f64, usize)> = self

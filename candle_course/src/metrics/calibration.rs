@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::metrics::input::class_probabilities;
 use crate::metrics::state::{another, keeps};
 use crate::metrics::{Direction, Metric, once};
+use crate::sizes;
 use crate::stateful::State;
 
 /// Predictions of about the same confidence.
@@ -62,6 +63,7 @@ impl CalibrationError {
         if bins == 0 {
             return Err(Error::argument("bins", "at least 1", bins));
         }
+        sizes::check::<[f64; 4]>("bins", bins)?;
         Ok(Self { counts: vec![0; bins], confidences: vec![0.0; bins], right: vec![0; bins] })
     }
 

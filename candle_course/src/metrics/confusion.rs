@@ -9,6 +9,7 @@ use crate::metrics::input::{in_range, labels, no_nan, numbers, predicted_classes
 use crate::metrics::report::ClassificationReport;
 use crate::metrics::scores::{Average, ClassScores, Undefined, average};
 use crate::metrics::state::Part;
+use crate::sizes;
 use crate::stateful::{Expected, State, Stateful, compare};
 
 /// The confusion matrix of one set of predictions; its methods give every score of hard decisions.
@@ -121,7 +122,11 @@ impl ConfusionMatrixBuilder {
                 return Err(Error::argument("classes", "2 where one score has a threshold", classes));
             }
             Some(threshold) => ConfusionMatrix::binary(threshold),
-            None => ConfusionMatrix::empty(classes),
+            None => {
+                // Twice: a batch is counted apart and then added.
+                sizes::count_of::<[u64; 2]>("classes", &[classes, classes])?;
+                ConfusionMatrix::empty(classes)
+            }
         };
         Ok(ConfusionMatrix { ignore_index, undefined, ..matrix })
     }

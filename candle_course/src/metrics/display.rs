@@ -7,7 +7,7 @@ use crate::metrics::{
 };
 use crate::notebook::{Cell, Table};
 use crate::plot::{BarChart, Figure, HeatMap, LineChart};
-use crate::text;
+use crate::text::{self, say};
 
 /// At most this many points of a curve are drawn: more cannot be told apart.
 const DRAWN: usize = 500;
@@ -73,7 +73,7 @@ impl ConfusionMatrix {
     pub fn evcxr_display(&self) {
         match self.figure("Confusion matrix") {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => println!("{error}"),
+            Err(error) => say(error),
         }
     }
 }
@@ -209,7 +209,7 @@ impl RocCurve {
     pub fn evcxr_display(&self) {
         match self.figure("ROC curve") {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => println!("{error}"),
+            Err(error) => say(error),
         }
     }
 }
@@ -245,7 +245,7 @@ impl PrecisionRecallCurve {
     pub fn evcxr_display(&self) {
         match self.figure("Precision and recall") {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => println!("{error}"),
+            Err(error) => say(error),
         }
     }
 }
@@ -291,7 +291,7 @@ impl CalibrationError {
     pub fn evcxr_display(&self) {
         match self.figure("Reliability") {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => println!("{error}"),
+            Err(error) => say(error),
         }
     }
 }

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::metrics::{Average, ConfusionMatrix};
-use crate::text::score;
+use crate::text::{one_line, score};
 
 /// One line of a report; what is not defined is `None`, and shown as a dash.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +104,7 @@ impl fmt::Display for ClassificationReport {
                 writeln!(f, "\n{:width$}  {:>9}  {:>6}  {:>6}  {total:>7}", "accuracy", "", "", score(self.accuracy))?;
             }
             let (precision, recall, f1) = (score(row.precision), score(row.recall), score(row.f1));
-            writeln!(f, "{:width$}  {precision:>9}  {recall:>6}  {f1:>6}  {:>7}", row.name, row.support)?;
+            writeln!(f, "{:width$}  {precision:>9}  {recall:>6}  {f1:>6}  {:>7}", one_line(&row.name), row.support)?;
         }
         Ok(())
     }

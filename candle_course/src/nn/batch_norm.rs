@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
 use crate::ops;
+use crate::sizes;
 
 /// What both layers share.
 #[derive(Debug, Clone)]
@@ -66,6 +67,7 @@ impl<Layer> BatchNormBuilder<Layer> {
         if !(0.0..=1.0).contains(&self.momentum) {
             return Err(Error::argument("momentum", "a share in [0, 1]", self.momentum));
         }
+        sizes::check::<f64>("channels", self.channels)?;
         let affine = if self.affine {
             let weight = scope.parameter("weight", self.channels, Init::ONES)?;
             Some((weight, scope.parameter("bias", self.channels, Init::ZEROS)?))

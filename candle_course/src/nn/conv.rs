@@ -7,6 +7,7 @@ use crate::nn::init::Init;
 use crate::nn::pair::Pair;
 use crate::nn::parameters::Scope;
 use crate::ops::{self, Conv2dOptions, ConvTranspose2dOptions};
+use crate::sizes;
 
 /// 2-d convolution, as `torch.nn.Conv2d`: `[N, in, H, W]` → `[N, out, H′, W′]`.
 ///
@@ -146,7 +147,7 @@ impl Conv2dBuilder {
             self.options.groups,
         )?;
         let group_in = self.in_channels / self.options.groups;
-        let init = Init::default_for_fan_in(group_in * kernel_height * kernel_width);
+        let init = Init::default_for_fan_in(sizes::product("kernel_size", &[group_in, kernel_height, kernel_width])?);
         let weight = scope.parameter("weight", (self.out_channels, group_in, kernel_height, kernel_width), init)?;
         let bias = if self.bias { Some(scope.parameter("bias", self.out_channels, init)?) } else { None };
         Ok(Conv2d { weight, bias, options: self.options })
@@ -285,7 +286,7 @@ impl ConvTranspose2dBuilder {
         )?;
         let group_out = self.out_channels / self.options.groups;
         // PyTorch takes the fan-in from the weight's second dimension, here too.
-        let init = Init::default_for_fan_in(group_out * kernel_height * kernel_width);
+        let init = Init::default_for_fan_in(sizes::product("kernel_size", &[group_out, kernel_height, kernel_width])?);
         let weight = scope.parameter("weight", (self.in_channels, group_out, kernel_height, kernel_width), init)?;
         let bias = if self.bias { Some(scope.parameter("bias", self.out_channels, init)?) } else { None };
         Ok(ConvTranspose2d { weight, bias, options: self.options })

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::sizes;
 
 /// An initialiser.
 ///
@@ -143,9 +144,9 @@ impl Init {
     }
 
     fn values(&self, dims: &[usize], generator: &mut Generator) -> Result<Vec<f64>> {
-        let count = dims.iter().product();
+        let count = sizes::count_of::<f64>("shape", dims)?;
         let simple = match *self {
-            Self::Constant(value) => return Ok(vec![value; count]),
+            Self::Constant(value) => return sizes::filled("shape", value, count),
             Self::Uniform { low, high } => {
                 if !(low.is_finite() && high.is_finite() && low <= high) {
                     return Err(Error::argument("init", "finite bounds with low ≤ high", format!("[{low}, {high})")));

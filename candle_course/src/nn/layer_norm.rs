@@ -75,7 +75,7 @@ impl LayerNormBuilder {
     /// # Errors
     /// If the shape is empty, ε is not above 0, or the scope has a `weight` or `bias` already.
     pub fn build(self, scope: &Scope) -> Result<LayerNorm> {
-        if self.shape.iter().product::<usize>() == 0 || self.shape.is_empty() {
+        if self.shape.contains(&0) || self.shape.is_empty() {
             return Err(Error::argument("normalised_shape", "at least one number", format!("{:?}", self.shape)));
         }
         if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {

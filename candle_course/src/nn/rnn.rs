@@ -7,6 +7,7 @@ use crate::nn::dropout::Dropout;
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
 use crate::ops::{self, Cell};
+use crate::sizes;
 
 /// One layer in one direction.
 #[derive(Debug, Clone)]
@@ -132,6 +133,9 @@ impl Settings {
         if self.dropout > 0.0 && self.layers == 1 {
             return Err(Error::argument("dropout", "0 for a single layer: it stands between layers", self.dropout));
         }
+        // Before the first parameter is made: of many layers all but the last would fit.
+        let rows = sizes::product("layers", &[self.layers, 8, self.hidden])?;
+        sizes::count_of::<f64>("input_size, hidden_size", &[rows, self.hidden.max(self.input)])?;
         let directions: &[&str] = if self.bidirectional { &["", "_reverse"] } else { &[""] };
         let layers = (0..self.layers)
             .map(|layer| {

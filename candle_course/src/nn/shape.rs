@@ -72,7 +72,7 @@ impl Upsample {
 impl Module for Upsample {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         let (_, _, height, width) = xs.dims4()?;
-        let size = (height * self.factor.0, width * self.factor.1);
+        let size = (height.saturating_mul(self.factor.0), width.saturating_mul(self.factor.1));
         Ok(match self.mode {
             UpsampleMode::Nearest => ops::upsample_nearest2d(xs, size)?,
             UpsampleMode::Bilinear => ops::upsample_bilinear2d(xs, size, false)?,

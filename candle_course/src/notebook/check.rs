@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use candle_core::{DType, Tensor};
 
 use crate::plot::compact;
+use crate::text::say;
 
 /// Checks of one exercise: what is right, and for what is not, what was expected, what came, and
 /// the likely mistake.
@@ -100,7 +101,7 @@ impl Check {
 
     /// Prints the outcome; whether there was a check and every one holds.
     pub fn finish(self) -> bool {
-        println!("{}", self.report());
+        say(self.report());
         !self.lines.is_empty() && self.lines.iter().all(|(right, _)| *right)
     }
 

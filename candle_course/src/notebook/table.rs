@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::plot::compact;
+use crate::text;
 
 /// What stands in one cell of a [`Table`].
 #[derive(Debug, Clone, PartialEq)]
@@ -211,7 +212,7 @@ impl Table {
         let cell = |tag: &str, cell: &Cell, bold: bool| {
             let side = if cell.number { "right" } else { "left" };
             let weight = if bold { ";font-weight:bold" } else { "" };
-            let text = cell.text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            let text = text::html(&cell.text);
             format!("<{tag} style=\"text-align:{side};padding:.25em .9em{weight};{LINE}\">{text}</{tag}>")
         };
         let mut html = String::from("<table style=\"border-collapse:collapse;width:auto;margin:.3em 0\">");
@@ -243,25 +244,26 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows.iter().map(Vec::len).chain([self.header.len()]).max().unwrap_or(0);
-        let length = |cell: &Cell| cell.text.chars().count();
+        let shown = |cell: &Cell| text::one_line(&cell.text);
+        let length = |cell: &Cell| shown(cell).chars().count();
         let all = || std::iter::once(&self.header).chain(&self.rows);
         let width = |column: usize| all().filter_map(|row| row.get(column)).map(length).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let line = |cells: &[Cell], number: &dyn Fn(usize) -> bool| {
-            let mut text = String::new();
+            let mut line = String::new();
             for (column, cell) in cells.iter().enumerate() {
                 let pad = " ".repeat(widths[column] - length(cell));
                 let gap = if column == 0 { "" } else { "  " };
-                text += &if number(column) {
-                    format!("{gap}{pad}{}", cell.text)
+                line += &if number(column) {
+                    format!("{gap}{pad}{}", shown(cell))
                 } else {
-                    format!("{gap}{}{pad}", cell.text)
+                    format!("{gap}{}{pad}", shown(cell))
                 };
             }
-            text.trim_end().to_string()
+            line.trim_end().to_string()
         };
         if !self.title.is_empty() {
-            writeln!(f, "{}\n", self.title)?;
+            writeln!(f, "{}\n", text::one_line(&self.title))?;
         }
         writeln!(f, "{}", line(&self.header, &|column| self.numeric(column)))?;
         writeln!(f, "{}", widths.iter().map(|&width| "-".repeat(width)).collect::<Vec<_>>().join("  "))?;

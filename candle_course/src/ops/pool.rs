@@ -15,6 +15,7 @@ use crate::kernels::node::node;
 use crate::kernels::node::{Gradients, Value};
 use crate::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
 use crate::kernels::simd::Element;
+use crate::sizes;
 
 /// The windows of [`max_pool2d`] and [`avg_pool2d`]. Pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Pool2dOptions {
 }
 
 fn geometry(xs: &Tensor, options: &Pool2dOptions) -> Result<Geometry> {
-    let (_, _, height, width) = image_sizes("xs", xs)?;
+    let (batch, channels, height, width) = image_sizes("xs", xs)?;
     let Pool2dOptions { kernel_size: kernel, stride, padding, ceil_mode, .. } = *options;
     let size = |axis: &str, size: usize, kernel: usize, stride: usize, padding: usize| {
         if kernel == 0 || stride == 0 {
@@ -49,19 +50,21 @@ fn geometry(xs: &Tensor, options: &Pool2dOptions) -> Result<Geometry> {
         if padding > kernel / 2 {
             return Err(Error::argument("padding", format!("at most half the window of {kernel}"), padding));
         }
-        let Some(room) = (size + 2 * padding).checked_sub(kernel) else {
+        // The padding is at most half the window, so nothing here overflows.
+        let Some(room) = size.checked_sub(kernel - 2 * padding) else {
             return Err(Error::argument("xs", format!("a {axis} of at least {}", kernel - 2 * padding), size)
                 .hint("the image is smaller than the window: too many poolings?"));
         };
         let mut count = if ceil_mode { room.div_ceil(stride) } else { room / stride } + 1;
         // A window must begin inside the image or its left padding.
-        if ceil_mode && (count - 1) * stride >= size + padding {
+        if ceil_mode && (count - 1).saturating_mul(stride) >= size.saturating_add(padding) {
             count -= 1;
         }
         Ok(count)
     };
     let output =
         (size("height", height, kernel.0, stride.0, padding.0)?, size("width", width, kernel.1, stride.1, padding.1)?);
+    sizes::count_of::<f64>("padding", &[batch, channels, output.0, output.1])?;
     Ok(Geometry { input: (height, width), output, kernel, stride, padding })
 }
 
@@ -184,10 +187,11 @@ pub fn avg_pool2d(xs: &Tensor, options: &Pool2dOptions) -> Result<Tensor> {
 /// If the input is not a batch of images or empty, or a size is 0.
 pub fn adaptive_avg_pool2d(xs: &Tensor, output_size: (usize, usize)) -> Result<Tensor> {
     check_input("xs", xs)?;
-    let (_, _, height, width) = image_sizes("xs", xs)?;
+    let (batch, channels, height, width) = image_sizes("xs", xs)?;
     if output_size.0 == 0 || output_size.1 == 0 {
         return Err(Error::argument("output_size", "at least (1, 1)", format!("{output_size:?}")));
     }
+    sizes::count_of::<f64>("output_size", &[batch, channels, output_size.0, output_size.1])?;
     let windows = Adaptive { input: (height, width), output: output_size };
     #[cfg(feature = "cuda")]
     if let Some(windows) = on_cuda(xs, (&windows).into()) {

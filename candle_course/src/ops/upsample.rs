@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernels::node::{Gradients, Value};
 use crate::kernels::simd::Element;
 use crate::kernels::upsample::{self, Mode, Tap};
+use crate::sizes;
 
 struct Resize {
     from: (usize, usize),
@@ -29,10 +30,11 @@ impl Resize {
 
 fn resize(xs: &Tensor, size: (usize, usize), name: &'static str, mode: Mode) -> Result<Tensor> {
     check_input("xs", xs)?;
-    let (_, _, height, width) = image_sizes("xs", xs)?;
+    let (batch, channels, height, width) = image_sizes("xs", xs)?;
     if size.0 == 0 || size.1 == 0 {
         return Err(Error::argument("size", "at least (1, 1)", format!("{size:?}")));
     }
+    sizes::count_of::<f64>("size", &[batch, channels, size.0, size.1])?;
     #[cfg(feature = "cuda")]
     if super::support::on_cuda(xs) {
         return Ok(crate::kernels::cuda::upsample::upsample(xs, size, mode)?);

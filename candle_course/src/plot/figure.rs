@@ -14,7 +14,9 @@ use super::frame::UNIT;
 use super::raster;
 use super::svg::{Svg, escape, number};
 use super::text::FAMILY;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::atomic;
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::one_line;
 
 /// Where plotters draws a [`Figure`]: see [`Figure::draw`].
 pub type Area = DrawingArea<Svg, Shift>;
@@ -197,7 +199,7 @@ impl Figure {
             Some("png") => self.png()?,
             _ => return Err(Error::argument("path", "a file name ending in .svg or .png", path.display())),
         };
-        std::fs::write(path, bytes).with_context(|| format!("cannot write the figure {}", path.display()))
+        atomic::write_bytes(path, &bytes)
     }
 
     /// Shows the figure in a notebook from the middle of a cell.
@@ -258,7 +260,7 @@ fn head(title: &str, (width, height): (u32, u32), unit: u32) -> String {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = if self.title().is_empty() { "untitled" } else { self.title() };
+        let title = if self.title().is_empty() { "untitled".to_owned() } else { one_line(self.title()) };
         write!(f, "Figure: {title} ({}×{})", self.0.size.0, self.0.size.1)
     }
 }

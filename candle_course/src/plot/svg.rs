@@ -19,6 +19,7 @@ use plotters_backend::{
 use super::palette::TEXT;
 use super::raster;
 use super::text::{self, RAISED};
+use crate::text::harmless;
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
@@ -98,7 +99,7 @@ pub(super) fn number(value: f64) -> String {
 
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in harmless(text).chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),

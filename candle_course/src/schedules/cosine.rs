@@ -69,7 +69,8 @@ impl CosineAnnealingLRBuilder {
 impl Schedule for CosineAnnealingLR {
     fn learning_rate(&self, step: usize) -> f64 {
         // The angle is reduced before the cosine, which would lose digits after many periods.
-        half_cosine(self.base, self.eta_min, step % (2 * self.t_max), self.t_max)
+        let step = self.t_max.checked_mul(2).map_or(step, |period| step % period);
+        half_cosine(self.base, self.eta_min, step, self.t_max)
     }
 }
 

@@ -73,11 +73,12 @@ impl CyclicLR {
     /// How high in the triangle `step` is, times the cycle's height: 0 to 1.
     fn height(&self, step: usize) -> f64 {
         let down = self.down.unwrap_or(self.up);
-        let (cycle, within) = (step / (self.up + down), step % (self.up + down));
-        let height = if within <= self.up {
+        let period = self.up as u128 + down as u128;
+        let (cycle, within) = (step as u128 / period, step as u128 % period);
+        let height = if within <= self.up as u128 {
             within as f64 / self.up as f64
         } else {
-            (self.up + down - within) as f64 / down as f64
+            (period - within) as f64 / down as f64
         };
         height
             * match self.mode {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::plot::{Figure, LineChart, Panels};
 use crate::schedules::Schedule;
+use crate::sizes;
 
 /// Draws any [`Schedule`].
 pub trait PlotSchedule: Schedule {
@@ -24,6 +25,7 @@ pub trait PlotSchedule: Schedule {
         if steps == 0 {
             return Err(Error::argument("steps", "at least 1", 0));
         }
+        sizes::check::<[f64; 8]>("steps", steps)?; // rates, momenta and their points
         let chart = |title: &str, what: &str, values: &[f64]| {
             LineChart::builder(title).x_label("step").y_label(what).first_x(0.0).steps(what, values).build()
         };

@@ -92,7 +92,7 @@ impl Schedule for WarmUp {
         }
         let progress = match self.stairs {
             None => step as f64 / self.steps as f64,
-            Some(stairs) => (step * stairs / self.steps) as f64 / stairs as f64,
+            Some(stairs) => (step as u128 * stairs as u128 / self.steps as u128) as f64 / stairs as f64,
         };
         self.then.learning_rate(0) * (self.start + (1.0 - self.start) * progress)
     }

@@ -54,3 +54,6 @@ pub use reader::{Scalar, Scalars};
 #[cfg(test)]
 pub(crate) use writer::tests::session_ends;
 pub use writer::{SummaryWriter, SummaryWriterBuilder};
+
+#[cfg(test)]
+mod mutation_tests;

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A checksum that may itself be checksummed: CRC-32C, rotated and offset.
-fn masked(bytes: &[u8]) -> u32 {
+pub(super) fn masked(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 

@@ -1,7 +1,6 @@
 //! A training that runs while other cells are used.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +10,9 @@ use std::time::{Duration, Instant};
 use candle_core::backprop::GradStore;
 
 use crate::data::{Batch, DataLoader};
-use crate::error::{Context, Error, Result, panicked};
+use crate::error::{Context, Error, ErrorKind, Result, contained, panicked};
 use crate::plot::{Figure, LineChart, Panels, compact};
+use crate::text::say;
 use crate::training::callbacks::{Speed, duration};
 use crate::training::history_display::headline;
 use crate::training::live;
@@ -171,13 +171,10 @@ impl Trainer {
         self.callbacks.mute(true);
         let (train, validation) = (train.clone(), validation.cloned());
         let thread = std::thread::Builder::new().name("training".to_owned()).spawn(move || {
-            // A panic of a model or a callback is told like an error, to the callbacks and in the status.
-            let result = catch_unwind(AssertUnwindSafe(|| self.fit(&train, validation.as_ref()).map(|_| ())))
-                .unwrap_or_else(|panic| {
-                    let error = Error::training(panicked("the background training", &*panic));
-                    let _ = catch_unwind(AssertUnwindSafe(|| self.callbacks.failed(&mut self.training, &error)));
-                    Err(error)
-                });
+            // A panic of a model is told like an error in the status; the callbacks have been told.
+            let result = contained(ErrorKind::Training, "the background training", || {
+                self.fit(&train, validation.as_ref()).map(|_| ())
+            });
             if let Some(watcher) = self.callbacks.find::<Watcher>() {
                 watcher.look(&self.training, result.as_ref().err().map(ToString::to_string), true);
             }
@@ -221,10 +218,10 @@ impl BackgroundTraining {
     /// # Errors
     /// If nothing has been trained yet.
     pub fn watch(&self) -> Result<Figure> {
-        println!("{}", self.status());
+        say(self.status());
         let seen = self.shared.seen().clone();
         if !seen.history.epochs().is_empty() {
-            print!("{}", seen.history);
+            say(seen.history.to_string().trim_end());
         }
         seen.figure()
     }
@@ -301,7 +298,7 @@ impl BackgroundTraining {
     pub fn evcxr_display(&self) {
         match self.watch() {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => println!("no curves yet: {error}"),
+            Err(error) => say(format!("no curves yet: {error}")),
         }
     }
 }
@@ -583,7 +580,10 @@ mod tests {
         let training = panicking.fit_in_background(&train, Some(&validation)).unwrap();
         assert!(training.wait(60.0));
         let status = training.status().to_string();
-        assert!(status.starts_with("failed after 6 steps: the background training panicked: six is"), "{status}");
+        assert!(
+            status.starts_with("failed after 6 steps: callback `panics` failed\n  caused by: it panicked: six is"),
+            "{status}"
+        );
         assert!(training.join().map(|_| ()).unwrap_err().to_string().contains("panicked: six is too many"));
         assert!(told.load(Ordering::SeqCst), "the callbacks were not told");
         let wrong = trainer(3).0.learning_rate(0.1).build().unwrap().fit_in_background(&train, None);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::data::DataLoader;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
-use crate::training::Training;
+use crate::training::{TrainState, Training};
 
 impl Training {
     /// Refuses a training that cannot begin, before anything has changed.
@@ -46,6 +46,20 @@ impl Training {
     }
 
     /// Refuses an unknown value, and one that the schedule would take for better when it is worse.
+    /// An epoch has to have as many batches as the loader said, or it would never end.
+    pub(super) fn check_epoch(&self, batches: usize) -> Result<()> {
+        let TrainState { epoch, batches_per_epoch, .. } = self.state;
+        if batches == batches_per_epoch {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "train",
+            format!("{batches_per_epoch} batches in every epoch, as at the beginning of the training"),
+            format!("{batches} in epoch {}", epoch + 1),
+        )
+        .hint("a sampler's `len` has to stay what it is"))
+    }
+
     fn check_schedule_monitor(&self) -> Result<()> {
         if let Some(name) = &self.schedule_monitor
             && !self.monitors().contains(name)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 
+use crate::checkpoint::write_weights;
 use crate::data::Batch;
 use crate::error::{Context, Error, Result};
 use crate::nn::Parameters;
@@ -164,7 +165,7 @@ impl Guard {
             let path = folder.join("last-finite.safetensors");
             std::fs::create_dir_all(folder)
                 .map_err(Error::from)
-                .and_then(|()| Ok(candle_core::safetensors::save(&self.finite.clone().into_iter().collect(), &path)?))
+                .and_then(|()| write_weights(&self.finite, None, &path))
                 .with_context(|| format!("cannot save {}", path.display()))?;
             message.push_str(&format!(" and saved in {}", path.display()));
         }

@@ -1,11 +1,11 @@
 //! What a training went through.
 
-use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic;
 use crate::direction::Direction;
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metric;
@@ -125,7 +125,7 @@ impl History {
     /// Gives the steps noted their losses: `loss` of each step's batches, by their places in the epoch.
     pub(super) fn record_steps(&mut self, loss: impl Fn(Range<usize>) -> Result<f64>) -> Result<()> {
         for (step, learning_rate, batches) in std::mem::take(&mut self.pending) {
-            let range = self.recorded..self.recorded + batches;
+            let range = self.recorded..self.recorded.saturating_add(batches);
             self.recorded = range.end;
             self.steps.push(StepRecord { step, loss: loss(range)?, learning_rate });
         }
@@ -133,6 +133,17 @@ impl History {
     }
 
     /// A finished epoch.
+    /// How many batches of the running epoch the recorded steps are made of.
+    pub(super) fn recorded(&self) -> usize {
+        self.recorded
+    }
+
+    /// Whether the steps of `past` are this history's first.
+    pub(super) fn begins_with(&self, past: &Self) -> bool {
+        let bits = |record: &StepRecord| (record.step, record.loss.to_bits(), record.learning_rate.to_bits());
+        past.steps.len() <= self.steps.len() && past.steps.iter().zip(&self.steps).all(|(a, b)| bits(a) == bits(b))
+    }
+
     pub(super) fn push(&mut self, record: EpochRecord) {
         self.recorded = 0;
         self.epochs.push(record);
@@ -268,9 +279,7 @@ impl History {
             Some("json") => serde_json::to_string_pretty(self)?,
             _ => return Err(Error::argument("path", "a name that ends in .csv or .json", path.display())),
         };
-        let mut file =
-            std::fs::File::create(path).with_context(|| format!("cannot write the history to {}", path.display()))?;
-        file.write_all(text.as_bytes()).with_context(|| format!("cannot write the history to {}", path.display()))
+        atomic::write_bytes(path, text.as_bytes()).context("cannot save the history")
     }
 
     /// Reads what [`History::save`] wrote as JSON.

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::Result;
 use crate::notebook::{Cell, Table};
 use crate::plot::{Figure, LineChart, Panels, compact};
+use crate::text::say;
 use crate::training::History;
 
 /// The name of a metric as a title.
@@ -110,11 +111,11 @@ impl History {
     pub fn evcxr_display(&self) {
         match self.curves() {
             Ok(figure) => {
-                self.stopped().iter().for_each(|reason| println!("stopped: {reason}"));
-                self.notes().iter().for_each(|note| println!("{note}"));
+                self.stopped().iter().for_each(|reason| say(format!("stopped: {reason}")));
+                self.notes().iter().for_each(|note| say(note));
                 figure.evcxr_display();
             }
-            Err(_) => println!("{self}"),
+            Err(_) => say(self),
         }
     }
 }

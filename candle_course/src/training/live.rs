@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::{Context, Result};
+use crate::atomic;
+use crate::error::Result;
 use crate::plot::Figure;
+use crate::text;
 
 /// A name that no other training of this folder has.
 pub(super) fn unique() -> String {
@@ -25,15 +27,12 @@ pub(super) fn write(path: &Path, status: &str, figure: Option<&Figure>, finished
         "svg": figure.map(|figure| figure.svg().to_owned()),
         "finished": finished,
     });
-    let temporary = path.with_extension("json.part");
-    std::fs::write(&temporary, view.to_string())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .with_context(|| format!("cannot write {}", path.display()))
+    atomic::write_passing(path, view.to_string().as_bytes())
 }
 
 /// The output of the cell that asks for the view: what there is now, and the script.
 pub(super) fn cell_output(path: &Path, status: &str, figure: Option<&Figure>) -> String {
-    let escaped = status.replace('&', "&amp;").replace('<', "&lt;");
+    let (escaped, status) = (text::html(status), text::harmless(status));
     let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let relative: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let relative = serde_json::json!(relative).to_string().replace('<', "\\u003c");

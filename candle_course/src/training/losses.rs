@@ -67,6 +67,9 @@ impl DeviceLosses {
         };
         let (losses, terms) = (get("losses")?.to_device(device)?, get("terms")?.to_device(device)?);
         let (counts, examples) = (get("mean_of")?.to_vec2::<f64>()?, get("examples")?.to_vec1::<i64>()?);
+        if examples.iter().any(|&count| !(0..1 << 40).contains(&count)) || counts.len() != examples.len() {
+            return Err(Error::checkpoint("the running epoch's losses are of no number of examples that can be"));
+        }
         let mut read = Self::default();
         for (i, (counts, examples)) in counts.into_iter().zip(examples).enumerate() {
             let terms = terms.get(i)?;
@@ -75,6 +78,10 @@ impl DeviceLosses {
             read.push(&losses.get(i)?, &means, examples as usize);
         }
         Ok(read)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.losses.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -135,6 +142,9 @@ pub(crate) struct ReadLosses {
 impl ReadLosses {
     /// The loss of some batches as one: by what each is a mean of, or, if it cannot be split, by examples.
     pub(crate) fn mean(&self, batches: Range<usize>) -> Result<f64> {
+        if batches.end > self.losses.len() {
+            return Err(Error::training(format!("the losses of batches {batches:?} are not known")));
+        }
         if batches.len() == 1 {
             return Ok(self.losses[batches.start]); // to the bit
         }

@@ -34,6 +34,8 @@ pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod resume_tests;
 #[cfg(test)]
 mod schedule_tests;

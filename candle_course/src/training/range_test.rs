@@ -3,7 +3,7 @@
 use candle_core::DType;
 
 use crate::data::DataLoader;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, always};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
@@ -79,14 +79,15 @@ impl LearningRateRangeTest {
         let (weights, state) = (parameters.state()?, optimizer.state()?);
         let generators: Vec<_> =
             parameters.generators().into_iter().map(|(_, shared)| (shared.lock().clone(), shared.clone())).collect();
-        let curve = self.record(model, loss, optimizer, loader);
-        // Restored also when a step failed.
-        parameters.load_state(&weights)?;
-        optimizer.load_state(&state)?;
-        for (saved, shared) in generators {
-            *shared.lock() = saved;
-        }
-        curve
+        // Put back also when a step failed, or the model panicked.
+        always(
+            optimizer,
+            |optimizer| self.record(model, loss, optimizer, loader),
+            |optimizer| {
+                generators.into_iter().for_each(|(saved, shared)| *shared.lock() = saved);
+                parameters.load_state(&weights).and(optimizer.load_state(&state))
+            },
+        )
     }
 
     fn record(
@@ -97,6 +98,9 @@ impl LearningRateRangeTest {
         loader: &DataLoader,
     ) -> Result<RangeTestCurve> {
         let mut losses = Vec::new();
+        if loader.is_empty() {
+            return Err(Error::argument("loader", "at least one batch", 0));
+        }
         'test: for epoch in 0.. {
             for batch in loader.epoch(epoch)? {
                 let batch = batch?;

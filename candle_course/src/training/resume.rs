@@ -29,6 +29,26 @@ fn sections(names: Vec<&str>) -> Vec<String> {
     sections
 }
 
+/// Counters that cannot be, of a file that something else wrote: they would be computed with.
+fn check(state: &TrainState, history: &History, running: &DeviceLosses) -> Result<()> {
+    const MOST: usize = 1 << 40;
+    let TrainState { epoch, batch, batches_per_epoch, batches_in_step, step, .. } = *state;
+    let possible = [epoch, batches_per_epoch, step].iter().all(|&count| count < MOST)
+        && epoch.checked_mul(batches_per_epoch.max(1)).is_some_and(|batches| batches < usize::MAX / 2)
+        && batch <= batches_per_epoch
+        && batches_in_step <= batch
+        && (batch == 0 || running.len() == batch)
+        && history.recorded() <= running.len();
+    if possible {
+        return Ok(());
+    }
+    Err(Error::checkpoint(format!(
+        "the training's state contradicts itself: {state:?}, {} batches of this epoch with losses, {} of them recorded",
+        running.len(),
+        history.recorded()
+    )))
+}
+
 impl Trainer {
     /// Everything this training is: parameters, optimizer, schedule, generators, accumulated
     /// gradients, averages, callbacks, position and history.
@@ -112,6 +132,7 @@ impl Trainer {
             serde_json::from_str(snapshot.get_text("history")?).context("the history is damaged")?;
         history.set_directions(&training.metrics);
         let running = DeviceLosses::from_state(snapshot.get("epoch")?, training.parameters.device())?;
+        check(&state, &history, &running)?;
         let trained = state.batch > 0 && state.batch == state.batches_per_epoch;
         let train_values = (trained && training.train_metrics).then(|| {
             let value = |name: &str| snapshot.get_number(&waiting(name)).unwrap_or(f64::NAN);

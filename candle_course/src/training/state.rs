@@ -1,13 +1,12 @@
 //! What a training is, and where it stands.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataLoader;
-use crate::error::Result;
+use crate::error::{Result, always};
 use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
@@ -187,14 +186,11 @@ impl Training {
     /// As [`evaluate`].
     pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
         let _precision = self.precision.scope(self.parameters.device())?;
-        let result =
-            self.with_average(|training| evaluate(&*training.model, &*training.loss, loader, &mut training.metrics));
-        self.metrics.iter_mut().for_each(|metric| metric.reset());
         if self.train_metrics && (1..self.state.batches_per_epoch).contains(&self.state.batch) {
             let epoch = self.state.epoch + 1;
             self.note(format!("the training metrics of epoch {epoch} cover only the batches after an evaluation"));
         }
-        result
+        self.with_average(|training| evaluate(&*training.model, &*training.loss, loader, &mut training.metrics))
     }
 
     /// Exchanges the model's weights and their average, if there is one: to save or serve the
@@ -211,12 +207,15 @@ impl Training {
     }
 
     /// Looks at the model while it holds the averaged weights, if there are any. The last weights come
-    /// back whatever happens: a panic of a model or a callback must not leave the average in their place.
+    /// back whatever happens: a panic of a model must not leave the average in their place, nor half a
+    /// validation in the metrics.
     pub(super) fn with_average<T>(&mut self, look: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.swap_average()?;
-        let result = catch_unwind(AssertUnwindSafe(|| look(self)));
-        self.swap_average()?;
-        result.unwrap_or_else(|panic| resume_unwind(panic))
+        always(self, look, |training| {
+            let back = training.swap_average();
+            training.metrics.iter_mut().for_each(|metric| metric.reset());
+            back
+        })
     }
 
     /// The weights by which the validation was done: the average, if there is one.

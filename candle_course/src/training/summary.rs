@@ -8,6 +8,8 @@ use candle_core::{Shape, Tensor, TensorId};
 use crate::error::{Context, Result};
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::{Cell, Table};
+use crate::sizes;
+use crate::text::say;
 
 /// One layer of a [`ModelSummary`].
 #[derive(Debug, Clone, PartialEq)]
@@ -143,6 +145,7 @@ impl ModelSummary {
         input: &Shape,
         forward: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Self> {
+        sizes::count_of::<f64>("input", input.dims())?;
         let xs = Tensor::zeros(input, parameters.dtype(), parameters.device())?;
         let ys =
             forward(&xs).with_context(|| format!("the model does not take an input of shape {:?}", input.dims()))?;
@@ -217,7 +220,7 @@ impl ModelSummary {
 
     /// What evcxr calls for a cell that ends with a summary: the table, and the totals as text.
     pub fn evcxr_display(&self) {
-        println!("{}", self.totals());
+        say(self.totals());
         self.table().evcxr_display();
     }
 }

@@ -1,11 +1,12 @@
 //! The loop, packaged.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::data::{Batch, DataLoader};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result, panicked};
 use crate::kernels::tape::Tape;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
@@ -71,21 +72,36 @@ impl Trainer {
     ///
     /// # Errors
     /// If all epochs are done already, a loader has no batches, there are metrics but no validation
-    /// data, shapes do not fit, a parameter receives no gradient, inputs or loss are not finite, or a
-    /// callback fails.
+    /// data, shapes do not fit, a parameter receives no gradient, inputs or loss are not finite, a
+    /// callback, the data set or the sampler fails or panics, or another training saves into the
+    /// folder of the checkpoints.
+    ///
+    /// # Panics
+    /// If the model, the loss, a metric, the optimizer or the schedule does. The callbacks are told of a
+    /// failure first, and nothing is lost: the next call goes on.
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.training.check(train, validation)?;
         self.training.start(train, validation)?;
         if let Some(checkpoints) = &mut self.checkpoints {
-            checkpoints.start(&self.training)?;
+            checkpoints.start(&mut self.training)?;
         }
         self.training.release()?;
-        let result = self.run(train, validation);
-        if let Err(error) = &result {
-            self.callbacks.failed(&mut self.training, error);
+        let result = catch_unwind(AssertUnwindSafe(|| self.run(train, validation)));
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.close();
         }
-        result?;
-        Ok(self.training.history.clone())
+        match result {
+            Ok(Ok(())) => Ok(self.training.history.clone()),
+            Ok(Err(error)) => {
+                self.callbacks.failed(&mut self.training, &error);
+                Err(error)
+            }
+            Err(panic) => {
+                let error = Error::training(panicked("the training", &*panic));
+                self.callbacks.failed(&mut self.training, &error);
+                resume_unwind(panic)
+            }
+        }
     }
 
     /// Epoch after epoch, until all are done or a callback stops.
@@ -115,7 +131,9 @@ impl Trainer {
         let (started, before) = (Instant::now(), self.training.state.seconds);
         let seconds = || before + started.elapsed().as_secs_f64();
         let mut stop = self.callbacks.tell(&mut self.training, Callback::epoch_start)?;
-        for batch in train.epoch_from(self.training.state.epoch, self.training.state.batch)? {
+        let batches = train.epoch_from(self.training.state.epoch, self.training.state.batch)?;
+        self.training.check_epoch(batches.total())?;
+        for batch in batches {
             if stop.is_some() {
                 break;
             }
@@ -123,24 +141,23 @@ impl Trainer {
             self.training.state.seconds = seconds();
             self.save_if_due(false)?;
         }
-        if self.training.state.batch < train.len() {
+        if self.training.state.batch < self.training.state.batches_per_epoch {
             return Ok(stop);
         }
 
         self.training.guard.read(&self.training.state, &self.training.parameters)?;
         self.training.optimizer.settle()?;
-        let train_metrics = match self.training.train_values.take() {
+        let train_metrics = match self.training.train_values.clone() {
             Some(values) => values,
             None if self.training.train_metrics => metric_values(&self.training.metrics)?,
             None => Vec::new(),
         };
+        // Kept until the epoch is recorded: the validation takes the metrics, and may fail.
+        self.training.train_values = Some(train_metrics.clone());
         let train_loss = self.training.running.mean()?; // waits for the device: the time below is all of the training's
         let train_seconds = seconds();
         let evaluation = match validation.map(|loader| self.validate(loader)).transpose()? {
-            Some(ControlFlow::Break(reason)) => {
-                self.training.train_values = Some(train_metrics);
-                return Ok(stop.or(Some(reason)));
-            }
+            Some(ControlFlow::Break(reason)) => return Ok(stop.or(Some(reason))),
             Some(ControlFlow::Continue(evaluation)) => Some(evaluation),
             None => None,
         };
@@ -149,6 +166,7 @@ impl Trainer {
         training.record_steps()?;
         training.state.epoch += 1;
         training.state.batch = 0;
+        training.train_values = None;
         let record = EpochRecord {
             epoch: training.state.epoch,
             step: training.state.step,
@@ -225,14 +243,12 @@ impl Trainer {
         if let Some(reason) = callbacks.tell(training, Callback::validation_start)? {
             return Ok(ControlFlow::Break(reason));
         }
-        let result = training.with_average(|Training { model, loss, metrics, .. }| {
+        training.with_average(|Training { model, loss, metrics, .. }| {
             evaluate_while(&**model, &**loss, loader, metrics, &mut |batch| {
                 let stop = callbacks.each(|callback| callback.validation_batch(batch))?;
                 Ok(stop.map_or(ControlFlow::Continue(()), ControlFlow::Break))
             })
-        });
-        training.metrics.iter_mut().for_each(|metric| metric.reset());
-        result
+        })
     }
 
     fn save_if_due(&mut self, epoch_ended: bool) -> Result<()> {

@@ -60,7 +60,9 @@ impl Geometry for RandomCrop {
 
     fn draw(&self, position: &BatchPosition, row: usize, _: [usize; 2]) -> (isize, isize) {
         let mut generator = position.generator(self.seed, row);
-        let mut shift = || generator.below(2 * self.padding + 1) as isize - self.padding as isize;
+        // Beyond any image's size it makes no difference by how much.
+        let padding = self.padding.min(1 << 30);
+        let mut shift = || generator.below(2 * padding + 1) as isize - padding as isize;
         (shift(), shift())
     }
 

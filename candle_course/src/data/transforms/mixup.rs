@@ -6,6 +6,7 @@ use super::{BatchPosition, Transform};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::sizes;
 
 /// Mixes every example with another of its batch, inputs and targets alike:
 ///
@@ -67,7 +68,7 @@ impl Transform for MixUp {
             return Err(Error::argument("targets", format!("classes below {}", self.classes), bad));
         }
         let partners = position.generator(self.seed, 0).permutation(n);
-        let mut targets = vec![0f32; n * self.classes];
+        let mut targets = sizes::filled("classes", 0f32, sizes::product("classes", &[n, self.classes])?)?;
         let mut shares = Vec::with_capacity(n);
         for (row, &partner) in partners.iter().enumerate() {
             let mut generator =

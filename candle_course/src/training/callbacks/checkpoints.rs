@@ -1,11 +1,12 @@
 //! When a training is saved.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::checkpoint::{CheckpointFolder, Retention};
+use crate::checkpoint::{CheckpointFolder, CheckpointLock, Retention, Snapshot};
 use crate::error::{Error, Result};
-use crate::training::Training;
 use crate::training::callbacks::monitor::Monitor;
+use crate::training::{History, Training};
 
 /// Saves the whole state of a training, so that [`Trainer::resume`](crate::training::Trainer::resume) goes on to the last bit: after
 /// every epoch, unless told otherwise, and always when training ends or is stopped.
@@ -40,7 +41,7 @@ pub struct Checkpoints {
     keep_last: usize,
     keep_best: usize,
     monitor: Option<Monitor>,
-    open: Option<CheckpointFolder>,
+    open: Option<Arc<(CheckpointFolder, CheckpointLock)>>,
     saved_step: Option<usize>,
 }
 
@@ -73,13 +74,20 @@ impl Checkpoints {
         &self.folder
     }
 
-    pub(crate) fn start(&mut self, training: &Training) -> Result<()> {
+    pub(crate) fn start(&mut self, training: &mut Training) -> Result<()> {
         let mut retention = Retention::new().last(self.keep_last);
         if let Some(monitor) = &mut self.monitor {
             monitor.check(training)?;
             retention = retention.best(self.keep_best, monitor.direction());
         }
         let folder = CheckpointFolder::open(&self.folder, retention)?;
+        let lock = folder.lock()?;
+        if !lock.is_held() {
+            training.note(format!(
+                "warning: the drive of `{}` knows no locks; let no other training save there",
+                self.folder.display()
+            ));
+        }
         if training.state().step == 0
             && let Some(newest) = folder.list()?.pop()
         {
@@ -92,8 +100,44 @@ impl Checkpoints {
                 "go on with that training by `training.resume(folder)?`, or name another folder, or delete this one",
             ));
         }
-        self.open = Some(folder);
+        self.compare_with_past(&folder, training)?;
+        let step = training.state().step;
+        if let Some(aside) = folder.set_aside_after(step as u64)? {
+            training.note(format!(
+                "warning: this training goes on from step {step}, but `{}` had checkpoints of later steps; they were moved to `{}`, which can be resumed from",
+                self.folder.display(),
+                aside.path().display()
+            ));
+        }
+        (self.open, self.saved_step) = (Some(Arc::new((folder, lock))), None);
         Ok(())
+    }
+
+    /// What is kept and removed here must be this training's own: its checkpoints up to now tell of the
+    /// same steps.
+    fn compare_with_past(&self, folder: &CheckpointFolder, training: &Training) -> Result<()> {
+        let step = training.state().step as u64;
+        let history = |path: &Path| -> Result<History> {
+            Ok(serde_json::from_str(Snapshot::load_texts(path)?.get_text("history")?)?)
+        };
+        // A loop written by hand leaves no history.
+        let earlier = folder.list()?.into_iter().rev().filter(|saved| saved.step <= step);
+        let last = earlier.filter_map(|saved| Some((history(&saved.path).ok()?, saved.step))).next();
+        let Some((past, last)) = last else { return Ok(()) };
+        match training.history().begins_with(&past) {
+            true => Ok(()),
+            false => Err(Error::argument(
+                "checkpoints",
+                "a folder with checkpoints of this training alone, or with none",
+                format!("`{}` with one of step {last}, which another training made", self.folder.display()),
+            )
+            .hint("name another folder; nothing in this one was changed")),
+        }
+    }
+
+    /// Lets another training have the folder.
+    pub(crate) fn close(&mut self) {
+        self.open = None;
     }
 
     /// Whether the state after this batch, or after this epoch, is to be saved.
@@ -110,8 +154,8 @@ impl Checkpoints {
             && state.batch < state.batches_per_epoch
     }
 
-    pub(crate) fn save(&mut self, training: &Training, snapshot: &crate::checkpoint::Snapshot) -> Result<()> {
-        let folder = self.open.as_ref().ok_or_else(|| Error::training("the checkpoint folder is not open"))?;
+    pub(crate) fn save(&mut self, training: &Training, snapshot: &Snapshot) -> Result<()> {
+        let (folder, _) = self.open.as_deref().ok_or_else(|| Error::training("the checkpoint folder is not open"))?;
         let metric = match &self.monitor {
             // After further steps the value is of other weights. (Batches without a step have none.)
             Some(monitor) => match training.history().epochs().last() {

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, contained};
 use crate::training::callbacks::Progress;
 use crate::training::{Callback, Flow, Training};
 
@@ -59,7 +59,7 @@ impl Callbacks {
     pub(crate) fn each(&mut self, mut event: impl FnMut(&mut dyn Callback) -> Result<Flow>) -> Result<Option<String>> {
         let mut stop = None;
         for callback in &mut self.0 {
-            let flow = event(&mut **callback)
+            let flow = contained(ErrorKind::Training, "it", || event(&mut **callback))
                 .map_err(|error| error.context(format!("callback `{}` failed", callback.name())))?;
             if let (Flow::Stop(reason), None) = (flow, &stop) {
                 stop = Some(reason);
@@ -72,7 +72,7 @@ impl Callbacks {
     /// that counts.
     pub(crate) fn failed(&mut self, training: &mut Training, error: &Error) {
         for callback in &mut self.0 {
-            if let Err(another) = callback.fit_failed(training, error) {
+            if let Err(another) = contained(ErrorKind::Training, "it", || callback.fit_failed(training, error)) {
                 training.note(format!("callback `{}` failed at the failed training's end: {another}", callback.name()));
             }
         }

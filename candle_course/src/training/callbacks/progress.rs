@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::text::say;
 use crate::training::{Callback, Flow, Training};
 
 /// Prints a line at the end of every epoch, and one every few seconds before it. Whole lines only:
@@ -43,7 +44,7 @@ impl Progress {
     fn seconds_left(&self, training: &Training) -> Option<f64> {
         let state = training.state();
         let batches = state.epoch * state.batches_per_epoch + state.batch;
-        let left = (training.epochs() * state.batches_per_epoch).saturating_sub(batches);
+        let left = training.epochs().saturating_mul(state.batches_per_epoch).saturating_sub(batches);
         let done = batches - self.first_batch;
         (done > 0 && left > 0).then(|| self.started.elapsed().as_secs_f64() / done as f64 * left as f64)
     }
@@ -52,7 +53,7 @@ impl Progress {
         match &mut self.lines {
             Some(lines) => lines.push(text),
             None if self.muted => {}
-            None => println!("{text}"),
+            None => say(text),
         }
         self.printed = Instant::now();
     }

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, ModuleT, Tensor, Var};
 
 use crate::data::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, always};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::Table;
 use crate::plot::{BarChart, Figure, Panels, compact};
 use crate::stateful::Stateful;
+use crate::text::say;
 
 /// Looks into a model. Layers to look at are marked by [`Probe::watch`] in the model's `forward`,
 /// or by [`Probe::sequential`] around a [`Sequential`]. Outside of [`Probe::inspect`] it costs nothing.
@@ -106,10 +107,16 @@ impl Probe {
         let generators: Vec<_> =
             parameters.generators().into_iter().map(|(_, shared)| (shared.clone(), shared.lock().clone())).collect();
         *self.recorder() = Recorder { recording: true, taps: Vec::new() };
-        let pass = (|| Ok(loss.forward(&model.forward_t(&batch.inputs, true)?, &batch.targets)?.backward()?))();
-        let taps = std::mem::take(&mut *self.recorder()).taps;
-        parameters.clone().load_state(&before)?;
-        generators.into_iter().for_each(|(shared, state)| *shared.lock() = state);
+        let mut taps = Vec::new();
+        let pass = always(
+            &mut taps,
+            |_| Ok(loss.forward(&model.forward_t(&batch.inputs, true)?, &batch.targets)?.backward()?),
+            |taps| {
+                *taps = std::mem::take(&mut *self.recorder()).taps;
+                generators.into_iter().for_each(|(shared, state)| *shared.lock() = state);
+                parameters.clone().load_state(&before)
+            },
+        );
         let gradients = pass.map_err(|error: Error| error.context("the inspected pass failed"))?;
         if taps.is_empty() {
             return Err(Error::argument("model", "at least one watched layer", 0).hint(
@@ -286,7 +293,7 @@ impl LayerReport {
 
     /// What evcxr calls for a cell that ends with a report: the table, and the findings as text.
     pub fn evcxr_display(&self) {
-        self.findings().iter().for_each(|finding| println!("{finding}"));
+        self.findings().iter().for_each(|finding| say(finding));
         self.table().evcxr_display();
     }
 }

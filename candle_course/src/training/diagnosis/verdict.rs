@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::plot::compact;
+use crate::text::say;
 use crate::training::History;
 
 /// How a model fits.
@@ -81,7 +82,7 @@ impl Verdict {
 
     /// What evcxr calls for a cell that ends with a verdict.
     pub fn evcxr_display(&self) {
-        println!("{self}");
+        say(self);
     }
 }
 
@@ -109,7 +110,9 @@ impl History {
             return Ok(verdict);
         }
         let start = self.step_losses().first().copied().unwrap_or(train[0]);
-        let best = self.best("validation_loss")?.epoch - self.epochs()[0].epoch;
+        let best = self.best("validation_loss")?.epoch;
+        // Of a history that was read, epochs may be numbered in any way.
+        let best = self.epochs().iter().position(|record| record.epoch == best).unwrap_or(0);
         let (train_end, validation_end) = (train[epochs - 1], validation[epochs - 1]);
         let lowest = train.iter().copied().fold(f64::INFINITY, f64::min);
         let recent = (epochs / 4).max(1);
