@@ -128,6 +128,17 @@ def test_one_unreadable_notebook_costs_one_note(built, notary, project, capsys, 
         assert json.loads((project / "notebooks" / "en" / "1.1-example.ipynb").read_text())
 
 
+def test_a_name_cannot_write_on_the_terminal(built, notary, project, capsys):
+    for name in ("two\nlines", "\x1b[2Jclear", "\x1b]0;title\x07", "broken-\x1b[31m"):
+        path = project / "notebooks" / "en" / f"{name}.ipynb"
+        stranger(path) if "broken" not in name else path.write_bytes(b"[]")
+    capsys.readouterr()
+    lab_command.trust()
+    notes = capsys.readouterr().err
+    assert len(notes.splitlines()) == 4 and all(line.startswith("• ") and line.isprintable() for line in notes.splitlines())
+    assert all(problem.isprintable() for problem in check.strangers([built]))
+
+
 def test_the_others_are_signed_beside_unreadable_ones(built, notary, project, capsys):
     for name, content in BROKEN.items():
         (project / "notebooks" / "en" / f"0-{name}.ipynb").write_bytes(content)

@@ -306,7 +306,7 @@ def claim(folder: Path) -> None:
             each.mkdir(mode=0o700, exist_ok=True)
             found = each.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-                raise say.Failure(f"{each} is not a folder of yours alone; remove it, or let XDG_CACHE_HOME name a folder without a space in its path")
+                raise say.Failure(f"{each} is not a folder of yours alone; remove it, or let XDG_CACHE_HOME name a folder without a space or a colon in its path")
 
 
 def remove_orphans(kernels: Path) -> None:

@@ -150,7 +150,8 @@ def error_text(cell) -> str:
 
 
 def plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    """Without colours, and without anything else that steers a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", re.sub(r"\x1b\[[0-9;]*m", "", text))
 
 
 def indent(text: str) -> str:
@@ -163,7 +164,7 @@ def table(reports: list) -> str:
     for report in reports:
         number, slowest = report.slowest
         rows.append((
-            report.name, str(report.cells), f"{report.total_seconds:.1f}", f"{report.median:.2f} s",
+            say.name(report.name), str(report.cells), f"{report.total_seconds:.1f}", f"{report.median:.2f} s",
             f"#{number} {slowest:.1f} s", "FAILED" if report.failure else "ok",
         ))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -43,6 +43,12 @@ def note(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def name(path) -> str:
+    """A name from outside as a terminal may show it: in one line, without codes for the terminal."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
 @contextlib.contextmanager
 def step(message: str, usually: str = ""):
     """Announces a piece of work, and how long it took."""
