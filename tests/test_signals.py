@@ -25,11 +25,11 @@ def running(machine, tmp_path):
     machine = machine().set_up()
     told = tmp_path / "processes"
     notebook = machine.notebook("long", "1", CELL.format(path=str(told)))
-    command = machine.start("run", notebook)
+    command, processes = machine.start("run", notebook), []
     try:
         wait_for(lambda: told.exists() or command.poll() is not None, "a running cell")
         assert command.poll() is None, command.stdout.read()
-        processes = [int(number) for number in told.read_text().split()]
+        processes += map(int, told.read_text().split())
         assert all(map(alive, processes)) and processes[1] != command.pid
         yield command, processes
     finally:
