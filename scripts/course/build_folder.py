@@ -211,7 +211,7 @@ class BuildFolder:
     def _prepare(self, quiet: bool) -> None:
         dependency = f'{{ path = {toml(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
         if features():
-            dependency += f", features = {json.dumps(features())}"
+            dependency += f", features = [{', '.join(map(toml, features()))}]"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
         say.write_if_changed(self.home / ".cargo" / "config.toml", CARGO_CONFIG)
         changed = say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))

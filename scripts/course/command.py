@@ -116,7 +116,7 @@ def describe(error: Exception) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    told = f"{error.strerror or error}" + (f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else "")
+    told = say.os_error(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{told}\nFree some space and run the command again; it goes on where it stopped."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

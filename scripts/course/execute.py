@@ -104,7 +104,7 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                     report.failure = f"{name}: code cell {index + 1} of {len(cells)} failed\n\n{indent(cell.source)}\n\n{problem}"
                     break
     except Exception as error:
-        report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__})"
+        report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__}); above it says why"
     finally:
         stop(kernel)
     report.total_seconds = time.monotonic() - start

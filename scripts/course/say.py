@@ -187,7 +187,13 @@ def writing(folder: Path):
         advice = f"{folder} must be a folder that you may write, with 2 GB free"
         if paths.user_cache() in (folder, *folder.parents):
             advice += "; XDG_CACHE_HOME names another place for it"
-        raise Failure(f"{error}\n{advice}") from None
+        raise Failure(f"{os_error(error)}\n{advice}") from None
+
+
+def os_error(error: OSError) -> str:
+    """What the system refused, and where."""
+    where = error.filename2 or error.filename
+    return f"{error.strerror or error}" + (f": {name(os.fsdecode(where))}" if isinstance(where, (str, bytes)) else "")
 
 
 def read_text(path: Path) -> str:
