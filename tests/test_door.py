@@ -63,6 +63,15 @@ def test_the_traceback_can_be_had():
     assert "Traceback" in result.stderr and "✗ a fault of the command itself" in result.stderr
 
 
+def test_a_script_of_its_own_is_guarded_too():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from course import command; command.guard()\n"
+    for fault, said in (("open('/nowhere/file')", "✗ No such file or directory: /nowhere/file"), ("{}['key']", "✗ a fault of the command itself: KeyError"), ("import no_such_package", "lacks the Python package"), ("raise KeyboardInterrupt", "Interrupted")):
+        result = subprocess.run([sys.executable, "-c", code + fault, PROJECT / "scripts"], capture_output=True, text=True)
+        assert result.returncode != 0 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
+    result = subprocess.run([sys.executable, PROJECT / "scripts" / "nvrtc_check.py"], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("usage: ")
+
+
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
 def test_a_poor_locale_costs_no_message(locale):
     signs = r"'\u2026 \u2717 \U0001f980'"

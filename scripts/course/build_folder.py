@@ -263,7 +263,7 @@ class BuildFolder:
             if (home / "compiler").exists() and say.read_text(home / "compiler") != say.read_text(self.home / "compiler"):
                 continue
             with say.lock(home / "lock", "building in another clone"):
-                say.note(f"• Taking over what is compiled for {say.read_text(home / 'project').strip()} …")
+                say.note(f"• Taking over what is compiled for {say.name(say.read_text(home / 'project').strip())} …")
                 unfinished = self.template / "target.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
                 copy_tree(home / "template" / "target", unfinished, own=False)
