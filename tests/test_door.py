@@ -141,6 +141,15 @@ def test_what_a_child_writes_is_kept_and_its_progress_shown(tmp_path, capsys):
         say.run([tmp_path / "text"])
 
 
+def test_an_error_in_the_code_is_shown_as_it_is():
+    output = 'error[E0425]: cannot find value `x`\n 3 | // too slow: Connection refused, Permission denied\n'
+    told = say.ended(["cargo", "build"], 101, "   Compiling a\n" * 30 + output + "note\n" * 40)
+    assert told.startswith("`cargo build` ended with code 101\nerror[E0425]") and "network" not in told and len(told.splitlines()) == say.SHOWN_LINES + 2
+    assert say.ended("cargo", 101, output + "No space left on device (os error 28)\n").startswith("the disk is full")
+    assert say.ended("pip", 1, "Connection refused\n").startswith("the network is needed")
+    assert say.ended("cc", 1, "\n".join(map(str, range(100)))).splitlines()[1:] == [str(number) for number in range(100 - say.SHOWN_LINES, 100)]
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "file"
     assert say.write_if_changed(path, "old ação") and not say.write_if_changed(path, "old ação")

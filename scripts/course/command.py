@@ -103,7 +103,8 @@ def describe(error: Exception) -> str:
     if isinstance(error, say.Failure):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("course"):
-        return f"{sys.prefix} lacks the Python package {error.name!r}; delete {paths.VENV} and run `scripts/lab --setup`"
+        mended = f"; delete {paths.VENV} and run `scripts/lab --setup`" if Path(sys.prefix) == paths.VENV else ""
+        return f"{sys.prefix} lacks the Python package {error.name!r}{mended}"
     if isinstance(error, subprocess.CalledProcessError):
         return say.ended(error.cmd, error.returncode, error.stderr or error.stdout)
     if isinstance(error, MemoryError):

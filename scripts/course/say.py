@@ -144,7 +144,9 @@ def ended(arguments, code: int, output: str) -> str:
     """That a program failed, and why: in two lines where the cause is known, else with its own words."""
     output = output if isinstance(output, str) else (output or b"").decode(errors="backslashreplace")
     how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-    for pattern, advice in CAUSES:
+    # An error in the code comes with lines of it, which may speak of anything.
+    in_the_code = re.search(r"^error\[E\d{4}\]", output, re.MULTILINE)
+    for pattern, advice in CAUSES[:1] if in_the_code else CAUSES:
         found = next((line.strip() for line in output.splitlines() if re.search(pattern, line)), None)
         if found:
             return f"{advice}\n({called(arguments)} {how}: {found[:200]})"
