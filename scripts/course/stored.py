@@ -47,8 +47,9 @@ def parse(data: bytes, name: str) -> tuple:
     except Exception as error:
         if CONFLICT.search(text):
             raise say.Failure(f"{name} holds conflict marks of git; build it again, or take one side") from None
-        reason = (str(error).strip().splitlines() or [""])[0][:120]
-        raise say.Failure(f"{name} is no notebook ({type(error).__name__}: {reason})") from None
+        # Other errors speak of the reader, not of the file.
+        reason = f": {(str(error).strip().splitlines() or [''])[0][:120]}" if isinstance(error, ValueError) else ""
+        raise say.Failure(f"{name} is no notebook{reason}") from None
     return data, notebook
 
 
