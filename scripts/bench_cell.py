@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from course import build_folder, environment, paths, say  # noqa: E402
+from course import benchmarks, build_folder, environment, paths, say  # noqa: E402
 
-SOURCE = paths.CRATE / "examples" / "bench_cell.rs"
+SOURCE = paths.CRATE / "benches" / "cell.rs"
 TURNS = 5
 MODELS = ("mlp", "mnist", "cifar")
 ALLOWED = 1.1
@@ -27,8 +27,7 @@ def main() -> None:
     from course import execute
 
     with say.step("Building the release binary", "3 minutes the first time"):
-        say.run(["cargo", "build", "--release", "--locked", "--example", "bench_cell"], show=build_folder.progress, cwd=paths.PROJECT)
-    binary = paths.PROJECT / "target" / "release" / "examples" / "bench_cell"
+        binary = benchmarks.binary("cell")
     in_binary = []
 
     def measure_binary(number: int, total: int) -> None:

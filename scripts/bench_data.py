@@ -22,12 +22,13 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import argument_types  # noqa: E402
 import reference_environment  # noqa: E402
+from course import benchmarks  # noqa: E402
 
 WORKERS = [1, 2, 4, 8]
 
 
 def torch_child(case, workers, folder):
-    """The counterpart of examples/bench_data.rs."""
+    """The counterpart of benches/data.rs."""
     import numpy
     import torch
     import torchvision
@@ -183,11 +184,8 @@ def compare(sides):
 
 
 def bench(rounds, python):
-    build = ["cargo", "build", "--release", "--quiet", "--example", "bench_data"]
     print("building (minutes, the first time)", flush=True)
-    subprocess.run(build, cwd=ROOT, check=True)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    binary = target / "release" / "examples" / "bench_data"
+    binary = benchmarks.binary("data")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([binary, "export", folder], check=True)
         compare(Sides(binary, python, folder, rounds))

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import argument_types  # noqa: E402
+from course import benchmarks  # noqa: E402
 
 IN_A_ROW = 5
 CASES = ["cross-entropy", "focal", "dice", "lovasz-softmax", "roc-auc"]
@@ -135,10 +136,10 @@ def main():
         import reference_environment
 
         reference_environment.enter()
-    subprocess.run(["cargo", "build", "--quiet", "--release", "--example", "bench_losses"], cwd=ROOT, check=True)
+    binary = benchmarks.binary("losses")
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(folder)
-        children = {"candle_course": Child([ROOT / "target" / "release" / "examples" / "bench_losses", folder], os.environ)}
+        children = {"candle_course": Child([binary, folder], os.environ)}
         if options.compare:
             children["PyTorch, scikit-learn"] = Child([sys.executable, __file__, "--torch-child", folder], os.environ)
         print(f"{'case':<16}{'by':<24}{'median ms':>10}{'min':>9}{'max':>9}  value")

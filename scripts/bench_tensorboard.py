@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from course import benchmarks  # noqa: E402
+
 argparse.ArgumentParser(prog="scripts/bench tensorboard", description=__doc__).parse_args()
-PROJECT = Path(__file__).resolve().parent.parent
-command = ["cargo", "run", "--release", "--quiet", "--locked", "--example", "bench_tensorboard"]
-sys.exit(subprocess.run(command, cwd=PROJECT).returncode)
+sys.exit(subprocess.run([benchmarks.binary("tensorboard")]).returncode)

@@ -16,6 +16,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "scripts"))
 
+from course import benchmarks  # noqa: E402
+
 ROWS = [
     # what is shown, ours, PyTorch's
     ("AdamW step, 10 million parameters (PyTorch: fused)", "step", "step"),
@@ -73,9 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench train-state", description=__doc__)
     parser.add_argument("--compare", action="store_true", help="also PyTorch")
     compared = parser.parse_args().compare
-    build = ["cargo", "build", "--release", "--locked", "-q", "-p", "candle_course", "--example", "bench_train_state"]
-    subprocess.run(build, cwd=PROJECT, check=True)
-    binary = PROJECT / "target" / "release" / "examples" / "bench_train_state"
+    binary = benchmarks.binary("train_state")
     with tempfile.TemporaryDirectory(dir=PROJECT / "target") as folder:
         ours = values(subprocess.run([binary, folder], capture_output=True, text=True, check=True).stdout)
         theirs = {}

@@ -143,7 +143,7 @@ def torch_training(name, batch, precision, device, compiled):
 
 
 def torch_child(name, device, compiled):
-    """The counterpart of examples/bench_train.rs."""
+    """The counterpart of benches/train.rs."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
@@ -297,10 +297,11 @@ def scaling(arguments, binary):
 
 
 def build(arguments):
+    # Where the binary was built elsewhere, this script is carried without the project.
+    from course import benchmarks
+
     features = ["--features", "cuda,cudnn"] if arguments.device == "cuda" else []
-    subprocess.check_call(["cargo", "build", "--release", "-q", "--example", "bench_train", *features], cwd=ROOT)
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return str(target / "release/examples/bench_train")
+    return str(benchmarks.binary("train", *features))
 
 
 def main():

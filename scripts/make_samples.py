@@ -30,7 +30,7 @@ def samples(sources: Path):
     """Name, pixels `[N, C, H, W]` and labels `[N]` of every part, as bytes."""
     for split, per_class in (("train", 600), ("test", 100)):
         yield f"mnist-{split}", *evenly(*mnist(sources, split), per_class)
-    for split, per_class in (("train", 400), ("test", 100)):
+    for split, per_class in (("train", 400), ("test", 75)):
         yield f"cifar10-{split}", *evenly(*cifar10(sources, split), per_class)
     for split, (images, labels) in fashion_mnist(sources).items():
         yield f"fashion-mnist-{split}", images, labels
@@ -67,13 +67,13 @@ def cifar10(sources: Path, split: str):
 
 def fashion_mnist(sources: Path) -> dict:
     """The package sorts all 70,000 images by class and does not say which were the official test
-    images, so the sample draws its own disjoint 200 and 50 of every class: every fifth of 250 goes
+    images, so the sample draws its own disjoint 100 and 50 of every class: every third of 150 goes
     to the test sample, and classes alternate."""
     clothes = sources / "fashion-mnist" / "src" / "clothes"
     classes = [json.loads((clothes / f"{i}.json").read_text())["data"] for i in range(CLASSES)]
     parts = {"train": [], "test": []}
-    for i in range(250):
-        parts["test" if i % 5 == 0 else "train"] += [(images[i * len(images) // 250], label) for label, images in enumerate(classes)]
+    for i in range(150):
+        parts["test" if i % 3 == 0 else "train"] += [(images[i * len(images) // 150], label) for label, images in enumerate(classes)]
     return {
         split: (numpy.array([image for image, _ in part], numpy.uint8).reshape(-1, 1, 28, 28), numpy.array([label for _, label in part], numpy.uint8))
         for split, part in parts.items()

@@ -1,9 +1,11 @@
 """Reading lesson sources."""
 
+import re
+
 import pytest
 from course import source
 from course.say import Failure
-from lesson_text import code, lesson, prose
+from lesson_text import code, exercise, lesson, prose
 
 
 def read(tmp_path, text):
@@ -13,11 +15,11 @@ def read(tmp_path, text):
 
 
 def test_prose_is_paired_and_code_keeps_its_tags(tmp_path):
-    found = read(tmp_path, lesson(prose("# Loss\n\nText", "# Perda\n\nTexto"), code("let a = 1;\n\n\nlet b = 2;", "exercise", "long"), code("a"), prose("End", "Fim")))
+    found = read(tmp_path, lesson(prose("# Loss\n\nText", "# Perda\n\nTexto"), code("let a = 1;\n\n\nlet b = 2;", "setup", "long"), code("a"), prose("End", "Fim")))
     assert [type(cell).__name__ for cell in found.cells] == ["Prose", "Code", "Code", "Prose"]
     assert found.prose[0].text == {"en": "# Loss\n\nText", "pt-BR": "# Perda\n\nTexto"}
     assert found.code[0].text == "let a = 1;\n\n\nlet b = 2;"
-    assert found.code[0].tags == ["exercise", "long"]
+    assert found.code[0].tags == ["setup", "long"]
     assert found.code[1].tags == []
 
 
@@ -81,3 +83,21 @@ def test_lessons_are_found_by_number_name_and_path(project):
         assert [path.stem for path in source.find([name])] == ["3.2-data"]
     with pytest.raises(Failure, match="no lesson is called '3'; there are: 3.1-loop, 3.2-data"):
         source.find(["3"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (' hint="add them"\nlet c = a * b', "\nlet c = a * b", "`hint` belongs to a wrong answer"),
+        ('["check"]', '["check"] hint="x"', "`hint` belongs to a wrong answer"),
+        ('["exercise"]', '["long"]', "a solution without an exercise"),
+        ('["solution"]', '["long"]', "here are 0 and 2"),
+        ('["wrong"] hint="add them"\nlet c = a * b', '["long"]\nlet c = a * b', "here are 1 and 1"),
+        ('["check"]', '["long"]', "the last exercise has no check"),
+    ],
+)
+def test_an_exercise_is_whole(tmp_path, old, new, problem):
+    text = lesson(exercise())
+    assert text.count(old) == 1
+    with pytest.raises(Failure, match=re.escape(problem)):
+        read(tmp_path, text.replace(old, new))

@@ -18,7 +18,7 @@ def built(project, monkeypatch):
     path = project / "lessons" / "1.1-example.md"
     path.write_text(lesson(prose("# Loss", "# Perda"), code("let a = 1;")), encoding="utf-8")
     outputs = [[{"output_type": "display_data", "data": {"image/svg+xml": "<svg/>"}, "metadata": {}}]]
-    monkeypatch.setattr(check, "stored_outputs", lambda _: outputs)
+    monkeypatch.setattr(check, "stored_outputs", lambda *_: outputs)
     build_command.build(path, prose_only=True)
     return path
 

@@ -13,12 +13,16 @@ def main(arguments: list) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="write nothing; fail when sources and notebooks differ or the languages do")
     mode.add_argument("--prose", action="store_true", help="keep the stored outputs; only possible while the code is unchanged")
+    mode.add_argument("--words", action="store_true", help="only add the words that the catalogues in lessons/pt-BR lack, to be translated")
     chosen = parser.parse_args(arguments)
     every = source.find(chosen.lessons)
-    environment.set_up(environment.ensure_venv if chosen.check or chosen.prose else environment.ensure)
+    environment.set_up(environment.ensure_venv if chosen.check or chosen.prose or chosen.words else environment.ensure)
 
-    from . import check
+    from . import check, words
 
+    if chosen.words:
+        print(f"{sum(words.add_missing(source.read(path)) for path in every)} words to translate")
+        return 0
     if chosen.check:
         problems = [problem for path in every for problem in check.lesson(path)] + check.unrecorded(every)
         if not chosen.lessons:
@@ -35,24 +39,17 @@ def main(arguments: list) -> int:
 
 
 def build(path, prose_only: bool) -> None:
-    """Writes both notebooks of one lesson, or neither."""
-    from . import check, execute, pair, render, stored
+    """Writes both notebooks of one lesson, or neither; each is executed with its own words."""
+    from . import check, pair, render, stored, words
 
     lesson = source.read(path)
-    problems = pair.problems(lesson)
+    problems = pair.problems(lesson) + words.problems(lesson)
     if problems:
         raise say.Failure("\n".join(problems))
-    if prose_only:
-        outputs = check.stored_outputs(lesson)
-    else:
-        folder = paths.NOTEBOOKS / "en"
-        folder.mkdir(parents=True, exist_ok=True)
-        with say.step(f"Running {lesson.name}"):
-            cells = [(cell.text, cell.tags) for cell in lesson.code]
-            report = execute.run(lesson.name, cells, folder, progress=execute.show_progress(lesson.name))
-        execute.failing([report])
-        outputs = [render.tidy_outputs(cell, machine_paths()) for cell in report.outputs]
-    texts = {language: render.text_of(render.notebook(lesson, language, outputs)) for language in paths.LANGUAGES}
+    outputs, texts = {}, {}
+    for language in paths.LANGUAGES:
+        outputs[language] = check.stored_outputs(lesson, language) if prose_only else executed(lesson, language)
+        texts[language] = render.text_of(render.notebook(lesson, language, outputs[language]))
     for language, text in texts.items():
         problems += check.contents(f"{language}/{lesson.name}.ipynb", text)
     if problems:
@@ -62,6 +59,23 @@ def build(path, prose_only: bool) -> None:
         say.write_if_changed(target, text)
         say.note(f"  {target.relative_to(paths.PROJECT)}: {len(text.encode()) // 1000} KB")
     stored.record({f"{language}/{lesson.name}.ipynb": text for language, text in texts.items()})
+    # Said when they are written: a cell that turns out to be `timed` need not be run again.
+    differing = check.differing_numbers(lesson, outputs)
+    if differing:
+        raise say.Failure("\n".join(differing))
+
+
+def executed(lesson, language: str) -> list:
+    """The outputs of the cells that a notebook shows."""
+    from . import execute, exercises, render
+
+    folder = paths.NOTEBOOKS / language
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = exercises.steps(lesson, language=language)
+    with say.step(f"Running {lesson.name}, {language}"):
+        report = execute.run(lesson.name, steps, folder, progress=execute.show_progress(lesson.name))
+    execute.failing([report])
+    return [render.tidy_outputs(output, machine_paths()) for step, output in zip(steps, report.outputs) if step.cell]
 
 
 def machine_paths() -> list:

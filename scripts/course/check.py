@@ -6,11 +6,14 @@ from pathlib import Path
 
 import nbformat
 
-from . import pair, paths, render, say, source, stored
+from . import pair, paths, render, say, source, stored, words
 from .say import Failure
 
 # Home folders and temporary folders of whoever ran the notebook.
 MACHINE_PATH = re.compile(r"(?:/home/|/Users/|/root/|/tmp/)[\w./-]+")
+
+# What must be the same in every language.
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?|[✓✗]|NaN|inf|true|false")
 
 # evcxr shows a value by its `Debug` alone when the cell's last expression moves a variable that the
 # cell keeps, and the unit value when a cell ends with a loop.
@@ -38,13 +41,39 @@ def lesson(path: Path) -> list:
             continue
         text = data.decode()
         outputs[language] = outputs_of(found)
-        wanted = render.notebook(read, language, outputs_of(found, len(read.code)))
+        wanted = render.notebook(read, language, outputs_of(found, len(read.shown)))
         if render.text_of(wanted) != text:
             problems.append(f"{label} is stale ({difference(found, wanted)}); run scripts/build-notebooks {read.name}")
         problems += contents(label, text)
-    if len(outputs) == len(paths.LANGUAGES) and len({json.dumps(value, sort_keys=True) for value in outputs.values()}) != 1:
-        problems.append(f"{read.name}: the outputs differ between the languages; run scripts/build-notebooks {read.name}")
+    problems += words.problems(read)
+    if len(outputs) == len(paths.LANGUAGES):
+        problems += differing_numbers(read, outputs)
     return problems
+
+
+def differing_numbers(read, outputs: dict) -> list:
+    """Cells whose results differ between the languages: the words may, unless they are measured times."""
+    found = []
+    for number, cell in enumerate(read.shown):
+        if "timed" in cell.tags or any(len(other) <= number for other in outputs.values()):
+            continue
+        seen = {language: numbers(other[number]) for language, other in outputs.items()}
+        if len({json.dumps(value) for value in seen.values()}) != 1:
+            first, second = seen.values()
+            pair = next(((a, b) for a, b in zip(first, second) if a != b), (f"{len(first)} numbers", len(second)))
+            found.append(f"{read.name}: the outputs of code cell {number + 1} differ between the languages ({pair[0]} and {pair[1]}); is it `timed`?")
+    return found
+
+
+def numbers(outputs: list) -> list:
+    """What is no word in the outputs of a cell; of pictures, that they are there."""
+    found = []
+    for output in outputs:
+        data = output.get("data", {})
+        text = output.get("text", "") or data.get("text/html", "") or data.get("text/plain", "")
+        pictures = [kind for kind in sorted(data) if kind.startswith("image/")]
+        found += pictures or NUMBER.findall(re.sub(r"<[^>]*>", " ", "".join(text)))
+    return found
 
 
 def outputs_of(notebook, count: int = None) -> list:
@@ -94,12 +123,12 @@ def contents(label: str, text: str) -> list:
     return problems
 
 
-def stored_outputs(read) -> list:
+def stored_outputs(read, language: str = "en") -> list:
     """The outputs of the last execution, if it ran this very code."""
-    target = paths.NOTEBOOKS / "en" / f"{read.name}.ipynb"
+    target = paths.NOTEBOOKS / language / f"{read.name}.ipynb"
     if target.exists():
         _, found = stored.read(target)
-        if found.metadata.get("candle_course", {}).get("code") == render.code_hash(read):
+        if found.metadata.get("candle_course", {}).get("code") == render.code_hash(words.localised(read, language)):
             return outputs_of(found)
     raise Failure(f"{read.name}: the code changed since its outputs were stored; run scripts/build-notebooks {read.name}")
 

@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from . import paths, say
+from .exercises import Step
 
 # A kernel may have to rebuild the crate before it answers.
 STARTUP_SECONDS = 1800
@@ -59,12 +60,14 @@ def manager(kernel_folders: list = None) -> AsyncKernelManager:
 
 
 def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:
-    """Executes `(source, tags)` cells in order in one kernel started in `folder`.
+    """Executes cells in order in one kernel started in `folder`: pairs `(source, tags)`, or steps.
 
-    Stops at the first cell that fails and describes it in the report's `failure`.
+    Stops at the first cell that fails, or whose check does not say what was expected of it, and
+    describes it in the report's `failure`.
     """
+    cells = [cell if isinstance(cell, Step) else Step(*cell) for cell in cells]
     notebook = nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)}) for source, tags in cells
+        nbformat.v4.new_code_cell(cell.text, metadata={"tags": list(cell.tags)}) for cell in cells
     ])
     report = Report(name=name, cells=len(cells))
     # nbclient forgets a manager whose kernel ends before it answers.
@@ -90,6 +93,10 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                     report.cell_seconds.append(time.monotonic() - began)
                     take_late_output(client, cell, index)
                     problem = silent_failure(cell)
+                    # The rest can run all the same: all of them are told at once.
+                    misjudged = "" if problem else cells[index].problem(printed(cell))
+                    if misjudged:
+                        report.failure += f"{name}: code cell {index + 1} of {len(cells)}: {misjudged}\n\n"
                 except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
                     report.cell_seconds.append(time.monotonic() - began)
                     problem = error_text(cell) or str(error)
@@ -101,7 +108,7 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                 if index == 1:
                     report.first_result_seconds = time.monotonic() - start
                 if problem:
-                    report.failure = f"{name}: code cell {index + 1} of {len(cells)} failed\n\n{indent(cell.source)}\n\n{problem}"
+                    report.failure += f"{name}: code cell {index + 1} of {len(cells)} failed\n\n{indent(cell.source)}\n\n{problem}"
                     break
     except Exception as error:
         report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__}); above it says why"
@@ -138,6 +145,11 @@ def silent_failure(cell) -> str:
         return ""
     written = "".join(output["text"] for output in cell.outputs if output["output_type"] == "stream" and output["name"] == "stderr")
     return plain(written).strip()
+
+
+def printed(cell) -> str:
+    """What the cell wrote to standard output, without colours."""
+    return plain("".join(output["text"] for output in cell.outputs if output["output_type"] == "stream" and output["name"] == "stdout"))
 
 
 def error_text(cell) -> str:

@@ -6,7 +6,7 @@ import re
 
 import nbformat
 
-from . import paths
+from . import paths, words
 from .source import Code, Lesson
 
 MAXIMUM_BYTES = 600_000
@@ -29,32 +29,46 @@ NAVIGATION = {
 }
 
 
-def code_hash(lesson: Lesson) -> str:
+SOLUTION = {"en": "A solution (open it after you have tried)", "pt-BR": "Uma solução (abra depois de tentar)"}
+
+
+def code_hash(code: list) -> str:
     """Names the code whose outputs a notebook holds."""
-    joined = json.dumps([[cell.text, cell.tags] for cell in lesson.code])
+    joined = json.dumps([[cell.text, [tag for tag in cell.tags if tag != "timed"]] for cell in code if "wrong" not in cell.tags])
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
 def notebook(lesson: Lesson, language: str, outputs: list = None):
-    """The notebook of `language`; `outputs` holds a list of outputs for each code cell."""
+    """The notebook of `language`; `outputs` holds a list of outputs for each code cell that is shown.
+
+    A solution stands folded behind its check, as text: whoever runs the cells from top to bottom runs
+    the learner's own answer.
+    """
+    code = words.localised(lesson, language)
     result = nbformat.v4.new_notebook()
     result.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Rust", "language": "rust", "name": paths.KERNEL_NAME},
         "language_info": dict(LANGUAGE_INFO),
-        "candle_course": {"source": f"lessons/{lesson.path.name}", "language": language, "code": code_hash(lesson)},
+        "candle_course": {"source": f"lessons/{lesson.path.name}", "language": language, "code": code_hash(code)},
     })
-    count = 0
+    count, solution = 0, None
     for cell in lesson.cells:
-        if isinstance(cell, Code):
-            made = nbformat.v4.new_code_cell(cell.text)
-            made.metadata = nbformat.from_dict(code_metadata(cell))
-            if outputs is not None:
+        # The code in this language, cell by cell.
+        cell = code[cell.number - 1] if isinstance(cell, Code) else cell
+        if not isinstance(cell, Code):
+            result.cells.append(nbformat.v4.new_markdown_cell(cell.text[language]))
+        elif "solution" in cell.tags:
+            solution = cell
+        elif cell.is_shown:
+            made = nbformat.v4.new_code_cell(cell.text, metadata={"tags": list(cell.tags)} if cell.tags else {})
+            # What a check says is said to the learner's own answer.
+            if outputs is not None and "check" not in cell.tags:
                 made.outputs = [nbformat.from_dict(output) for output in outputs[count]]
             count += 1
             made.execution_count = count if outputs is not None else None
-        else:
-            made = nbformat.v4.new_markdown_cell(cell.text[language])
-        result.cells.append(made)
+            result.cells.append(made)
+            if "check" in cell.tags:
+                result.cells.append(folded(solution, language))
     links = navigation(lesson, language)
     if links:
         result.cells.append(nbformat.v4.new_markdown_cell(links, metadata={"tags": ["navigation"]}))
@@ -62,13 +76,9 @@ def notebook(lesson: Lesson, language: str, outputs: list = None):
     return result
 
 
-def code_metadata(cell: Code) -> dict:
-    metadata = {}
-    if cell.tags:
-        metadata["tags"] = list(cell.tags)
-    if "solution" in cell.tags:
-        metadata["jupyter"] = {"source_hidden": True}
-    return metadata
+def folded(solution: Code, language: str):
+    text = f"<details>\n<summary>{SOLUTION[language]}</summary>\n\n```rust\n{solution.text}\n```\n\n</details>"
+    return nbformat.v4.new_markdown_cell(text, metadata={"tags": ["solution"]})
 
 
 def navigation(lesson: Lesson, language: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from . import paths
 from .say import Failure
 
-TAGS = {"setup", "exercise", "solution", "check", "long", "raises-exception", "stderr"}
+TAGS = {"setup", "exercise", "solution", "wrong", "check", "long", "timed", "raises-exception", "stderr"}
 
 
 @dataclass
@@ -30,6 +30,12 @@ class Code:
     number: int
     text: str
     tags: list = field(default_factory=list)
+    # What the check has to say to a wrong answer.
+    hint: str = ""
+
+    @property
+    def is_shown(self) -> bool:
+        return not {"solution", "wrong"} & set(self.tags)
 
 
 @dataclass
@@ -47,6 +53,11 @@ class Lesson:
     @property
     def code(self) -> list:
         return [cell for cell in self.cells if isinstance(cell, Code)]
+
+    @property
+    def shown(self) -> list:
+        """The code cells of the notebook: solutions stand folded in its text, wrong answers nowhere."""
+        return [cell for cell in self.code if cell.is_shown]
 
     @property
     def prose(self) -> list:
@@ -147,13 +158,39 @@ def read(path: Path) -> Lesson:
                 problems.append(f"code cell {number['code']}: unknown tag {', '.join(unknown)}; known: {', '.join(sorted(TAGS))}")
             if cell.source.startswith("%%"):
                 problems.append(f"code cell {number['code']} is not Rust; put other languages inside a prose region")
-            cells.append(Code(number["code"], cell.source, tags))
+            cells.append(Code(number["code"], cell.source, tags, cell.metadata.get("hint", "")))
         else:
             problems.append("the header may hold only the `jupyter:` key")
     flush()
     header = dict(notebook.metadata)
     if header.get("kernelspec", {}).get("name") != paths.KERNEL_NAME:
         problems.append(f"the header must name the kernel `{paths.KERNEL_NAME}`")
+    problems += exercise_problems([cell for cell in cells if isinstance(cell, Code)])
     if problems:
         raise Failure("\n".join(f"{path.name}: {problem}" for problem in problems))
     return Lesson(path, header, cells)
+
+
+def exercise_problems(cells: list) -> list:
+    """An exercise is a stub, a solution, two wrong answers or more with the hint that each must get, and a check."""
+    problems, open_ = [], None
+    for cell in cells:
+        kinds = [tag for tag in cell.tags if tag in ("exercise", "solution", "wrong", "check")]
+        if bool(cell.hint) != ("wrong" in kinds):
+            problems.append(f"code cell {cell.number}: `hint` belongs to a wrong answer, and every one has it")
+        for kind in kinds:
+            if kind == "exercise":
+                if open_:
+                    problems.append(f"code cell {cell.number}: the exercise before it has no check")
+                open_ = {"solution": 0, "wrong": 0}
+            elif open_ is None:
+                problems.append(f"code cell {cell.number}: a {kind} without an exercise")
+            elif kind == "check":
+                if open_["solution"] != 1 or open_["wrong"] < 2:
+                    problems.append(f"code cell {cell.number}: an exercise has one solution and at least two wrong answers; here are {open_['solution']} and {open_['wrong']}")
+                open_ = None
+            else:
+                open_[kind] += 1
+    if open_:
+        problems.append("the last exercise has no check")
+    return problems

@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-from . import environment, paths, say, source
+from . import environment, paths, reliability, say, source
 
 # A mirror that says nothing is given up after half a minute.
 APT = ("apt-get", "-q", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30", "-o", "Acquire::Retries=2")
@@ -20,7 +22,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(prog="scripts/test", description="Runs every check; the first run builds everything and takes about half an hour on 2 cores.")
     parser.add_argument("checks", nargs="*", help=f"only these: {', '.join(CHECKS)}; or `release`: {', '.join(RELEASE)}, which compile everything anew and run only when they are named")
-    named = parser.parse_args(arguments).checks or [name for name in CHECKS if name not in RELEASE]
+    parser.add_argument("--record", action="store_true", help="write what the tests of the crate and the scripts tried into docs/reliability.md")
+    parsed = parser.parse_args(arguments)
+    named = parsed.checks or [name for name in CHECKS if name not in RELEASE]
     chosen = [name for part in named for name in (RELEASE if part == "release" else (part,))]
     unknown = sorted(set(chosen) - set(CHECKS))
     if unknown:
@@ -31,6 +35,27 @@ def main(arguments: list) -> int:
         environment.ensure(build=bool({"scripts", "lessons"} & set(chosen)))
     if "scripts" in chosen:
         ensure_browser()
+    with tempfile.TemporaryDirectory() as folder:
+        tried = Path(folder) / "tried"
+        os.environ[reliability.VARIABLE] = str(tried)
+        results = run_checks(chosen)
+        if {"crate", "scripts"} <= set(chosen) and all(result == "ok" for name, result, _, _ in results if name in ("crate", "scripts")):
+            found = reliability.rows(tried)
+            if parsed.record:
+                reliability.write(found)
+            state = "says so" if reliability.page(found) == say.read_text(reliability.PAGE) else "says something else: `scripts/test --record` writes it anew"
+            print(f"\n{sum(found.values()):,} trials of {len(found)} promises; docs/reliability.md {state}")
+    print("\ncheck      result  time         counts")
+    for name, result, took, counts in results:
+        print(f"{name:<10} {result:<7} {say.seconds(took):<12} {counts}".rstrip())
+    failed = [name for name, result, _, _ in results if result == "FAILED"]
+    if failed:
+        raise say.Failure(f"failed: {', '.join(failed)}")
+    return 0
+
+
+def run_checks(chosen: list) -> list:
+    """Name, result, seconds and counts of every check."""
     results = []
     for name in chosen:
         usually, commands = CHECKS[name]
@@ -44,13 +69,7 @@ def main(arguments: list) -> int:
             result = "FAILED" if code != 0 or result == "FAILED" else "ok"
             counts += count(output)
         results.append((name, result, time.monotonic() - start, ", ".join(counts)))
-    print("\ncheck      result  time         counts")
-    for name, result, took, counts in results:
-        print(f"{name:<10} {result:<7} {say.seconds(took):<12} {counts}".rstrip())
-    failed = [name for name, result, _, _ in results if result == "FAILED"]
-    if failed:
-        raise say.Failure(f"failed: {', '.join(failed)}")
-    return 0
+    return results
 
 
 # candle-datasets takes minutes to compile and is compiled by its own check alone; the program is built

@@ -36,8 +36,8 @@ pub static MNIST_TRAIN: Sample = sample! { "mnist-train": "00" "01" "02" "03" "0
 /// MNIST, handwritten digits: 28×28, grey; 1,000 test images.
 pub static MNIST_TEST: Sample = sample! { "mnist-test": "00" "01" };
 
-/// Fashion-MNIST, articles of clothing: 28×28, grey; 2,000 training images.
-pub static FASHION_MNIST_TRAIN: Sample = sample! { "fashion-mnist-train": "00" "01" "02" "03" };
+/// Fashion-MNIST, articles of clothing: 28×28, grey; 1,000 training images.
+pub static FASHION_MNIST_TRAIN: Sample = sample! { "fashion-mnist-train": "00" "01" };
 
 /// Fashion-MNIST, articles of clothing: 28×28, grey; 500 test images.
 pub static FASHION_MNIST_TEST: Sample = sample! { "fashion-mnist-test": "00" };
@@ -48,5 +48,5 @@ pub static CIFAR10_TRAIN: Sample = sample! { "cifar10-train":
     "16" "17" "18" "19" "20" "21" "22" "23" "24" "25" "26" "27" "28" "29" "30" "31"
 };
 
-/// CIFAR-10, photographs: 32×32, red, green and blue; 1,000 test images.
-pub static CIFAR10_TEST: Sample = sample! { "cifar10-test": "00" "01" "02" "03" "04" "05" "06" "07" };
+/// CIFAR-10, photographs: 32×32, red, green and blue; 750 test images.
+pub static CIFAR10_TEST: Sample = sample! { "cifar10-test": "00" "01" "02" "03" "04" "05" };

@@ -15,7 +15,7 @@ image_set! {
     /// use candle_course::data::{Cifar10, Dataset};
     ///
     /// let cifar = Cifar10::builder().sample().load()?;
-    /// assert_eq!((cifar.train().len(), cifar.test().len()), (4_000, 1_000));
+    /// assert_eq!((cifar.train().len(), cifar.test().len()), (4_000, 750));
     /// assert_eq!(cifar.train().shape(), [3, 32, 32]);
     /// # Ok::<(), candle_course::error::Error>(())
     /// ```

@@ -49,8 +49,8 @@ mod tests {
     fn the_samples_are_the_recorded_pixels_balanced_and_of_the_right_size() {
         for (set, per_class) in [
             (Mnist::specification(), [600, 100]),
-            (Cifar10::specification(), [400, 100]),
-            (FashionMnist::specification(), [200, 50]),
+            (Cifar10::specification(), [400, 75]),
+            (FashionMnist::specification(), [100, 50]),
         ] {
             for split in 0..2 {
                 let raw = decode(set.sample[split], set.shape).unwrap();

@@ -347,8 +347,12 @@ fn untracked(case: &Case, what: &str) {
         let others = tensors.iter().enumerate().filter(|(i, _)| *i != which);
         // candle's `cat` joins a recurrent layer's weights and biases, and divides the gradient again.
         let joined = ["rnn_tanh", "rnn_relu", "lstm", "gru"].contains(&case.op.as_str());
+        // cuDNN has no transposed convolution with so much padding, and candle's own differentiates both.
+        let is_candles = case.op == "conv_transpose2d"
+            && device().is_cuda()
+            && (0..2).any(|i| case.options["output_padding"][i].as_u64() >= case.options["stride"][i].as_u64());
         others
-            .filter(|_| !joined)
+            .filter(|_| !joined && !is_candles)
             .for_each(|(_, other)| assert!(alone.get(other).is_none(), "{what}: a gradient that nobody wants"));
     }
 }

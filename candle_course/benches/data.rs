@@ -1,4 +1,4 @@
-//! One measurement of the loader, as a line of JSON: `bench_data <case> [workers]`.
+//! One measurement of the loader, as a line of JSON: `data <case> [workers]`.
 //!
 //! Cases: `mnist`, `cifar10`, `io` and `export <folder>`, which writes the images that the cases
 //! use, for another framework to read. Called by `scripts/bench_data.py`.

@@ -1,15 +1,15 @@
 //! Training steps of the lessons' models, by this crate or by plain candle, for
 //! `scripts/bench train` and `scripts/gpu-check`.
 //!
-//! `bench_train IMPLEMENTATION MODEL [cpu|cuda]` reads lines `BATCH PRECISION SECONDS` from the
+//! `train IMPLEMENTATION MODEL [cpu|cuda]` reads lines `BATCH PRECISION SECONDS` from the
 //! standard input; for each it takes one round of steps and prints
 //! `milliseconds-per-step peak-memory-in-MB`. With 0 seconds a round has the model's usual number
 //! of steps, otherwise as many as take about that long.
 //!
-//! `bench_train IMPLEMENTATION MODEL DEVICE count BATCH PRECISION STEPS` takes so many steps between
+//! `train IMPLEMENTATION MODEL DEVICE count BATCH PRECISION STEPS` takes so many steps between
 //! the driver's marks for profilers, after three others.
 //!
-//! `bench_train IMPLEMENTATION MODEL DEVICE repeat BATCH PRECISION STEPS` takes so many steps twice, from
+//! `train IMPLEMENTATION MODEL DEVICE repeat BATCH PRECISION STEPS` takes so many steps twice, from
 //! the same seed, and says whether the losses had the same bits.
 
 use std::collections::BTreeMap;
@@ -19,9 +19,9 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use candle_course::{Error, Result, candle_core};
 
-mod bench_train_models;
+mod models;
 
-use bench_train_models::{MODELS, Step, build, inputs};
+use models::{MODELS, Step, build, inputs};
 
 // What a binary may choose, and a library must not: glibc gives large tensors back to the system
 // after every operation, and faults them in again.
