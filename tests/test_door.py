@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from course import command, say
+from course import command, reliability, say
 from machine import PROJECT
 
 # What goes wrong, the exit code, and what is said of it.
@@ -56,6 +56,7 @@ def test_every_fault_becomes_a_line(body, code, said):
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 3
+    reliability.tried("A command fails in a line, never with a traceback", "a fault inside a command", 1)
 
 
 def test_the_traceback_can_be_had():

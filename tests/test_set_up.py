@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from course import reliability
 from machine import EVCXR
 
 if sys.version_info >= (3, 11):
@@ -62,6 +63,7 @@ def test_arguments_are_read_before_anything_is_built(machine, name, arguments, m
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not machine.calls() and not machine.cache.exists() and not (machine.project / ".venv").exists()
+    reliability.tried("Arguments are read before anything is installed or built", "a call with a wrong argument", 1)
 
 
 def test_another_python_takes_the_same_command(machine, tmp_path):
@@ -83,6 +85,7 @@ def one_line(result, message: str, lines: int = 3):
     assert "Traceback" not in result.stderr
     said = result.stderr[result.stderr.index("✗"):].strip().splitlines()
     assert len(said) <= lines, result.stderr
+    reliability.tried("A command fails in a line, never with a traceback", "a machine with something in the way of the set-up", 1)
 
 
 @pytest.mark.parametrize("fails", ["rustc", "cargo", "both"])
@@ -138,6 +141,7 @@ def test_spaces_and_signs_in_paths(machine, project, cache, inside, tmp_path):
     # The manifest that cargo got leads to the crate, whatever the project is called.
     manifest = toml.loads((machine.bin / "manifest").read_text())
     assert manifest["dependencies"]["candle_course"]["path"] == str(machine.project / "candle_course" / "notebook")
+    reliability.tried("A project works wherever it lies", "spaces, quotation marks, colons and emoji in the paths of project and cache", 1)
 
 
 def test_a_folder_that_somebody_else_may_write_is_not_used(machine, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import nbformat
 import pytest
-from course import build_command, check, lab_command, paths, render, source, stored
+from course import build_command, check, lab_command, paths, reliability, render, source, stored
 from lesson_text import code, lesson, prose
 from nbformat.sign import MemorySignatureStore, NotebookNotary
 
@@ -49,6 +49,7 @@ def signed(notary):
     return found
 
 
+PROMISE = "JupyterLab trusts only notebooks that the build has written"
 OWN = ["en/1.1-example.ipynb", "pt-BR/1.1-example.ipynb"]
 
 
@@ -77,6 +78,7 @@ def test_strangers_and_what_somebody_changed_are_passed_over(built, notary, proj
     assert set(signed(notary)) == {"en/1.1-example.ipynb", "de/1.1-example.ipynb"}
     notes = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in notes if "not as the project built it" in line] == ["de/1.1-example.ipynb", "en/0.0-welcome.ipynb", "pt-BR/1.1-example.ipynb"]
+    reliability.tried(PROMISE, "a notebook of somebody else, or with another output", 2)
 
 
 def test_what_the_user_has_trusted_stays_so_and_is_not_mentioned(built, notary, project, capsys):
@@ -123,6 +125,7 @@ def test_one_unreadable_notebook_costs_one_note(built, notary, project, capsys, 
     lab_command.trust()
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 1 and f"en/0-{name}.ipynb" in notes[0] and len(notes[0]) < 300, notes
+    reliability.tried(PROMISE, "a file that is no notebook: one note, and the others are signed", 1)
     monkeypatch.undo()
     if name != "fifo":
         assert json.loads((project / "notebooks" / "en" / "1.1-example.ipynb").read_text())
