@@ -60,6 +60,16 @@ def manager(kernel_folders: list = None) -> AsyncKernelManager:
 
 
 def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:
+    """As [`run_once`]; a kernel that did not start gets a second try, on other ports: those that were
+    chosen for it may have been taken before it came to listen."""
+    report = run_once(name, cells, folder, kernel, progress)
+    if report.outputs or kernel is not None:
+        return report
+    say.note(f"  {name}: the kernel did not start; once more")
+    return run_once(name, cells, folder, None, progress)
+
+
+def run_once(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:
     """Executes cells in order in one kernel started in `folder`: pairs `(source, tags)`, or steps.
 
     Stops at the first cell that fails, or whose check does not say what was expected of it, and
