@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy
+from course import command
 from PIL import Image
 
 CLASSES = 10
@@ -100,6 +101,7 @@ def write(output: Path, name: str, images, labels) -> None:
 
 
 if __name__ == "__main__":
+    command.guard()
     if len(sys.argv) != 3:
         sys.exit("usage: make_samples.py <folder of the downloads> <folder of the sheets>")
     main(Path(sys.argv[1]), Path(sys.argv[2]))

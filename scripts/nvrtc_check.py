@@ -9,6 +9,8 @@ import os
 import pathlib
 import sys
 
+from course import command
+
 NUMBERS = {"float": "_f32", "double": "_f64"}
 
 
@@ -50,4 +52,7 @@ def main():
 
 
 if __name__ == "__main__":
+    command.guard()
+    if len(sys.argv) < 3 or "CUDA_HOME" not in os.environ:
+        sys.exit("usage: CUDA_HOME=<toolkit> nvrtc_check.py FOLDER ARCHITECTURE …")
     sys.exit(main())

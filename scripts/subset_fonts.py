@@ -11,6 +11,7 @@ Needs fonttools. Prints the advance widths of ASCII, in thousandths of an em, fo
 import pathlib
 import sys
 
+from course import command
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
@@ -49,6 +50,7 @@ def write(source: str, characters: list[int], family: str, target: pathlib.Path)
 
 
 if __name__ == "__main__":
+    command.guard()
     if len(sys.argv) != 5:
         sys.exit(__doc__)
     regular, bold, dejavu, folder = sys.argv[1:]

@@ -10,6 +10,10 @@ def test_counts_are_read_from_every_runner():
     assert test_command.count("=========== 61 passed, 1 skipped in 201.15s (0:03:21) ===========") == ["61 passed, 1 skipped"]
 
 
+def test_what_a_kernel_says_cannot_steer_the_terminal():
+    assert execute.plain("\x1b[31mred\x1b[0m\ttab\nline\x1b]0;title\x07\x1b[2J\x9b5n\r!") == "red\ttab\nline]0;title[2J5n!"
+
+
 def test_the_table_counts_as_lessons():
     reports = [execute.Report(name=name, cells=3, total_seconds=12.5, first_result_seconds=9.0, cell_seconds=[5.0, 1.0, 0.5]) for name in ("3.1-loop", "3.2-data")]
     table = execute.table(reports)

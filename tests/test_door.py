@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from course import command, say
+from course import command, reliability, say
 from machine import PROJECT
 
 # What goes wrong, the exit code, and what is said of it.
@@ -56,11 +56,21 @@ def test_every_fault_becomes_a_line(body, code, said):
     assert result.returncode == code, result.stderr
     assert said in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) <= 3
+    reliability.tried("A command fails in a line, never with a traceback", "a fault inside a command", 1)
 
 
 def test_the_traceback_can_be_had():
     result = through_the_door("{}['key']", env=dict(os.environ, CANDLE_COURSE_TRACEBACK="1"))
     assert "Traceback" in result.stderr and "✗ a fault of the command itself" in result.stderr
+
+
+def test_a_script_of_its_own_is_guarded_too():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from course import command; command.guard()\n"
+    for fault, said in (("open('/nowhere/file')", "✗ No such file or directory: /nowhere/file"), ("{}['key']", "✗ a fault of the command itself: KeyError"), ("import no_such_package", "lacks the Python package"), ("raise KeyboardInterrupt", "Interrupted")):
+        result = subprocess.run([sys.executable, "-c", code + fault, PROJECT / "scripts"], capture_output=True, text=True)
+        assert result.returncode != 0 and said in result.stderr and "Traceback" not in result.stderr, result.stderr
+    result = subprocess.run([sys.executable, PROJECT / "scripts" / "nvrtc_check.py"], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("usage: ")
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
@@ -130,6 +140,15 @@ def test_what_a_child_writes_is_kept_and_its_progress_shown(tmp_path, capsys):
     (tmp_path / "text").write_text("no program")
     with pytest.raises(say.Failure, match="could not be started: Permission denied"):
         say.run([tmp_path / "text"])
+
+
+def test_an_error_in_the_code_is_shown_as_it_is():
+    output = 'error[E0425]: cannot find value `x`\n 3 | // too slow: Connection refused, Permission denied\n'
+    told = say.ended(["cargo", "build"], 101, "   Compiling a\n" * 30 + output + "note\n" * 40)
+    assert told.startswith("`cargo build` ended with code 101\nerror[E0425]") and "network" not in told and len(told.splitlines()) == say.SHOWN_LINES + 2
+    assert say.ended("cargo", 101, output + "No space left on device (os error 28)\n").startswith("the disk is full")
+    assert say.ended("pip", 1, "Connection refused\n").startswith("the network is needed")
+    assert say.ended("cc", 1, "\n".join(map(str, range(100)))).splitlines()[1:] == [str(number) for number in range(100 - say.SHOWN_LINES, 100)]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

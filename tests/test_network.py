@@ -10,7 +10,7 @@ import tarfile
 import threading
 
 import pytest
-from course import evcxr, network, paths, say
+from course import evcxr, network, paths, reliability, say
 
 BODY = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -159,6 +159,7 @@ def test_a_bad_server_is_told_and_leaves_no_file(serve, tmp_path, answer, messag
         download(server, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
     assert len(server.requests) <= network.REDIRECTIONS + 1
+    reliability.tried("A download ends within its limit, says what happened and leaves nothing half", "a script from a server that stalls, drips, cuts, lies or leads in circles", 1)
 
 
 def test_no_server_at_all(tmp_path):
@@ -259,3 +260,4 @@ def test_another_prebuilt_kernel_is_not_used(release, tmp_path, capsys, file, to
     said = capsys.readouterr().err
     assert "none could be used here" in said and re.search(message, said), said
     assert not list(tmp_path.rglob("evcxr_jupyter")) and not (tmp_path.parent / "evcxr_jupyter").exists()
+    reliability.tried("What is downloaded is what was meant, or is not used", "a release of the kernel with another checksum, archive or address", 1)

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from course import reliability
 from machine import PROJECT, alive, wait_for
+
+KERNELS = "No kernel outlives the command that started it"
 
 # A cell that starts a process, as evcxr does for every cell, says which processes there are, and works on.
 CELL = """
@@ -25,11 +28,11 @@ def running(machine, tmp_path):
     machine = machine().set_up()
     told = tmp_path / "processes"
     notebook = machine.notebook("long", "1", CELL.format(path=str(told)))
-    command = machine.start("run", notebook)
+    command, processes = machine.start("run", notebook), []
     try:
         wait_for(lambda: told.exists() or command.poll() is not None, "a running cell")
         assert command.poll() is None, command.stdout.read()
-        processes = [int(number) for number in told.read_text().split()]
+        processes += map(int, told.read_text().split())
         assert all(map(alive, processes)) and processes[1] != command.pid
         yield command, processes
     finally:
@@ -50,6 +53,7 @@ def test_no_kernel_outlives_its_command(running, number):
         wait_for(lambda: not alive(process), f"the end of {what}")
     if number != signal.SIGKILL:
         assert "Traceback" not in command.stdout.read()
+    reliability.tried(KERNELS, "`scripts/run` ended by a signal in the middle of a cell", 1)
 
 
 def test_a_kernel_ends_with_its_launcher(running):
@@ -58,6 +62,7 @@ def test_a_kernel_ends_with_its_launcher(running):
     _, (kernel, launcher, _) = running
     os.kill(launcher, signal.SIGKILL)
     wait_for(lambda: not alive(kernel), "the end of the kernel")
+    reliability.tried(KERNELS, "a kernel's launcher killed", 1)
 
 
 def test_a_kernel_that_ends_leaves_nothing_behind(running):
@@ -68,6 +73,7 @@ def test_a_kernel_that_ends_leaves_nothing_behind(running):
     assert "code cell 2 of 2 failed" in output and "Traceback" not in output
     assert not alive(launcher)
     wait_for(lambda: not alive(child), "the end of the cell's process")
+    reliability.tried(KERNELS, "a kernel killed under its command", 1)
 
 
 def test_what_nohup_ignores_stays_ignored():

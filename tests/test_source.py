@@ -54,6 +54,27 @@ def test_a_mistake_is_named(tmp_path, text, message):
     assert "1.1-example.md" in str(failure.value)
 
 
+@pytest.mark.parametrize("text", [b"---\njupyter: [\n---\n", b"\x00", b"", b"---\n- a\n---\n", b"\xff\xfe", b"---\njupyter:\n  - 1\n---\n", b"---\njupyter: text\n---\n", lesson().replace("kernelspec:", "kernelspec: 7\n  x:").encode()])
+def test_what_is_no_lesson_is_named(tmp_path, text):
+    path = tmp_path / "2.1-broken.md"
+    path.write_bytes(text)
+    with pytest.raises(Failure, match="2.1-broken.md"):
+        source.read(path)
+    with pytest.raises(Failure, match="gone.md cannot be read"):
+        source.read(tmp_path / "gone.md")
+
+
+def test_a_misspelt_lesson_is_guessed(project):
+    for name in ("3.1-training-loop", "3.2-datasets", "3.3-losses"):
+        (project / "lessons" / f"{name}.md").write_text(lesson(), encoding="utf-8")
+    for wrong, meant in (("3.1-trainig-loop", "3.1-training-loop"), ("datasest", "3.2-datasets"), ("Losses", "3.3-losses"), ("3,3", "3.3-losses")):
+        with pytest.raises(Failure, match=f"did you mean .*{meant}"):
+            source.find([wrong])
+    with pytest.raises(Failure) as failure:
+        source.find(["nothing like it"])
+    assert "did you mean" not in str(failure.value)
+
+
 def test_lessons_are_found_by_number_name_and_path(project):
     for name in ("3.1-loop", "3.2-data", "glossary"):
         (project / "lessons" / f"{name}.md").write_text(lesson(), encoding="utf-8")

@@ -5,7 +5,7 @@ import os
 
 import nbformat
 import pytest
-from course import build_command, check, lab_command, paths, render, source, stored
+from course import build_command, check, lab_command, paths, reliability, render, source, stored
 from lesson_text import code, lesson, prose
 from nbformat.sign import MemorySignatureStore, NotebookNotary
 
@@ -18,7 +18,7 @@ def built(project, monkeypatch):
     path = project / "lessons" / "1.1-example.md"
     path.write_text(lesson(prose("# Loss", "# Perda"), code("let a = 1;")), encoding="utf-8")
     outputs = [[{"output_type": "display_data", "data": {"image/svg+xml": "<svg/>"}, "metadata": {}}]]
-    monkeypatch.setattr(check, "stored_outputs", lambda _: outputs)
+    monkeypatch.setattr(check, "stored_outputs", lambda *_: outputs)
     build_command.build(path, prose_only=True)
     return path
 
@@ -49,6 +49,7 @@ def signed(notary):
     return found
 
 
+PROMISE = "JupyterLab trusts only notebooks that the build has written"
 OWN = ["en/1.1-example.ipynb", "pt-BR/1.1-example.ipynb"]
 
 
@@ -77,6 +78,7 @@ def test_strangers_and_what_somebody_changed_are_passed_over(built, notary, proj
     assert set(signed(notary)) == {"en/1.1-example.ipynb", "de/1.1-example.ipynb"}
     notes = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in notes if "not as the project built it" in line] == ["de/1.1-example.ipynb", "en/0.0-welcome.ipynb", "pt-BR/1.1-example.ipynb"]
+    reliability.tried(PROMISE, "a notebook of somebody else, or with another output", 2)
 
 
 def test_what_the_user_has_trusted_stays_so_and_is_not_mentioned(built, notary, project, capsys):
@@ -123,9 +125,21 @@ def test_one_unreadable_notebook_costs_one_note(built, notary, project, capsys, 
     lab_command.trust()
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 1 and f"en/0-{name}.ipynb" in notes[0] and len(notes[0]) < 300, notes
+    reliability.tried(PROMISE, "a file that is no notebook: one note, and the others are signed", 1)
     monkeypatch.undo()
     if name != "fifo":
         assert json.loads((project / "notebooks" / "en" / "1.1-example.ipynb").read_text())
+
+
+def test_a_name_cannot_write_on_the_terminal(built, notary, project, capsys):
+    for name in ("two\nlines", "\x1b[2Jclear", "\x1b]0;title\x07", "broken-\x1b[31m"):
+        path = project / "notebooks" / "en" / f"{name}.ipynb"
+        stranger(path) if "broken" not in name else path.write_bytes(b"[]")
+    capsys.readouterr()
+    lab_command.trust()
+    notes = capsys.readouterr().err
+    assert len(notes.splitlines()) == 4 and all(line.startswith("• ") and line.isprintable() for line in notes.splitlines())
+    assert all(problem.isprintable() for problem in check.strangers([built]))
 
 
 def test_the_others_are_signed_beside_unreadable_ones(built, notary, project, capsys):

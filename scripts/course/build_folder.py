@@ -211,7 +211,7 @@ class BuildFolder:
     def _prepare(self, quiet: bool) -> None:
         dependency = f'{{ path = {toml(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
         if features():
-            dependency += f", features = {json.dumps(features())}"
+            dependency += f", features = [{', '.join(map(toml, features()))}]"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
         say.write_if_changed(self.home / ".cargo" / "config.toml", CARGO_CONFIG)
         changed = say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))
@@ -263,7 +263,7 @@ class BuildFolder:
             if (home / "compiler").exists() and say.read_text(home / "compiler") != say.read_text(self.home / "compiler"):
                 continue
             with say.lock(home / "lock", "building in another clone"):
-                say.note(f"• Taking over what is compiled for {say.read_text(home / 'project').strip()} …")
+                say.note(f"• Taking over what is compiled for {say.name(say.read_text(home / 'project').strip())} …")
                 unfinished = self.template / "target.unfinished"
                 shutil.rmtree(unfinished, ignore_errors=True)
                 copy_tree(home / "template" / "target", unfinished, own=False)
@@ -306,7 +306,7 @@ def claim(folder: Path) -> None:
             each.mkdir(mode=0o700, exist_ok=True)
             found = each.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-                raise say.Failure(f"{each} is not a folder of yours alone; remove it, or let XDG_CACHE_HOME name a folder without a space in its path")
+                raise say.Failure(f"{each} is not a folder of yours alone; remove it, or let XDG_CACHE_HOME name a folder without a space or a colon in its path")
 
 
 def remove_orphans(kernels: Path) -> None:

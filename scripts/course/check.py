@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from . import pair, paths, render, source, stored, words
+from . import pair, paths, render, say, source, stored, words
 from .say import Failure
 
 # Home folders and temporary folders of whoever ran the notebook.
@@ -148,7 +148,7 @@ def strangers(known: list) -> list:
     """Notebooks without a source."""
     names = {path.stem for path in known}
     return [
-        f"{path.relative_to(paths.NOTEBOOKS)} has no source in lessons/"
+        f"{say.name(path.relative_to(paths.NOTEBOOKS))} has no source in lessons/"
         for language in paths.LANGUAGES
         for path in sorted((paths.NOTEBOOKS / language).glob("*.ipynb"))
         if path.stem not in names

@@ -103,7 +103,8 @@ def describe(error: Exception) -> str:
     if isinstance(error, say.Failure):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("course"):
-        return f"{sys.prefix} lacks the Python package {error.name!r}; delete {paths.VENV} and run `scripts/lab --setup`"
+        mended = f"; delete {paths.VENV} and run `scripts/lab --setup`" if Path(sys.prefix) == paths.VENV else ""
+        return f"{sys.prefix} lacks the Python package {error.name!r}{mended}"
     if isinstance(error, subprocess.CalledProcessError):
         return say.ended(error.cmd, error.returncode, error.stderr or error.stdout)
     if isinstance(error, MemoryError):
@@ -116,7 +117,7 @@ def describe(error: Exception) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    told = f"{error.strerror or error}" + (f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else "")
+    told = say.os_error(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{told}\nFree some space and run the command again; it goes on where it stopped."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

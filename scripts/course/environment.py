@@ -26,7 +26,7 @@ def ensure(build: bool = True) -> None:
     install_kernel_specification()
     if build:
         if not paths.kernels().is_relative_to(paths.user_cache()):
-            say.note(f"• The kernel cannot read a path with a space: what it needs is compiled in {paths.kernels()}, not in {paths.user_cache()} (XDG_CACHE_HOME names another place)")
+            say.note(f"• The kernel cannot read a path with a space or a colon: what it needs is compiled in {paths.kernels()}, not in {say.name(paths.user_cache())} (XDG_CACHE_HOME names another place)")
         build_folder.BuildFolder().prepare()
 
 

@@ -60,6 +60,16 @@ def manager(kernel_folders: list = None) -> AsyncKernelManager:
 
 
 def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:
+    """As [`run_once`]; a kernel that did not start gets a second try, on other ports: those that were
+    chosen for it may have been taken before it came to listen."""
+    report = run_once(name, cells, folder, kernel, progress)
+    if report.outputs or kernel is not None:
+        return report
+    say.note(f"  {name}: the kernel did not start; once more")
+    return run_once(name, cells, folder, None, progress)
+
+
+def run_once(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:
     """Executes cells in order in one kernel started in `folder`: pairs `(source, tags)`, or steps.
 
     Stops at the first cell that fails, or whose check does not say what was expected of it, and
@@ -111,7 +121,7 @@ def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Rep
                     report.failure += f"{name}: code cell {index + 1} of {len(cells)} failed\n\n{indent(cell.source)}\n\n{problem}"
                     break
     except Exception as error:
-        report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__})"
+        report.failure = report.failure or f"{name}: the kernel did not start ({error or type(error).__name__}); above it says why"
     finally:
         stop(kernel)
     report.total_seconds = time.monotonic() - start
@@ -162,7 +172,8 @@ def error_text(cell) -> str:
 
 
 def plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    """Without colours, and without anything else that steers a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", re.sub(r"\x1b\[[0-9;]*m", "", text))
 
 
 def indent(text: str) -> str:
@@ -175,7 +186,7 @@ def table(reports: list) -> str:
     for report in reports:
         number, slowest = report.slowest
         rows.append((
-            report.name, str(report.cells), f"{report.total_seconds:.1f}", f"{report.median:.2f} s",
+            say.name(report.name), str(report.cells), f"{report.total_seconds:.1f}", f"{report.median:.2f} s",
             f"#{number} {slowest:.1f} s", "FAILED" if report.failure else "ok",
         ))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

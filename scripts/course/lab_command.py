@@ -111,9 +111,9 @@ def trust() -> None:
             if stored.hash_of(data) == built.get(place):
                 notary.sign(notebook)
             else:
-                say.note(f"• {place} is not as the project built it: JupyterLab hides its active outputs until you trust it")
+                say.note(f"• {say.name(place)} is not as the project built it: JupyterLab hides its active outputs until you trust it")
         except say.Failure as failure:
-            say.note(f"• {path.parent.name}/{failure}")
+            say.note(f"• {say.name(path.parent.name)}/{failure}")
 
 
 def prove_kernel() -> int:

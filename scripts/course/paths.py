@@ -39,12 +39,13 @@ def user_cache() -> Path:
 
 
 def kernels() -> Path:
-    """The folder of all build folders: in the cache, unless the way there has a space in it.
+    """The folder of all build folders: in the cache, unless the way there has a space or a colon in it.
 
-    evcxr tells its child process a library's path in a line of words.
+    evcxr tells its child process a library's path in a line of words, and cargo hands down paths
+    between colons; both want UTF-8.
     """
     folder = user_cache() / "kernels"
-    if not re.search(r"\s", str(folder)):
+    if not re.search(r"[\s:\ud800-\udfff]", str(folder)):
         return folder
     return Path("/var/tmp") / f"candle_course-{os.getuid()}" / "kernels"
 

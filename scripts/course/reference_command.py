@@ -1,22 +1,25 @@
 """`scripts/reference [part …]`: writes the values of other libraries that the crate's tests compare with."""
 
 import argparse
+import ast
 import sys
 
 from . import paths, source
 
 DATA = paths.CRATE / "tests" / "data"
+
+
+def parts_of(script: str) -> list:
+    """The names in a script's own table `PARTS`, read without what the script imports."""
+    tree = ast.parse((paths.PROJECT / "scripts" / f"{script}.py").read_text(encoding="utf-8"))
+    tables = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PARTS"]
+    return [key.value for table in tables for key in table.keys]
+
+
+OPTIM = parts_of("reference_optim")
 # A part, its script's name, and which of the script's own parts it is.
-PARTS = {
-    "ops": ("reference_ops", ()),
-    "losses": ("reference_losses", ()),
-    "metrics": ("reference_metrics", ()),
-    "optim": ("reference_optim", ("optimizers", "schedules", "nn", "networks")),
-    "optimizers": ("reference_optim", ("optimizers",)),
-    "schedules": ("reference_optim", ("schedules",)),
-    "nn": ("reference_optim", ("nn",)),
-    "networks": ("reference_optim", ("networks",)),
-}
+PARTS = {name: (f"reference_{name}", ()) for name in ("ops", "losses", "metrics")}
+PARTS |= {"optim": ("reference_optim", OPTIM)} | {part: ("reference_optim", [part]) for part in OPTIM}
 
 
 def main(arguments: list) -> int:

@@ -43,6 +43,12 @@ def note(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def name(path) -> str:
+    """A name from outside as a terminal may show it: in one line, without codes for the terminal."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
 @contextlib.contextmanager
 def step(message: str, usually: str = ""):
     """Announces a piece of work, and how long it took."""
@@ -138,7 +144,9 @@ def ended(arguments, code: int, output: str) -> str:
     """That a program failed, and why: in two lines where the cause is known, else with its own words."""
     output = output if isinstance(output, str) else (output or b"").decode(errors="backslashreplace")
     how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-    for pattern, advice in CAUSES:
+    # An error in the code comes with lines of it, which may speak of anything.
+    in_the_code = re.search(r"^error\[E\d{4}\]", output, re.MULTILINE)
+    for pattern, advice in CAUSES[:1] if in_the_code else CAUSES:
         found = next((line.strip() for line in output.splitlines() if re.search(pattern, line)), None)
         if found:
             return f"{advice}\n({called(arguments)} {how}: {found[:200]})"
@@ -181,7 +189,13 @@ def writing(folder: Path):
         advice = f"{folder} must be a folder that you may write, with 2 GB free"
         if paths.user_cache() in (folder, *folder.parents):
             advice += "; XDG_CACHE_HOME names another place for it"
-        raise Failure(f"{error}\n{advice}") from None
+        raise Failure(f"{os_error(error)}\n{advice}") from None
+
+
+def os_error(error: OSError) -> str:
+    """What the system refused, and where."""
+    where = error.filename2 or error.filename
+    return f"{error.strerror or error}" + (f": {name(os.fsdecode(where))}" if isinstance(where, (str, bytes)) else "")
 
 
 def read_text(path: Path) -> str:

@@ -13,21 +13,22 @@ LARGEST = 64 << 20
 
 def read(path) -> tuple:
     """The bytes of a notebook file and the notebook in them; `Failure` says what is wrong with it."""
-    return parse(bytes_of(path), path.name)
+    return parse(bytes_of(path), say.name(path.name))
 
 
 def bytes_of(path) -> bytes:
+    name = say.name(path.name)
     try:
         if path.is_symlink() and not path.exists():
-            raise say.Failure(f"{path.name} is a link that leads nowhere")
+            raise say.Failure(f"{name} is a link that leads nowhere")
         # A fifo would keep its reader waiting.
         if not path.is_file():
-            raise say.Failure(f"{path.name} is no file" if path.exists() else f"{path.name} does not exist")
+            raise say.Failure(f"{name} is no file" if path.exists() else f"{name} does not exist")
         if path.stat().st_size > LARGEST:
-            raise say.Failure(f"{path.name} has more than {LARGEST >> 20} MiB")
+            raise say.Failure(f"{name} has more than {LARGEST >> 20} MiB")
         return path.read_bytes()
     except OSError as error:
-        raise say.Failure(f"{path.name} cannot be read: {error.strerror or error}") from None
+        raise say.Failure(f"{name} cannot be read: {error.strerror or error}") from None
 
 
 def parse(data: bytes, name: str) -> tuple:
@@ -46,8 +47,9 @@ def parse(data: bytes, name: str) -> tuple:
     except Exception as error:
         if CONFLICT.search(text):
             raise say.Failure(f"{name} holds conflict marks of git; build it again, or take one side") from None
-        reason = (str(error).strip().splitlines() or [""])[0][:120]
-        raise say.Failure(f"{name} is no notebook ({type(error).__name__}: {reason})") from None
+        # Other errors speak of the reader, not of the file.
+        reason = f": {(str(error).strip().splitlines() or [''])[0][:120]}" if isinstance(error, ValueError) else ""
+        raise say.Failure(f"{name} is no notebook{reason}") from None
     return data, notebook
 
 
