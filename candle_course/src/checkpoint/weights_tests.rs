@@ -165,6 +165,28 @@ fn a_finite_number_never_becomes_infinite() {
 }
 
 #[test]
+fn what_the_model_cannot_hold_is_not_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wide.safetensors");
+    let mut parameters = Parameters::new(3, &Device::Cpu);
+    let layer = Linear::new(2, 1, &parameters.at("fc")).unwrap();
+    let before = numbers(layer.weight());
+    let write = |weight: [f64; 2]| {
+        let weight = Tensor::new(&[weight], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[0.5f64], &Device::Cpu).unwrap();
+        let state = BTreeMap::from([("fc.weight".to_owned(), weight), ("fc.bias".to_owned(), bias)]);
+        write_weights(&state, None, &file).unwrap();
+    };
+    write([1.0, 1e300]);
+    let text = load_weights(&mut parameters, &file).unwrap_err().to_string();
+    assert!(text.contains("the largest finite number of `fc.weight`"), "{text}");
+    assert_eq!(numbers(layer.weight()), before);
+    write([1.5, -1e38]);
+    load_weights(&mut parameters, &file).unwrap();
+    assert_eq!(numbers(layer.weight()), [1.5, f64::from(-1e38f32)]);
+}
+
+#[test]
 fn the_headers_own_name_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
