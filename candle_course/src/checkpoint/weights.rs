@@ -1,6 +1,7 @@
 //! Weights alone, as PyTorch's `state_dict` in safetensors.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::path::Path;
 
@@ -106,8 +107,8 @@ pub fn load_weights(parameters: &mut Parameters, path: impl AsRef<Path>) -> Resu
     const COUNT: &str = "num_batches_tracked";
     tensors.retain(|name, _| !name.ends_with(COUNT) || parameters.get(name).is_some());
     for (name, var) in parameters.buffers().into_iter().filter(|(name, _)| name.ends_with(COUNT)) {
-        if !tensors.contains_key(&name) {
-            tensors.insert(name, var.as_tensor().copy()?);
+        if let Entry::Vacant(missing) = tensors.entry(name) {
+            missing.insert(var.as_tensor().copy()?);
         }
     }
     parameters.load_state(&tensors).with_context(|| format!("cannot use the weights `{}`", path.display()))
