@@ -340,6 +340,7 @@ def checkpoints():
     for name, what in files.items():
         torch.save(what, folder / f"{name}.pt")
     torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.jit.save(torch.jit.script(Net()), folder / "script.pt")
     save_file({name: tensor.contiguous() for name, tensor in numbers.items()}, folder / "numbers.safetensors")
     wide = {name: tensor.contiguous().clone() for name, tensor in {**state, **views}.items()}
     wide = {name: tensor.to(torch.float64 if tensor.is_floating_point() else torch.int64) for name, tensor in wide.items()}

@@ -131,6 +131,29 @@ pub fn compare<N: Into<String>>(
     report(what, of_expected.chain(superfluous.map(|name| format!("`{name}` is superfluous"))))
 }
 
+/// A floating-point tensor in another floating-point dtype.
+///
+/// # Errors
+/// If a finite number would become infinite.
+pub(crate) fn in_dtype(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    if tensor.dtype() != dtype && tensor.elem_count() > 0 {
+        // The largest of the finite ones: an infinity or NaN that is there already hides nothing.
+        let size = tensor.abs()?.flatten_all()?;
+        let largest = size.lt(f64::INFINITY)?.where_cond(&size, &size.zeros_like()?)?.max(0)?;
+        let wide = |scalar: &Tensor| Ok::<f64, Error>(scalar.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+        let before = wide(&largest)?;
+        if !wide(&largest.to_dtype(dtype)?)?.is_finite() {
+            return Err(Error::argument(
+                "dtype",
+                format!("one that can hold {before}, the largest finite number of `{name}`"),
+                dtype.as_str(),
+            )
+            .hint("bf16 has the range of f32"));
+        }
+    }
+    Ok(tensor.to_dtype(dtype)?)
+}
+
 fn report(what: &str, differences: impl Iterator<Item = String>) -> Result<()> {
     let differences: Vec<String> = differences.collect();
     if differences.is_empty() { Ok(()) } else { Err(Error::checkpoint(format!("{what}: {}", differences.join("; ")))) }

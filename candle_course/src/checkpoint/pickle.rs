@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// More values than this are no checkpoint.
 const MOST_VALUES: usize = 1 << 22;
+const LONGEST_TEXT: usize = 1024;
 
 /// A value, by its place among all.
 pub(super) type Id = usize;
@@ -87,10 +88,9 @@ impl Pickle {
             Value::Dict(entries) => {
                 Some(entries.iter().filter_map(|&(key, value)| Some((self.text(key)?, value))).collect())
             }
-            Value::Object { state: Some(state), .. } => match self.value(*state) {
-                Value::Dict(_) => self.entries(*state),
-                _ => None,
-            },
+            Value::Object { state: Some(state), .. } if matches!(self.value(*state), Value::Dict(_)) => {
+                self.entries(*state)
+            }
             _ => None,
         }
     }
@@ -156,8 +156,12 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, length: usize) -> Result<()> {
-        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
-        self.push(Value::Text(text))
+        let bytes = self.take(length)?;
+        // Longer ones are no names.
+        if length > LONGEST_TEXT {
+            return self.push(Value::Other);
+        }
+        self.push(Value::Text(String::from_utf8_lossy(bytes).into_owned()))
     }
 
     fn skip(&mut self, length: usize) -> Result<()> {
@@ -285,8 +289,8 @@ impl<'a> Machine<'a> {
                 let negative = bytes.last().is_some_and(|&byte| byte >= 0x80);
                 let fill = if negative { 0xff } else { 0 };
                 let mut wide = [fill; 8];
-                let fits = bytes.iter().skip(8).all(|&byte| byte == fill);
                 wide.iter_mut().zip(bytes).for_each(|(to, &byte)| *to = byte);
+                let fits = bytes.iter().skip(8).all(|&byte| byte == fill) && (wide[7] >= 0x80) == negative;
                 self.push(if fits { Value::Int(i64::from_le_bytes(wide)) } else { Value::Other })?;
             }
             0x8b => {
@@ -380,5 +384,59 @@ impl<'a> Machine<'a> {
             other => return Err(damaged(format!("it has an instruction {other:#04x} at byte {}", self.place - 1))),
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_programs_end() {
+        // A tuple in a tuple in a tuple …, as deep as there are bytes.
+        let deep = [vec![b'N'], vec![0x85; 1 << 20], vec![b'.']].concat();
+        assert!(Pickle::read(&deep).is_ok());
+        // A dictionary that holds itself.
+        let pickle = Pickle::read(b"}q\x00X\x01\x00\x00\x00ah\x00s.").unwrap();
+        assert_eq!(pickle.entries(pickle.root()).unwrap(), [("a", pickle.root())]);
+        for (program, what) in [
+            (b"".as_slice(), "ends too early"),
+            (b".", "a value is missing"),
+            (b"(.", "a value is missing"),
+            (b"t.", "a mark is missing"),
+            (b"h\x07.", "refers to nothing"),
+            (b"X\xff\xff\xff\xffabc.", "ends too early"),
+            (b"cmodule", "a line has no end"),
+            (b"NNs.", "a value is missing"),
+            (b"NNNs.", "entries of what is no dictionary"),
+            (b"NNa.", "parts of what is no list"),
+            (b"NN\x93.", "a class without a name"),
+            (b"\xfe.", "an instruction 0xfe at byte 0"),
+        ] {
+            let text = Pickle::read(program).err().unwrap().to_string();
+            assert!(text.contains(what), "{program:?}: {text}");
+        }
+        let many = vec![b'N'; MOST_VALUES + 1];
+        assert!(Pickle::read(&many).err().unwrap().to_string().contains("more than"));
+    }
+
+    #[test]
+    fn numbers_of_every_length() {
+        let number = |program: &[u8]| match Pickle::read(program).unwrap() {
+            pickle if matches!(pickle.value(pickle.root()), Value::Int(_)) => {
+                let Value::Int(number) = *pickle.value(pickle.root()) else { return None };
+                Some(number)
+            }
+            _ => None,
+        };
+        assert_eq!(number(b"K\xff."), Some(255));
+        assert_eq!(number(b"M\xff\xff."), Some(65535));
+        assert_eq!(number(b"J\xff\xff\xff\xff."), Some(-1));
+        assert_eq!(number(b"\x8a\x00."), Some(0));
+        assert_eq!(number(b"\x8a\x01\xff."), Some(-1));
+        assert_eq!(number(b"\x8a\x02\xff\x00."), Some(255));
+        assert_eq!(number(b"\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x80."), Some(i64::MIN));
+        assert_eq!(number(b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\x7f\x00."), Some(i64::MAX));
+        assert_eq!(number(b"\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x80\x00."), None);
     }
 }

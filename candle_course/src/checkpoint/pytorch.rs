@@ -14,8 +14,12 @@ use crate::error::{Context, Error, Result};
 
 /// The longest pickle that is read: names and shapes, not numbers.
 const LONGEST_PICKLE: u64 = 32 << 20;
-/// How many dictionaries and modules may lie within another.
+/// How many dictionaries and modules may lie within another, and how many entries are looked at: a
+/// value that is a part of several is met several times.
 const DEEPEST: usize = 64;
+const MOST_VISITS: usize = 1 << 18;
+/// Names of tensors are shorter.
+const LONGEST_NAME: usize = 4096;
 
 /// What comes before everything else in a file of PyTorch before 1.6: a pickled magic number.
 pub(super) const LEGACY: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -103,8 +107,9 @@ const USUAL: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
 
 /// The tensors of the one `state_dict` or module in the file, by their names.
 fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>> {
-    let mut found = Vec::new();
-    candidates(pickle, pickle.root(), String::new(), 0, &mut found);
+    let mut search = Search { pickle, visits: 0, found: Vec::new() };
+    search.candidates(pickle.root(), String::new(), 0);
+    let mut found = search.found;
     let usual = |path: &str| USUAL.contains(&path.rsplit('.').next().unwrap_or(path));
     if found.len() > 1 && found.iter().filter(|(path, _)| usual(path)).count() == 1 {
         found.retain(|(path, _)| usual(path));
@@ -122,26 +127,70 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(String, Id)>> {
     }
 }
 
-/// Every dictionary of tensors and every module, outside of optimizers and their like.
-fn candidates(pickle: &Pickle, id: Id, path: String, depth: usize, found: &mut Vec<(String, Vec<(String, Id)>)>) {
-    let Some(entries) = pickle.entries(id).filter(|_| depth < DEEPEST && found.len() < 100) else { return };
-    let mut tensors = Vec::new();
-    if is_module(&entries) {
-        module(pickle, id, "", 0, &mut tensors);
-        found.push((path, tensors));
-        return;
+/// Looks for what may be a model's weights.
+struct Search<'a> {
+    pickle: &'a Pickle,
+    visits: usize,
+    /// Where, and the tensors by name.
+    found: Vec<(String, Vec<(String, Id)>)>,
+}
+
+impl<'a> Search<'a> {
+    /// The entries of a dictionary or object, unless too much was looked at already.
+    fn entries(&mut self, id: Id, path: &str, depth: usize) -> Option<Vec<(&'a str, Id)>> {
+        if depth > DEEPEST || self.visits > MOST_VISITS || path.len() > LONGEST_NAME {
+            return None;
+        }
+        let entries = self.pickle.entries(id)?;
+        self.visits += 1 + entries.len();
+        Some(entries)
     }
-    let before = found.len();
-    let training = ["optim", "sched", "lr_", "scaler", "amp", "rng", "random"];
-    for &(key, value) in entries.iter().filter(|(key, _)| !training.iter().any(|start| key.starts_with(start))) {
-        let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-        candidates(pickle, value, path, depth + 1, found);
+
+    /// Every dictionary of tensors and every module, outside of optimizers and their like.
+    fn candidates(&mut self, id: Id, path: String, depth: usize) {
+        let Some(entries) = self.entries(id, &path, depth) else { return };
+        let mut tensors = Vec::new();
+        if is_module(&entries) || is_script(self.pickle, id) {
+            self.module(id, "", depth, &mut tensors);
+            self.found.push((path, tensors));
+            return;
+        }
+        let before = self.found.len();
+        let training = ["optim", "sched", "lr_", "scaler", "amp", "rng", "random"];
+        for &(key, value) in entries.iter().filter(|(key, _)| !training.iter().any(|start| key.starts_with(start))) {
+            let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+            self.candidates(value, path, depth + 1);
+        }
+        // Beside a `state_dict`, a tensor is a best accuracy, or the state of a generator.
+        if self.found.len() == before {
+            let named = entries.iter().filter(|(_, value)| is_tensor(self.pickle, *value));
+            tensors.extend(named.map(|&(name, value)| (name.to_owned(), value)));
+            if !tensors.is_empty() {
+                self.found.push((path, tensors));
+            }
+        }
     }
-    // Beside a `state_dict`, a tensor is a best accuracy, or the state of a generator.
-    if found.len() == before {
-        tensors.extend(entries.iter().filter(|(_, value)| is_tensor(pickle, *value)).map(|&(k, v)| (k.to_owned(), v)));
-        if !tensors.is_empty() {
-            found.push((path, tensors));
+
+    /// The `state_dict` of a module that was pickled whole.
+    fn module(&mut self, id: Id, prefix: &str, depth: usize, tensors: &mut Vec<(String, Id)>) {
+        let Some(entries) = self.entries(id, prefix, depth) else { return };
+        let pickle = self.pickle;
+        let (own, inner) = if is_module(&entries) {
+            let of = |name: &str| entry(&entries, name).and_then(|id| pickle.entries(id)).unwrap_or_default();
+            let passing = entry(&entries, "_non_persistent_buffers_set").map_or(Vec::new(), |id| names(pickle, id));
+            let mut own = [of("_parameters"), of("_buffers")].concat();
+            own.retain(|(name, _)| !passing.contains(name));
+            (own, of("_modules"))
+        } else if is_script(pickle, id) {
+            (entries.clone(), entries)
+        } else {
+            return;
+        };
+        for (name, value) in own.into_iter().filter(|&(_, value)| is_tensor(pickle, value)) {
+            tensors.push((format!("{prefix}{name}"), value));
+        }
+        for (name, value) in inner {
+            self.module(value, &format!("{prefix}{name}."), depth + 1, tensors);
         }
     }
 }
@@ -154,19 +203,10 @@ fn is_module(entries: &[(&str, Id)]) -> bool {
     ["_parameters", "_buffers", "_modules"].iter().all(|name| entry(entries, name).is_some())
 }
 
-/// The `state_dict` of a module that was pickled whole.
-fn module(pickle: &Pickle, id: Id, prefix: &str, depth: usize, tensors: &mut Vec<(String, Id)>) {
-    let Some(entries) = pickle.entries(id).filter(|entries| is_module(entries) && depth < DEEPEST) else { return };
-    let of = |name: &str| entry(&entries, name).and_then(|id| pickle.entries(id)).unwrap_or_default();
-    let passing = entry(&entries, "_non_persistent_buffers_set").map_or(Vec::new(), |id| names(pickle, id));
-    for (name, value) in of("_parameters").into_iter().chain(of("_buffers")) {
-        if is_tensor(pickle, value) && !passing.contains(&name) {
-            tensors.push((format!("{prefix}{name}"), value));
-        }
-    }
-    for (name, value) in of("_modules") {
-        module(pickle, value, &format!("{prefix}{name}."), depth + 1, tensors);
-    }
+/// Whether a value is a module that TorchScript saved: its state is what it has.
+fn is_script(pickle: &Pickle, id: Id) -> bool {
+    matches!(pickle.value(id), Value::Object { callable, .. }
+        if pickle.global(*callable).is_some_and(|class| class.starts_with("__torch__.")))
 }
 
 /// The texts of a set: a sequence, or `set([…])`.

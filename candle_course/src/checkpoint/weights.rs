@@ -1,6 +1,7 @@
 //! Weights alone, as PyTorch's `state_dict` in safetensors.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::checkpoint::format::{self, Texts};
 use crate::checkpoint::pytorch;
 use crate::error::{Context, Error, Result};
 use crate::nn::Parameters;
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, in_dtype};
 
 /// Writes parameters and buffers under PyTorch's names: what `safetensors.torch.load_file` reads
 /// and `load_state_dict` takes.
@@ -51,7 +52,7 @@ pub fn write_weights(tensors: &BTreeMap<String, Tensor>, dtype: Option<DType>, p
             Some(dtype) if !dtype.is_float() => {
                 return Err(Error::argument("dtype", "a floating-point dtype", dtype.as_str()));
             }
-            Some(dtype) if tensor.dtype().is_float() => convert(name, tensor, dtype)?,
+            Some(dtype) if tensor.dtype().is_float() => in_dtype(name, tensor, dtype)?,
             _ => tensor.clone(),
         };
         converted.insert(name.clone(), tensor);
@@ -59,25 +60,6 @@ pub fn write_weights(tensors: &BTreeMap<String, Tensor>, dtype: Option<DType>, p
     // Some readers refuse files that do not name a framework.
     let texts = Texts::from([("format".to_owned(), "pt".to_owned())]);
     atomic::write(path.as_ref(), |file| format::write(file, &converted, &texts, false))
-}
-
-fn convert(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
-    if tensor.elem_count() > 0 {
-        // The largest of the finite ones: an infinity or NaN that is there already hides nothing.
-        let size = tensor.abs()?.flatten_all()?;
-        let largest = size.lt(f64::INFINITY)?.where_cond(&size, &size.zeros_like()?)?.max(0)?;
-        let wide = |scalar: &Tensor| Ok::<f64, Error>(scalar.to_dtype(DType::F64)?.to_scalar::<f64>()?);
-        let before = wide(&largest)?;
-        if !wide(&largest.to_dtype(dtype)?)?.is_finite() {
-            return Err(Error::argument(
-                "dtype",
-                format!("one that can hold {before}, the largest finite number of `{name}`"),
-                dtype.as_str(),
-            )
-            .hint("bf16 has the range of f32"));
-        }
-    }
-    Ok(tensor.to_dtype(dtype)?)
 }
 
 /// Reads named tensors from a safetensors file, or from one that `torch.save` wrote, whatever the
@@ -125,8 +107,8 @@ pub fn load_weights(parameters: &mut Parameters, path: impl AsRef<Path>) -> Resu
     const COUNT: &str = "num_batches_tracked";
     tensors.retain(|name, _| !name.ends_with(COUNT) || parameters.get(name).is_some());
     for (name, var) in parameters.buffers().into_iter().filter(|(name, _)| name.ends_with(COUNT)) {
-        if !tensors.contains_key(&name) {
-            tensors.insert(name, var.as_tensor().copy()?);
+        if let Entry::Vacant(missing) = tensors.entry(name) {
+            missing.insert(var.as_tensor().copy()?);
         }
     }
     parameters.load_state(&tensors).with_context(|| format!("cannot use the weights `{}`", path.display()))

@@ -42,6 +42,13 @@ fn a_state_dict_is_found_wherever_it_lies() {
     for name in ["flat", "nested", "state_dict", "deeper", "module", "module_inside", "model_and_average"] {
         assert_same(name, &read_weights(path(&format!("{name}.pt"))).unwrap(), &state);
     }
+    // TorchScript saves every buffer.
+    let script = read_weights(path("script.pt")).unwrap();
+    for (name, tensor) in &state {
+        assert_eq!(script[name].dims(), tensor.dims(), "{name}");
+    }
+    assert_eq!(script.len(), state.len() + 1);
+    assert_eq!(numbers(&script["index"]), [-7.0, 3.0]);
     // By what the file is, not by its name.
     let folder = tempfile::tempdir().unwrap();
     let renamed = folder.path().join("weights.safetensors");
@@ -158,10 +165,56 @@ fn a_finite_number_never_becomes_infinite() {
 }
 
 #[test]
+fn what_the_model_cannot_hold_is_not_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wide.safetensors");
+    let mut parameters = Parameters::new(3, &Device::Cpu);
+    let layer = Linear::new(2, 1, &parameters.at("fc")).unwrap();
+    let before = numbers(layer.weight());
+    let write = |weight: [f64; 2]| {
+        let weight = Tensor::new(&[weight], &Device::Cpu).unwrap();
+        let bias = Tensor::new(&[0.5f64], &Device::Cpu).unwrap();
+        let state = BTreeMap::from([("fc.weight".to_owned(), weight), ("fc.bias".to_owned(), bias)]);
+        write_weights(&state, None, &file).unwrap();
+    };
+    write([1.0, 1e300]);
+    let text = load_weights(&mut parameters, &file).unwrap_err().to_string();
+    assert!(text.contains("the largest finite number of `fc.weight`"), "{text}");
+    assert_eq!(numbers(layer.weight()), before);
+    write([1.5, -1e38]);
+    load_weights(&mut parameters, &file).unwrap();
+    assert_eq!(numbers(layer.weight()), [1.5, f64::from(-1e38f32)]);
+}
+
+#[test]
 fn the_headers_own_name_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
     let one = Tensor::new(&[1f32], &Device::Cpu).unwrap();
     let text = write_weights(&BTreeMap::from([("__metadata__".to_owned(), one)]), None, &file).unwrap_err().to_string();
     assert!(text.contains("names other than `__metadata__`") && !file.exists(), "{text}");
+}
+
+#[test]
+fn a_pickle_that_refers_to_itself_ends() {
+    use std::io::Write;
+
+    // Dictionaries in dictionaries, two of each in the next: 2⁶⁰ ways to the innermost.
+    let mut program = b"}X\x01\x00\x00\x00aNsq\x00".to_vec();
+    for level in 1..60u8 {
+        program.extend([b'}', b'X', 1, 0, 0, 0, b'a', b'h', level - 1, b's']);
+        program.extend([b'X', 1, 0, 0, 0, b'b', b'h', level - 1, b's', b'q', level]);
+    }
+    let own = b"}q\x00X\x01\x00\x00\x00ah\x00s.".to_vec();
+    for program in [[program, b".".to_vec()].concat(), own] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hostile.pt");
+        let mut archive = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        archive.start_file("hostile/data.pkl", stored).unwrap();
+        archive.write_all(&program).unwrap();
+        archive.finish().unwrap();
+        let text = read_weights(&file).unwrap_err().to_string();
+        assert!(text.contains("no named tensors"), "{text}");
+    }
 }

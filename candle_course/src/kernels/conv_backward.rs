@@ -154,7 +154,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                 *few = T::ZERO;
             }
         };
-        let mut runs = vec![0; g.groups];
+        let mut runs = vec![0usize; g.groups];
         for image in self.images {
             pad(g, &self.x[image * g.image()..][..g.image()], padded);
             for group in 0..g.groups {
@@ -197,7 +197,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                         }
                     }
                     runs[group] += 1;
-                    if runs[group] % RUNS == 0 {
+                    if runs[group].is_multiple_of(RUNS) {
                         move_few(few, &mut self.sums[share.clone()]);
                     }
                 }

@@ -11,8 +11,15 @@ pub const STEPS: usize = 8;
 /// Σ of each number that `f` gives for every pair: in lanes, a few steps in `T`, then f64.
 #[inline(always)]
 pub fn sum_pairs<T: Element, const K: usize>(a: &[T], b: &[T], f: impl Fn(T, T) -> [T; K]) -> [f64; K] {
-    let mut wide = [[0f64; LANES]; K];
     let mut rest = [0f64; K];
+    if a.len() < LANES {
+        // Of `[N, C]` a plane is one number: lanes would cost more than it does.
+        for (&a, &b) in a.iter().zip(b) {
+            rest.iter_mut().zip(f(a, b)).for_each(|(rest, term)| *rest += term.wide());
+        }
+        return rest;
+    }
+    let mut wide = [[0f64; LANES]; K];
     for (a, b) in a.chunks(STEPS * LANES).zip(b[..a.len()].chunks(STEPS * LANES)) {
         let mut few = [[T::ZERO; LANES]; K];
         let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Shape, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::random::{Generator, SharedGenerator};
-use crate::stateful::{Expected, State, Stateful, compare};
+use crate::stateful::{Expected, State, Stateful, compare, in_dtype};
 
 /// The variables of a model, by PyTorch's names (`fc1.weight`), in deterministic order.
 ///
@@ -210,13 +210,19 @@ impl Stateful for Parameters {
         self.all().into_iter().map(|(name, var)| Ok((name, var.as_tensor().copy()?.detach()))).collect()
     }
 
-    /// Floating-point dtypes are converted.
+    /// Floating-point dtypes are converted, unless a finite number would become infinite.
     fn load_state(&mut self, state: &State) -> Result<()> {
         let variables = self.all();
         let expected = variables.iter().map(|(name, var)| (name.as_str(), Expected::like(var)));
         compare("the weights are of another model", state, expected)?;
-        for (name, var) in &variables {
-            var.set(&state[name].to_device(self.device())?.to_dtype(var.dtype())?.contiguous()?)?;
+        // All of them first: an error leaves the model as it was.
+        let values = variables.iter().map(|(name, var)| {
+            let value = state[name].to_device(self.device())?;
+            let value = if var.dtype().is_float() { in_dtype(name, &value, var.dtype())? } else { value };
+            Ok(value.contiguous()?)
+        });
+        for ((_, var), value) in variables.iter().zip(values.collect::<Result<Vec<_>>>()?) {
+            var.set(&value)?;
         }
         Ok(())
     }

@@ -45,8 +45,9 @@ pub struct Scalars {
 impl Scalars {
     /// Reads an event file, or all event files in a folder in the order of their names.
     ///
-    /// A file that was cut while it was being written, or whose last record is damaged, gives what
-    /// stands before; damage with whole records behind it is an error. Values that a
+    /// A file that was cut while it was being written gives what stands before the cut. A record whose
+    /// checksum does not match is an error wherever it stands, the last one included: what a cut leaves
+    /// is short, not wrong, and numbers are not dropped without a word. Values that a
     /// resumed run has superseded are left out.
     ///
     /// # Errors
@@ -89,8 +90,7 @@ impl Scalars {
 
     fn add(&mut self, file: &Path) -> Result<()> {
         let mut file = BufReader::new(File::open(file)?);
-        let mut first = true;
-        while let Some(data) = record::read(&mut file, std::mem::take(&mut first))? {
+        while let Some(data) = record::read(&mut file)? {
             let event =
                 Event::decode(data.as_slice()).map_err(|error| Error::data(format!("not an event: {error}")))?;
             match event.what {

@@ -399,7 +399,7 @@ pub(super) mod tests {
     pub(crate) fn session_ends(path: &Path) -> Vec<i32> {
         let mut file = File::open(path).unwrap();
         let mut ends = Vec::new();
-        while let Some(data) = record::read(&mut file, true).unwrap() {
+        while let Some(data) = record::read(&mut file).unwrap() {
             let Some(What::Summary(summary)) = Event::decode(data.as_slice()).unwrap().what else { continue };
             for plugin in summary.values.into_iter().filter_map(|value| value.metadata?.plugin) {
                 if plugin.name == "hparams"
