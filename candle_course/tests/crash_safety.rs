@@ -29,10 +29,11 @@ fn main() {
         }
         return;
     }
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("a_stopped_training_resumes_in_a_new_process_to_the_bit", resume_is_exact),
         ("a_training_killed_200_times_ends_as_an_undisturbed_one", kills_do_no_harm),
         ("a_full_disk_leaves_the_older_checkpoint", full_disk),
+        ("a_second_process_is_told_whose_the_folder_is_until_the_first_is_killed", one_at_a_time),
     ];
     // What cargo test and nextest ask of a test binary: a list, or the tests of some names.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -60,6 +61,7 @@ fn main() {
 /// The child: trains to step `until` and returns a digest of everything.
 fn train(folder: &Path, until: u64) -> Result<u32> {
     let folder = CheckpointFolder::open(folder, Retention::new().last(2).every(1000))?;
+    let _lock = folder.lock()?;
     let mut parameters = Parameters::new(7, &Device::Cpu);
     let model = Sequential::new()
         .add(Flatten)
@@ -229,6 +231,20 @@ fn kills_do_no_harm() {
     let temporary = left.filter(|name| name.to_string_lossy().ends_with(".tmp")).count();
     assert_eq!(temporary, 0, "half-written files are left");
     println!("{KILLS} kills, {killed_while_saving} of them while saving; the training got to step {until}");
+}
+
+fn one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = child(folder.path(), u64::MAX).spawn().expect("the child starts");
+    let mut output = BufReader::new(first.stdout.take().expect("stdout is piped")).lines();
+    while !output.next().expect("the child prints").expect("text").starts_with("saved ") {}
+    let second = lines(child(folder.path(), 6).spawn().expect("the child starts"));
+    let told = format!("process {} of ", first.id());
+    assert!(second.len() == 1 && second[0].starts_with("error ") && second[0].contains(&told), "{second:?}");
+    first.kill().expect("the child can be killed");
+    first.wait().expect("the child ends");
+    assert!(cfg!(not(unix)) || folder.path().join(".lock").exists(), "the killed one left its file");
+    digest(folder.path(), 6);
 }
 
 /// A limit on the size of files stands for a full disk: the write fails in the middle.

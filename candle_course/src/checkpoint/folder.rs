@@ -175,6 +175,20 @@ impl CheckpointFolder {
     ///
     /// # Errors
     /// If another training holds it; the message says which process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let temporary = tempfile::tempdir()?;
+    /// let folder = CheckpointFolder::open(temporary.path(), Retention::new())?;
+    /// let lock = folder.lock()?;
+    /// assert!(folder.lock().is_err());
+    /// drop(lock);
+    /// assert!(folder.lock().is_ok());
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
     pub fn lock(&self) -> Result<CheckpointLock> {
         CheckpointLock::take(&self.path)
     }
@@ -185,6 +199,21 @@ impl CheckpointFolder {
     ///
     /// # Errors
     /// If a file cannot be moved.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let temporary = tempfile::tempdir()?;
+    /// let folder = CheckpointFolder::open(temporary.path(), Retention::new().last(9))?;
+    /// for step in [10, 20, 30] {
+    ///     folder.save(step, None, &Snapshot::new())?;
+    /// }
+    /// let aside = folder.set_aside_after(10)?.expect("there are later ones");
+    /// assert_eq!((folder.list()?.len(), aside.list()?.len()), (1, 2));
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
     pub fn set_aside_after(&self, step: u64) -> Result<Option<CheckpointFolder>> {
         let mut later = self.files()?;
         later.retain(|&(saved, _)| saved > step);

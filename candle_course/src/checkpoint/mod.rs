@@ -4,6 +4,7 @@
 //!   [`Stateful`](crate::stateful::Stateful) part (model, optimizer, schedule, generators …),
 //!   numbers and texts, with a checksum, written atomically and durably.
 //! - [`CheckpointFolder`]: which of them to keep, and the newest that is whole to resume from.
+//!   A [`CheckpointLock`] keeps a second training out of it.
 //! - [`save_weights`], [`load_weights`]: the weights alone, as PyTorch's `state_dict` in
 //!   safetensors, both ways.
 //! - [`fold_batch_norm`]: batch norm into the convolution before it, for inference.

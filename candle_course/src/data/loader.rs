@@ -264,17 +264,19 @@ impl DataLoaderBuilder {
     /// `prefetch` or `timeout` is set without workers, or a thread cannot be started.
     pub fn build(self) -> Result<DataLoader> {
         const MOST_WORKERS: usize = 1024;
-        if self.dataset.is_empty() {
+        let examples = contained(ErrorKind::Data, "the data set", || Ok(self.dataset.len()))?;
+        if examples == 0 {
             return Err(Error::argument("dataset", "at least one example", 0));
         }
-        let sampler = self.sampler.unwrap_or_else(|| Arc::new(SequentialSampler::new(self.dataset.len())));
-        if sampler.is_empty() {
+        let sampler = self.sampler.unwrap_or_else(|| Arc::new(SequentialSampler::new(examples)));
+        let drawn = contained(ErrorKind::Data, "the sampler", || Ok(sampler.len()))?;
+        if drawn == 0 {
             return Err(Error::argument("sampler", "at least one index per epoch", 0));
         }
-        if self.batch_size == 0 || self.batch_size > sampler.len() {
+        if self.batch_size == 0 || self.batch_size > drawn {
             return Err(Error::argument(
                 "batch_size",
-                format!("1 to {}, the examples of an epoch", sampler.len()),
+                format!("1 to {drawn}, the examples of an epoch"),
                 self.batch_size,
             ));
         }

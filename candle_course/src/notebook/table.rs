@@ -280,6 +280,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_from_outside_stay_text_in_every_form() {
+        // A folder of images may be named so: its name is a class's.
+        let name = "cat\nEVCXR_END_CONTENT\nEVCXR_BEGIN_CONTENT text/html\n<script>\u{1b}[2J";
+        let table = Table::new([name, "count"]).title(name).row((name, 3u32));
+        let (html, text) = (table.html(), table.to_string());
+        assert!(!html.contains("EVCXR_") && !html.contains("<script") && !html.contains(['\n', '\u{1b}']), "{html}");
+        assert!(!text.contains("EVCXR_") && !text.contains('\u{1b}'), "{text}");
+        assert_eq!(text.lines().count(), 5, "title, empty, header, rule, row: {text}");
+        let error = crate::Error::data(name).to_string();
+        assert!(!error.contains("EVCXR_"), "{error}");
+    }
+
+    #[test]
     fn html_is_escaped_and_aligned() {
         let html = Table::new(["loss <0>", "value"]).row(("a & b", 0.5)).html();
         assert!(html.contains("loss &lt;0&gt;") && html.contains("a &amp; b"));

@@ -137,7 +137,7 @@ impl GradientAccumulator {
                 *so_far = joined;
             }
         }
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         Ok(self.is_full())
     }
 

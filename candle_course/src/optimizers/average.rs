@@ -117,7 +117,7 @@ impl WeightAverage {
         };
         #[cfg(feature = "cuda")]
         if self.update_on_device(share)? {
-            self.updates += 1;
+            self.updates = self.updates.saturating_add(1);
             return Ok(());
         }
         let buffers: Vec<String> = self.parameters.buffers().into_iter().map(|(name, _)| name).collect();
@@ -129,7 +129,7 @@ impl WeightAverage {
                 kernels::apply(&MoveTowards(share), average, &var, &mut Slots::new(average, &[], false)?)?;
             }
         }
-        self.updates += 1;
+        self.updates = self.updates.saturating_add(1);
         Ok(())
     }
 

@@ -128,9 +128,9 @@ impl Engine {
                 self.moments.insert(name.to_owned(), Moments { steps: 0, slots });
             }
             let Some(moments) = self.moments.get_mut(name) else { continue };
-            let moment = moment(&self.options, name, var, learning_rate, moments.steps + 1);
+            let moment = moment(&self.options, name, var, learning_rate, moments.steps.saturating_add(1));
             kernels::apply(&kernel(moment), var, gradient, &mut moments.slots)?;
-            moments.steps += 1;
+            moments.steps = moments.steps.saturating_add(1);
         }
         Ok(())
     }

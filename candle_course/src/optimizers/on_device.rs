@@ -78,13 +78,13 @@ impl OnDevice {
                 return Err(Error::training(format!("the state of `{name}` is not on its device")));
             };
             let numbers;
-            (launched, numbers) = kernel(name, var, steps + 1).device();
+            (launched, numbers) = kernel(name, var, steps.saturating_add(1)).device();
             items.push(Item { target: var.as_tensor(), source: Some(gradient), slots, numbers });
         }
         run(launched, &items, Some(watch))?;
         for (name, ..) in pairs {
             if let Some(moments) = moments.get_mut(*name) {
-                moments.steps += 1;
+                moments.steps = moments.steps.saturating_add(1);
             }
         }
         self.unread += u64::from(non_finite != NonFinite::Ignore);

@@ -214,7 +214,7 @@ impl Adaptive for ReduceLROnPlateau {
             self.best = metric;
             self.bad_epochs = 0;
         } else {
-            self.bad_epochs += 1;
+            self.bad_epochs = self.bad_epochs.saturating_add(1);
         }
         if self.cooling > 0 {
             self.cooling -= 1;
@@ -224,7 +224,7 @@ impl Adaptive for ReduceLROnPlateau {
             let lower = (self.rate * self.settings.factor).max(self.settings.min);
             if self.rate - lower > self.settings.epsilon {
                 self.rate = lower;
-                self.reductions += 1;
+                self.reductions = self.reductions.saturating_add(1);
             }
             self.cooling = self.settings.cooldown;
             self.bad_epochs = 0;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::losses::CrossEntropy;
 use crate::metrics::Accuracy;
 use crate::nn::{Parameters, Sequential};
-use crate::optimizers::Sgd;
+use crate::optimizers::{AdamW, Sgd};
 use crate::stateful::Stateful as _;
 use crate::test_support::{mutations, peak_memory, rewrite};
 use crate::training::callbacks::{Checkpoints, EarlyStopping};
@@ -481,4 +481,49 @@ fn hostile_texts_in_a_checkpoint_do_no_harm() {
     println!(
         "{COUNT} hostile states and histories: {refused} refused, {went_on} of the others trained on, none did harm"
     );
+}
+
+#[test]
+fn hostile_numbers_in_a_checkpoint_do_no_harm() {
+    use crate::schedules::ReduceLROnPlateau;
+    let (train, validation) = loaders();
+    let stopping = || EarlyStopping::builder("validation_loss").patience(9).build().unwrap();
+    let plateau = || ReduceLROnPlateau::builder(0.1).patience(1).build().unwrap();
+    let builder = || {
+        let (model, parameters) = mlp(3);
+        let optimizer = AdamW::new(&parameters).unwrap();
+        let builder = Trainer::builder(model, &parameters, CrossEntropy::default(), optimizer).schedule(plateau());
+        builder.epochs(3).quiet().early_stopping(stopping()).accumulate(2).ema(0.9)
+    };
+    let build = || builder().build().unwrap();
+    let mut stopped = builder().callback(FailsAt(3)).build().unwrap();
+    stopped.fit(&train, Some(&validation)).unwrap_err();
+    let whole = stopped.snapshot().unwrap();
+    let (mut changed, mut refused, mut failed) = (0, 0, 0);
+    for section in whole.sections() {
+        for (name, tensor) in whole.get(section).unwrap() {
+            for value in [-1.0, 0.0, 0.5, 1e300, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY] {
+                let mut snapshot = Snapshot::new();
+                for text in ["state", "history"] {
+                    snapshot = snapshot.text(text, whole.get_text(text).unwrap());
+                }
+                for other in whole.sections() {
+                    let mut tensors = whole.get(other).unwrap().clone();
+                    if other == section {
+                        let hostile = Tensor::full(value, tensor.shape(), tensor.device()).unwrap();
+                        tensors.insert(name.clone(), hostile.to_dtype(tensor.dtype()).unwrap());
+                    }
+                    snapshot = snapshot.tensors(other, tensors).unwrap();
+                }
+                let mut trainer = build();
+                changed += 1;
+                match trainer.restore(&snapshot) {
+                    Err(_) => refused += 1,
+                    Ok(()) => failed += usize::from(trainer.fit(&train, Some(&validation)).is_err()),
+                }
+            }
+        }
+    }
+    assert!(changed > 150 && refused > 0 && failed > 0, "{changed} {refused} {failed}");
+    println!("{changed} hostile tensors: {refused} refused, {failed} told in the training, none did harm");
 }

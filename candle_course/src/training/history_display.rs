@@ -112,7 +112,7 @@ impl History {
         match self.curves() {
             Ok(figure) => {
                 self.stopped().iter().for_each(|reason| say(format!("stopped: {reason}")));
-                self.notes().iter().for_each(|note| say(note));
+                self.notes().iter().for_each(say);
                 figure.evcxr_display();
             }
             Err(_) => say(self),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::checkpoint::{CheckpointFolder, GeneratorStates, Retention, Snapshot};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result, contained};
 use crate::stateful::Stateful as _;
 use crate::training::losses::DeviceLosses;
 use crate::training::{History, TrainState, Trainer};
@@ -86,7 +86,7 @@ impl Trainer {
         }
         let names = sections(callbacks.names());
         for (callback, name) in callbacks.iter().zip(&names) {
-            let tensors = callback.state()?;
+            let tensors = contained(ErrorKind::Training, name, || callback.state())?;
             if !tensors.is_empty() {
                 snapshot = snapshot.tensors(name, tensors)?;
             }
@@ -151,7 +151,8 @@ impl Trainer {
         }
         for (callback, name) in callbacks.iter_mut().zip(&known) {
             if snapshot.sections().contains(&name.as_str()) {
-                callback.load_state(snapshot.get(name)?)?;
+                let tensors = snapshot.get(name)?;
+                contained(ErrorKind::Training, name, || callback.load_state(tensors))?;
             }
         }
         training.displaced = None;

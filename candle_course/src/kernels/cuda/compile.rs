@@ -60,9 +60,7 @@ impl Unit {
 pub fn store(file: &std::path::Path, code: &[u8]) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(file);
     std::fs::create_dir_all(folder)?;
-    let unfinished = file.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&unfinished, code)?;
-    std::fs::rename(&unfinished, file)
+    crate::atomic::write_passing(file, code).map_err(std::io::Error::other)
 }
 
 /// A file of `candle_course/` in the user's cache folder, named after what it depends on; `None` if

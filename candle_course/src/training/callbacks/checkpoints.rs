@@ -12,7 +12,9 @@ use crate::training::{History, Training};
 /// every epoch, unless told otherwise, and always when training ends or is stopped.
 ///
 /// A new training needs a folder without checkpoints: among those of another one, the newest would
-/// not be its own.
+/// not be its own. One that was set back to an older checkpoint may go on in its folder: what was saved
+/// after that is moved to a folder below, `after-step-…`, and a note in the history says so. While it
+/// trains, no other training can save there.
 ///
 /// Kept are the newest ones and, if a value is monitored, the best. The section `model` of a
 /// checkpoint holds the weights at the end of its epoch, whichever early stopping brings back in the

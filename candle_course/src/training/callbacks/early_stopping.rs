@@ -125,7 +125,7 @@ impl EarlyStopping {
         if improves {
             (self.best, self.best_epoch, self.waited) = (Some(value), epoch, 0);
         } else {
-            self.waited += 1;
+            self.waited = self.waited.saturating_add(1);
         }
         improves
     }

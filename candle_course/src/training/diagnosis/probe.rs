@@ -293,7 +293,7 @@ impl LayerReport {
 
     /// What evcxr calls for a cell that ends with a report: the table, and the findings as text.
     pub fn evcxr_display(&self) {
-        self.findings().iter().for_each(|finding| say(finding));
+        self.findings().iter().for_each(say);
         self.table().evcxr_display();
     }
 }
