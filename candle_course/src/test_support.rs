@@ -1,9 +1,14 @@
-//! What tests share: the device that the stored cases run on, and where the stored values are.
+//! What tests share: the device that the stored cases run on, where the stored values are, damaged
+//! copies of files, and a count of memory.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use candle_core::Device;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// The device that `CANDLE_COURSE_TEST_DEVICE` names: `cpu` (unless set) or `cuda`.
 ///
@@ -36,4 +41,169 @@ pub(crate) fn every<T>(cases: &[T], check: impl Fn(&T)) {
     }
     let first: Vec<&str> = failures.iter().take(5).map(String::as_str).collect();
     assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), first.join("\n"));
+}
+
+/// Counts what each thread has allocated, so that a test can bound the memory of what it calls.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // Nothing is counted while a thread ends.
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get() + bytes);
+        PEAK.with(|peak| peak.set(peak.get().max(live.get())));
+    });
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller keeps `GlobalAlloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// What `body` returns, and how many bytes this thread held at most beyond those it held before.
+/// Work that goes to other threads is not seen: see [`alone`].
+pub(crate) fn peak_memory<T>(body: impl FnOnce() -> T) -> (T, usize) {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let value = body();
+    (value, (PEAK.get() - before).max(0) as usize)
+}
+
+/// Runs `body`, and whatever it gives to rayon, on one thread.
+pub(crate) fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(body)
+}
+
+/// `count` damaged copies of `original`, the same for the same seed: bits flipped, cut off, extended,
+/// slices copied, moved, repeated and removed, integers set to extremes; one to three of these each.
+pub(crate) fn mutations(seed: u64, original: &[u8], count: usize) -> impl Iterator<Item = Vec<u8>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(move |_| {
+        let mut bytes = original.to_vec();
+        for _ in 0..random.random_range(1..=3) {
+            mutate(&mut random, &mut bytes);
+        }
+        bytes
+    })
+}
+
+fn mutate(random: &mut ChaCha8Rng, bytes: &mut Vec<u8>) {
+    const EXTREMES: [u64; 12] = [
+        0,
+        1,
+        0x7f,
+        0xff,
+        0x7fff,
+        0xffff,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        0x7fff_ffff_ffff_ffff,
+        0x8000_0000_0000_0000,
+        u64::MAX,
+    ];
+    let length = bytes.len();
+    if length == 0 {
+        bytes.extend((0..random.random_range(1..=16)).map(|_| random.random::<u8>()));
+        return;
+    }
+    // Headers and footers decide most: a third of the damage falls on each.
+    let at = match random.random_range(0..3) {
+        0 => random.random_range(0..length.min(64)),
+        1 => length - 1 - random.random_range(0..length.min(64)),
+        _ => random.random_range(0..length),
+    };
+    let end = (at + random.random_range(1..=64)).min(length);
+    match random.random_range(0..8) {
+        0 => bytes[at] ^= 1 << random.random_range(0..8),
+        1 => bytes[at] = random.random(),
+        2 => bytes.truncate(at),
+        3 => bytes.extend((0..random.random_range(1..=64)).map(|_| random.random::<u8>())),
+        4 => {
+            bytes.drain(at..end);
+        }
+        5 => {
+            let slice = bytes[at..end].to_vec();
+            let to = random.random_range(0..=length);
+            bytes.splice(to..to, slice);
+        }
+        6 => {
+            let slice = bytes[at..end].to_vec();
+            let to = random.random_range(0..=length - slice.len());
+            bytes[to..to + slice.len()].copy_from_slice(&slice);
+        }
+        _ => {
+            let value = EXTREMES[random.random_range(0..EXTREMES.len())];
+            let width = 1 << random.random_range(0..4);
+            let value = if random.random() { value.to_le_bytes() } else { value.to_be_bytes() };
+            let value = if value[0] == 0 { &value[8 - width..] } else { &value[..width] };
+            let width = width.min(length - at);
+            bytes[at..at + width].copy_from_slice(&value[..width]);
+        }
+    }
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mutations_follow_the_seed_and_differ_from_each_other() {
+        let original: Vec<u8> = (0..200).collect();
+        let all: Vec<Vec<u8>> = mutations(1, &original, 1000).collect();
+        assert!(mutations(1, &original, 1000).eq(all.iter().cloned()));
+        assert!(!mutations(2, &original, 1000).eq(all.iter().cloned()));
+        let distinct: std::collections::HashSet<&Vec<u8>> = all.iter().collect();
+        assert!(distinct.len() > 900, "{}", distinct.len());
+        assert!(all.iter().filter(|bytes| **bytes == original).count() < 50);
+        for kind in [
+            |bytes: &Vec<u8>| bytes.len() < 100,
+            |bytes: &Vec<u8>| bytes.len() > 200,
+            |bytes: &Vec<u8>| bytes.windows(4).any(|window| window == [0xff; 4]),
+        ] {
+            assert!(all.iter().filter(|bytes| kind(bytes)).count() > 10);
+        }
+        assert!(mutations(3, &[], 10).any(|bytes| !bytes.is_empty()));
+    }
+
+    #[test]
+    fn memory_is_counted_at_its_peak() {
+        use rayon::prelude::*;
+        let (length, peak) = alone(|| {
+            peak_memory(|| {
+                let lengths: usize = [1 << 20, 1 << 10].par_iter().map(|&n| vec![1u8; n].len()).sum();
+                lengths + vec![1u8; 1 << 20].len()
+            })
+        });
+        assert_eq!(length, (2 << 20) + (1 << 10));
+        assert!((1 << 20..(1 << 20) + (1 << 14)).contains(&peak), "{peak}");
+    }
 }
