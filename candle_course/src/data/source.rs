@@ -237,8 +237,8 @@ impl<S: ImageSet> ImageSetBuilder<S> {
     /// Loads the set, normalised with the mean and standard deviation of its training images.
     ///
     /// # Errors
-    /// If a source has the set but it is damaged or not the official one, or a named folder does
-    /// not have it.
+    /// If a source has the set but it is damaged or not the official one, a named folder does not
+    /// have it, or the hub calls a file by a name that would lie outside the cache.
     pub fn load(self) -> Result<S> {
         let specification = S::specification();
         let ([train, test], source, reasons) =

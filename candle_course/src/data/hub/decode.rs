@@ -8,10 +8,12 @@ use std::path::PathBuf;
 
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder};
+use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::Field;
 use rayon::prelude::*;
 
+use super::pages;
 use crate::data::files::{OWN_FILES, RawImages};
 use crate::data::source::Specification;
 use crate::error::{Context, Error, Result, panicked};
@@ -62,6 +64,8 @@ fn read_parquet(
     limit: usize,
     into: &mut RawImages,
 ) -> Result<()> {
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&content)?;
+    pages::check(&content, &metadata)?;
     let reader = SerializedFileReader::new(content)?;
     let (mut rows, mut block) = (0, Vec::<Vec<u8>>::new());
     for row in reader.get_row_iter(None)? {
@@ -173,5 +177,42 @@ mod tests {
         });
         println!("{whole} of 100000 were read, {panics} panics contained");
         assert!((1_000..90_000).contains(&whole), "{whole}");
+    }
+
+    #[test]
+    fn a_page_that_asks_for_more_than_its_bytes_can_stand_for_is_refused() {
+        let sample = Mnist::builder().sample().quiet().load().unwrap();
+        let original = parquet_file("image", &sample.train(), &[0, 1, 2]);
+        let read = |bytes: &[u8]| {
+            let mut raw = RawImages { pixels: vec![], labels: vec![] };
+            contained(Mnist::specification(), bytes::Bytes::copy_from_slice(bytes), 1000, &mut raw).map(|()| raw.labels)
+        };
+        assert_eq!(read(&original).unwrap(), sample.train().labels()[..3]);
+        // The first page's header: its kind, its size unpacked, which becomes 2 GB, and its size as it is,
+        // smaller by what the header grows, so that nothing after the page moves.
+        assert_eq!(original[4..7], [0x15, 0x04, 0x15], "a dictionary, and the field of its size");
+        let number = |at: usize| {
+            let length = original[at..].iter().position(|byte| *byte < 0x80).unwrap() + 1;
+            let bytes = original[at..at + length].iter().rev();
+            (bytes.fold(0u64, |value, byte| value << 7 | u64::from(byte & 0x7f)), length)
+        };
+        let (_, length) = number(7);
+        let (size, size_length) = number(8 + length);
+        assert_eq!((original[7 + length], size_length), (0x15, 2), "the field of the packed size");
+        let grows = 5 - length;
+        let size = size - 2 * grows as u64;
+        let large = [
+            &original[..7],
+            &[0xfe, 0xff, 0xff, 0xff, 0x0f, 0x15, size as u8 | 0x80, (size >> 7) as u8],
+            &original[10 + length..100],
+            &original[100 + grows..],
+        ]
+        .concat();
+        assert_eq!(large.len(), original.len());
+        alone(|| {
+            let (error, memory) = peak_memory(|| quietly(|| read(&large).unwrap_err().to_string()));
+            assert!(error.contains("says that it stands for 2147483647 bytes"), "{error}");
+            assert!(memory < 1 << 20, "{memory}");
+        });
     }
 }

@@ -11,6 +11,7 @@ mod decode;
 mod download;
 #[cfg(test)]
 mod hell_tests;
+mod pages;
 #[cfg(test)]
 mod tests;
 
