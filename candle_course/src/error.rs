@@ -181,7 +181,7 @@ from_errors! {
 
 #[cfg(feature = "hub")]
 from_errors! {
-    Data: parquet::errors::ParquetError, hf_hub::api::sync::ApiError;
+    Data: parquet::errors::ParquetError;
 }
 
 impl From<Error> for candle_core::Error {

@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use candle_core::Device;
 use rand::{Rng, SeedableRng};
@@ -122,6 +122,27 @@ pub(crate) fn peak_memory<T>(body: impl FnOnce() -> T) -> (T, usize) {
 /// Runs `body`, and whatever it gives to rayon, on one thread.
 pub(crate) fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(body)
+}
+
+/// Runs `body` without a word about the panics that it contains.
+pub(crate) fn quietly<T>(body: impl FnOnce() -> T) -> T {
+    thread_local! {
+        static QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                others(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let value = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    QUIET.set(false);
+    // What it did not contain is told: by its message alone.
+    value.unwrap_or_else(|panic| panic!("{}", crate::error::panicked("the body", &*panic)))
 }
 
 /// `count` damaged copies of `original`, the same for the same seed: bits flipped, cut off, extended,

@@ -1,7 +1,7 @@
 //! Image sets in their own file formats: IDX (MNIST) and CIFAR's binary format, gzipped or not.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -48,20 +48,82 @@ impl OfficialFile {
     }
 }
 
-/// The file's content, without gzip.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    let cannot = || format!("cannot read {}", path.display());
-    let mut raw = Vec::new();
-    File::open(path).and_then(|mut file| file.read_to_end(&mut raw)).with_context(cannot)?;
-    // By content, not by name: browsers unpack downloads and keep the name.
-    if !raw.starts_with(&[0x1f, 0x8b]) {
-        return Ok(raw);
+/// Files of one's own may have so many times as many images as the official ones. Beyond that, neither a
+/// header nor a gzip file is believed: a few bytes can stand for more than there is memory.
+pub(crate) const OWN_FILES: usize = 16;
+
+/// What a file is made of, and so how long it may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Format {
+    /// IDX of so many dimensions: 3 for images of 28×28, 1 for labels.
+    Idx(usize),
+    /// CIFAR-10's binary records.
+    Cifar,
+}
+
+impl Format {
+    /// Bytes that tell how long the file is.
+    fn header(self) -> usize {
+        match self {
+            Format::Idx(rank) => 4 + 4 * rank,
+            Format::Cifar => 0,
+        }
     }
+
+    /// How long a file that begins with `header` can be at most.
+    fn longest(self, path: &Path, header: &[u8], images: usize) -> Result<usize> {
+        match self {
+            Format::Cifar => Ok(images * RECORD),
+            Format::Idx(rank) => {
+                let dims = idx_dims(path, header, rank)?;
+                if dims[0] > images {
+                    return Err(Error::data(format!(
+                        "{}: expected at most {images} images, got a header for {}",
+                        path.display(),
+                        dims[0]
+                    ))
+                    .hint("the file is damaged or another set; `.verify(false)` loads files of your own, up to 16 times as large"));
+                }
+                Ok(self.header() + dims.iter().product::<usize>())
+            }
+        }
+    }
+}
+
+/// The file's content, without gzip: no more of it than `images` images in this format can have.
+pub(crate) fn read(path: &Path, format: Format, images: usize) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(cannot)?;
+    let length = file.metadata().with_context(cannot)?.len();
+    unpack(path, BufReader::new(file), length, format, images)
+}
+
+/// As [`read`], from `file`, which has `length` bytes.
+fn unpack(path: &Path, mut file: impl BufRead, length: u64, format: Format, images: usize) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    // By content, not by name: browsers unpack downloads and keep the name.
+    let packed = file.fill_buf().with_context(cannot)?.starts_with(&[0x1f, 0x8b]);
+    let mut reader: Box<dyn Read + '_> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut content = Vec::new();
-    MultiGzDecoder::new(raw.as_slice()).read_to_end(&mut content).map_err(|error| {
-        Error::data(format!("{} is not a whole gzip file ({error})", path.display()))
-            .hint("download it again: it was probably cut off")
-    })?;
+    let mut read = |content: &mut Vec<u8>, most: usize| {
+        reader.by_ref().take(most as u64).read_to_end(content).map_err(|error| {
+            if packed {
+                Error::data(format!("{} is not a whole gzip file ({error})", path.display()))
+                    .hint("download it again: it was probably cut off")
+            } else {
+                Error::from(error).context(cannot())
+            }
+        })
+    };
+    read(&mut content, format.header())?;
+    let longest = format.longest(path, &content, images)?;
+    let missing = longest - content.len();
+    if read(&mut content, missing + 1)? > missing {
+        let got = if packed { "more".to_owned() } else { length.to_string() };
+        let most = if matches!(format, Format::Cifar) { "at most " } else { "" };
+        return Err(Error::data(format!("{} is too long: expected {most}{longest} bytes, got {got}", path.display()))
+            .hint("download it again"));
+    }
     Ok(content)
 }
 
@@ -82,15 +144,14 @@ pub(crate) fn verify(path: &Path, content: &[u8], official: &OfficialFile) -> Re
     }
 }
 
-fn wrong_size(path: &Path, expected: usize, what: &str, got: usize) -> Error {
-    let problem = if got < expected { "truncated" } else { "too long" };
-    Error::data(format!("{} is {problem}: expected {expected} bytes ({what}), got {got}", path.display()))
+fn truncated(path: &Path, expected: usize, what: &str, got: usize) -> Error {
+    Error::data(format!("{} is truncated: expected {expected} bytes ({what}), got {got}", path.display()))
         .hint("download it again")
 }
 
-/// The dimensions and the data of an IDX file of bytes with `rank` dimensions.
-fn idx(path: &Path, content: &[u8], rank: usize) -> Result<(Vec<usize>, usize)> {
-    let header = 4 + 4 * rank;
+/// The dimensions in the header of an IDX file of bytes with `rank` dimensions; of images, 28×28.
+fn idx_dims(path: &Path, content: &[u8], rank: usize) -> Result<Vec<usize>> {
+    let header = Format::Idx(rank).header();
     let magic = [0, 0, 8, rank as u8];
     if content.len() < 4 || content[..4] != magic {
         let got = &content[..content.len().min(4)];
@@ -101,23 +162,28 @@ fn idx(path: &Path, content: &[u8], rank: usize) -> Result<(Vec<usize>, usize)> 
         .hint("are images and labels mixed up, or is it an error page saved as a file?"));
     }
     if content.len() < header {
-        return Err(wrong_size(path, header, "of the header", content.len()));
+        return Err(truncated(path, header, "of the header", content.len()));
     }
     let dims: Vec<usize> = content[4..header]
         .chunks_exact(4)
         .map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
         .collect();
-    let expected =
-        dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)).and_then(|n| n.checked_add(header));
-    match expected {
-        Some(expected) if expected == content.len() => Ok((dims, header)),
-        expected => Err(wrong_size(
-            path,
-            expected.unwrap_or(usize::MAX),
-            &format!("a header of {header} and {dims:?} values"),
-            content.len(),
-        )),
+    match dims[1..] {
+        [] | [28, 28] => Ok(dims),
+        [h, w] => Err(Error::data(format!("{}: expected images of 28×28, got {h}×{w}", path.display()))),
+        _ => Err(Error::data(format!("{}: expected 1 or 3 dimensions, got {rank}", path.display()))),
     }
+}
+
+/// The number of images or labels, and the data, of a whole IDX file that [`read`] has bounded.
+fn idx<'a>(path: &Path, content: &'a [u8], rank: usize) -> Result<(usize, &'a [u8])> {
+    let dims = idx_dims(path, content, rank)?;
+    let header = Format::Idx(rank).header();
+    let expected = header + dims.iter().product::<usize>();
+    if content.len() < expected {
+        return Err(truncated(path, expected, &format!("a header of {header} and {dims:?} values"), content.len()));
+    }
+    Ok((dims[0], &content[header..expected]))
 }
 
 /// Images and labels from a pair of IDX files.
@@ -127,30 +193,17 @@ pub(crate) fn idx_pair(
     labels: &Path,
     labels_content: &[u8],
 ) -> Result<RawImages> {
-    let (dims, start) = idx(images, images_content, 3)?;
-    if dims[1..] != [28, 28] {
+    let (count, pixels) = idx(images, images_content, 3)?;
+    let (label_count, values) = idx(labels, labels_content, 1)?;
+    if label_count != count {
         return Err(Error::data(format!(
-            "{}: expected images of 28×28, got {}×{}",
-            images.display(),
-            dims[1],
-            dims[2]
-        )));
-    }
-    let (label_dims, label_start) = idx(labels, labels_content, 1)?;
-    if label_dims[0] != dims[0] {
-        return Err(Error::data(format!(
-            "{} has {} labels, but {} has {} images",
+            "{} has {label_count} labels, but {} has {count} images",
             labels.display(),
-            label_dims[0],
             images.display(),
-            dims[0]
         ))
         .hint("do the two files belong to the same split?"));
     }
-    let raw = RawImages {
-        pixels: images_content[start..].to_vec(),
-        labels: labels_content[label_start..].iter().map(|&label| u32::from(label)).collect(),
-    };
+    let raw = RawImages { pixels: pixels.to_vec(), labels: values.iter().map(|&label| u32::from(label)).collect() };
     check_labels(labels, &raw.labels)?;
     Ok(raw)
 }
@@ -162,7 +215,7 @@ const RECORD: usize = 1 + 3072;
 pub(crate) fn cifar_binary(path: &Path, content: &[u8], into: &mut RawImages) -> Result<()> {
     if content.is_empty() || !content.len().is_multiple_of(RECORD) {
         let whole = content.len().div_ceil(RECORD).max(1);
-        return Err(wrong_size(path, whole * RECORD, &format!("{whole} records of {RECORD}"), content.len()));
+        return Err(truncated(path, whole * RECORD, &format!("{whole} records of {RECORD}"), content.len()));
     }
     let first = into.labels.len();
     for record in content.chunks_exact(RECORD) {
@@ -192,6 +245,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Cifar10, Dataset, Mnist, Source};
+    use crate::test_support::{mutations, peak_memory};
 
     /// Two training and one test image in MNIST's format.
     fn idx_files() -> [(&'static str, Vec<u8>); 4] {
@@ -282,6 +336,58 @@ mod tests {
         assert!(error.contains("train-images-idx3-ubyte is not a whole gzip file"), "{error}");
     }
 
+    /// A gzip file of `content` and then so many zeros.
+    fn bomb(content: &[u8], zeros: u64) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(content).unwrap();
+        std::io::copy(&mut std::io::repeat(0).take(zeros), &mut encoder).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_gzip_file_is_unpacked_no_further_than_its_format_goes() {
+        let path = Path::new("file.gz");
+        let header = &idx_files()[0].1[..16];
+        let cifar = [7; 3073];
+        for (content, format, images, says) in [
+            (header, Format::Idx(3), 60_000, "is too long: expected 1584 bytes, got more"),
+            (&[][..], Format::Idx(3), 60_000, "not an IDX file"),
+            (
+                &[0, 0, 8, 3, 255, 255, 255, 255, 0, 0, 0, 28, 0, 0, 0, 28],
+                Format::Idx(3),
+                60_000,
+                "at most 60000 images, got a header for 4294967295",
+            ),
+            (
+                &[0, 0, 8, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255],
+                Format::Idx(3),
+                60_000,
+                "28×28, got 4294967295×4294967295",
+            ),
+            (&[0, 0, 8, 1, 0, 1, 0, 0], Format::Idx(1), 60_000, "at most 60000 images, got a header for 65536"),
+            (&cifar, Format::Cifar, 3, "is too long: expected at most 9219 bytes, got more"),
+        ] {
+            let file = bomb(content, 64 << 20);
+            let (result, memory) = peak_memory(|| unpack(path, file.as_slice(), file.len() as u64, format, images));
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(memory < 1 << 20, "{memory} bytes for {error}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_in_a_folder_is_refused_with_and_without_verification() {
+        let mut files = idx_files().map(|(name, content)| (name, gzip(&content))).to_vec();
+        files[0].1 = bomb(&idx_files()[0].1, 64 << 20);
+        let folder = folder_with(&files);
+        for verify in [true, false] {
+            let (result, memory) = peak_memory(|| Mnist::builder().folder(folder.path()).verify(verify).quiet().load());
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("train-images-idx3-ubyte is too long: expected 1584 bytes, got more"), "{error}");
+            assert!(memory < 1 << 20, "{memory}");
+        }
+    }
+
     #[test]
     fn a_folder_without_the_set_or_with_half_of_it_is_an_error() {
         let empty = tempfile::tempdir().unwrap();
@@ -340,5 +446,42 @@ mod tests {
             error.contains("data_batch_3.bin is truncated: expected 3073 bytes (1 records of 3073), got 3000"),
             "{error}"
         );
+    }
+
+    /// Every damaged copy is read or refused: without a panic, and in so much memory.
+    fn tried(seed: u64, original: &[u8], limit: usize, read: impl Fn(&[u8]) -> Result<RawImages>) {
+        let mut whole = 0;
+        for (at, bytes) in mutations(seed, original, 100_000).enumerate() {
+            let (result, memory) = peak_memory(|| read(&bytes).map(|raw| (raw.pixels.len(), raw.labels.len())));
+            assert!(memory < limit, "mutation {at} of seed {seed} takes {memory} bytes");
+            whole += usize::from(result.is_ok());
+        }
+        assert!((100..90_000).contains(&whole), "{whole} of 100000 were read");
+    }
+
+    #[test]
+    fn damaged_idx_files_are_read_or_refused() {
+        let [images, labels, ..] = idx_files().map(|(_, content)| content);
+        let path = Path::new("file");
+        let pair = |images: &[u8], labels: &[u8]| {
+            let content = |bytes: &[u8], rank| unpack(path, bytes, bytes.len() as u64, Format::Idx(rank), 100);
+            idx_pair(path, &content(images, 3)?, path, &content(labels, 1)?)
+        };
+        tried(1, &images, 1 << 19, |bytes| pair(bytes, &labels));
+        tried(2, &labels, 1 << 19, |bytes| pair(&images, bytes));
+        tried(3, &gzip(&images), 1 << 19, |bytes| pair(bytes, &labels));
+    }
+
+    #[test]
+    fn damaged_cifar_files_are_read_or_refused() {
+        let path = Path::new("file");
+        let record: Vec<u8> = (0..2 * 3073).map(|i| if i % 3073 == 0 { 3 } else { (i % 251) as u8 }).collect();
+        let read = |bytes: &[u8]| {
+            let mut raw = RawImages { pixels: vec![], labels: vec![] };
+            cifar_binary(path, &unpack(path, bytes, bytes.len() as u64, Format::Cifar, 100)?, &mut raw)?;
+            Ok(raw)
+        };
+        tried(4, &record, 1 << 20, read);
+        tried(5, &gzip(&record), 1 << 20, read);
     }
 }

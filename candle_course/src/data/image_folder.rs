@@ -1,11 +1,14 @@
 //! Images in folders named by class.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use image::imageops::FilterType;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::data::{Dataset, Example};
 use crate::error::{Context, Error, Result};
@@ -16,8 +19,11 @@ use crate::error::{Context, Error, Result};
 /// tiles/forest/a.png   tiles/forest/b.jpg   tiles/water/a.png
 /// ```
 ///
-/// Classes are numbered in alphabetical order of their folders, files come in alphabetical order,
-/// so the numbering is the same everywhere. `inputs`: `[3, H, W]` (or `[1, H, W]`, see
+/// Classes are numbered in alphabetical order of their folders; within a class, its own files come
+/// first, then those of its sub-folders, each in alphabetical order: the order of torchvision's
+/// `ImageFolder`. Which files are images is told by their extensions, and how they are read by their
+/// content. Names that begin with a dot are passed over. Pixels are as they are stored: the orientation
+/// that a camera noted (EXIF) is not applied, as in torchvision. `inputs`: `[3, H, W]` (or `[1, H, W]`, see
 /// [`ImageFolderBuilder::grey`]), f32 in `[0, 1]`; `targets`: u32.
 ///
 /// # Examples
@@ -49,26 +55,83 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// What this type reads, and what torchvision reads besides.
+const READABLE: [&str; 3] = ["png", "jpg", "jpeg"];
+const OTHERS: [&str; 6] = ["bmp", "pgm", "ppm", "tif", "tiff", "webp"];
+
+/// Most pixels of one image: a tensor of that size takes 1.6 GB.
+const PIXELS: u64 = 1 << 27;
+
+/// The images of one class, in torchvision's order: by the path of their folder, then by name.
+fn images_of(class: &Path) -> Result<Vec<PathBuf>> {
+    let (mut folders, mut seen) = (vec![class.to_owned()], HashSet::new());
+    let mut images: Vec<(PathBuf, PathBuf)> = Vec::new();
+    while let Some(folder) = folders.pop() {
+        if !seen.insert(fs::canonicalize(&folder).with_context(|| format!("cannot list {}", folder.display()))?) {
+            return Err(Error::data(format!("{} leads to a folder that the class has already", folder.display()))
+                .hint("its images would count twice, or for ever: remove the link"));
+        }
+        for path in sorted(&folder)? {
+            let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+            let named = READABLE.contains(&extension.as_str());
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => folders.push(path),
+                Ok(metadata) if metadata.is_file() && named => images.push((folder.clone(), path)),
+                Ok(_) if named => return Err(no_file(&path)),
+                Err(error) if named => {
+                    return Err(Error::from(error).context(format!("cannot read {}", path.display())));
+                }
+                _ if OTHERS.contains(&extension.as_str()) => {
+                    return Err(Error::data(format!("{} is neither PNG nor JPEG", path.display()))
+                        .hint("convert it, or take it out of the folder"));
+                }
+                _ => {}
+            }
+        }
+    }
+    // Not folder by folder: of `a` and `a-b`, the path of a folder in `a` comes last.
+    images.sort_by(|(a, x), (b, y)| (a.as_os_str(), x).cmp(&(b.as_os_str(), y)));
+    Ok(images.into_iter().map(|(_, path)| path).collect())
+}
+
+/// What has an image's name and cannot be opened as one: a pipe would never end.
+fn no_file(path: &Path) -> Error {
+    Error::data(format!("{} is no file, but a pipe, a socket or a device", path.display()))
+        .hint("take it out of the folder, or give it a name that is not an image's")
+}
+
+/// An image of PNG or JPEG, told by its content, of at most so many pixels.
+fn decode(content: impl BufRead + Seek, most: u64) -> Result<DynamicImage> {
+    let mut reader = ImageReader::new(content).with_guessed_format()?;
+    // The limit of memory comes after that of pixels, which says more.
+    reader.no_limits();
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    // A few bytes can stand for an image of any size.
+    if u64::from(width) * u64::from(height) > most {
+        return Err(Error::data(format!("expected at most {most} pixels, got {height}×{width}"))
+            .hint("cut it into tiles, or make it smaller"));
+    }
+    decoder.set_limits(Limits::default())?;
+    Ok(DynamicImage::from_decoder(decoder)?)
+}
+
 impl ImageFolder {
     /// The images below `folder`.
     ///
     /// # Errors
-    /// If the folder cannot be read, has no sub-folders, or one of them has no images.
+    /// If the folder cannot be read, has no sub-folders, or one of them has no images, has images of
+    /// another format, or something with an image's name that is no file.
     pub fn new(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let mut files = Vec::new();
         let mut class_names = Vec::new();
         for class in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
-            let before = files.len();
-            for file in sorted(&class)? {
-                let extension = file.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-                if extension.is_some_and(|extension| ["png", "jpg", "jpeg"].contains(&extension.as_str())) {
-                    files.push((file, class_names.len() as u32));
-                }
-            }
-            if files.len() == before {
+            let images = images_of(&class)?;
+            if images.is_empty() {
                 return Err(Error::data(format!("{} has no .png, .jpg or .jpeg files", class.display())));
             }
+            files.extend(images.into_iter().map(|image| (image, class_names.len() as u32)));
             class_names.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
         if class_names.is_empty() {
@@ -124,12 +187,18 @@ impl ImageFolderBuilder {
     /// The data set.
     ///
     /// # Errors
-    /// As [`ImageFolder::new`], or if a side is 0.
+    /// As [`ImageFolder::new`], or if a side is 0 or the images would have more than 2²⁷ pixels.
     pub fn build(self) -> Result<ImageFolder> {
         if let Some((height, width)) = self.size
             && (height == 0 || width == 0)
         {
             return Err(Error::argument("height, width", "at least 1 each", format!("{height} and {width}")));
+        }
+        if let Some((height, width)) = self.size
+            && height.checked_mul(width).is_none_or(|pixels| pixels as u64 > PIXELS)
+        {
+            let got = format!("{height} and {width}");
+            return Err(Error::argument("height, width", format!("at most {PIXELS} pixels in all"), got));
         }
         Ok(ImageFolder { size: self.size, grey: self.grey, ..ImageFolder::new(self.folder)? })
     }
@@ -145,7 +214,12 @@ impl Dataset for ImageFolder {
             .files
             .get(index)
             .ok_or_else(|| Error::argument("index", format!("less than {}", self.len()), index))?;
-        let image = image::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let cannot = || format!("cannot read {}", path.display());
+        if !fs::metadata(path).with_context(cannot)?.is_file() {
+            return Err(no_file(path));
+        }
+        let file = File::open(path).with_context(cannot)?;
+        let image = decode(BufReader::new(file), PIXELS).with_context(cannot)?;
         let image = match self.size {
             Some((h, w)) if (image.height() as usize, image.width() as usize) != (h, w) => {
                 image.resize_exact(w as u32, h as u32, FilterType::Triangle)
@@ -170,6 +244,7 @@ impl Dataset for ImageFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::{mutations, peak_memory, quietly};
 
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -216,5 +291,149 @@ mod tests {
         let error = images.batch(&[0]).unwrap_err().to_string();
         assert!(error.contains("example 0 cannot be read") && error.contains("forest/c.png"), "{error}");
         assert!(ImageFolder::builder(folder.path()).resize(0, 1).build().is_err());
+    }
+
+    /// An image of 3×2 (height, width) whose red channel tells it apart.
+    fn image(red: u8, format: image::ImageFormat) -> Vec<u8> {
+        let image = image::RgbImage::from_fn(2, 3, |x, y| image::Rgb([red, x as u8 * 50, y as u8 * 50]));
+        let mut out = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut out, format).unwrap();
+        out.into_inner()
+    }
+
+    fn files(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_content_tells_how_an_image_is_read() {
+        use image::ImageFormat::{Jpeg, Png};
+        let folder = files(&[("a/1.jpg", image(10, Png)), ("a/2.png", image(200, Jpeg)), ("a/3.JPEG", image(30, Png))]);
+        let images = ImageFolder::new(folder.path()).unwrap();
+        for (index, red) in [10.0, 200.0, 30.0].into_iter().enumerate() {
+            let got = images.get(index).unwrap().input.to_vec3::<f32>().unwrap()[0][0][0] * 255.0;
+            assert!((got - red).abs() < 12.0, "image {index}: {got}");
+        }
+    }
+
+    /// As torchvision's `make_dataset` walks: `for root, _, names in sorted(os.walk(folder, followlinks=True))`,
+    /// and `sorted(names)`; here what Python gives for this tree.
+    #[test]
+    fn nested_images_come_in_torchvisions_order() {
+        let png = || image(1, image::ImageFormat::Png);
+        let names = ["z.png", "sub/x.png", "a/x.png", "a-b/x.png", "a/deep/er/x.png", "x.png/y.png", "B.png"];
+        let folder = files(
+            &names
+                .map(|name| (format!("class/{name}"), png()))
+                .each_ref()
+                .map(|(name, content)| (name.as_str(), content.clone())),
+        );
+        fs::write(folder.path().join("class/sub/.hidden.png"), "").unwrap();
+        fs::write(folder.path().join("class/sub/notes.txt"), "").unwrap();
+        fs::write(folder.path().join("top.png"), png()).unwrap();
+        let images = ImageFolder::new(folder.path()).unwrap();
+        let class = folder.path().join("class");
+        let got: Vec<_> = (0..images.len())
+            .map(|i| images.path(i).unwrap().strip_prefix(&class).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(got, ["B.png", "z.png", "a/x.png", "a-b/x.png", "a/deep/er/x.png", "sub/x.png", "x.png/y.png"]);
+        assert_eq!(images.class_names(), ["class"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_only_has_the_name_of_an_image_is_told() {
+        let png = image(1, image::ImageFormat::Png);
+        let refused = |prepare: &dyn Fn(&Path)| {
+            let folder = files(&[("a/1.png", png.clone())]);
+            prepare(&folder.path().join("a"));
+            ImageFolder::new(folder.path()).unwrap_err().to_string()
+        };
+        let pipe = |name: &'static str| {
+            move |class: &Path| {
+                assert!(std::process::Command::new("mkfifo").arg(class.join(name)).status().unwrap().success());
+            }
+        };
+        assert!(refused(&pipe("2.png")).contains("2.png is no file, but a pipe"));
+        let socket = |class: &Path| drop(std::os::unix::net::UnixListener::bind(class.join("2.jpg")).unwrap());
+        assert!(refused(&socket).contains("2.jpg is no file"));
+        let link = |to: &'static str, name: &'static str| {
+            move |class: &Path| std::os::unix::fs::symlink(to, class.join(name)).unwrap()
+        };
+        assert!(refused(&link("nowhere", "2.png")).contains("cannot read"));
+        assert!(refused(&link("/dev/zero", "2.png")).contains("2.png is no file"));
+        assert!(refused(&link("..", "up")).contains("leads to a folder that the class has already"));
+        assert!(
+            refused(&|class| fs::write(class.join("2.tif"), "II").unwrap()).contains("2.tif is neither PNG nor JPEG")
+        );
+        // A pipe of another name is nobody's business; one that takes a file's place later is.
+        let folder = files(&[("a/1.png", png.clone())]);
+        pipe("log")(&folder.path().join("a"));
+        let images = ImageFolder::new(folder.path()).unwrap();
+        fs::remove_file(folder.path().join("a/1.png")).unwrap();
+        pipe("1.png")(&folder.path().join("a"));
+        assert!(images.get(0).unwrap_err().to_string().contains("1.png is no file"));
+    }
+
+    #[test]
+    fn the_orientation_of_a_camera_is_not_applied() {
+        let jpeg = image(100, image::ImageFormat::Jpeg);
+        // EXIF: turned by a quarter.
+        let exif =
+            [&[0xff, 0xe1, 0, 34][..], b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"]
+                .concat();
+        let turned = [&jpeg[..2], &exif, &jpeg[2..]].concat();
+        let folder = files(&[("a/1.jpg", jpeg), ("a/2.jpg", turned)]);
+        let images = ImageFolder::new(folder.path()).unwrap();
+        let values = |index: usize| images.get(index).unwrap().input.to_vec3::<f32>().unwrap();
+        assert_eq!(images.get(1).unwrap().input.dims(), [3, 3, 2]);
+        assert_eq!(values(0), values(1));
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        let claims = |side: u32| {
+            let mut png = image(1, image::ImageFormat::Png);
+            png[16..24].copy_from_slice(&[side.to_be_bytes(), side.to_be_bytes()].concat());
+            let crc = crc32fast::hash(&png[12..29]).to_be_bytes();
+            png[29..33].copy_from_slice(&crc);
+            png
+        };
+        let folder = files(&[("a/1.png", claims(20_000)), ("a/2.png", claims(i32::MAX as u32))]);
+        let images = ImageFolder::new(folder.path()).unwrap();
+        let (error, memory) = peak_memory(|| images.get(0).unwrap_err().to_string());
+        assert!(error.contains("1.png") && error.contains("at most 134217728 pixels, got 20000×20000"), "{error}");
+        assert!(memory < 1 << 20, "{memory}");
+        let (error, memory) = peak_memory(|| images.get(1).unwrap_err().to_string());
+        assert!(error.contains("2.png") && memory < 1 << 20, "{error} {memory}");
+        for (height, width) in [(usize::MAX, 1), (1 << 32, 1 << 32), ((1 << 32) + 1, 1), (1 << 14, 1 << 14)] {
+            let error = ImageFolder::builder(folder.path()).resize(height, width).build().unwrap_err().to_string();
+            assert!(error.contains("at most 134217728 pixels"), "{error}");
+        }
+    }
+
+    #[test]
+    fn damaged_images_are_read_or_refused() {
+        use image::ImageFormat::{Jpeg, Png};
+        let formats =
+            if cfg!(feature = "samples") { vec![Png, Jpeg, image::ImageFormat::WebP] } else { vec![Png, Jpeg] };
+        quietly(|| {
+            for format in formats {
+                let (mut whole, mut worst) = (0, 0);
+                for (at, bytes) in mutations(21, &image(90, format), 100_000).enumerate() {
+                    let (result, memory) = peak_memory(|| decode(std::io::Cursor::new(&bytes), 1 << 12));
+                    assert!(memory < 4 << 20, "mutation {at} of {format:?} takes {memory} bytes");
+                    (whole, worst) = (whole + usize::from(result.is_ok()), worst.max(memory));
+                }
+                println!("{format:?}: {whole} of 100000 were read, {worst} bytes at most");
+                assert!((100..90_000).contains(&whole), "{format:?}: {whole}");
+            }
+        });
     }
 }

@@ -1,7 +1,10 @@
 //! Decodes the sheets of `candle_course_samples`.
 
+use std::io::Cursor;
+
 use candle_course_samples::{COLUMNS, Sample};
-use image::ImageFormat;
+use image::codecs::webp::WebPDecoder;
+use image::{DynamicImage, ImageDecoder};
 use rayon::prelude::*;
 
 use crate::data::files::RawImages;
@@ -16,13 +19,15 @@ pub(crate) fn decode(sample: &Sample, shape: [usize; 3]) -> Result<RawImages> {
 
 /// `[N, C, H, W]` from rows of [`COLUMNS`] images.
 fn decode_sheet(webp: &[u8], [c, h, w]: [usize; 3]) -> Result<Vec<u8>> {
-    let sheet = image::load_from_memory_with_format(webp, ImageFormat::WebP)?.into_rgb8();
-    let (width, height) = (sheet.width() as usize, sheet.height() as usize);
+    let decoder = WebPDecoder::new(Cursor::new(webp))?;
+    let (width, height) = decoder.dimensions();
+    let (width, height) = (width as usize, height as usize);
     if width != COLUMNS * w || !height.is_multiple_of(h) {
         return Err(Error::data(format!(
             "expected rows of {COLUMNS} images of {h}×{w}, got a sheet of {height}×{width}"
         )));
     }
+    let sheet = DynamicImage::from_decoder(decoder)?.into_rgb8();
     let mut pixels = Vec::with_capacity(c * height * width);
     for row in sheet.as_raw().chunks_exact(h * width * 3) {
         for column in 0..COLUMNS {

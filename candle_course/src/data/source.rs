@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::data::ImageDataset;
-use crate::data::files::{self, OfficialFile, RawImages};
+use crate::data::files::{self, Format, OWN_FILES, OfficialFile, RawImages};
 #[cfg(feature = "samples")]
 use crate::data::samples;
 use crate::error::{Context, Error, Result};
@@ -28,7 +28,9 @@ use crate::random::Generator;
 ///    `cifar10`). IDX files for the first two, the binary version for CIFAR-10, gzipped or not.
 /// 2. The local cache of the Hugging Face hub (`HF_HUB_CACHE`, `HF_HOME`).
 /// 3. The hub (`HF_ENDPOINT`), unless `CANDLE_COURSE_OFFLINE=1` or `HF_HUB_OFFLINE=1`, or it
-///    cannot be reached within 1.5 seconds.
+///    cannot be reached within 1.5 seconds, or does not list its files within 5, or stalls: no byte
+///    for 30 seconds, or less than a kilobyte a second for as long. What has come so far is gone on
+///    from by the next load.
 /// 4. The sample that comes with the crate's feature `samples`, on by default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -124,7 +126,32 @@ pub(crate) struct HubOptions {
     pub cache: Option<PathBuf>,
     pub offline: bool,
     pub quiet: bool,
-    pub patience: Option<Duration>,
+    pub patience: Patience,
+}
+
+/// How long the network may take.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
+pub(crate) struct Patience {
+    /// For a connection, after which there is "no network".
+    pub connect: Duration,
+    /// For the whole list of files.
+    pub list: Duration,
+    /// For an answer to begin, and between two bytes of it.
+    pub silence: Duration,
+    /// What a server that is busy may ask for.
+    pub wait: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_millis(1500),
+            list: Duration::from_secs(5),
+            silence: Duration::from_secs(30),
+            wait: Duration::from_secs(10),
+        }
+    }
 }
 
 /// What a source of the chain answers.
@@ -180,7 +207,8 @@ impl<S: ImageSet> ImageSetBuilder<S> {
     }
 
     /// Whether the files must be the official ones: number of images and, where on record,
-    /// checksum. On by default; off for files of your own in the same format.
+    /// checksum. On by default; off for files of your own in the same format, with up to 16 times as
+    /// many images.
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
@@ -209,8 +237,8 @@ impl<S: ImageSet> ImageSetBuilder<S> {
     /// Loads the set, normalised with the mean and standard deviation of its training images.
     ///
     /// # Errors
-    /// If a source has the set but it is damaged or not the official one, or a named folder does
-    /// not have it.
+    /// If a source has the set but it is damaged or not the official one, a named folder does not
+    /// have it, or the hub calls a file by a name that would lie outside the cache.
     pub fn load(self) -> Result<S> {
         let specification = S::specification();
         let ([train, test], source, reasons) =
@@ -273,7 +301,7 @@ impl<S: ImageSet> ImageSetBuilder<S> {
             }
         }
         #[cfg(feature = "hub")]
-        match crate::data::hub::load(set, &self.hub)? {
+        match crate::data::hub::load(set, &self.hub, self.verify)? {
             Found::Images(images, source) => return Ok((images, source, reasons)),
             Found::Nothing(reason) => reasons.push(reason),
         }
@@ -353,15 +381,20 @@ fn in_folder(set: &Specification, folder: &Path, verify: bool) -> Result<Found> 
     }
     let mut splits = Vec::with_capacity(2);
     let mut home = folder.to_owned();
-    for (group, paths) in groups.iter().zip(found) {
+    for (split, (group, paths)) in groups.iter().zip(found).enumerate() {
         let mut contents = Vec::new();
-        for (file, path) in group.iter().zip(paths) {
+        for (place, (file, path)) in group.iter().zip(paths).enumerate() {
             let path = path.ok_or_else(|| {
                 Error::data(format!("{} lacks {} (gzipped or not)", home.display(), file.names[0]))
                     .hint(format!("the other files of {} are there", set.name))
             })?;
             home = path.parent().unwrap_or(folder).to_owned();
-            contents.push((files::read(&path)?, path));
+            let (format, official) = match set.layout {
+                Layout::Idx { .. } => (Format::Idx([3, 1][place]), set.counts[split]),
+                Layout::Cifar { .. } => (Format::Cifar, set.counts[split] / group.len()),
+            };
+            let most = if verify { official } else { official * OWN_FILES };
+            contents.push((files::read(&path, format, most)?, path));
         }
         // Format errors say more than a wrong checksum, so they come first.
         let raw = match (&set.layout, contents.as_slice()) {

@@ -1,86 +1,206 @@
 //! Lists and downloads the files of a repository.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::sync::mpsc;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hf_hub::CacheRepo;
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{ApiError, ApiRepo};
+use serde::Deserialize;
 
-use super::cache::{sha256, splits};
+use super::cache::{Cache, checksum_of, damaged, plain, sha256, splits, stays_below};
+use super::client::{Client, Failure, escape};
+use crate::data::source::{Patience, Specification};
+use crate::error::Error;
 
-/// Downloads a file, or waits for another process that is at it.
+/// Of the list of a repository's files.
+const LIST_BYTES: u64 = 16 << 20;
+/// Parquet files of a set, training and test together: the sets here have two or three.
+const MOST_FILES: usize = 64;
+
+/// What the hub says about a repository; it says more.
+#[derive(Deserialize)]
+struct Listing {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+/// The repository's commit and parquet files.
+pub(super) fn list(
+    client: &Client,
+    repository: &str,
+    patience: &Patience,
+) -> std::result::Result<(String, [Vec<String>; 2]), Failure> {
+    let path = format!("/api/datasets/{repository}/revision/main");
+    let text = client.patiently(|| client.get(&path, None, Some(patience.list))?.text(LIST_BYTES))?;
+    let listing: Listing = serde_json::from_str(&text)
+        .map_err(|error| Failure::Lasting(format!("the answer is no list of files ({error})")))?;
+    let refuse = |what: &str, name: &str| {
+        let problem = format!("the list of files of {repository} has the {what} {name:?}, which leads elsewhere");
+        Failure::Refused(
+            Error::data(problem).hint("nothing was downloaded: a file of that name would lie outside the cache"),
+        )
+    };
+    if !plain(&listing.sha) {
+        return Err(refuse("commit", &listing.sha));
+    }
+    let names = || listing.siblings.iter().map(|file| &file.rfilename);
+    if let Some(name) = names().find(|name| !stays_below(name)) {
+        return Err(refuse("file name", name));
+    }
+    let splits = splits(names().cloned());
+    let files = splits.iter().map(Vec::len).sum::<usize>();
+    if files > MOST_FILES {
+        return Err(Failure::Lasting(format!("it lists {files} parquet files, more than {MOST_FILES}")));
+    }
+    for (split, files) in ["train", "test"].iter().zip(&splits) {
+        if files.is_empty() {
+            return Err(Failure::Refused(Error::data(format!(
+                "{repository}: expected parquet files of a {split} split, got none"
+            ))));
+        }
+    }
+    Ok((listing.sha, splits))
+}
+
+/// Most bytes that a file of the set can have: PNG makes images smaller, and there is room for more.
+fn limit(set: &Specification) -> u64 {
+    let pixels = set.counts.iter().sum::<usize>() * set.shape.iter().product::<usize>();
+    4 * pixels as u64
+}
+
+/// Downloads a file of `commit`, or waits for another process that is at it.
 pub(super) fn download(
-    api: &ApiRepo,
-    cached: &CacheRepo,
-    file: &str,
-    lines: impl Fn() -> Lines,
-) -> std::result::Result<PathBuf, ApiError> {
-    remove_whole_parts(cached)?;
-    loop {
-        match api.download_with_progress(file, lines()) {
-            Err(ApiError::LockAcquisition(lock)) => {
-                lines().say(&format!("another process is downloading {file}, waiting for it"));
-                // Free as soon as the other has finished, or has been killed.
-                File::open(lock)?.lock()?;
-                // It gives the file its name just after.
-                thread::sleep(Duration::from_millis(500));
-                if let Some(path) = cached.get(file) {
-                    return Ok(path);
+    client: &Client,
+    cache: &Cache,
+    set: &Specification,
+    (commit, file): (&str, &str),
+    silence: Duration,
+    quiet: bool,
+) -> std::result::Result<PathBuf, Failure> {
+    let path = format!("/datasets/{}/resolve/main/{}", set.repository, escape(file));
+    let head = client.patiently(|| client.get(&path, Some("bytes=0-0"), None))?;
+    let (of, name) = head.identity()?;
+    if of.is_some_and(|of| of != commit) {
+        return Err(Failure::Lasting(format!("{} changed in the meantime", set.repository)));
+    }
+    let size = head.size(limit(set))?;
+    drop(head);
+    let blob = cache.blob(&name);
+    let pointer = cache.snapshot(commit).join(file);
+    fs::create_dir_all(cache.blobs())?;
+    let part = cache.blob(&format!("{name}.part"));
+    let lock = File::create(cache.blob(&format!("{name}.lock")))?;
+    let mut lines = Lines { quiet, set: set.name, last: None };
+    wait(&lock, &part, silence, || lines.say(&format!("another process is downloading {file}, waiting for it")))?;
+    // Without a checksum from the hub, nothing says that an older file or part has this content.
+    let known = checksum_of(&name);
+    if !known.is_some_and(|known| sha256(&blob).is_ok_and(|got| got == known)) {
+        let mut fetch = || {
+            client.patiently(|| {
+                let mut start = fs::metadata(&part).map_or(0, |part| part.len());
+                if start > size || known.is_none() {
+                    remove(&part)?;
+                    start = 0;
                 }
+                if start == size {
+                    return Ok(());
+                }
+                let answer =
+                    client.get(&path, Some(&format!("bytes={start}-")), None).map_err(|failure| match failure {
+                        // A server that resumes nothing: from the beginning, then.
+                        Failure::NoSuchRange(reason) if start > 0 && remove(&part).is_ok() => {
+                            Failure::Passing(None, reason)
+                        }
+                        other => other,
+                    })?;
+                let mut to = OpenOptions::new().create(true).append(true).open(&part)?;
+                answer.copy(&mut to, start, size, silence, |done| lines.progress(file, done, size))
+            })?;
+            verify(&part, &pointer, known)
+        };
+        let resumes = part.exists();
+        let checksum = match fetch() {
+            // What was there before was not what it should have been.
+            Err(Failure::Refused(_)) if resumes => fetch()?,
+            answer => answer?,
+        };
+        if known.is_none() {
+            cache.record_checksum(&name, &checksum)?;
+        }
+        fs::rename(&part, &blob)?;
+    }
+    cache.point(&pointer, &blob)?;
+    Ok(pointer)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        answer => answer,
+    }
+}
+
+/// The checksum of a download that has all its bytes; removes it unless it is the one that is known, or
+/// where none is, unless it looks like a parquet file.
+fn verify(part: &Path, pointer: &Path, known: Option<&str>) -> std::result::Result<String, Failure> {
+    const MAGIC: &[u8] = b"PAR1";
+    let got = sha256(part)?;
+    match known {
+        Some(known) if got != known => {
+            remove(part)?;
+            Err(Failure::Refused(damaged(pointer, known, &got)))
+        }
+        Some(_) => Ok(got),
+        None => {
+            let content = fs::read(part)?;
+            if content.len() >= 12 && content.starts_with(MAGIC) && content.ends_with(MAGIC) {
+                return Ok(got);
             }
-            answer => return answer,
+            remove(part)?;
+            Err(Failure::Lasting("what came is no parquet file".to_owned()))
         }
     }
 }
 
-/// Removes downloads that have all their bytes but were killed before they got their name: a server
-/// has no range behind the end to resume them from.
-fn remove_whole_parts(cached: &CacheRepo) -> std::io::Result<()> {
-    let Ok(blobs) = fs::read_dir(cached.blob_path("")) else { return Ok(()) };
-    for part in blobs.flatten().map(|entry| entry.path()) {
-        let name = part.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let is_part = part.extension().is_some_and(|extension| extension == "part");
-        if is_part && File::create(part.with_extension("lock"))?.try_lock().is_ok() && sha256(&part)? == name {
-            fs::remove_file(&part)?;
+/// Waits for the lock, as long as the process that has it goes on with `part`.
+fn wait(lock: &File, part: &Path, silence: Duration, say: impl FnOnce()) -> std::result::Result<(), Failure> {
+    let length = || fs::metadata(part).map_or(0, |part| part.len());
+    let (mut since, mut then) = (Instant::now(), length());
+    let mut say = Some(say);
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+            Err(TryLockError::WouldBlock) => {}
         }
+        if let Some(say) = say.take() {
+            say();
+        }
+        let now = length();
+        if now != then {
+            (since, then) = (Instant::now(), now);
+        }
+        if since.elapsed() > silence {
+            return Err(Failure::Lasting(format!(
+                "another process is at it, and has not gone on for {} s",
+                silence.as_secs_f32()
+            )));
+        }
+        thread::sleep(Duration::from_millis(100).min(silence));
     }
-    Ok(())
-}
-
-/// The repository's commit and parquet files, or why there is no answer.
-pub(super) fn list(repository: ApiRepo, patience: Duration) -> std::result::Result<(String, [Vec<String>; 2]), String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let _ = sender.send(repository.info());
-    });
-    match receiver.recv_timeout(patience) {
-        Ok(Ok(info)) => Ok((info.sha, splits(info.siblings.into_iter().map(|file| file.rfilename)))),
-        Ok(Err(error)) => Err(short(&error)),
-        Err(_) => Err(format!("no answer within {} s", patience.as_secs_f32())),
-    }
-}
-
-fn short(error: &ApiError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// A line every few seconds: a notebook cannot overwrite one.
-pub(super) struct Lines {
+struct Lines {
     quiet: bool,
     set: &'static str,
-    total: usize,
-    done: usize,
-    last: Instant,
-}
-
-impl Lines {
-    pub(super) fn new(quiet: bool, set: &'static str) -> Self {
-        Self { quiet, set, total: 0, done: 0, last: Instant::now() }
-    }
+    last: Option<Instant>,
 }
 
 impl Lines {
@@ -89,24 +209,17 @@ impl Lines {
             println!("{}: {text}", self.set);
         }
     }
-}
 
-impl Progress for Lines {
-    fn init(&mut self, size: usize, filename: &str) {
-        if self.total == 0 {
-            self.say(&format!("downloading {filename} ({:.1} MB)", size as f64 / 1e6));
+    fn progress(&mut self, file: &str, done: u64, size: u64) {
+        match self.last {
+            None => self.say(&format!("downloading {file} ({:.1} MB)", size as f64 / 1e6)),
+            Some(last) if last.elapsed() > Duration::from_secs(3) => {
+                if !self.quiet {
+                    println!("  {:.1} of {:.1} MB", done as f64 / 1e6, size as f64 / 1e6);
+                }
+            }
+            Some(_) => return,
         }
-        self.total = size;
-        self.done = 0;
+        self.last = Some(Instant::now());
     }
-
-    fn update(&mut self, size: usize) {
-        self.done += size;
-        if !self.quiet && self.last.elapsed() > Duration::from_secs(3) {
-            self.last = Instant::now();
-            println!("  {:.1} of {:.1} MB", self.done as f64 / 1e6, self.total as f64 / 1e6);
-        }
-    }
-
-    fn finish(&mut self) {}
 }

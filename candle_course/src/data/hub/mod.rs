@@ -1,49 +1,42 @@
 //! Image sets from the Hugging Face hub: parquet files of PNG images.
+//!
+//! The network, and what others put into the cache, is not trusted: every question has limits of time and
+//! size (`client`), names from outside are looked at before they become paths (`cache`), contents are
+//! checked against their checksums before they are decoded, and what cannot be decoded leaves the cache,
+//! so that the next load fetches it again.
 
 mod cache;
+mod client;
 mod decode;
 mod download;
-mod network;
+#[cfg(test)]
+mod hell_tests;
+mod pages;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use hf_hub::api::sync::ApiBuilder;
-use hf_hub::{Cache, Repo, RepoType};
-
-use self::cache::{cached_snapshot, check_download, complete};
+use self::cache::{Cache, complete};
+use self::client::{Client, Failure};
 use self::decode::decode;
-use self::download::{Lines, download, list};
-use self::network::reachable;
+use self::download::{download, list};
+use crate::data::files::RawImages;
 use crate::data::source::{Found, HubOptions, Source, Specification};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 const ENDPOINT: &str = "https://huggingface.co";
-/// How long to wait for a connection, and then for the list of files, before there is "no network".
-const CONNECT: Duration = Duration::from_millis(1500);
-const LIST: Duration = Duration::from_secs(5);
 
-/// The set from the hub's cache, else from the hub.
-pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
-    let cache = match &options.cache {
-        Some(path) => Cache::new(path.clone()),
-        None => match std::env::var_os("HF_HUB_CACHE").filter(|path| !path.is_empty()) {
-            Some(path) => Cache::new(path.into()),
-            None if home_is_known() => Cache::from_env(),
-            None => return Ok(Found::Nothing("no home folder for the hub's cache".to_owned())),
-        },
+/// The set from the hub's cache, else from the hub. With `verify`, a set of another size leaves the cache.
+pub(crate) fn load(set: &Specification, options: &HubOptions, verify: bool) -> Result<Found> {
+    let Some(cache) = Cache::new(options.cache.clone(), set.repository) else {
+        return Ok(Found::Nothing("no home folder for the hub's cache".to_owned()));
     };
-    let repository = Repo::new(set.repository.to_owned(), RepoType::Dataset);
-    let snapshot = cached_snapshot(&cache, &repository);
+    let snapshot = cache.last();
     if let Some(files) = snapshot.as_deref().and_then(complete) {
-        let images = decode(set, &files).or_else(|error| {
-            // A file that the disk has damaged is removed, so that the next load can fetch it again.
-            files.iter().flatten().try_for_each(|file| check_download(file))?;
-            Err(error)
-        })?;
-        return Ok(Found::Images(images, Source::HubCache(cache.path().clone())));
+        files.iter().flatten().try_for_each(|file| cache.check(file))?;
+        let images = read(set, &cache, &files, verify)?;
+        return Ok(Found::Images(images, Source::HubCache(cache.root().to_owned())));
     }
     if options.offline || ["CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE"].iter().any(|name| switched_on(name)) {
         return Ok(Found::Nothing("offline, and the complete set is not in the local cache".to_owned()));
@@ -54,57 +47,61 @@ pub(crate) fn load(set: &Specification, options: &HubOptions) -> Result<Found> {
         .or_else(|| std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()))
         .unwrap_or_else(|| ENDPOINT.to_owned());
     let endpoint = endpoint.trim_end_matches('/').to_owned();
-    if !reachable(&endpoint, options.patience.unwrap_or(CONNECT)) {
-        return Ok(Found::Nothing(format!("{endpoint} cannot be reached, so not the complete set")));
-    }
     let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
-    let api = ApiBuilder::from_cache(cache.clone())
-        .with_endpoint(endpoint.clone())
-        .with_token(token)
-        .with_progress(false)
-        .with_retries(2)
-        .build()
-        .context("cannot prepare a client of the hub")?;
-    let (commit, remote) = match list(api.repo(repository.clone()), options.patience.unwrap_or(LIST)) {
+    let patience = &options.patience;
+    let client = Client::new(endpoint.clone(), token, patience.clone());
+    let (commit, remote) = match list(&client, set.repository, patience) {
         Ok(remote) => remote,
-        Err(reason) => return Ok(Found::Nothing(format!("{endpoint} did not list {}: {reason}", set.repository))),
+        Err(Failure::Unreachable(_)) => {
+            return Ok(Found::Nothing(format!("{endpoint} cannot be reached, so not the complete set")));
+        }
+        Err(failure) => return nothing(failure, &format!("{endpoint} did not list {}", set.repository)),
     };
-    let cached = cache.repo(repository.clone());
-    let api = api.repo(repository);
-    // Of this very version, files that an earlier load finished need not be fetched again.
-    let unchanged = snapshot.as_deref().is_some_and(|snapshot| snapshot.ends_with(&commit));
     let mut local: [Vec<PathBuf>; 2] = [vec![], vec![]];
     for (split, files) in remote.iter().enumerate() {
-        if files.is_empty() {
-            return Err(Error::data(format!(
-                "{}: expected parquet files of a {} split, got none",
-                set.repository,
-                ["train", "test"][split]
-            )));
-        }
         for file in files {
-            let finished = if unchanged { cached.get(file) } else { None };
-            let lines = || Lines::new(options.quiet, set.name);
-            match finished.map_or_else(|| download(&api, &cached, file, lines), Ok) {
-                Ok(path) => {
-                    check_download(&path)?;
-                    local[split].push(path);
-                }
-                // What is on disk so far stays, and the next attempt goes on from there.
-                Err(error) => {
-                    return Ok(Found::Nothing(format!(
-                        "downloading {file} failed ({error}); the next load resumes it"
-                    )));
+            // Of this very version, files that an earlier load finished need not be fetched again.
+            let pointer = cache.snapshot(&commit).join(file);
+            if !pointer.is_file() || cache.check(&pointer).is_err() {
+                match download(&client, &cache, set, (&commit, file), patience.silence, options.quiet) {
+                    Ok(_) => {}
+                    // What is on disk so far stays where it can be gone on from.
+                    Err(failure) => return nothing(failure, &format!("downloading {file} failed")),
                 }
             }
+            local[split].push(pointer);
         }
     }
-    let images = decode(set, &local)?;
+    let images = read(set, &cache, &local, verify)?;
+    // Only now: an older version stays in use until the newer one is whole.
+    cache.finish(&commit).context("cannot write to the hub's cache")?;
     Ok(Found::Images(images, Source::Hub(set.repository.to_owned())))
 }
 
-fn home_is_known() -> bool {
-    ["HF_HOME", "HOME", "USERPROFILE"].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+/// The images of `files`; what cannot be read leaves the cache.
+fn read(set: &Specification, cache: &Cache, files: &[Vec<PathBuf>; 2], verify: bool) -> Result<[RawImages; 2]> {
+    let images = decode(set, files, verify).map_err(|(file, error)| {
+        cache.forget(&file);
+        error
+    })?;
+    // The caller refuses it.
+    if verify && (0..2).any(|split| images[split].labels.len() != set.counts[split]) {
+        files.iter().flatten().for_each(|file| cache.forget(file));
+    }
+    Ok(images)
+}
+
+/// Goes on to the next source, and says why; unless the user must know of it.
+fn nothing(failure: Failure, what: &str) -> Result<Found> {
+    match failure {
+        Failure::Refused(error) => Err(error.context(what)),
+        Failure::Passing(_, reason) | Failure::Lasting(reason) | Failure::NoSuchRange(reason) => {
+            Ok(Found::Nothing(format!("{what}: {reason}; the next load tries again")))
+        }
+        Failure::Unreachable(host) => {
+            Ok(Found::Nothing(format!("{what}: {host} cannot be reached; the next load tries again")))
+        }
+    }
 }
 
 fn switched_on(variable: &str) -> bool {

@@ -3,9 +3,9 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
@@ -16,32 +16,48 @@ use parquet::schema::parser::parse_message_type;
 use image::ImageFormat;
 use sha2::{Digest, Sha256};
 
-use super::network::host_and_port;
 use super::*;
+use crate::data::source::Patience;
 use crate::data::{Cifar10, Dataset, ImageDataset, ImageSetBuilder, Mnist};
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A request: what for, and which bytes.
+pub(super) struct Request {
+    pub path: String,
+    /// First and last.
+    pub range: Option<(usize, Option<usize>)>,
+    pub headers: Vec<String>,
+}
+
+/// Answers in the place of an honest server, or not.
+pub(super) type Trick = Box<dyn Fn(&Request, &mut TcpStream) -> bool + Send + Sync>;
 
 /// What a server has, and what it was asked.
 #[derive(Default)]
-struct Hub {
-    repository: &'static str,
-    files: HashMap<String, Vec<u8>>,
+pub(super) struct Hub {
+    pub repository: &'static str,
+    pub files: HashMap<String, Vec<u8>>,
+    pub trick: Option<Trick>,
+    /// ETags that are no checksums.
+    pub weak: bool,
+    /// Knows no ranges.
+    pub whole: bool,
     /// Answers that break off after this many bytes, as long as there are any.
-    cuts: Mutex<Vec<usize>>,
+    pub cuts: Mutex<Vec<usize>>,
     /// Serves other bytes than those whose sha256 it tells.
-    lies: bool,
-    requests: Mutex<Vec<String>>,
-    content_requests: AtomicUsize,
+    pub lies: bool,
+    pub requests: Mutex<Vec<String>>,
+    pub content_requests: AtomicUsize,
 }
 
-fn digest(content: &[u8]) -> String {
+pub(super) fn digest(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Hub {
     /// Serves until the test ends; returns the endpoint.
-    fn serve(self: &Arc<Self>) -> String {
+    pub fn serve(self: &Arc<Self>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let hub = Arc::clone(self);
@@ -59,15 +75,17 @@ impl Hub {
         let request = lines.next().unwrap_or_default();
         let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
         self.requests.lock().unwrap().push(request.clone());
-        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         let range = headers.iter().find_map(|header| {
-            let (start, end) = header
-                .to_lowercase()
-                .strip_prefix("range: bytes=")?
-                .split_once('-')
-                .map(|(a, b)| (a.to_owned(), b.to_owned()))?;
-            Some((start.parse::<usize>().ok()?, end.parse::<usize>().ok()))
+            let lower = header.to_lowercase();
+            let (start, end) = lower.strip_prefix("range: bytes=")?.split_once('-')?;
+            Some((start.parse().ok()?, end.parse().ok()))
         });
+        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        let request = Request { path, range, headers };
+        if self.trick.as_ref().is_some_and(|trick| trick(&request, &mut stream)) {
+            return;
+        }
+        let Request { path, range, .. } = request;
         let mut send = |head: String, body: &[u8]| {
             let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
             let _ = stream.write_all(body);
@@ -84,12 +102,12 @@ impl Hub {
         let Some(content) = path.strip_prefix(&prefix).and_then(|name| self.files.get(name)) else {
             return send("404 Not Found\r\nContent-Length: 0".to_owned(), b"");
         };
-        let (start, end) = range.unwrap_or((0, None));
+        let (start, end) = range.filter(|_| !self.whole).unwrap_or((0, None));
         if start >= content.len() {
             return send("416 Range Not Satisfiable\r\nContent-Length: 0".to_owned(), b"");
         }
         let end = end.unwrap_or(content.len() - 1).min(content.len() - 1);
-        let etag = digest(content);
+        let etag = if self.weak { "weak-1.0".to_owned() } else { digest(content) };
         let mut body = content[start..=end].to_vec();
         if end > start {
             self.content_requests.fetch_add(1, Ordering::SeqCst);
@@ -103,18 +121,22 @@ impl Hub {
         {
             body.truncate(cut);
         }
-        send(
-            format!(
-                "206 Partial Content\r\nX-Repo-Commit: {COMMIT}\r\nETag: \"git-object\"\r\nX-Linked-ETag: \"{etag}\"\r\nContent-Range: bytes {start}-{end}/{}\r\nContent-Length: {length}",
-                content.len()
-            ),
-            &body,
-        );
+        let status = if self.whole {
+            "200 OK".to_owned()
+        } else {
+            format!("206 Partial Content\r\nContent-Range: bytes {start}-{end}/{}", content.len())
+        };
+        let etags = if self.weak {
+            format!("ETag: W/\"{}-{etag}\"", path.len())
+        } else {
+            format!("ETag: \"git-object\"\r\nX-Linked-ETag: \"{etag}\"")
+        };
+        send(format!("{status}\r\nX-Repo-Commit: {COMMIT}\r\n{etags}\r\nContent-Length: {length}"), &body);
     }
 }
 
 /// A parquet file as the hub's: a group of PNG bytes and path, and a label.
-fn parquet_file(column: &str, images: &ImageDataset, indices: &[usize]) -> Vec<u8> {
+pub(super) fn parquet_file(column: &str, images: &ImageDataset, indices: &[usize]) -> Vec<u8> {
     let schema = format!(
         "message schema {{ optional group {column} {{ optional binary bytes; optional binary path (STRING); }} optional int64 label; }}"
     );
@@ -153,17 +175,19 @@ fn png(images: &ImageDataset, index: usize) -> Vec<u8> {
     out.into_inner()
 }
 
-fn mnist_hub() -> (Mnist, Hub) {
-    let sample = Mnist::builder().sample().quiet().load().unwrap();
-    let files = HashMap::from([
-        ("README.md".to_owned(), b"# MNIST".to_vec()),
-        (
-            "mnist/train-00000-of-00001.parquet".to_owned(),
-            parquet_file("image", &sample.train(), &(0..50).collect::<Vec<_>>()),
-        ),
-        ("mnist/test-00000-of-00001.parquet".to_owned(), parquet_file("image", &sample.test(), &[3, 1, 4])),
-    ]);
-    (sample, Hub { repository: "ylecun/mnist", files, ..Hub::default() })
+pub(super) fn mnist_hub() -> (Mnist, Hub) {
+    static PARTS: OnceLock<(Mnist, HashMap<String, Vec<u8>>)> = OnceLock::new();
+    let (sample, files) = PARTS.get_or_init(|| {
+        let sample = Mnist::builder().sample().quiet().load().unwrap();
+        let train = parquet_file("image", &sample.train(), &(0..50).collect::<Vec<_>>());
+        let files = HashMap::from([
+            ("README.md".to_owned(), b"# MNIST".to_vec()),
+            ("mnist/train-00000-of-00001.parquet".to_owned(), train),
+            ("mnist/test-00000-of-00001.parquet".to_owned(), parquet_file("image", &sample.test(), &[3, 1, 4])),
+        ]);
+        (sample, files)
+    });
+    (sample.clone(), Hub { repository: "ylecun/mnist", files: files.clone(), ..Hub::default() })
 }
 
 fn from<S: crate::data::ImageSet>(builder: ImageSetBuilder<S>, endpoint: &str, cache: &tempfile::TempDir) -> Result<S> {
@@ -267,11 +291,10 @@ fn a_download_of_another_process_is_waited_for() {
     let cache = tempfile::tempdir().unwrap();
     let blobs = cache.path().join("datasets--ylecun--mnist/blobs");
     fs::create_dir_all(&blobs).unwrap();
-    // Longer than the client's own patience of five seconds.
     let other = File::create(blobs.join(format!("{}.lock", digest(content)))).unwrap();
     other.lock().unwrap();
     let holder = thread::spawn(move || {
-        thread::sleep(Duration::from_secs(7));
+        thread::sleep(Duration::from_secs(1));
         drop(other);
     });
     let mnist = from(Mnist::builder(), &Arc::new(hub).serve(), &cache).unwrap();
@@ -333,7 +356,11 @@ fn without_a_hub_there_is_the_sample_at_once() {
         let start = Instant::now();
         let mnist = from(Mnist::builder(), endpoint, &cache).unwrap();
         assert_eq!(*mnist.source(), Source::Sample);
-        assert!(start.elapsed() < CONNECT + LIST, "{endpoint} took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Patience::default().connect * 2 + Patience::default().list,
+            "{endpoint} took {:?}",
+            start.elapsed()
+        );
     }
     let offline = from(Mnist::builder().offline(true), "http://127.0.0.1:9", &cache).unwrap();
     assert_eq!(*offline.source(), Source::Sample);
@@ -341,10 +368,10 @@ fn without_a_hub_there_is_the_sample_at_once() {
     let options = HubOptions {
         endpoint: Some(format!("http://{}", silent.local_addr().unwrap())),
         cache: Some(cache.path().to_owned()),
-        patience: Some(Duration::from_millis(200)),
+        patience: Patience { list: Duration::from_millis(200), ..Patience::default() },
         ..HubOptions::default()
     };
-    match load(<Mnist as crate::data::ImageSet>::specification(), &options).unwrap() {
+    match load(<Mnist as crate::data::ImageSet>::specification(), &options, false).unwrap() {
         Found::Nothing(reason) => assert!(reason.contains("no answer within 0.2 s"), "{reason}"),
         Found::Images(..) => panic!("a silent server has no images"),
     }
@@ -406,16 +433,4 @@ fn the_environment_names_folder_hub_and_cache() {
     let other = home.path().join("other");
     let (source, _) = load(&[("HF_HUB_CACHE", other.to_str().unwrap()), ("HF_HUB_OFFLINE", "1"), hub]);
     assert_eq!(source, format!("{}, 6000 images", Source::Sample));
-}
-
-#[test]
-fn urls_give_host_and_port() {
-    let parts = |url| host_and_port(url).map(|(host, port)| format!("{host} {port}"));
-    assert_eq!(parts("https://huggingface.co").as_deref(), Some("huggingface.co 443"));
-    assert_eq!(parts("http://localhost:8080/x?y").as_deref(), Some("localhost 8080"));
-    assert_eq!(parts("http://user:secret@proxy:3128/").as_deref(), Some("proxy 3128"));
-    assert_eq!(parts("http://[::1]:99").as_deref(), Some("::1 99"));
-    assert_eq!(parts("https://[::1]").as_deref(), Some("::1 443"));
-    assert_eq!(parts("proxy:8080").as_deref(), Some("proxy 8080"));
-    assert_eq!(parts("http://"), None);
 }
