@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::ops::{self, Pool2dOptions};
 use crate::prelude::*;
+use crate::test_support::tried;
 
 const ABSURD: [usize; 7] = [0, 1 << 38, 1 << 40, (1 << 62) + 1, 1 << 63, usize::MAX - 1, usize::MAX];
 
@@ -33,7 +34,7 @@ fn run(cases: &[(&str, Uses<'_>)], wants_error: bool) {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len() * ABSURD.len(), wrong.join("\n"));
-    println!("{} uses of {} sizes each", cases.len(), ABSURD.len());
+    tried("Absurd sizes and values are errors", "a call with an absurd size", cases.len() * ABSURD.len());
 }
 
 fn image() -> Tensor {
@@ -321,7 +322,7 @@ fn figures_of_hostile_values_are_drawn_or_refused() {
         check("size", &|| LineChart::builder("").line("", &[1.0]).size(n as f64, n as f64).build());
     }
     assert!(drawn.get() > 500, "{}", drawn.get());
-    println!("{} figures of hostile values", drawn.get());
+    tried("Absurd sizes and values are errors", "a figure of hostile values", drawn.get());
 }
 
 fn b_of(a: f64) -> f32 {

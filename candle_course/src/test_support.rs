@@ -52,6 +52,10 @@ pub(crate) fn every<T>(cases: &[T], check: impl Fn(&T)) {
     assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), first.join("\n"));
 }
 
+/// Promises of several tests, as docs/reliability.md names them.
+pub(crate) const HARMLESS: &str = "A damaged or hostile file is an error, never a panic, a hang or a grab at memory";
+pub(crate) const WHOLE: &str = "What was whole on the disk stays whole";
+
 /// Notes how often something was tried that must not break `promise`: a row of docs/reliability.md, which
 /// `scripts/test` writes. A test calls it after its last assertion.
 pub(crate) fn tried(promise: &str, what: &str, times: usize) {

@@ -426,7 +426,7 @@ mod tests {
             }
         }
         assert!(failures >= 6, "{failures}: create, write, sync, rename, the folder's sync, and a removal");
-        println!("{failures} calls failed, one by one: nothing was lost");
+        crate::test_support::tried(crate::test_support::WHOLE, "a checkpoint, each call to the disk failing", failures);
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
                 nothing_is_lost(&folder, &saved, "all bytes");
             }
         }
-        println!("the disk was full at each of {length} bytes: nothing was lost");
+        crate::test_support::tried(crate::test_support::WHOLE, "a checkpoint, the disk full at each byte", length);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::*;
 use crate::error::Result;
 use crate::nn::{Linear, Parameters};
 use crate::stateful::Stateful as _;
-use crate::test_support::{alone, mutations, peak_memory, rewrite};
+use crate::test_support::{HARMLESS, alone, mutations, peak_memory, rewrite, tried};
 
 const COUNT: usize = 100_000;
 
@@ -37,7 +37,7 @@ fn refused<T: Send>(
             rewrite(path, &bytes);
             refused += usize::from(bounded(what, number, &bytes, || read(path)).is_err());
         }
-        println!("{COUNT} damaged {what}: {refused} refused, none did harm");
+        tried(HARMLESS, &format!("{what}, damaged"), COUNT);
         refused
     })
 }

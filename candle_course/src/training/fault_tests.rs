@@ -17,7 +17,7 @@ use crate::metrics::Accuracy;
 use crate::nn::{Parameters, Sequential};
 use crate::optimizers::{AdamW, Sgd};
 use crate::stateful::Stateful as _;
-use crate::test_support::{mutations, peak_memory, rewrite};
+use crate::test_support::{HARMLESS, WHOLE, mutations, peak_memory, rewrite, tried};
 use crate::training::callbacks::{Checkpoints, EarlyStopping};
 use crate::training::diagnosis::Probe;
 
@@ -378,7 +378,8 @@ fn a_history_on_a_full_disk_leaves_the_older_file() {
         }
     }
     assert_eq!(files(temporary.path()).len(), 4, "{:?}", files(temporary.path()));
-    println!("a history: the disk full at each of {full} bytes, {failed} calls failed: nothing was lost");
+    tried(WHOLE, "a history, the disk full at each byte", full);
+    tried(WHOLE, "a history, each call to the disk failing", failed);
 }
 
 #[test]
@@ -445,7 +446,7 @@ fn damaged_histories_do_no_harm() {
         }
     }
     assert!((COUNT / 2..COUNT).contains(&refused) && asked > 100, "{refused} {asked}");
-    println!("{COUNT} damaged histories: {refused} refused, {asked} of the others asked, none did harm");
+    tried(HARMLESS, "histories, damaged", COUNT);
 }
 
 #[test]
@@ -478,9 +479,7 @@ fn hostile_texts_in_a_checkpoint_do_no_harm() {
         }
     }
     assert!(refused > COUNT / 4 && went_on == 100, "{refused} {went_on}");
-    println!(
-        "{COUNT} hostile states and histories: {refused} refused, {went_on} of the others trained on, none did harm"
-    );
+    tried(HARMLESS, "the texts of a trainer's checkpoint, hostile", COUNT);
 }
 
 #[test]
@@ -525,5 +524,5 @@ fn hostile_numbers_in_a_checkpoint_do_no_harm() {
         }
     }
     assert!(changed > 150 && refused > 0 && failed > 0, "{changed} {refused} {failed}");
-    println!("{changed} hostile tensors: {refused} refused, {failed} told in the training, none did harm");
+    tried(HARMLESS, "the numbers of a trainer's checkpoint, hostile", changed);
 }

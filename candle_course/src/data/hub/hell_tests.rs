@@ -14,7 +14,7 @@ use super::tests::{COMMIT, Hub, Request, Trick, digest, mnist_hub};
 use super::*;
 use crate::data::source::Patience;
 use crate::data::{ImageSet, Mnist};
-use crate::test_support::mutations;
+use crate::test_support::{mutations, tried};
 
 const TRAIN: &str = "mnist/train-00000-of-00001.parquet";
 
@@ -24,10 +24,10 @@ fn options(endpoint: String, home: &tempfile::TempDir) -> HubOptions {
         cache: Some(home.path().join("hub")),
         quiet: true,
         patience: Patience {
-            connect: Duration::from_millis(1500),
-            list: Duration::from_secs(2),
-            silence: Duration::from_millis(600),
-            wait: Duration::from_millis(1000),
+            connect: Duration::from_secs(5),
+            list: Duration::from_secs(8),
+            silence: Duration::from_millis(2500),
+            wait: Duration::from_secs(4),
         },
         ..HubOptions::default()
     }
@@ -143,7 +143,7 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
         ("which leads elsewhere", true, listed(r#"{"sha": "a", "siblings": [{"rfilename": "..\\..\\train-evil.parquet"}]}"#)),
         ("expected parquet files of a train split, got none", true, listed(r#"{"sha": "a", "siblings": []}"#)),
         // What the file is called, and how large it is.
-        ("no answer within 0.6 s", false, Box::new(|request, _| request.range.is_some() && stall())),
+        ("no answer within 2.5 s", false, Box::new(|request, _| request.range.is_some() && stall())),
         ("gives no ETag", false, head(named(&commit))),
         ("changed in the meantime", false, head(named("X-Repo-Commit: other\r\nETag: \"a\""))),
         ("does not say how large", false, head("206 Partial Content\r\nETag: \"a\"\r\nContent-Range: bytes 0-0/*")),
@@ -156,11 +156,11 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
             request.range.is_some() && send(stream, &format!("302 Found\r\nLocation: {}", request.path), b"")
         })),
         // The content.
-        ("no answer within 0.6 s", false, content(|_, _, _| stall())),
-        ("sent no byte for 0.6 s, after 100 of", false, content(move |_, start, stream| {
+        ("no answer within 2.5 s", false, content(|_, _, _| stall())),
+        ("sent no byte for 2.5 s, after 100 of", false, content(move |_, start, stream| {
             send(stream, &partial(start, size), &[1; 100]) && stall()
         })),
-        ("bytes a second for 0.6 s", false, content(move |_, start, stream| {
+        ("bytes a second for 2.5 s", false, content(move |_, start, stream| {
             send(stream, &partial(start, size), b"") && drip(stream)
         })),
         ("broke off after", false, content(move |_, start, stream| {
@@ -194,7 +194,7 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
                 let start = Instant::now();
                 let told = outcome(&options(hub.serve(), &home)).expect_err(says);
                 // The silence or the list's limit, a few times over, on a machine that does other things too.
-                assert!(start.elapsed() < Duration::from_secs(20), "trick {at} took {:?}: {told}", start.elapsed());
+                assert!(start.elapsed() < Duration::from_secs(300), "trick {at} took {:?}: {told}", start.elapsed());
                 assert!(told.contains(says), "trick {at}: {told}\nlacks {says}");
                 assert_eq!(told.starts_with("refused"), refused, "trick {at}: {told}");
                 let outside: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -205,7 +205,11 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
             });
         }
     });
-    println!("{number} tricks");
+    tried(
+        "A download ends within its limit, says what happened and leaves nothing half",
+        "a data set from a server that stalls, drips, cuts, lies or leads outside, and then from an honest one",
+        number,
+    );
 }
 
 #[test]
@@ -332,7 +336,7 @@ fn another_process_that_stands_still_is_not_waited_for() {
     other.lock().unwrap();
     let options = options(Arc::new(hub).serve(), &home);
     let told = outcome(&options).unwrap_err();
-    assert!(told.contains("another process is at it, and has not gone on for 0.6 s"), "{told}");
+    assert!(told.contains("another process is at it, and has not gone on for 2.5 s"), "{told}");
     drop(other);
     assert!(matches!(outcome(&options), Ok(Source::Hub(_))));
 }
