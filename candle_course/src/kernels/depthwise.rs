@@ -33,7 +33,7 @@ fn add_scaled<T: Element>(to: &mut [T], factor: T, from: &[T], step: usize) {
 
 /// Σ a[i] · b[i · step], in chains of a fixed order.
 #[inline(always)]
-fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> f64 {
+fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> T {
     const CHAINS: usize = 16;
     let mut sums = [T::ZERO; CHAINS];
     if step == 1 {
@@ -52,7 +52,7 @@ fn dot<T: Element>(a: &[T], b: &[T], step: usize) -> f64 {
             sums[i % CHAINS] += a * b;
         }
     }
-    sums.into_iter().map(T::wide).sum()
+    sums.into_iter().sum()
 }
 
 /// Calls `f(tap, y, start)` for every tap and output row: the row's first input number lies at
@@ -186,7 +186,16 @@ impl<T: Element> Kernel<T> for BackwardWeight<'_, T> {
     fn run<S: Simd<T>>(self, _: S) {
         let Self { g, padded, dy, dw } = self;
         let width = g.output.1;
-        for_rows(g, |tap, y, start| dw[tap] += dot(&dy[y * width..][..width], &padded[start..], g.stride.1));
+        // Rows in T, some of them at a time, then f64.
+        let (mut few, mut of) = (T::ZERO, 0);
+        for_rows(g, |tap, y, start| {
+            if tap != of || y % 16 == 0 {
+                dw[of] += few.wide();
+                (few, of) = (T::ZERO, tap);
+            }
+            few += dot(&dy[y * width..][..width], &padded[start..], g.stride.1);
+        });
+        dw[of] += few.wide();
     }
 }
 

@@ -109,12 +109,6 @@ pub fn for_planes<R: Send>(results: &mut [R], share: usize, numbers: usize, work
     });
 }
 
-/// The sum of a few numbers, rounded three times.
-#[inline(always)]
-fn tree<T: Element>([a, b, c, d, e, f, g, h]: [T; STEPS]) -> T {
-    ((a + b) + (c + d)) + ((e + f) + (g + h))
-}
-
 struct ColumnSums<'a, T> {
     values: &'a [T],
     columns: usize,
@@ -128,16 +122,26 @@ impl<T: Element> Kernel<T> for ColumnSums<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
         let Self { values, columns, from, sums } = self;
-        let blocks = values.chunks_exact(STEPS * columns);
-        let rest = blocks.remainder();
-        for block in blocks {
-            let rows: [&[T]; STEPS] = std::array::from_fn(|step| &block[step * columns + from..][..sums.len()]);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum += tree(rows.map(|row| row[i])).wide();
+        let width = sums.len();
+        let mut few = vec![T::ZERO; width];
+        // Four rows at a time, so that what was summed is read and written a fourth as often; a few
+        // times in T, then f64.
+        for block in values.chunks(4 * STEPS * columns) {
+            let fours = block.chunks_exact(4 * columns);
+            let rest = fours.remainder();
+            for rows in fours {
+                let row = |i: usize| &rows[i * columns + from..][..width];
+                for ((((few, &a), &b), &c), &d) in few.iter_mut().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
+                    *few += (a + b) + (c + d);
+                }
             }
-        }
-        for row in rest.chunks_exact(columns) {
-            sums.iter_mut().zip(&row[from..]).for_each(|(sum, value)| *sum += value.wide());
+            for row in rest.chunks_exact(columns) {
+                few.iter_mut().zip(&row[from..]).for_each(|(few, &value)| *few += value);
+            }
+            for (sum, few) in sums.iter_mut().zip(&mut few) {
+                *sum += few.wide();
+                *few = T::ZERO;
+            }
         }
     }
 }
