@@ -27,6 +27,7 @@ pub mod precision;
 pub mod prelude;
 pub mod random;
 pub mod schedules;
+mod setters;
 mod sizes;
 pub mod stateful;
 pub mod tensorboard;

@@ -7,6 +7,7 @@ use crate::atomic;
 use crate::checkpoint::{CheckpointLock, Snapshot, snapshot};
 use crate::direction::Direction;
 use crate::error::{Context, Error, Result};
+use crate::setters::setters;
 
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".safetensors";
@@ -40,25 +41,13 @@ impl Retention {
         Self::default()
     }
 
-    /// The newest `count`.
-    #[must_use]
-    pub fn last(mut self, count: usize) -> Self {
-        self.last = count;
-        self
-    }
-
-    /// The best `count` by the metric they were saved with, if it is finite; of equal ones, the older.
-    #[must_use]
-    pub fn best(mut self, count: usize, direction: Direction) -> Self {
-        self.best = Some((count, direction));
-        self
-    }
-
-    /// Those whose step is a multiple of `steps`.
-    #[must_use]
-    pub fn every(mut self, steps: u64) -> Self {
-        self.every = Some(steps);
-        self
+    setters! {
+        /// The newest `count`.
+        last(count: usize) => last = count;
+        /// The best `count` by the metric they were saved with, if it is finite; of equal ones, the older.
+        best(count: usize, direction: Direction) => best = Some((count, direction));
+        /// Those whose step is a multiple of `steps`.
+        every(steps: u64) => every = Some(steps);
     }
 
     /// Which of `saved`, ordered by step, are kept.

@@ -17,8 +17,7 @@ const COUNT: usize = 100_000;
 /// What one file may take: its bytes a few times over, and a header read as JSON.
 fn bounded<T: Send>(what: &str, number: usize, bytes: &[u8], body: impl FnOnce() -> T + Send) -> T {
     let (value, peak) = peak_memory(body);
-    // candle's reader of pickles reserves what a text's length says, up to 4 GB, before it reads.
-    let most = if what.starts_with("pickled") { 1 << 33 } else { 200 * bytes.len() + (1 << 20) };
+    let most = 200 * bytes.len() + (1 << 20);
     assert!(peak <= most, "{what} {number}: {peak} bytes of memory for a file of {}", bytes.len());
     value
 }

@@ -12,6 +12,7 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::data::{Dataset, Example};
 use crate::error::{Context, Error, Result};
+use crate::setters::setters;
 
 /// PNG and JPEG files, one folder per class, read when they are asked for.
 ///
@@ -170,18 +171,11 @@ pub struct ImageFolderBuilder {
 }
 
 impl ImageFolderBuilder {
-    /// Resizes every image (bilinear), so that images of different sizes fit into one batch.
-    #[must_use]
-    pub fn resize(mut self, height: usize, width: usize) -> Self {
-        self.size = Some((height, width));
-        self
-    }
-
-    /// Reads grey images of one channel instead of three.
-    #[must_use]
-    pub fn grey(mut self) -> Self {
-        self.grey = true;
-        self
+    setters! {
+        /// Resizes every image (bilinear), so that images of different sizes fit into one batch.
+        resize(height: usize, width: usize) => size = Some((height, width));
+        /// Reads grey images of one channel instead of three.
+        grey() => grey = true;
     }
 
     /// The data set.

@@ -11,6 +11,7 @@ use crate::data::transforms::Transform;
 use crate::data::workers::{Epoch, Workers};
 use crate::data::{Dataset, RandomSampler, Sampler, SequentialSampler};
 use crate::error::{Context, Error, ErrorKind, Result, contained};
+use crate::setters::setters;
 
 /// Batches of a data set: in which order, how many at a time, made by whom and where to.
 ///
@@ -227,34 +228,17 @@ impl DataLoaderBuilder {
         self
     }
 
-    /// Leaves out a last batch that is not full.
-    pub fn drop_last(mut self, drop_last: bool) -> Self {
-        self.drop_last = drop_last;
-        self
-    }
-
-    /// How many threads make batches ahead of use; 0 makes them in the calling thread.
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    /// How many finished batches wait beside those that the workers are making; 2 by default.
-    pub fn prefetch(mut self, prefetch: usize) -> Self {
-        self.prefetch = Some(prefetch);
-        self
-    }
-
-    /// An error instead of an endless wait if a batch takes longer than this. Needs workers.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Where the batches go.
-    pub fn device(mut self, device: &Device) -> Self {
-        self.device = device.clone();
-        self
+    setters! {
+        /// Leaves out a last batch that is not full.
+        drop_last(drop_last: bool) => drop_last = drop_last;
+        /// How many threads make batches ahead of use; 0 makes them in the calling thread.
+        workers(workers: usize) => workers = workers;
+        /// How many finished batches wait beside those that the workers are making; 2 by default.
+        prefetch(prefetch: usize) => prefetch = Some(prefetch);
+        /// An error instead of an endless wait if a batch takes longer than this. Needs workers.
+        timeout(timeout: Duration) => timeout = Some(timeout);
+        /// Where the batches go.
+        device(device: &Device) => device = device.clone();
     }
 
     /// The loader; starts its workers.

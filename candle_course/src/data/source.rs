@@ -20,6 +20,8 @@ use crate::data::files::{self, Format, OWN_FILES, OfficialFile, RawImages};
 use crate::data::samples;
 use crate::error::{Context, Error, Result};
 use crate::random::Generator;
+use crate::setters::setters;
+use crate::text::say;
 
 /// Where a data set was found: the first of these that has it.
 ///
@@ -175,56 +177,27 @@ impl<S: ImageSet> ImageSetBuilder<S> {
         }
     }
 
-    /// Takes the files from this folder (or its sub-folder of the set's name) and nowhere else.
-    pub fn folder(mut self, folder: impl AsRef<Path>) -> Self {
-        self.folder = Some(folder.as_ref().to_owned());
-        self
-    }
-
-    /// Takes the sample that comes with the crate, even if the complete set is at hand.
-    pub fn sample(mut self) -> Self {
-        self.sample_only = true;
-        self
-    }
-
-    /// Does not speak to the hub; its local cache is still used.
-    pub fn offline(mut self, offline: bool) -> Self {
-        self.hub.offline = offline;
-        self
-    }
-
-    /// The hub's address, `HF_ENDPOINT` or `https://huggingface.co` by default.
-    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
-        self.hub.endpoint = Some(endpoint.into());
-        self
-    }
-
-    /// The hub's local cache, by default `HF_HUB_CACHE`, `$HF_HOME/hub` or
-    /// `~/.cache/huggingface/hub`.
-    pub fn cache(mut self, cache: impl AsRef<Path>) -> Self {
-        self.hub.cache = Some(cache.as_ref().to_owned());
-        self
-    }
-
-    /// Whether the files must be the official ones: number of images and, where on record,
-    /// checksum. On by default; off for files of your own in the same format, with up to 16 times as
-    /// many images.
-    pub fn verify(mut self, verify: bool) -> Self {
-        self.verify = verify;
-        self
-    }
-
-    /// At most this many training and test images, class-balanced, drawn with
-    /// [`ImageSetBuilder::seed`].
-    pub fn limit(mut self, train: usize, test: usize) -> Self {
-        self.limit = Some([train, test]);
-        self
-    }
-
-    /// Which images [`ImageSetBuilder::limit`] keeps.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    setters! {
+        /// Takes the files from this folder (or its sub-folder of the set's name) and nowhere else.
+        folder(folder: impl AsRef<Path>) => folder = Some(folder.as_ref().to_owned());
+        /// Takes the sample that comes with the crate, even if the complete set is at hand.
+        sample() => sample_only = true;
+        /// Does not speak to the hub; its local cache is still used.
+        offline(offline: bool) => hub.offline = offline;
+        /// The hub's address, `HF_ENDPOINT` or `https://huggingface.co` by default.
+        endpoint(endpoint: impl Into<String>) => hub.endpoint = Some(endpoint.into());
+        /// The hub's local cache, by default `HF_HUB_CACHE`, `$HF_HOME/hub` or
+        /// `~/.cache/huggingface/hub`.
+        cache(cache: impl AsRef<Path>) => hub.cache = Some(cache.as_ref().to_owned());
+        /// Whether the files must be the official ones: number of images and, where on record,
+        /// checksum. On by default; off for files of your own in the same format, with up to 16 times as
+        /// many images.
+        verify(verify: bool) => verify = verify;
+        /// At most this many training and test images, class-balanced, drawn with
+        /// [`ImageSetBuilder::seed`].
+        limit(train: usize, test: usize) => limit = Some([train, test]);
+        /// Which images [`ImageSetBuilder::limit`] keeps.
+        seed(seed: u64) => seed = seed;
     }
 
     /// Does not say which source was used.
@@ -266,12 +239,8 @@ impl<S: ImageSet> ImageSetBuilder<S> {
         let (train, test) = (train.normalized(&mean, &std)?, test.normalized(&mean, &std)?);
         if !self.quiet {
             let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
-            println!(
-                "{}: {} training and {} test images from {source}{why}",
-                specification.name,
-                grouped(train.labels().len()),
-                grouped(test.labels().len())
-            );
+            let (name, train, test) = (specification.name, train.labels().len(), test.labels().len());
+            say(format!("{name}: {} training and {} test images from {source}{why}", grouped(train), grouped(test)));
         }
         Ok(S::from_parts(train, test, source))
     }

@@ -3,6 +3,7 @@
 use crate::data::imbalance::members;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::setters::setters;
 
 /// Disjoint training, validation and test examples, by index.
 ///
@@ -59,32 +60,15 @@ impl Split {
 }
 
 impl SplitBuilder {
-    /// The class of every example: every class is divided in the same proportions.
-    #[must_use]
-    pub fn stratify(mut self, labels: &[u32]) -> Self {
-        self.labels = Some(labels.to_vec());
-        self
-    }
-
-    /// The validation set's share of all examples.
-    #[must_use]
-    pub fn validation(mut self, fraction: f64) -> Self {
-        self.validation = fraction;
-        self
-    }
-
-    /// The test set's share of all examples.
-    #[must_use]
-    pub fn test(mut self, fraction: f64) -> Self {
-        self.test = fraction;
-        self
-    }
-
-    /// Which examples go where.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    setters! {
+        /// The class of every example: every class is divided in the same proportions.
+        stratify(labels: &[u32]) => labels = Some(labels.to_vec());
+        /// The validation set's share of all examples.
+        validation(fraction: f64) => validation = fraction;
+        /// The test set's share of all examples.
+        test(fraction: f64) => test = fraction;
+        /// Which examples go where.
+        seed(seed: u64) => seed = seed;
     }
 
     /// The split.

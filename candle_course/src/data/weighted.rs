@@ -3,6 +3,7 @@
 use crate::data::Sampler;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::setters::setters;
 use crate::sizes;
 
 /// Draws examples with probabilities in proportion to their weights.
@@ -53,22 +54,13 @@ impl WeightedRandomSampler {
 }
 
 impl WeightedRandomSamplerBuilder {
-    /// How many draws an epoch has.
-    pub fn samples(mut self, samples: usize) -> Self {
-        self.samples = Some(samples);
-        self
-    }
-
-    /// Whether an example may come more than once an epoch.
-    pub fn replacement(mut self, replacement: bool) -> Self {
-        self.replacement = replacement;
-        self
-    }
-
-    /// The seed of all draws.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    setters! {
+        /// How many draws an epoch has.
+        samples(samples: usize) => samples = Some(samples);
+        /// Whether an example may come more than once an epoch.
+        replacement(replacement: bool) => replacement = replacement;
+        /// The seed of all draws.
+        seed(seed: u64) => seed = seed;
     }
 
     /// The sampler.

@@ -9,6 +9,7 @@ use crate::metrics::input::{in_range, labels, no_nan, numbers, predicted_classes
 use crate::metrics::report::ClassificationReport;
 use crate::metrics::scores::{Average, ClassScores, Undefined, average};
 use crate::metrics::state::Part;
+use crate::setters::setters;
 use crate::sizes;
 use crate::stateful::{Expected, State, Stateful, compare};
 
@@ -89,22 +90,13 @@ pub struct ConfusionMatrixBuilder {
 }
 
 impl ConfusionMatrixBuilder {
-    /// Predictions are one score each, positive above `threshold`, as for [`ConfusionMatrix::binary`].
-    pub fn threshold(mut self, threshold: f64) -> Self {
-        self.threshold = Some(threshold);
-        self
-    }
-
-    /// The label of positions that do not count.
-    pub fn ignore_index(mut self, ignore_index: i64) -> Self {
-        self.ignore_index = Some(ignore_index);
-        self
-    }
-
-    /// What scores are where they are not defined.
-    pub fn undefined(mut self, undefined: Undefined) -> Self {
-        self.undefined = undefined;
-        self
+    setters! {
+        /// Predictions are one score each, positive above `threshold`, as for [`ConfusionMatrix::binary`].
+        threshold(threshold: f64) => threshold = Some(threshold);
+        /// The label of positions that do not count.
+        ignore_index(ignore_index: i64) => ignore_index = Some(ignore_index);
+        /// What scores are where they are not defined.
+        undefined(undefined: Undefined) => undefined = undefined;
     }
 
     /// The matrix, nothing counted yet.

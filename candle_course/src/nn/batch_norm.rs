@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
 use crate::ops;
+use crate::setters::setters;
 use crate::sizes;
 
 /// What both layers share.
@@ -35,26 +36,14 @@ impl<Layer> BatchNormBuilder<Layer> {
         Self { channels, epsilon: 1e-5, momentum: 0.1, affine: true, layer: std::marker::PhantomData }
     }
 
-    /// What is added to the variance; 1e-5 by default.
-    #[must_use]
-    pub fn epsilon(mut self, epsilon: f64) -> Self {
-        self.epsilon = epsilon;
-        self
-    }
-
-    /// The share of a new batch in the running statistics; 0.1 by default. (Not the momentum of
-    /// other frameworks, which is 1 minus this.)
-    #[must_use]
-    pub fn momentum(mut self, momentum: f64) -> Self {
-        self.momentum = momentum;
-        self
-    }
-
-    /// Leaves weight and bias out.
-    #[must_use]
-    pub fn no_affine(mut self) -> Self {
-        self.affine = false;
-        self
+    setters! {
+        /// What is added to the variance; 1e-5 by default.
+        epsilon(epsilon: f64) => epsilon = epsilon;
+        /// The share of a new batch in the running statistics; 0.1 by default. (Not the momentum of
+        /// other frameworks, which is 1 minus this.)
+        momentum(momentum: f64) => momentum = momentum;
+        /// Leaves weight and bias out.
+        no_affine() => affine = false;
     }
 
     fn layer(self, scope: &Scope) -> Result<BatchNorm> {

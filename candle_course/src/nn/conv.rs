@@ -7,6 +7,7 @@ use crate::nn::init::Init;
 use crate::nn::pair::Pair;
 use crate::nn::parameters::Scope;
 use crate::ops::{self, Conv2dOptions, ConvTranspose2dOptions};
+use crate::setters::setters;
 use crate::sizes;
 
 /// 2-d convolution, as `torch.nn.Conv2d`: `[N, in, H, W]` → `[N, out, H′, W′]`.
@@ -93,40 +94,18 @@ impl Conv2d {
 }
 
 impl Conv2dBuilder {
-    /// Pixels from one window to the next; 1 by default.
-    #[must_use]
-    pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
-        self.options.stride = stride.into().0;
-        self
-    }
-
-    /// Zeros around the image, on each side; 0 by default.
-    #[must_use]
-    pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
-        self.options.padding = padding.into().0;
-        self
-    }
-
-    /// Distance between the pixels of a window; 1 by default.
-    #[must_use]
-    pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
-        self.options.dilation = dilation.into().0;
-        self
-    }
-
-    /// Groups of channels that do not see each other; 1 by default. As many as input channels:
-    /// a depthwise convolution.
-    #[must_use]
-    pub fn groups(mut self, groups: usize) -> Self {
-        self.options.groups = groups;
-        self
-    }
-
-    /// Leaves the bias out, for use before a normalisation that has one.
-    #[must_use]
-    pub fn no_bias(mut self) -> Self {
-        self.bias = false;
-        self
+    setters! {
+        /// Pixels from one window to the next; 1 by default.
+        stride(stride: impl Into<Pair>) => options.stride = stride.into().0;
+        /// Zeros around the image, on each side; 0 by default.
+        padding(padding: impl Into<Pair>) => options.padding = padding.into().0;
+        /// Distance between the pixels of a window; 1 by default.
+        dilation(dilation: impl Into<Pair>) => options.dilation = dilation.into().0;
+        /// Groups of channels that do not see each other; 1 by default. As many as input channels:
+        /// a depthwise convolution.
+        groups(groups: usize) => options.groups = groups;
+        /// Leaves the bias out, for use before a normalisation that has one.
+        no_bias() => bias = false;
     }
 
     /// The layer, its parameters in `scope`.
@@ -225,46 +204,19 @@ impl ConvTranspose2d {
 }
 
 impl ConvTranspose2dBuilder {
-    /// Output pixels from one window to the next; 1 by default.
-    #[must_use]
-    pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
-        self.options.stride = stride.into().0;
-        self
-    }
-
-    /// Pixels cut from each side of the output; 0 by default.
-    #[must_use]
-    pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
-        self.options.padding = padding.into().0;
-        self
-    }
-
-    /// Rows and columns added at the bottom and the right; 0 by default.
-    #[must_use]
-    pub fn output_padding(mut self, output_padding: impl Into<Pair>) -> Self {
-        self.options.output_padding = output_padding.into().0;
-        self
-    }
-
-    /// Distance between the pixels of a window; 1 by default.
-    #[must_use]
-    pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
-        self.options.dilation = dilation.into().0;
-        self
-    }
-
-    /// Groups of channels that do not see each other; 1 by default.
-    #[must_use]
-    pub fn groups(mut self, groups: usize) -> Self {
-        self.options.groups = groups;
-        self
-    }
-
-    /// Leaves the bias out.
-    #[must_use]
-    pub fn no_bias(mut self) -> Self {
-        self.bias = false;
-        self
+    setters! {
+        /// Output pixels from one window to the next; 1 by default.
+        stride(stride: impl Into<Pair>) => options.stride = stride.into().0;
+        /// Pixels cut from each side of the output; 0 by default.
+        padding(padding: impl Into<Pair>) => options.padding = padding.into().0;
+        /// Rows and columns added at the bottom and the right; 0 by default.
+        output_padding(output_padding: impl Into<Pair>) => options.output_padding = output_padding.into().0;
+        /// Distance between the pixels of a window; 1 by default.
+        dilation(dilation: impl Into<Pair>) => options.dilation = dilation.into().0;
+        /// Groups of channels that do not see each other; 1 by default.
+        groups(groups: usize) => options.groups = groups;
+        /// Leaves the bias out.
+        no_bias() => bias = false;
     }
 
     /// The layer, its parameters in `scope`.

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::nn::init::Init;
 use crate::nn::parameters::Scope;
 use crate::ops;
+use crate::setters::setters;
 
 /// Normalises over the last dimensions (Ba et al. 2016, arXiv:1607.06450), as
 /// `torch.nn.LayerNorm`: `[…, shape]` → `[…, shape]`.
@@ -56,18 +57,11 @@ impl LayerNorm {
 }
 
 impl LayerNormBuilder {
-    /// What is added to the variance; 1e-5 by default.
-    #[must_use]
-    pub fn epsilon(mut self, epsilon: f64) -> Self {
-        self.epsilon = epsilon;
-        self
-    }
-
-    /// Leaves weight and bias out.
-    #[must_use]
-    pub fn no_affine(mut self) -> Self {
-        self.affine = false;
-        self
+    setters! {
+        /// What is added to the variance; 1e-5 by default.
+        epsilon(epsilon: f64) => epsilon = epsilon;
+        /// Leaves weight and bias out.
+        no_affine() => affine = false;
     }
 
     /// The layer, its parameters in `scope`.

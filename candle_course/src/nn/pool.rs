@@ -5,6 +5,7 @@ use candle_core::{Module, Tensor};
 use crate::error::{Error, Result};
 use crate::nn::pair::Pair;
 use crate::ops::{self, Pool2dOptions};
+use crate::setters::setters;
 
 /// Configures [`MaxPool2d`] and [`AvgPool2d`]. Sizes are a number or a pair (vertical, horizontal).
 #[derive(Debug, Clone, Copy)]
@@ -19,25 +20,13 @@ impl<Layer> Pool2dBuilder<Layer> {
         Self { options, layer: std::marker::PhantomData }
     }
 
-    /// Pixels from one window to the next; the window's size by default.
-    #[must_use]
-    pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
-        self.options.stride = stride.into().0;
-        self
-    }
-
-    /// Pixels around the image, at most half a window; 0 by default.
-    #[must_use]
-    pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
-        self.options.padding = padding.into().0;
-        self
-    }
-
-    /// Counts a last window that reaches over the edge.
-    #[must_use]
-    pub fn ceil_mode(mut self) -> Self {
-        self.options.ceil_mode = true;
-        self
+    setters! {
+        /// Pixels from one window to the next; the window's size by default.
+        stride(stride: impl Into<Pair>) => options.stride = stride.into().0;
+        /// Pixels around the image, at most half a window; 0 by default.
+        padding(padding: impl Into<Pair>) => options.padding = padding.into().0;
+        /// Counts a last window that reaches over the edge.
+        ceil_mode() => options.ceil_mode = true;
     }
 
     fn checked(self) -> Result<Pool2dOptions> {

@@ -9,6 +9,7 @@ use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, not_negative};
+use crate::setters::setters;
 
 /// Adagrad, as `torch.optim.Adagrad`.
 ///
@@ -70,25 +71,13 @@ engine_state!(Adagrad);
 impl AdagradBuilder {
     common_options!();
 
-    /// The decay δ of the learning rate itself (default 0); PyTorch's `lr_decay`.
-    #[must_use]
-    pub fn learning_rate_decay(mut self, decay: f64) -> Self {
-        self.rate_decay = decay;
-        self
-    }
-
-    /// The ε that keeps the division finite (default 1e-10).
-    #[must_use]
-    pub fn epsilon(mut self, epsilon: f64) -> Self {
-        self.epsilon = epsilon;
-        self
-    }
-
-    /// What the sum of squares begins with (default 0).
-    #[must_use]
-    pub fn initial_accumulator(mut self, initial: f64) -> Self {
-        self.initial = initial;
-        self
+    setters! {
+        /// The decay δ of the learning rate itself (default 0); PyTorch's `lr_decay`.
+        learning_rate_decay(decay: f64) => rate_decay = decay;
+        /// The ε that keeps the division finite (default 1e-10).
+        epsilon(epsilon: f64) => epsilon = epsilon;
+        /// What the sum of squares begins with (default 0).
+        initial_accumulator(initial: f64) => initial = initial;
     }
 
     /// The optimizer.

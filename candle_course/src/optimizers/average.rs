@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
 use crate::optimizers::groups::fraction;
+use crate::setters::setters;
 use crate::stateful::{Expected, State, Stateful, compare};
 
 /// A running average of a model's parameters, which often generalises better than the last ones;
@@ -197,18 +198,11 @@ impl WeightAverage {
 }
 
 impl WeightAverageBuilder {
-    /// δ, the share of the average that stays (default 0.999: a memory of about 1000 steps).
-    #[must_use]
-    pub fn decay(mut self, decay: f64) -> Self {
-        self.decay = decay;
-        self
-    }
-
-    /// Forgets faster at first: δ at update n is at most (1 + n) / (10 + n) (default off).
-    #[must_use]
-    pub fn warm_up(mut self, warm_up: bool) -> Self {
-        self.warm_up = warm_up;
-        self
+    setters! {
+        /// δ, the share of the average that stays (default 0.999: a memory of about 1000 steps).
+        decay(decay: f64) => decay = decay;
+        /// Forgets faster at first: δ at update n is at most (1 + n) / (10 + n) (default off).
+        warm_up(warm_up: bool) => warm_up = warm_up;
     }
 
     /// The average.

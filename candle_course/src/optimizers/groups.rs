@@ -4,6 +4,7 @@ use candle_core::Var;
 
 use crate::error::{Error, Result};
 use crate::nn::Parameters;
+use crate::setters::setters;
 
 /// Parameters with a learning rate and a weight decay of their own.
 ///
@@ -51,18 +52,11 @@ impl ParameterGroup {
         Self::new(Selector::Names(names.into_iter().map(Into::into).collect()))
     }
 
-    /// The factor on the learning rate (default 1).
-    #[must_use]
-    pub fn learning_rate_factor(mut self, factor: f64) -> Self {
-        self.learning_rate_factor = factor;
-        self
-    }
-
-    /// The weight decay, instead of the optimizer's.
-    #[must_use]
-    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
-        self.weight_decay = Some(weight_decay);
-        self
+    setters! {
+        /// The factor on the learning rate (default 1).
+        learning_rate_factor(factor: f64) => learning_rate_factor = factor;
+        /// The weight decay, instead of the optimizer's.
+        weight_decay(weight_decay: f64) => weight_decay = Some(weight_decay);
     }
 
     fn contains(&self, name: &str) -> bool {

@@ -9,6 +9,7 @@ use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
+use crate::setters::setters;
 
 /// Lion (evolved sign momentum): every number moves by exactly η, so it wants a learning rate 3 to
 /// 10 times smaller, and a weight decay as much larger, than AdamW.
@@ -61,18 +62,11 @@ engine_state!(Lion);
 impl LionBuilder {
     common_options!();
 
-    /// β₁, the share of the momentum in the direction (default 0.9).
-    #[must_use]
-    pub fn beta1(mut self, beta1: f64) -> Self {
-        self.betas.0 = beta1;
-        self
-    }
-
-    /// β₂, the decay of the momentum (default 0.99).
-    #[must_use]
-    pub fn beta2(mut self, beta2: f64) -> Self {
-        self.betas.1 = beta2;
-        self
+    setters! {
+        /// β₁, the share of the momentum in the direction (default 0.9).
+        beta1(beta1: f64) => betas.0 = beta1;
+        /// β₂, the decay of the momentum (default 0.99).
+        beta2(beta2: f64) => betas.1 = beta2;
     }
 
     /// The optimizer.

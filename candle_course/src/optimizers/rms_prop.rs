@@ -9,6 +9,7 @@ use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
+use crate::setters::setters;
 
 /// RMSprop, as `torch.optim.RMSprop`.
 ///
@@ -77,32 +78,15 @@ engine_state!(RmsProp);
 impl RmsPropBuilder {
     common_options!();
 
-    /// The decay α of the mean of the squared gradient (default 0.99).
-    #[must_use]
-    pub fn alpha(mut self, alpha: f64) -> Self {
-        self.alpha = alpha;
-        self
-    }
-
-    /// The ε that keeps the division finite (default 1e-8).
-    #[must_use]
-    pub fn epsilon(mut self, epsilon: f64) -> Self {
-        self.epsilon = epsilon;
-        self
-    }
-
-    /// The momentum μ (default 0).
-    #[must_use]
-    pub fn momentum(mut self, momentum: f64) -> Self {
-        self.momentum = momentum;
-        self
-    }
-
-    /// Divides by the standard deviation instead of the root mean square (default off).
-    #[must_use]
-    pub fn centered(mut self, centered: bool) -> Self {
-        self.centered = centered;
-        self
+    setters! {
+        /// The decay α of the mean of the squared gradient (default 0.99).
+        alpha(alpha: f64) => alpha = alpha;
+        /// The ε that keeps the division finite (default 1e-8).
+        epsilon(epsilon: f64) => epsilon = epsilon;
+        /// The momentum μ (default 0).
+        momentum(momentum: f64) => momentum = momentum;
+        /// Divides by the standard deviation instead of the root mean square (default off).
+        centered(centered: bool) => centered = centered;
     }
 
     /// The optimizer.

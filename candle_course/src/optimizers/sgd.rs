@@ -9,6 +9,7 @@ use crate::nn::Parameters;
 use crate::optimizers::Optimizer;
 use crate::optimizers::engine::{Engine, Moment};
 use crate::optimizers::groups::{Options, common_options, engine_state, fraction};
+use crate::setters::setters;
 
 /// Stochastic gradient descent, as `torch.optim.SGD`.
 ///
@@ -77,25 +78,13 @@ engine_state!(Sgd);
 impl SgdBuilder {
     common_options!();
 
-    /// The momentum μ (default 0).
-    #[must_use]
-    pub fn momentum(mut self, momentum: f64) -> Self {
-        self.momentum = momentum;
-        self
-    }
-
-    /// The dampening τ of the momentum (default 0).
-    #[must_use]
-    pub fn dampening(mut self, dampening: f64) -> Self {
-        self.dampening = dampening;
-        self
-    }
-
-    /// Nesterov's momentum (default off).
-    #[must_use]
-    pub fn nesterov(mut self, nesterov: bool) -> Self {
-        self.nesterov = nesterov;
-        self
+    setters! {
+        /// The momentum μ (default 0).
+        momentum(momentum: f64) => momentum = momentum;
+        /// The dampening τ of the momentum (default 0).
+        dampening(dampening: f64) => dampening = dampening;
+        /// Nesterov's momentum (default off).
+        nesterov(nesterov: bool) => nesterov = nesterov;
     }
 
     /// The optimizer.

@@ -12,6 +12,7 @@ use super::series::PLAIN;
 use super::svg::Words;
 use super::text;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// Bars per category, one or several series side by side.
 ///

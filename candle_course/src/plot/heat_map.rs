@@ -13,6 +13,7 @@ use super::raster::encode;
 use super::svg::Words;
 use super::text;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// A matrix as coloured cells with numbers in them; a confusion matrix in particular.
 ///

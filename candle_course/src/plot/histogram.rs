@@ -9,6 +9,7 @@ use super::figure::{Area, Chart, Figure};
 use super::frame::{Frame, Key, stroke};
 use super::palette::color;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// How values are distributed, one or several sets over common bins.
 ///

@@ -11,6 +11,7 @@ use super::raster::encode;
 use super::svg::Words;
 use super::text;
 use crate::error::{Error, ErrorKind, Result};
+use crate::setters::setters;
 
 /// A grid of small images with captions: digits, predictions, filters, masks.
 ///

@@ -4,6 +4,7 @@ use super::figure::Figure;
 use super::frame::Dash;
 use super::series::{Cartesian, DASHED, PLAIN, Shape, axes_setters};
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// Curves over a common x axis: learning curves, schedules, functions.
 ///

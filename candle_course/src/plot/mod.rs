@@ -41,17 +41,6 @@
 //! the plots of plotters stand the titles, legends and colour bars of this crate. What the charts
 //! here do not have is drawn with plotters itself, and is a figure all the same: [`Figure::draw`].
 
-/// Setters of a builder, as `name(argument: Type) => field = value;`.
-macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) => $($field:ident).+ = $value:expr;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(mut self, $($argument: $type),*) -> Self {
-            self.$($field).+ = $value;
-            self
-        }
-    )*};
-}
-
 mod axis;
 mod bar;
 mod figure;

@@ -4,6 +4,7 @@ use super::figure::{Area, Chart, Figure};
 use super::frame::{UNIT, title};
 use super::svg::{Own, Svg};
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// Figures in a grid, as one figure. A notebook cell shows a single figure: this is how to show
 /// several.

@@ -242,7 +242,7 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 /// What charts on two numeric axes have in common.
 macro_rules! axes_setters {
     ($size:literal) => {
-        setters! {
+        $crate::setters::setters! {
             /// What the x axis shows, with its unit.
             x_label(label: &str) => inner.x_label = label.into();
             /// What the y axis shows, with its unit.
@@ -255,7 +255,7 @@ macro_rules! axes_setters {
             self
         }
 
-        setters! {
+        $crate::setters::setters! {
             /// A logarithmic x axis.
             log_x() => inner.log_x = true;
             /// A logarithmic y axis.

@@ -4,6 +4,7 @@ use std::f64::consts::PI;
 
 use crate::error::{Error, Result};
 use crate::schedules::{Schedule, at_least_one, rate};
+use crate::setters::setters;
 
 /// η_min + (η − η_min)(1 + cos(π t / T)) / 2, as `torch.optim.lr_scheduler.CosineAnnealingLR`.
 ///
@@ -119,18 +120,11 @@ impl CosineAnnealingWarmRestarts {
 }
 
 impl CosineAnnealingWarmRestartsBuilder {
-    /// How many times longer each cycle is than the one before.
-    #[must_use]
-    pub fn t_mult(mut self, t_mult: usize) -> Self {
-        self.0.t_mult = t_mult;
-        self
-    }
-
-    /// The lowest rate, η_min.
-    #[must_use]
-    pub fn eta_min(mut self, eta_min: f64) -> Self {
-        self.0.eta_min = eta_min;
-        self
+    setters! {
+        /// How many times longer each cycle is than the one before.
+        t_mult(t_mult: usize) => 0.t_mult = t_mult;
+        /// The lowest rate, η_min.
+        eta_min(eta_min: f64) => 0.eta_min = eta_min;
     }
 
     /// The schedule.

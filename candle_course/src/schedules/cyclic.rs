@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::schedules::{Schedule, at_least_one, positive, rate};
+use crate::setters::setters;
 
 /// What becomes of the height of the cycles.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,32 +91,15 @@ impl CyclicLR {
 }
 
 impl CyclicLRBuilder {
-    /// Steps from the base rate to the highest (default 2000).
-    #[must_use]
-    pub fn step_size_up(mut self, steps: usize) -> Self {
-        self.0.up = steps;
-        self
-    }
-
-    /// Steps from the highest rate to the base (default: as many as up).
-    #[must_use]
-    pub fn step_size_down(mut self, steps: usize) -> Self {
-        self.0.down = Some(steps);
-        self
-    }
-
-    /// What becomes of the height of the cycles (default: it stays).
-    #[must_use]
-    pub fn mode(mut self, mode: CyclicMode) -> Self {
-        self.0.mode = mode;
-        self
-    }
-
-    /// Cycles the momentum too: `base` where the rate is highest, `max` where it is lowest.
-    #[must_use]
-    pub fn momentum_between(mut self, base: f64, max: f64) -> Self {
-        self.0.momenta = Some((base, max));
-        self
+    setters! {
+        /// Steps from the base rate to the highest (default 2000).
+        step_size_up(steps: usize) => 0.up = steps;
+        /// Steps from the highest rate to the base (default: as many as up).
+        step_size_down(steps: usize) => 0.down = Some(steps);
+        /// What becomes of the height of the cycles (default: it stays).
+        mode(mode: CyclicMode) => 0.mode = mode;
+        /// Cycles the momentum too: `base` where the rate is highest, `max` where it is lowest.
+        momentum_between(base: f64, max: f64) => 0.momenta = Some((base, max));
     }
 
     /// The schedule.

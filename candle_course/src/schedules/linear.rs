@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::schedules::{Schedule, at_least_one, rate};
+use crate::setters::setters;
 
 /// η · factor for the first steps, then η, as `torch.optim.lr_scheduler.ConstantLR`.
 ///
@@ -104,18 +105,11 @@ impl LinearLR {
 }
 
 impl LinearLRBuilder {
-    /// The factor at step 0.
-    #[must_use]
-    pub fn start_factor(mut self, factor: f64) -> Self {
-        self.0.start = factor;
-        self
-    }
-
-    /// The factor from the last step on.
-    #[must_use]
-    pub fn end_factor(mut self, factor: f64) -> Self {
-        self.0.end = factor;
-        self
+    setters! {
+        /// The factor at step 0.
+        start_factor(factor: f64) => 0.start = factor;
+        /// The factor from the last step on.
+        end_factor(factor: f64) => 0.end = factor;
     }
 
     /// The schedule.

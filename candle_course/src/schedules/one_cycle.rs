@@ -4,6 +4,7 @@ use std::f64::consts::PI;
 
 use crate::error::{Error, Result};
 use crate::schedules::{Schedule, positive, rate};
+use crate::setters::setters;
 
 /// How a schedule moves from one value to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,53 +115,21 @@ impl OneCycleLR {
 }
 
 impl OneCycleLRBuilder {
-    /// The share of the steps in which the rate rises (default 0.3).
-    #[must_use]
-    pub fn pct_start(mut self, share: f64) -> Self {
-        self.0.pct_start = share;
-        self
-    }
-
-    /// Cosine (default) or straight lines.
-    #[must_use]
-    pub fn anneal(mut self, anneal: Anneal) -> Self {
-        self.0.anneal = anneal;
-        self
-    }
-
-    /// The momentum where the rate is highest and where it is lowest (default 0.85 and 0.95).
-    #[must_use]
-    pub fn momentum_between(mut self, base: f64, max: f64) -> Self {
-        self.0.momenta = Some((base, max));
-        self
-    }
-
-    /// Leaves the momentum alone.
-    #[must_use]
-    pub fn constant_momentum(mut self) -> Self {
-        self.0.momenta = None;
-        self
-    }
-
-    /// How many times lower the first rate is than the highest (default 25).
-    #[must_use]
-    pub fn div_factor(mut self, factor: f64) -> Self {
-        self.0.div_factor = factor;
-        self
-    }
-
-    /// How many times lower the last rate is than the first (default 10⁴).
-    #[must_use]
-    pub fn final_div_factor(mut self, factor: f64) -> Self {
-        self.0.final_div_factor = factor;
-        self
-    }
-
-    /// Falls back to the first rate, symmetrically, before the final descent (default off).
-    #[must_use]
-    pub fn three_phase(mut self, three_phase: bool) -> Self {
-        self.0.three_phase = three_phase;
-        self
+    setters! {
+        /// The share of the steps in which the rate rises (default 0.3).
+        pct_start(share: f64) => 0.pct_start = share;
+        /// Cosine (default) or straight lines.
+        anneal(anneal: Anneal) => 0.anneal = anneal;
+        /// The momentum where the rate is highest and where it is lowest (default 0.85 and 0.95).
+        momentum_between(base: f64, max: f64) => 0.momenta = Some((base, max));
+        /// Leaves the momentum alone.
+        constant_momentum() => 0.momenta = None;
+        /// How many times lower the first rate is than the highest (default 25).
+        div_factor(factor: f64) => 0.div_factor = factor;
+        /// How many times lower the last rate is than the first (default 10⁴).
+        final_div_factor(factor: f64) => 0.final_div_factor = factor;
+        /// Falls back to the first rate, symmetrically, before the final descent (default off).
+        three_phase(three_phase: bool) => 0.three_phase = three_phase;
     }
 
     /// The schedule.

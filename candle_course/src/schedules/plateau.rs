@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::direction::Direction;
 use crate::error::{Error, Result};
 use crate::schedules::{Adaptive, Schedule, rate};
+use crate::setters::setters;
 use crate::stateful::{Expected, State, Stateful, compare};
 
 /// What an improvement is compared with.
@@ -122,25 +123,13 @@ impl ReduceLROnPlateau {
 }
 
 impl ReduceLROnPlateauBuilder {
-    /// Which way is better; PyTorch's `mode` (default: smaller).
-    #[must_use]
-    pub fn mode(mut self, direction: Direction) -> Self {
-        self.settings.direction = direction;
-        self
-    }
-
-    /// What the rate is multiplied by (default 0.1).
-    #[must_use]
-    pub fn factor(mut self, factor: f64) -> Self {
-        self.settings.factor = factor;
-        self
-    }
-
-    /// How many epochs without improvement are borne (default 10).
-    #[must_use]
-    pub fn patience(mut self, patience: usize) -> Self {
-        self.settings.patience = patience;
-        self
+    setters! {
+        /// Which way is better; PyTorch's `mode` (default: smaller).
+        mode(direction: Direction) => settings.direction = direction;
+        /// What the rate is multiplied by (default 0.1).
+        factor(factor: f64) => settings.factor = factor;
+        /// How many epochs without improvement are borne (default 10).
+        patience(patience: usize) => settings.patience = patience;
     }
 
     /// What counts as an improvement (default 10⁻⁴, relative).
@@ -151,25 +140,13 @@ impl ReduceLROnPlateauBuilder {
         self
     }
 
-    /// How many epochs after a reduction are not counted (default 0).
-    #[must_use]
-    pub fn cooldown(mut self, cooldown: usize) -> Self {
-        self.settings.cooldown = cooldown;
-        self
-    }
-
-    /// The lowest rate (default 0).
-    #[must_use]
-    pub fn min_learning_rate(mut self, min: f64) -> Self {
-        self.settings.min = min;
-        self
-    }
-
-    /// The smallest change of the rate that is made (default 10⁻⁸).
-    #[must_use]
-    pub fn epsilon(mut self, epsilon: f64) -> Self {
-        self.settings.epsilon = epsilon;
-        self
+    setters! {
+        /// How many epochs after a reduction are not counted (default 0).
+        cooldown(cooldown: usize) => settings.cooldown = cooldown;
+        /// The lowest rate (default 0).
+        min_learning_rate(min: f64) => settings.min = min;
+        /// The smallest change of the rate that is made (default 10⁻⁸).
+        epsilon(epsilon: f64) => settings.epsilon = epsilon;
     }
 
     /// The schedule.

@@ -3,6 +3,7 @@
 use crate::direction::Direction;
 use crate::error::{Error, Result};
 use crate::schedules::{Adaptive, Schedule, at_least_one};
+use crate::setters::setters;
 use crate::stateful::{State, Stateful};
 
 /// A rise to the first rate of another schedule, which then begins: no jump at the hand-over.
@@ -52,18 +53,11 @@ impl WarmUp {
 }
 
 impl WarmUpBuilder {
-    /// The first rate as a share of the full one (default 0: the first step changes nothing).
-    #[must_use]
-    pub fn start_factor(mut self, factor: f64) -> Self {
-        self.0.start = factor;
-        self
-    }
-
-    /// Rises by `stairs` equal stairs instead of on a line.
-    #[must_use]
-    pub fn stairs(mut self, stairs: usize) -> Self {
-        self.0.stairs = Some(stairs);
-        self
+    setters! {
+        /// The first rate as a share of the full one (default 0: the first step changes nothing).
+        start_factor(factor: f64) => 0.start = factor;
+        /// Rises by `stairs` equal stairs instead of on a line.
+        stairs(stairs: usize) => 0.stairs = Some(stairs);
     }
 
     /// The schedule.

@@ -14,6 +14,7 @@ use crate::optimizers::{
 };
 use crate::precision::Precision;
 use crate::schedules::Schedule;
+use crate::setters::setters;
 use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
 use crate::training::losses::DeviceLosses;
@@ -116,43 +117,26 @@ impl TrainerBuilder {
         self
     }
 
-    /// The value that a schedule such as
-    /// [`ReduceLROnPlateau`](crate::schedules::ReduceLROnPlateau) follows: `validation_loss`, unless
-    /// told otherwise; `train_loss` without validation data.
-    pub fn schedule_monitor(mut self, name: impl Into<String>) -> Self {
-        self.schedule_monitor = Some(name.into());
-        self
-    }
-
-    /// Steps once every `batches` batches, with the gradient of one large batch of all their examples
-    /// (1: every batch). Every batch is weighted by what its loss is a mean of; an epoch's last group
-    /// may be smaller. A loss that cannot be split
-    /// ([`MeanOf::Whole`](crate::losses::MeanOf::Whole)) is refused.
-    pub fn accumulate(mut self, batches: usize) -> Self {
-        self.accumulate = batches;
-        self
-    }
-
-    /// Scales the gradient down to this norm, over all parameters, if it is larger.
-    pub fn clip_norm(mut self, max_norm: f64) -> Self {
-        self.clip = Some(Clip::Norm(max_norm));
-        self
-    }
-
-    /// Cuts every number of the gradient to `-bound..=bound`.
-    pub fn clip_value(mut self, bound: f64) -> Self {
-        self.clip = Some(Clip::Value(bound));
-        self
-    }
-
-    /// Keeps an exponential moving average of the weights, with this decay (0.999, say). Validation,
-    /// [`Trainer::evaluate`] and the best weights that early stopping restores are those of the
-    /// average; the model itself holds the last weights, until [`Training::swap_average`]. So in a
-    /// checkpoint: its `model` are the last weights, and the average that its metric is of is in
-    /// `average`.
-    pub fn ema(mut self, decay: f64) -> Self {
-        self.average = Some(decay);
-        self
+    setters! {
+        /// The value that a schedule such as
+        /// [`ReduceLROnPlateau`](crate::schedules::ReduceLROnPlateau) follows: `validation_loss`, unless
+        /// told otherwise; `train_loss` without validation data.
+        schedule_monitor(name: impl Into<String>) => schedule_monitor = Some(name.into());
+        /// Steps once every `batches` batches, with the gradient of one large batch of all their examples
+        /// (1: every batch). Every batch is weighted by what its loss is a mean of; an epoch's last group
+        /// may be smaller. A loss that cannot be split
+        /// ([`MeanOf::Whole`](crate::losses::MeanOf::Whole)) is refused.
+        accumulate(batches: usize) => accumulate = batches;
+        /// Scales the gradient down to this norm, over all parameters, if it is larger.
+        clip_norm(max_norm: f64) => clip = Some(Clip::Norm(max_norm));
+        /// Cuts every number of the gradient to `-bound..=bound`.
+        clip_value(bound: f64) => clip = Some(Clip::Value(bound));
+        /// Keeps an exponential moving average of the weights, with this decay (0.999, say). Validation,
+        /// [`Trainer::evaluate`] and the best weights that early stopping restores are those of the
+        /// average; the model itself holds the last weights, until [`Training::swap_average`]. So in a
+        /// checkpoint: its `model` are the last weights, and the average that its metric is of is in
+        /// `average`.
+        ema(decay: f64) => average = Some(decay);
     }
 
     /// Stops early; see [`EarlyStopping`].
@@ -185,32 +169,18 @@ impl TrainerBuilder {
         self
     }
 
-    /// Where the last finite weights are saved, as `last-finite.safetensors`, if the loss becomes
-    /// NaN or infinite: the folder of the checkpoints, unless told otherwise. Without either they
-    /// are set back, but not saved.
-    pub fn last_finite_folder(mut self, folder: impl AsRef<Path>) -> Self {
-        self.last_finite_folder = Some(folder.as_ref().to_owned());
-        self
-    }
-
-    /// Other progress lines than the default, one per epoch and one every five seconds.
-    pub fn progress(mut self, progress: Progress) -> Self {
-        self.progress = Some(progress);
-        self
-    }
-
-    /// No progress lines.
-    pub fn quiet(mut self) -> Self {
-        self.progress = None;
-        self
-    }
-
-    /// In which precision a CUDA device multiplies, in training and evaluation; parameters,
-    /// gradients and optimizer state stay f32. All of f32 by default.
-    #[must_use]
-    pub fn precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
-        self
+    setters! {
+        /// Where the last finite weights are saved, as `last-finite.safetensors`, if the loss becomes
+        /// NaN or infinite: the folder of the checkpoints, unless told otherwise. Without either they
+        /// are set back, but not saved.
+        last_finite_folder(folder: impl AsRef<Path>) => last_finite_folder = Some(folder.as_ref().to_owned());
+        /// Other progress lines than the default, one per epoch and one every five seconds.
+        progress(progress: Progress) => progress = Some(progress);
+        /// No progress lines.
+        quiet() => progress = None;
+        /// In which precision a CUDA device multiplies, in training and evaluation; parameters,
+        /// gradients and optimizer state stay f32. All of f32 by default.
+        precision(precision: Precision) => precision = precision;
     }
 
     /// The trainer.

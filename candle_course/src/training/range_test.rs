@@ -9,6 +9,7 @@ use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
 use crate::plot::{Figure, LineChart};
 use crate::schedules::Schedule;
+use crate::setters::setters;
 use crate::stateful::Stateful;
 use crate::training::{Backward, forward_backward};
 
@@ -161,26 +162,14 @@ impl LearningRateRangeTest {
 }
 
 impl LearningRateRangeTestBuilder {
-    /// How many steps (default 100).
-    #[must_use]
-    pub fn steps(mut self, steps: usize) -> Self {
-        self.0.steps = steps;
-        self
-    }
-
-    /// The decay of the moving average of the loss (default 0.9).
-    #[must_use]
-    pub fn smoothing(mut self, smoothing: f64) -> Self {
-        self.0.smoothing = smoothing;
-        self
-    }
-
-    /// How many times the best smoothed loss ends the test (default 4); below 0, see
-    /// [`LearningRateRangeTest::run`].
-    #[must_use]
-    pub fn stop_factor(mut self, factor: f64) -> Self {
-        self.0.stop_factor = factor;
-        self
+    setters! {
+        /// How many steps (default 100).
+        steps(steps: usize) => 0.steps = steps;
+        /// The decay of the moving average of the loss (default 0.9).
+        smoothing(smoothing: f64) => 0.smoothing = smoothing;
+        /// How many times the best smoothed loss ends the test (default 4); below 0, see
+        /// [`LearningRateRangeTest::run`].
+        stop_factor(factor: f64) => 0.stop_factor = factor;
     }
 
     /// The test.

@@ -206,7 +206,7 @@ struct Lines {
 impl Lines {
     fn say(&self, text: &str) {
         if !self.quiet {
-            println!("{}: {text}", self.set);
+            crate::text::say(format!("{}: {text}", self.set));
         }
     }
 

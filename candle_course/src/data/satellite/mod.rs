@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::data::{Dataset, Example, TensorDataset};
 use crate::error::{Context, Error, Result};
+use crate::setters::setters;
 
 use landscape::Landscape;
 
@@ -110,28 +111,15 @@ impl Satellite {
 pub struct SatelliteBuilder(Satellite);
 
 impl SatelliteBuilder {
-    /// Height and width of a tile in pixels.
-    pub fn size(mut self, size: usize) -> Self {
-        self.0.size = size;
-        self
-    }
-
-    /// Which landscapes.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.0.seed = seed;
-        self
-    }
-
-    /// What is asked of the model.
-    pub fn target(mut self, target: SatelliteTarget) -> Self {
-        self.0.target = target;
-        self
-    }
-
-    /// Whether there are clouds and shadows.
-    pub fn clouds(mut self, clouds: bool) -> Self {
-        self.0.clouds = clouds;
-        self
+    setters! {
+        /// Height and width of a tile in pixels.
+        size(size: usize) => 0.size = size;
+        /// Which landscapes.
+        seed(seed: u64) => 0.seed = seed;
+        /// What is asked of the model.
+        target(target: SatelliteTarget) => 0.target = target;
+        /// Whether there are clouds and shadows.
+        clouds(clouds: bool) => 0.clouds = clouds;
     }
 
     /// The data set.

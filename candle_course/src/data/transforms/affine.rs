@@ -4,6 +4,7 @@ use super::{BatchPosition, Geometry, Transform, apply_geometry};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::setters::setters;
 
 /// Rotates, shifts, scales and shears every image at random, around its centre.
 ///
@@ -77,39 +78,17 @@ impl RandomAffine {
 }
 
 impl RandomAffineBuilder {
-    /// Rotation, uniform in `-degrees..degrees`; positive turns counter-clockwise.
-    #[must_use]
-    pub fn degrees(mut self, degrees: f64) -> Self {
-        self.0.degrees = degrees;
-        self
-    }
-
-    /// Shift, uniform in ± this fraction of height and width.
-    #[must_use]
-    pub fn translate(mut self, fraction: f64) -> Self {
-        self.0.translate = fraction;
-        self
-    }
-
-    /// Scale, uniform in `low..high`; 2 doubles the size.
-    #[must_use]
-    pub fn scale(mut self, low: f64, high: f64) -> Self {
-        self.0.scale = (low, high);
-        self
-    }
-
-    /// Horizontal shear, uniform in `-degrees..degrees`.
-    #[must_use]
-    pub fn shear(mut self, degrees: f64) -> Self {
-        self.0.shear = degrees;
-        self
-    }
-
-    /// The label of mask pixels that come from outside (default 0): `ignore_index` of the loss, say.
-    #[must_use]
-    pub fn outside(mut self, label: u32) -> Self {
-        self.0.outside = label;
-        self
+    setters! {
+        /// Rotation, uniform in `-degrees..degrees`; positive turns counter-clockwise.
+        degrees(degrees: f64) => 0.degrees = degrees;
+        /// Shift, uniform in ± this fraction of height and width.
+        translate(fraction: f64) => 0.translate = fraction;
+        /// Scale, uniform in `low..high`; 2 doubles the size.
+        scale(low: f64, high: f64) => 0.scale = (low, high);
+        /// Horizontal shear, uniform in `-degrees..degrees`.
+        shear(degrees: f64) => 0.shear = degrees;
+        /// The label of mask pixels that come from outside (default 0): `ignore_index` of the loss, say.
+        outside(label: u32) => 0.outside = label;
     }
 
     /// The transform.

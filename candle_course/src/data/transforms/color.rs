@@ -4,6 +4,7 @@ use super::{BatchPosition, Transform, edit_images};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::setters::setters;
 
 /// Changes brightness, contrast and saturation of every image at random.
 ///
@@ -58,25 +59,13 @@ impl ColorJitter {
 }
 
 impl ColorJitterBuilder {
-    /// Strength of the brightness change, 0 to 1.
-    #[must_use]
-    pub fn brightness(mut self, strength: f64) -> Self {
-        self.0.brightness = strength;
-        self
-    }
-
-    /// Strength of the contrast change, 0 to 1.
-    #[must_use]
-    pub fn contrast(mut self, strength: f64) -> Self {
-        self.0.contrast = strength;
-        self
-    }
-
-    /// Strength of the saturation change, 0 to 1; needs three channels.
-    #[must_use]
-    pub fn saturation(mut self, strength: f64) -> Self {
-        self.0.saturation = strength;
-        self
+    setters! {
+        /// Strength of the brightness change, 0 to 1.
+        brightness(strength: f64) => 0.brightness = strength;
+        /// Strength of the contrast change, 0 to 1.
+        contrast(strength: f64) => 0.contrast = strength;
+        /// Strength of the saturation change, 0 to 1; needs three channels.
+        saturation(strength: f64) => 0.saturation = strength;
     }
 
     /// The transform.

@@ -4,6 +4,7 @@ use super::{BatchPosition, Transform, check_probability, edit_images};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
+use crate::setters::setters;
 
 /// Sets a random rectangle of an image to a constant, so that the model cannot rely on any single
 /// part ([Zhong et al. 2017](https://arxiv.org/abs/1708.04896)). The area and the aspect ratio of
@@ -49,32 +50,15 @@ impl RandomErasing {
 }
 
 impl RandomErasingBuilder {
-    /// The share of images that lose a rectangle.
-    #[must_use]
-    pub fn probability(mut self, probability: f64) -> Self {
-        self.0.probability = probability;
-        self
-    }
-
-    /// The rectangle's area as a fraction of the image's.
-    #[must_use]
-    pub fn area(mut self, low: f64, high: f64) -> Self {
-        self.0.area = (low, high);
-        self
-    }
-
-    /// The rectangle's height over its width.
-    #[must_use]
-    pub fn ratio(mut self, low: f64, high: f64) -> Self {
-        self.0.ratio = (low, high);
-        self
-    }
-
-    /// What the rectangle is filled with.
-    #[must_use]
-    pub fn value(mut self, value: f32) -> Self {
-        self.0.value = value;
-        self
+    setters! {
+        /// The share of images that lose a rectangle.
+        probability(probability: f64) => 0.probability = probability;
+        /// The rectangle's area as a fraction of the image's.
+        area(low: f64, high: f64) => 0.area = (low, high);
+        /// The rectangle's height over its width.
+        ratio(low: f64, high: f64) => 0.ratio = (low, high);
+        /// What the rectangle is filled with.
+        value(value: f32) => 0.value = value;
     }
 
     /// The transform.

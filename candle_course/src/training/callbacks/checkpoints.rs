@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::{CheckpointFolder, CheckpointLock, Retention, Snapshot};
 use crate::error::{Error, Result};
+use crate::setters::setters;
 use crate::training::callbacks::monitor::Monitor;
 use crate::training::{History, Training};
 
@@ -173,22 +174,13 @@ impl Checkpoints {
 }
 
 impl CheckpointsBuilder {
-    /// After every `epochs` epochs (1).
-    pub fn every_epochs(mut self, epochs: usize) -> Self {
-        self.0.every_epochs = Some(epochs);
-        self
-    }
-
-    /// After every `steps` optimizer steps, in the middle of epochs too.
-    pub fn every_steps(mut self, steps: usize) -> Self {
-        self.0.every_steps = Some(steps);
-        self
-    }
-
-    /// How many of the newest are kept (2).
-    pub fn keep_last(mut self, count: usize) -> Self {
-        self.0.keep_last = count;
-        self
+    setters! {
+        /// After every `epochs` epochs (1).
+        every_epochs(epochs: usize) => 0.every_epochs = Some(epochs);
+        /// After every `steps` optimizer steps, in the middle of epochs too.
+        every_steps(steps: usize) => 0.every_steps = Some(steps);
+        /// How many of the newest are kept (2).
+        keep_last(count: usize) => 0.keep_last = count;
     }
 
     /// How many of the best by `monitor` are kept besides: `validation_loss` or a metric's name.

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 use crate::stateful::{Expected, State, compare, nest, part};
 use crate::training::callbacks::monitor::Monitor;
 use crate::training::callbacks::number;
@@ -73,18 +74,11 @@ impl EarlyStopping {
 }
 
 impl EarlyStoppingBuilder {
-    /// How many epochs in a row may bring no improvement before training stops (5).
-    #[must_use]
-    pub fn patience(mut self, patience: usize) -> Self {
-        self.0.patience = patience;
-        self
-    }
-
-    /// An epoch counts if it is better by more than this (0).
-    #[must_use]
-    pub fn min_delta(mut self, min_delta: f64) -> Self {
-        self.0.min_delta = min_delta;
-        self
+    setters! {
+        /// How many epochs in a row may bring no improvement before training stops (5).
+        patience(patience: usize) => 0.patience = patience;
+        /// An epoch counts if it is better by more than this (0).
+        min_delta(min_delta: f64) => 0.min_delta = min_delta;
     }
 
     /// Which way is better. Losses and metrics know; say it for a value that does not.

@@ -7,6 +7,7 @@ use candle_core::backprop::GradStore;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 use crate::tensorboard::{HyperParameters, SummaryWriter};
 use crate::training::diagnosis::Probe;
 use crate::training::{Callback, Flow, Training};
@@ -84,34 +85,17 @@ pub struct TensorBoardBuilder {
 }
 
 impl TensorBoardBuilder {
-    /// Writes loss and learning rate every so many steps (20).
-    #[must_use]
-    pub fn every_steps(mut self, steps: usize) -> Self {
-        self.every_steps = steps;
-        self
-    }
-
-    /// Writes histograms of weights and gradients every so many epochs (1); 0 for none.
-    #[must_use]
-    pub fn histograms_every(mut self, epochs: usize) -> Self {
-        self.histograms_every = epochs;
-        self
-    }
-
-    /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
-    /// of the validation (of the training, if there is none) are its results, unless it names others.
-    #[must_use]
-    pub fn hyper_parameters(mut self, hyper_parameters: HyperParameters) -> Self {
-        self.hyper_parameters = Some(hyper_parameters);
-        self
-    }
-
-    /// After every epoch, histograms of what the layers that `probe` watches do with `batch`. The
-    /// trainer's model must be the watched one.
-    #[must_use]
-    pub fn probe(mut self, probe: &Probe, batch: Batch) -> Self {
-        self.probe = Some((probe.clone(), batch));
-        self
+    setters! {
+        /// Writes loss and learning rate every so many steps (20).
+        every_steps(steps: usize) => every_steps = steps;
+        /// Writes histograms of weights and gradients every so many epochs (1); 0 for none.
+        histograms_every(epochs: usize) => histograms_every = epochs;
+        /// What the run is started with, for the page *HParams*, which compares runs. Losses and metrics
+        /// of the validation (of the training, if there is none) are its results, unless it names others.
+        hyper_parameters(hyper_parameters: HyperParameters) => hyper_parameters = Some(hyper_parameters);
+        /// After every epoch, histograms of what the layers that `probe` watches do with `batch`. The
+        /// trainer's model must be the watched one.
+        probe(probe: &Probe, batch: Batch) => probe = Some((probe.clone(), batch));
     }
 
     /// The callback.
