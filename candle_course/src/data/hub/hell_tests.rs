@@ -100,7 +100,7 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
     let commit = format!("X-Repo-Commit: {COMMIT}");
     let tricks: Vec<(&str, bool, Trick)> = vec![
         // The list of files.
-        ("no answer within 2 s", false, listing(|_| stall())),
+        ("no answer within 8 s", false, listing(|_| stall())),
         ("no whole answer in time", false, listing(|stream| send(stream, "200 OK\r\nContent-Length: 99", b"{") && stall())),
         ("no whole answer in time", false, listing(|stream| send(stream, "200 OK", b"{") && drip(stream))),
         ("no answer within", false, listing(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").is_ok() && drip(stream))),
