@@ -180,6 +180,8 @@ let raw = r"no words";'''
         ("loss 0.5", "perda 0.6", False),
         ("✓ right", "✗ certo", False),
         ("2e-5 and NaN", "2e-5 e NaN", True),
+        ("10,000 ones", "10 mil uns", True),
+        ("1,234 of 5", "1234 de 5", True),
     ],
 )
 def test_numbers_are_compared_and_words_are_not(english, portuguese, same):
