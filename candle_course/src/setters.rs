@@ -5,7 +5,7 @@
 macro_rules! setters {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) => $field:tt$(.$of:tt)* = $value:expr;)*) => {$(
         $(#[$doc])*
-        #[must_use]
+        #[must_use = "a setter gives the builder back"]
         pub fn $name(mut self, $($argument: $type),*) -> Self {
             self.$field$(.$of)* = $value;
             self

@@ -154,7 +154,19 @@ impl Client {
     }
 
     fn failure(&self, host: &str, error: ureq::Error, within: Option<Duration>) -> Failure {
-        let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        use std::io::ErrorKind;
+        let no_way = |error: &std::io::Error| {
+            // A name that is not known has no kind of its own; 11001 is Windows' number for it.
+            error.to_string().starts_with("failed to lookup address")
+                || error.raw_os_error() == Some(11001)
+                || matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused
+                        | ErrorKind::HostUnreachable
+                        | ErrorKind::NetworkUnreachable
+                        | ErrorKind::NetworkDown
+                )
+        };
         match error {
             ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => {
                 Failure::Unreachable(host.to_owned())
@@ -164,7 +176,7 @@ impl Client {
                 within.unwrap_or(self.patience.silence).as_secs_f32()
             )),
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Failure::Unreachable(host.to_owned()),
-            ureq::Error::Io(error) if refused(&error) => Failure::Unreachable(host.to_owned()),
+            ureq::Error::Io(error) if no_way(&error) => Failure::Unreachable(host.to_owned()),
             ureq::Error::Io(error) => Failure::Passing(None, format!("{host}: {error}")),
             other => Failure::Lasting(format!("{host}: {other}")),
         }

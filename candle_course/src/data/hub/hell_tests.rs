@@ -392,3 +392,14 @@ fn what_cannot_be_read_leaves_the_cache() {
     assert!(matches!(load(Mnist::specification(), &verified, true), Ok(Found::Nothing(_))));
     drop(home);
 }
+
+#[test]
+fn a_hub_without_a_name_or_a_door_cannot_be_reached() {
+    // A name that no resolver knows, and a port that nobody listens at.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for endpoint in ["http://hub.invalid".to_owned(), format!("http://{closed}")] {
+        let home = tempfile::tempdir().unwrap();
+        let told = outcome(&options(endpoint.clone(), &home)).unwrap_err();
+        assert_eq!(told, format!("goes on: {endpoint} cannot be reached, so not the complete set"));
+    }
+}
