@@ -1,5 +1,6 @@
 """Checks notebooks against their source without running anything."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -74,7 +75,7 @@ def numbers(outputs: list) -> list:
         data = output.get("data", {})
         text = output.get("text", "") or data.get("text/html", "") or data.get("text/plain", "")
         pictures = [kind for kind in sorted(data) if kind.startswith("image/")]
-        text = re.sub(r"<[^>]*>", " ", "".join(text))
+        text = html.unescape(re.sub(r"<[^>]*>", " ", "".join(text)))
         text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", re.sub(r"(?<=\d) mil\b", "000", text))
         found += pictures or NUMBER.findall(text)
     return found
