@@ -29,7 +29,7 @@ NAME = re.compile(r"[\w./:{}\-#%=]*")
 # Calls that show their text to the learner.
 SHOWN = re.compile(
     r"(?:.*::)?(?:x_label|y_label|title|line|points|dashed|dashed_points|dots|band|bars|bars_with_errors|vertical|horizontal"
-    r"|steps|step_points|captions|categories|class_names|mark|row|equal|close|close_all|that|shape|println!|print!)"
+    r"|steps|step_points|x_desc|y_desc|captions|categories|class_names|mark|row|equal|close|close_all|that|shape|println!|print!)"
     r"|(?:Table|Check)::new|(?:LineChart|BarChart|ScatterChart|Histogram|HeatMap|ImageGrid)::builder"
 )
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{[^{}]*\}")
