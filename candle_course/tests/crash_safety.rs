@@ -36,7 +36,13 @@ fn main() {
         ("a_second_process_is_told_whose_the_folder_is_until_the_first_is_killed", one_at_a_time),
     ];
     // What cargo test and nextest ask of a test binary: a list, or the tests of some names.
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `--format terse` of nextest: a value of an option is no name.
+    for option in ["--format", "--color", "--test-threads"] {
+        if let Some(at) = arguments.iter().position(|argument| argument == option) {
+            arguments.drain(at..(at + 2).min(arguments.len()));
+        }
+    }
     let asked = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let mut passed = 0;

@@ -457,6 +457,11 @@ mod tests {
             whole += usize::from(result.is_ok());
         }
         assert!((100..90_000).contains(&whole), "{whole} of 100000 were read");
+        crate::test_support::tried(
+            crate::test_support::HARMLESS,
+            "IDX and CIFAR files, plain and gzipped, damaged",
+            100_000,
+        );
     }
 
     #[test]

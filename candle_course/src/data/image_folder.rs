@@ -425,8 +425,12 @@ mod tests {
                     assert!(memory < 4 << 20, "mutation {at} of {format:?} takes {memory} bytes");
                     (whole, worst) = (whole + usize::from(result.is_ok()), worst.max(memory));
                 }
-                println!("{format:?}: {whole} of 100000 were read, {worst} bytes at most");
-                assert!((100..90_000).contains(&whole), "{format:?}: {whole}");
+                assert!((100..90_000).contains(&whole), "{format:?}: {whole} read, {worst} bytes at most");
+                crate::test_support::tried(
+                    crate::test_support::HARMLESS,
+                    "PNG, JPEG and WebP images, damaged",
+                    100_000,
+                );
             }
         });
     }

@@ -175,8 +175,8 @@ mod tests {
                 }
             });
         });
-        println!("{whole} of 100000 were read, {panics} panics contained");
-        assert!((1_000..90_000).contains(&whole), "{whole}");
+        assert!((1_000..90_000).contains(&whole), "{whole} read, {panics} panics contained");
+        crate::test_support::tried(crate::test_support::HARMLESS, "parquet files, damaged", 100_000);
     }
 
     #[test]
