@@ -29,11 +29,11 @@ if os.environ.get("CANDLE_COURSE_WALK") == "all":
 
 # What cells without a figure must have printed: a failed resume is no error, it prints `false`.
 PRINTED = {
-    "3.6-evaluation": [
-        "the cell is done, the training is finished: false",
-        "stopped: asked to stop",
-        "checkpoint found: true",
-        "all step losses equal, to the last bit: true",
+    ("pt-BR", "3.6-evaluation"): [
+        "a célula terminou; treinamento terminado: false",
+        "interrompido: asked to stop",
+        "checkpoint encontrado: true",
+        "todas as perdas dos passos iguais, até o último bit: true",
     ],
 }
 
@@ -234,7 +234,7 @@ def test_lesson_runs_in_jupyterlab_and_shows_its_figures(jupyterlab, page, tmp_p
         assert time.monotonic() < deadline, f"not finished: {[cell['count'] for cell in state['cells']]}"
         page.wait_for_timeout(1000)
 
-    for text in PRINTED.get(lesson, []):
+    for text in PRINTED.get((language, lesson), []):
         assert any(text in cell["text"] for cell in state["cells"]), f"no cell has printed `{text}`"
 
     figures = [number for number, cell in enumerate(state["cells"]) if cell["figures"]]
