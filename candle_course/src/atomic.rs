@@ -87,15 +87,8 @@ pub(crate) fn write(path: &Path, fill: impl FnOnce(&Output) -> Result<()>) -> Re
         _ => path.to_owned(),
     };
     let (folder, temporary) = temporary(&target)?;
-    let written = Output::create(&temporary).map_err(Error::from).and_then(|file| {
-        let written = fill(&file).and_then(|()| Ok(file.sync()?)).and_then(|()| Ok(rename(&temporary, &target)?));
-        if written.is_err() {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&temporary);
-        }
-        written
-    });
-    written.with_context(what)?;
+    let filled = |file: &Output| fill(file).and_then(|()| Ok(file.sync()?));
+    put(&temporary, &target, filled).with_context(what)?;
     flush_folder(&folder).with_context(|| {
         format!("`{}` is written, but its folder cannot be flushed: it may not outlast a power cut", path.display())
     })
@@ -109,12 +102,19 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`write_bytes`] of what is soon out of date: whole or not at all, but not worth waiting for the disk.
 pub(crate) fn write_passing(path: &Path, bytes: &[u8]) -> Result<()> {
     let (_, temporary) = temporary(path)?;
-    let written = Output::create(&temporary).map_err(Error::from).and_then(|file| file.write_all_at(bytes, 0));
-    let written = written.and_then(|()| Ok(rename(&temporary, path)?));
+    put(&temporary, path, |file| file.write_all_at(bytes, 0))
+        .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Fills the temporary file and renames it; on an error it is removed.
+fn put(temporary: &Path, target: &Path, fill: impl FnOnce(&Output) -> Result<()>) -> Result<()> {
+    let file = Output::create(temporary)?;
+    let written = fill(&file).and_then(|()| Ok(rename(temporary, target)?));
     if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+        // The first error is the one to report.
+        let _ = fs::remove_file(temporary);
     }
-    written.with_context(|| format!("cannot write `{}`", path.display()))
+    written
 }
 
 /// Renames, and so replaces.

@@ -38,6 +38,17 @@ pub(crate) fn rewrite(path: &std::path::Path, bytes: &[u8]) {
     file.set_len(bytes.len() as u64).unwrap();
 }
 
+/// A folder of these files, the names of sub-folders before theirs.
+pub(crate) fn folder_with(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    folder
+}
+
 /// Runs `check` on every case and fails in the end, naming how many failed and what the first few said.
 pub(crate) fn every<T>(cases: &[T], check: impl Fn(&T)) {
     let mut failures = Vec::new();

@@ -13,20 +13,24 @@ pub(crate) fn one_line(name: &str) -> String {
     harmless(&name.replace(|letter: char| letter.is_control(), " "))
 }
 
-/// [`one_line`] for HTML, between tags or quotes.
-pub(crate) fn html(name: &str) -> String {
-    let mut html = String::with_capacity(name.len());
+/// [`one_line`] for XML, between tags or double quotes; it has no place for control characters anyway.
+pub(crate) fn xml(name: &str) -> String {
+    let mut xml = String::with_capacity(name.len());
     for letter in one_line(name).chars() {
         match letter {
-            '&' => html.push_str("&amp;"),
-            '<' => html.push_str("&lt;"),
-            '>' => html.push_str("&gt;"),
-            '"' => html.push_str("&quot;"),
-            '\'' => html.push_str("&#39;"),
-            letter => html.push(letter),
+            '&' => xml.push_str("&amp;"),
+            '<' => xml.push_str("&lt;"),
+            '>' => xml.push_str("&gt;"),
+            '"' => xml.push_str("&quot;"),
+            letter => xml.push(letter),
         }
     }
-    html
+    xml
+}
+
+/// [`xml`] for HTML, between quotes of either kind.
+pub(crate) fn html(name: &str) -> String {
+    xml(name).replace('\'', "&#39;")
 }
 
 /// Prints a report in which there may be names from outside.

@@ -53,7 +53,7 @@ def pieces(code: str) -> list:
     """The comments and strings of Rust code, in order."""
     found, calls = [], []
     for match in TOKEN.finditer(code):
-        kind = match.lastgroup if match.lastgroup not in ("indent", "mark", "hashes") else "block"
+        kind = match.lastgroup
         if match.group("block") is not None:
             lines = [line.strip()[len(match.group("mark")):].strip() for line in match.group("block").splitlines()]
             text = " ".join(lines)

@@ -333,6 +333,7 @@ fn is_gone(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::atomic::faults;
+    use crate::test_support::{WHOLE, rewrite, tried};
 
     fn steps(folder: &CheckpointFolder) -> Vec<u64> {
         folder.list().unwrap().into_iter().map(|saved| saved.step).collect()
@@ -415,7 +416,7 @@ mod tests {
             }
         }
         assert!(failures >= 6, "{failures}: create, write, sync, rename, the folder's sync, and a removal");
-        crate::test_support::tried(crate::test_support::WHOLE, "a checkpoint, each call to the disk failing", failures);
+        tried(WHOLE, "a checkpoint, each call to the disk failing", failures);
     }
 
     #[test]
@@ -432,7 +433,7 @@ mod tests {
                 nothing_is_lost(&folder, &saved, "all bytes");
             }
         }
-        crate::test_support::tried(crate::test_support::WHOLE, "a checkpoint, the disk full at each byte", length);
+        tried(WHOLE, "a checkpoint, the disk full at each byte", length);
     }
 
     #[test]
@@ -493,7 +494,7 @@ mod tests {
         for bit in 0..8 * good.len() {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            crate::test_support::rewrite(&path, &bad);
+            rewrite(&path, &bad);
             let resume = folder.latest().unwrap().unwrap();
             assert_eq!((resume.step, resume.damaged.len()), (1, 1), "bit {bit}");
         }

@@ -237,7 +237,6 @@ fn check_labels(path: &Path, labels: &[u32]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::io::Write;
 
     use flate2::Compression;
@@ -245,7 +244,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Cifar10, Dataset, Mnist, Source};
-    use crate::test_support::{mutations, peak_memory};
+    use crate::test_support::{HARMLESS, folder_with, mutations, peak_memory, tried};
 
     /// Two training and one test image in MNIST's format.
     fn idx_files() -> [(&'static str, Vec<u8>); 4] {
@@ -271,16 +270,6 @@ mod tests {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(content).unwrap();
         encoder.finish().unwrap()
-    }
-
-    fn folder_with(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        folder
     }
 
     fn mnist(folder: &Path) -> Result<Mnist> {
@@ -449,7 +438,7 @@ mod tests {
     }
 
     /// Every damaged copy is read or refused: without a panic, and in so much memory.
-    fn tried(seed: u64, original: &[u8], limit: usize, read: impl Fn(&[u8]) -> Result<RawImages>) {
+    fn harmless(seed: u64, original: &[u8], limit: usize, read: impl Fn(&[u8]) -> Result<RawImages>) {
         let mut whole = 0;
         for (at, bytes) in mutations(seed, original, 100_000).enumerate() {
             let (result, memory) = peak_memory(|| read(&bytes).map(|raw| (raw.pixels.len(), raw.labels.len())));
@@ -457,11 +446,7 @@ mod tests {
             whole += usize::from(result.is_ok());
         }
         assert!((100..90_000).contains(&whole), "{whole} of 100000 were read");
-        crate::test_support::tried(
-            crate::test_support::HARMLESS,
-            "IDX and CIFAR files, plain and gzipped, damaged",
-            100_000,
-        );
+        tried(HARMLESS, "IDX and CIFAR files, plain and gzipped, damaged", 100_000);
     }
 
     #[test]
@@ -472,9 +457,9 @@ mod tests {
             let content = |bytes: &[u8], rank| unpack(path, bytes, bytes.len() as u64, Format::Idx(rank), 100);
             idx_pair(path, &content(images, 3)?, path, &content(labels, 1)?)
         };
-        tried(1, &images, 1 << 19, |bytes| pair(bytes, &labels));
-        tried(2, &labels, 1 << 19, |bytes| pair(&images, bytes));
-        tried(3, &gzip(&images), 1 << 19, |bytes| pair(bytes, &labels));
+        harmless(1, &images, 1 << 19, |bytes| pair(bytes, &labels));
+        harmless(2, &labels, 1 << 19, |bytes| pair(&images, bytes));
+        harmless(3, &gzip(&images), 1 << 19, |bytes| pair(bytes, &labels));
     }
 
     #[test]
@@ -486,7 +471,7 @@ mod tests {
             cifar_binary(path, &unpack(path, bytes, bytes.len() as u64, Format::Cifar, 100)?, &mut raw)?;
             Ok(raw)
         };
-        tried(4, &record, 1 << 20, read);
-        tried(5, &gzip(&record), 1 << 20, read);
+        harmless(4, &record, 1 << 20, read);
+        harmless(5, &gzip(&record), 1 << 20, read);
     }
 }

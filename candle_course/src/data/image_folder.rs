@@ -238,7 +238,7 @@ impl Dataset for ImageFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{mutations, peak_memory, quietly};
+    use crate::test_support::{HARMLESS, folder_with, mutations, peak_memory, quietly, tried};
 
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -295,20 +295,11 @@ mod tests {
         out.into_inner()
     }
 
-    fn files(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        folder
-    }
-
     #[test]
     fn the_content_tells_how_an_image_is_read() {
         use image::ImageFormat::{Jpeg, Png};
-        let folder = files(&[("a/1.jpg", image(10, Png)), ("a/2.png", image(200, Jpeg)), ("a/3.JPEG", image(30, Png))]);
+        let folder =
+            folder_with(&[("a/1.jpg", image(10, Png)), ("a/2.png", image(200, Jpeg)), ("a/3.JPEG", image(30, Png))]);
         let images = ImageFolder::new(folder.path()).unwrap();
         for (index, red) in [10.0, 200.0, 30.0].into_iter().enumerate() {
             let got = images.get(index).unwrap().input.to_vec3::<f32>().unwrap()[0][0][0] * 255.0;
@@ -322,7 +313,7 @@ mod tests {
     fn nested_images_come_in_torchvisions_order() {
         let png = || image(1, image::ImageFormat::Png);
         let names = ["z.png", "sub/x.png", "a/x.png", "a-b/x.png", "a/deep/er/x.png", "x.png/y.png", "B.png"];
-        let folder = files(
+        let folder = folder_with(
             &names
                 .map(|name| (format!("class/{name}"), png()))
                 .each_ref()
@@ -345,7 +336,7 @@ mod tests {
     fn what_only_has_the_name_of_an_image_is_told() {
         let png = image(1, image::ImageFormat::Png);
         let refused = |prepare: &dyn Fn(&Path)| {
-            let folder = files(&[("a/1.png", png.clone())]);
+            let folder = folder_with(&[("a/1.png", png.clone())]);
             prepare(&folder.path().join("a"));
             ImageFolder::new(folder.path()).unwrap_err().to_string()
         };
@@ -367,7 +358,7 @@ mod tests {
             refused(&|class| fs::write(class.join("2.tif"), "II").unwrap()).contains("2.tif is neither PNG nor JPEG")
         );
         // A pipe of another name is nobody's business; one that takes a file's place later is.
-        let folder = files(&[("a/1.png", png.clone())]);
+        let folder = folder_with(&[("a/1.png", png.clone())]);
         pipe("log")(&folder.path().join("a"));
         let images = ImageFolder::new(folder.path()).unwrap();
         fs::remove_file(folder.path().join("a/1.png")).unwrap();
@@ -383,7 +374,7 @@ mod tests {
             [&[0xff, 0xe1, 0, 34][..], b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"]
                 .concat();
         let turned = [&jpeg[..2], &exif, &jpeg[2..]].concat();
-        let folder = files(&[("a/1.jpg", jpeg), ("a/2.jpg", turned)]);
+        let folder = folder_with(&[("a/1.jpg", jpeg), ("a/2.jpg", turned)]);
         let images = ImageFolder::new(folder.path()).unwrap();
         let values = |index: usize| images.get(index).unwrap().input.to_vec3::<f32>().unwrap();
         assert_eq!(images.get(1).unwrap().input.dims(), [3, 3, 2]);
@@ -399,7 +390,7 @@ mod tests {
             png[29..33].copy_from_slice(&crc);
             png
         };
-        let folder = files(&[("a/1.png", claims(20_000)), ("a/2.png", claims(i32::MAX as u32))]);
+        let folder = folder_with(&[("a/1.png", claims(20_000)), ("a/2.png", claims(i32::MAX as u32))]);
         let images = ImageFolder::new(folder.path()).unwrap();
         let (error, memory) = peak_memory(|| images.get(0).unwrap_err().to_string());
         assert!(error.contains("1.png") && error.contains("at most 134217728 pixels, got 20000×20000"), "{error}");
@@ -426,11 +417,7 @@ mod tests {
                     (whole, worst) = (whole + usize::from(result.is_ok()), worst.max(memory));
                 }
                 assert!((100..90_000).contains(&whole), "{format:?}: {whole} read, {worst} bytes at most");
-                crate::test_support::tried(
-                    crate::test_support::HARMLESS,
-                    "PNG, JPEG and WebP images, damaged",
-                    100_000,
-                );
+                tried(HARMLESS, "PNG, JPEG and WebP images, damaged", 100_000);
             }
         });
     }

@@ -198,8 +198,8 @@ fn complete(trainable: &[(String, Var)], terms: &[(GradStore, MeanOf)]) -> Resul
     collect(&missing, first).map(|_| ())
 }
 
-/// The dtype in which gradients of `dtype` are summed: half precision would round small ones away.
-fn sum_dtype(dtype: DType) -> DType {
+/// The dtype in which numbers of `dtype` are summed or averaged: half precision would round small ones away.
+pub(super) fn sum_dtype(dtype: DType) -> DType {
     if matches!(dtype, DType::F16 | DType::BF16) { DType::F32 } else { dtype }
 }
 

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use crate::error::{Error, Result};
 use crate::kernels::updates::{self as kernels, Kernel, Real, Slots};
 use crate::nn::Parameters;
+use crate::optimizers::accumulate::sum_dtype;
 use crate::optimizers::groups::fraction;
 use crate::setters::setters;
 use crate::stateful::{Expected, State, Stateful, compare};
@@ -216,9 +217,8 @@ impl WeightAverageBuilder {
 }
 
 fn copy(var: &Var) -> Result<Var> {
-    let dtype = if matches!(var.dtype(), DType::F16 | DType::BF16) { DType::F32 } else { var.dtype() };
     // `from_tensor` would return a variable itself, not a copy.
-    Ok(Var::from_tensor(&var.as_tensor().copy()?.to_dtype(dtype)?.detach())?)
+    Ok(Var::from_tensor(&var.as_tensor().copy()?.to_dtype(sum_dtype(var.dtype()))?.detach())?)
 }
 
 /// average ← average + share · (parameter − average).

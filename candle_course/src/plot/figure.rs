@@ -12,11 +12,12 @@ use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 
 use super::frame::UNIT;
 use super::raster;
-use super::svg::{Svg, escape, number};
+use super::svg::{Svg, number};
 use super::text::FAMILY;
 use crate::atomic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::one_line;
+use crate::text::xml;
 
 /// Where plotters draws a [`Figure`]: see [`Figure::draw`].
 pub type Area = DrawingArea<Svg, Shift>;
@@ -254,7 +255,7 @@ fn head(title: &str, (width, height): (u32, u32), unit: u32) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {wide} {high}\" role=\"img\" aria-label=\"{}\" font-family=\"{FAMILY}\" \
          fill=\"#222\" stroke-linejoin=\"round\"><rect width=\"{wide}\" height=\"{high}\" fill=\"#fff\"/>",
-        escape(title)
+        xml(title)
     )
 }
 

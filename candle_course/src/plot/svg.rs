@@ -19,7 +19,7 @@ use plotters_backend::{
 use super::palette::TEXT;
 use super::raster;
 use super::text::{self, RAISED};
-use crate::text::harmless;
+use crate::text::xml;
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
@@ -95,22 +95,6 @@ impl<F: Fn(&mut Svg, BackendCoord)> Drawable<Svg> for Own<F> {
 pub(super) fn number(value: f64) -> String {
     let rounded = (value * 100.0).round() / 100.0;
     if rounded == 0.0 { "0".into() } else { format!("{rounded}") }
-}
-
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in harmless(text).chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // XML has no place for other control characters.
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 fn hex(color: BackendColor) -> String {
@@ -266,7 +250,7 @@ impl Svg {
         let (shift, small) = (number(0.4 * words.size), number(RAISED * words.size));
         let mut was_raised = false;
         for (part, raised) in text::superscripts(words.text) {
-            let part = escape(part);
+            let part = xml(part);
             let _ = match (raised, was_raised) {
                 (true, _) => {
                     let part = part.replace('-', "−");
@@ -424,7 +408,7 @@ mod tests {
              <tspan dy=\"-4\" font-size=\"7.5\">−3</tspan><tspan dy=\"4\">x</tspan></text>\
              <text x=\"1\" y=\"12\">same style</text></g>"
         );
-        assert_eq!(escape("tab\there \u{1}"), "tab here  ");
+        assert_eq!(xml("tab\there \u{1}"), "tab here  ");
         assert_eq!([1.0, -0.001, 12.3456].map(number), ["1", "0", "12.35"]);
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use image::codecs::png::PngDecoder;
@@ -16,7 +15,7 @@ use rayon::prelude::*;
 use super::pages;
 use crate::data::files::{OWN_FILES, RawImages};
 use crate::data::source::Specification;
-use crate::error::{Context, Error, Result, panicked};
+use crate::error::{self, Context, Error, ErrorKind, Result};
 
 /// Most bytes of one encoded image: those of the sets here have some hundreds to thousands.
 const IMAGE_BYTES: usize = 1 << 20;
@@ -52,8 +51,7 @@ fn contained(
     limit: usize,
     into: &mut RawImages,
 ) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(|| read_parquet(set, content, limit, into)))
-        .unwrap_or_else(|panic| Err(Error::data(panicked("its reader", &*panic))))
+    error::contained(ErrorKind::Data, "its reader", || read_parquet(set, content, limit, into))
 }
 
 /// Adds the images of a parquet file: a column with the group (bytes, path), a column of labels. At most
@@ -149,7 +147,7 @@ mod tests {
     use super::*;
     use crate::data::hub::tests::parquet_file;
     use crate::data::{ImageSet, Mnist};
-    use crate::test_support::{alone, mutations, peak_memory, quietly};
+    use crate::test_support::{HARMLESS, alone, mutations, peak_memory, quietly, tried};
 
     /// What a damaged file may take: it has one image, and pages of some hundred bytes.
     const MEMORY: usize = 8 << 20;
@@ -176,7 +174,7 @@ mod tests {
             });
         });
         assert!((1_000..90_000).contains(&whole), "{whole} read, {panics} panics contained");
-        crate::test_support::tried(crate::test_support::HARMLESS, "parquet files, damaged", 100_000);
+        tried(HARMLESS, "parquet files, damaged", 100_000);
     }
 
     #[test]
