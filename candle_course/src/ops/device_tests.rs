@@ -3,9 +3,11 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::reference_tests as stored;
 use super::*;
 use crate::error::Result;
-use crate::test_support::device;
+use crate::precision::Precision;
+use crate::test_support::{device, every};
 
 fn numbers(shape: &[usize], pace: f64) -> Tensor {
     let count: usize = shape.iter().product();
@@ -102,5 +104,36 @@ fn recurrences_agree_with_the_cpu() {
                 Ok(Tensor::cat(&[ys.flatten_all()?, last.flatten_all()?], 0)?)
             });
         }
+    }
+}
+
+/// PyTorch's exact numbers, and ours from rounded factors: to a share of each result's largest number.
+#[test]
+fn stored_cases_hold_in_reduced_precision() {
+    if device().is_cpu() {
+        return;
+    }
+    // Rounded, a number near 0 may fall on the other side of a ReLU.
+    let exact = |case: &stored::Case| case.op == "rnn_relu" || case.options["relu"] == true;
+    let cases: Vec<_> = stored::all().into_iter().filter(|stored| !exact(&stored.case)).collect();
+    assert!(cases.len() > 300);
+    for (precision, bound) in [(Precision::Tf32, 2e-3), (Precision::Bf16, 2e-2)] {
+        every(&cases, |stored::Stored { case, results }| {
+            let inputs = stored::variables(case, DType::F32);
+            let _scope = precision.scope(device()).unwrap();
+            let y = stored::run(case, &inputs.iter().map(|x| x.as_tensor().clone()).collect::<Vec<_>>()).unwrap();
+            let gradients = stored::gradients(case, &y);
+            let ours = std::iter::once(&y).chain(inputs.iter().map(|input| gradients.get(input).unwrap()));
+            let mut rest = results.as_slice();
+            for (part, ours) in ours.map(flat).enumerate() {
+                let (expected, behind) = rest.split_at(ours.len());
+                rest = behind;
+                let scale = expected.iter().fold(1.0f64, |scale, x| scale.max(x.abs()));
+                for (i, (a, b)) in ours.iter().zip(expected).enumerate() {
+                    let (op, options) = (&case.op, &case.options);
+                    assert!((a - b).abs() <= bound * scale, "{precision:?} {op} {options}, {part}, {i}: {a} {b}");
+                }
+            }
+        });
     }
 }

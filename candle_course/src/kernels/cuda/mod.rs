@@ -20,6 +20,7 @@ pub mod layer_norm;
 #[cfg(feature = "cudnn")]
 mod layout;
 pub mod linear;
+pub mod lovasz;
 pub mod norm;
 pub mod pointwise;
 pub mod pool;
