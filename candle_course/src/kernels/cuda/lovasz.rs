@@ -10,7 +10,7 @@ use super::runtime::{
 };
 use super::{Unit, faults};
 use crate::kernels::losses::{Dims, for_float};
-use crate::kernels::node::{Value, node};
+use crate::kernels::node::{Value, keeping};
 
 const UNIT: Unit = Unit { name: "lovasz", source: include_str!("lovasz.cu") };
 
@@ -100,8 +100,8 @@ impl Lovasz {
     pub fn apply(self, xs: &Tensor, labels: &Labels) -> Result<Tensor> {
         let xs = xs.contiguous()?;
         let Found { total, gradient } = for_float!(xs.dtype(), T => self.compute::<T>(&xs, &labels.0)?);
-        node("lovasz", &[&xs], total, move |_, _, outer| {
-            gradient.as_ref().map(|gradient| Ok(vec![Some(gradient.broadcast_mul(outer)?)])).unwrap_or(Ok(vec![None]))
+        keeping("lovasz", &[&xs], total, move |_, outer| {
+            Ok(vec![gradient.as_ref().map(|gradient| gradient.broadcast_mul(outer)).transpose()?])
         })
     }
 
