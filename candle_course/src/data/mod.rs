@@ -55,6 +55,7 @@ mod images;
 mod imbalance;
 mod loader;
 mod mnist;
+mod pixels;
 mod sampler;
 #[cfg(feature = "samples")]
 mod samples;
@@ -94,7 +95,7 @@ pub use statistics::LoaderStatistics;
 pub use stratified::StratifiedBatchSampler;
 pub use transforms::{
     BatchPosition, ColorJitter, ColorJitterBuilder, MixUp, Normalize, RandomAffine, RandomAffineBuilder, RandomCrop,
-    RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn,
-    RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
+    RandomCropBuilder, RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder,
+    RandomQuarterTurn, RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
 };
 pub use weighted::{WeightedRandomSampler, WeightedRandomSamplerBuilder};

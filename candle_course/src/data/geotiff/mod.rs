@@ -3,6 +3,8 @@
 mod georeference;
 mod metadata;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use crate::error::Result;

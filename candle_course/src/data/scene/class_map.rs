@@ -31,7 +31,7 @@ use crate::setters::setters;
 /// ```
 #[derive(Debug, Clone)]
 pub struct ClassMap {
-    raster: Raster,
+    pub(super) raster: Raster,
     names: Vec<String>,
     colors: Vec<[f32; 3]>,
 }

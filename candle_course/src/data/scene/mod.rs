@@ -4,6 +4,8 @@ mod class_map;
 mod land_cover;
 mod names;
 mod spectral_index;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use std::fs::{self, File};
