@@ -1,8 +1,9 @@
 """Files and facts of GDAL and values of spyndex, with which the crate's scenes are compared.
 
-    reference_scene.py
+    reference_scene.py              writes them to candle_course/tests/data/scene
+    reference_scene.py MAP.tif      checks the map of `cargo run --example scene` with GDAL
 
-Written to candle_course/tests/data/scene. Wants rasterio 1.4.4 (GDAL 3.10.3) and spyndex 0.12.0 from PyPI.
+Wants rasterio 1.4.4 (GDAL 3.10.3) and spyndex 0.12.0 from PyPI.
 """
 
 import base64
@@ -116,6 +117,18 @@ def indices():
     return {"bands": {name: values.tolist() for name, values in bands.items()}, "indices": values}
 
 
+def check(path: str) -> None:
+    """The example's map has the place, the projection, the colours and the names that the example gave it."""
+    with rasterio.open(path) as file:
+        assert file.crs.to_epsg() == 32_723, file.crs
+        assert file.transform == from_origin(300_000, 7_500_000, 10, 10), file.transform
+        assert (file.count, file.dtypes, file.shape, file.nodata) == (1, ("uint8",), (300, 300), 255.0)
+        assert file.colormap(1)[0] == (33, 112, 181, 255) and file.colormap(1)[3] == (26, 107, 46, 255), file.colormap(1)
+        assert file.descriptions == ("class",) and file.tags()["CLASS_1"] == "bare soil", file.tags()
+        classes, counts = numpy.unique(file.read(1), return_counts=True)
+        print(file.crs, tuple(file.bounds), dict(zip(classes.tolist(), counts.tolist())))
+
+
 def main() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     for name, content in (("files.json", {"height": HEIGHT, "width": WIDTH, "cases": list(cases())}), ("indices.json", indices())):
@@ -124,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check(sys.argv[1]) if len(sys.argv) == 2 else main())

@@ -19,6 +19,7 @@ pub(super) enum Channels {
     Color,
     Grey,
     /// Grey or colour, whichever it is stored as.
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
     Stored,
 }
 

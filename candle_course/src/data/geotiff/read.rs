@@ -51,10 +51,19 @@ impl Window {
 /// # Errors
 /// If it is no TIFF file, damaged, of samples or a compression that are not read, or the window is not in it.
 pub(in crate::data) fn read(source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<Raster> {
+    Ok(read_part(source, length, window)?.0)
+}
+
+/// As [`read`], and height and width of the whole image.
+pub(in crate::data) fn read_part(
+    source: impl Read + Seek,
+    length: u64,
+    window: Option<Window>,
+) -> Result<(Raster, [usize; 2])> {
     contained(ErrorKind::Data, "the TIFF decoder", || decode(source, length, window))
 }
 
-fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<Raster> {
+fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<(Raster, [usize; 2])> {
     let overlay = plain_bands(&mut source, length)?;
     source.seek(SeekFrom::Start(0))?;
     let source = Overlay { source, position: 0, overlay };
@@ -129,7 +138,7 @@ fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> 
         }
     }
     let georeference = georeference(&mut decoder)?.map(|place| place.from_pixel(window.row, window.column));
-    Ok(Raster { samples, size, bands, nodata, georeference })
+    Ok((Raster { samples, size, bands, nodata, georeference }, [height, width]))
 }
 
 /// Where the values of a decoded piece belong.

@@ -9,7 +9,7 @@ mod tests;
 mod tiles;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -113,7 +113,7 @@ impl Scene {
         #[cfg(feature = "samples")]
         {
             let file = candle_course_samples::SENTINEL2;
-            let raster = geotiff::read(Cursor::new(file), file.len() as u64, None);
+            let raster = geotiff::read(std::io::Cursor::new(file), file.len() as u64, None);
             Self::new(raster.context("the embedded scene is damaged")?, None)
         }
         #[cfg(not(feature = "samples"))]
