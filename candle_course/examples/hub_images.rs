@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let split = arguments.next().unwrap_or_else(|| "train".to_owned());
     let images = HubImages::builder(name).splits(&[&split]).load()?.split(&split)?;
     let sampler = images.sampler(1);
-    let loader = DataLoader::builder(images).batch_size(64).sampler(sampler).workers(2).build()?;
+    let loader = DataLoader::builder(images).batch_size(32).sampler(sampler).workers(2).build()?;
     let (start, mut count, mut mean) = (Instant::now(), 0, 0.0);
     for batch in loader.epoch(0)? {
         let batch = batch?;

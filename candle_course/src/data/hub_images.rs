@@ -19,8 +19,8 @@ use crate::setters::setters;
 use crate::sizes;
 use crate::text::say;
 
-/// Encoded images that a split keeps in memory while it is streamed.
-const BUFFER: u64 = 96 << 20;
+/// Bytes of encoded images that are shuffled together while a split is streamed; twice as many are kept.
+const BUFFER: u64 = 48 << 20;
 /// Row groups that are larger do not fit beside each other.
 const LARGEST: u64 = 2 << 30;
 
@@ -124,7 +124,8 @@ impl HubImagesBuilder {
         /// What stored whole numbers are multiplied with, as in
         /// [`ImageFolderBuilder::scale`](crate::data::ImageFolderBuilder::scale).
         scale(scale: f64) => reading.scale = Some(scale);
-        /// Keeps all encoded images in memory, once they are read; otherwise about 200 MB of them at most.
+        /// Keeps all encoded images in memory, once they are read; otherwise 100 MB of them at most, or two row
+        /// groups where these are larger.
         in_memory() => in_memory = true;
         /// Does not speak to the hub; its local cache is still used.
         offline(offline: bool) => hub.offline = offline;

@@ -137,7 +137,7 @@ fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> 
             }
         }
     }
-    let georeference = georeference(&mut decoder)?.map(|place| place.from_pixel(window.row, window.column));
+    let georeference = georeference(&mut decoder)?.map(|place| place.part_at(window.row, window.column));
     Ok((Raster { samples, size, bands, nodata, georeference }, [height, width]))
 }
 

@@ -15,7 +15,8 @@ use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
 use super::tests::Hub;
-use crate::data::{DataLoader, Dataset, HubImages, HubImagesBuilder, Sampler, Scene, Source};
+use crate::data::geotiff::{self, Band, Raster, Samples};
+use crate::data::{DataLoader, Dataset, HubImages, HubImagesBuilder, Sampler, Source};
 use crate::error::Result;
 use crate::test_support::{HARMLESS, alone, mutations, peak_memory, quietly, tried};
 
@@ -76,17 +77,22 @@ pub(super) fn file(columns: &[(&str, Column)], rows: usize, features: serde_json
     out
 }
 
-/// A TIFF of 13 bands of 64 × 64, whose values tell the image, the band and the pixel.
+/// What a pixel of [`tiff`] holds.
+fn stored(image: usize, band: usize, pixel: usize) -> u16 {
+    ((image * 13 + band) * 50 + pixel % 50) as u16
+}
+
+/// A TIFF of 13 bands of 64 × 64 in 16 bits, whose values tell the image, the band and the pixel.
 fn tiff(image: usize) -> Vec<u8> {
-    use candle_core::{Device, Tensor};
-    let values = (0..13 * 64 * 64).map(|i| (image * 13 + i / 4096) as f32 + (i % 4096) as f32 / 4096.0);
-    let bands = Tensor::from_vec(values.collect::<Vec<_>>(), (13, 64, 64), &Device::Cpu).unwrap();
-    let names: Vec<String> = (0..13).map(|band| format!("B{band}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.tif");
-    Scene::from_tensor(&bands, &names).unwrap().write(&path).unwrap();
-    std::fs::read(path).unwrap()
+    let values = (0..13 * 4096).map(|i| stored(image, i / 4096, i % 4096));
+    let raster = Raster {
+        samples: Samples::U16(values.collect()),
+        size: [13, 64, 64],
+        bands: vec![Band::default(); 13],
+        nodata: None,
+        georeference: None,
+    };
+    geotiff::write(&raster, &[], &[]).unwrap()
 }
 
 fn encoded<P, C>(image: &ImageBuffer<P, C>, format: ImageFormat) -> Vec<u8>
@@ -119,7 +125,7 @@ fn bands_hub() -> Hub {
 }
 
 fn from(repository: &str, endpoint: &str, cache: &tempfile::TempDir) -> HubImagesBuilder {
-    HubImages::builder(repository).endpoint(endpoint).cache(cache.path()).quiet()
+    HubImages::builder(repository).scale(1.0).endpoint(endpoint).cache(cache.path()).quiet()
 }
 
 fn first_value(dataset: &dyn Dataset, index: usize) -> f32 {
@@ -146,13 +152,13 @@ fn shards_of_13_bands_come_once_and_then_without_a_network() {
         let example = train.get(index).unwrap();
         assert_eq!(example.input.dims(), [13, 64, 64]);
         let values = example.input.to_vec3::<f32>().unwrap();
-        assert_eq!([values[0][0][0], values[12][0][1]], [(index * 13) as f32, (index * 13 + 12) as f32 + 1.0 / 4096.0]);
+        assert_eq!([values[0][0][0], values[12][1][1]], [stored(index, 0, 0), stored(index, 12, 65)].map(f32::from));
         assert_eq!(example.target.to_scalar::<u32>().unwrap(), index as u32 % 3);
     }
     let asked = hub.requests.lock().unwrap().len();
     let again = from("someone/bands", "http://127.0.0.1:9", &cache).offline(true).load().unwrap();
     assert_eq!(*again.source(), Source::HubCache(cache.path().to_owned()));
-    assert_eq!(first_value(&again.split("test").unwrap(), 2), 92.0 * 13.0);
+    assert_eq!(first_value(&again.split("test").unwrap(), 2), f32::from(stored(92, 0, 0)));
     assert_eq!(hub.requests.lock().unwrap().len(), asked);
     let other = from("someone/else", "http://127.0.0.1:9", &cache).offline(true).load().unwrap_err().to_string();
     assert!(other.contains("cannot be had offline"), "{other}");
@@ -178,7 +184,7 @@ fn workers_read_every_example_once_in_an_order_that_follows_the_seed() {
         let values: Vec<f32> =
             batch.inputs.narrow(1, 0, 1).unwrap().flatten_from(1).unwrap().min(1).unwrap().to_vec1().unwrap();
         for (value, &index) in values.iter().zip(&batch.indices) {
-            assert_eq!(*value, (index * 13) as f32);
+            assert_eq!(*value, f32::from(stored(index, 0, 0)));
         }
         seen.extend(batch.indices);
     }
@@ -239,7 +245,7 @@ fn grey_and_colour_8_and_16_bits_and_masks() {
     let batch = train.batch(&[0, 1, 2]).unwrap();
     assert_eq!((batch.inputs.dims(), batch.targets.dims()), (&[3, 1, 2, 3][..], &[3, 2, 3][..]));
     let values: Vec<f32> = batch.inputs.flatten_all().unwrap().to_vec1().unwrap();
-    assert_eq!(values[..3], [0.0, 1000.0 / 65_535.0, 2000.0 / 65_535.0]);
+    assert_eq!(values[..3], [0.0, 1000.0, 2000.0]);
     let labels: Vec<u32> = batch.targets.flatten_all().unwrap().to_vec1().unwrap();
     assert_eq!(labels, [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 4, 5]);
     let (set, _cache) = load(hub(), |builder| builder.color().scale(1.0).resize(4, 6)).unwrap();

@@ -237,6 +237,8 @@ impl Shard {
                 blobs.ends.push(blobs.bytes.len());
             }
         }
+        // A vector that grows has room for as much again.
+        blobs.bytes.shrink_to_fit();
         Ok(blobs)
     }
 

@@ -62,10 +62,21 @@ pub use tiles::{SceneTiles, SceneTilesBuilder};
 /// assert_eq!((batch.inputs.dims(), batch.targets.dims()), (&[2, 4, 64, 64][..], &[2, 64, 64][..]));
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Scene {
     raster: Arc<Raster>,
     names: Vec<String>,
+}
+
+impl std::fmt::Debug for Scene {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scene")
+            .field("names", &self.names)
+            .field("height", &self.height())
+            .field("width", &self.width())
+            .field("georeference", &self.georeference())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Configures how a [`Scene`] is read.
@@ -300,7 +311,7 @@ impl Scene {
     pub fn index(&self, index: SpectralIndex) -> Result<Tensor> {
         let bands =
             self.find_all(index.bands()).with_context(|| format!("{index:?} needs {}", index.bands().join(", ")))?;
-        self.from_pixels(&bands, |values| index.value(values))
+        self.map_pixels(&bands, |values| index.value(values))
     }
 
     /// `(a - b) / (a + b)` of two bands, `[H, W]`, f32: the form of most indices. `NaN` where it is not
@@ -309,11 +320,11 @@ impl Scene {
     /// # Errors
     /// If no band is called so.
     pub fn normalized_difference(&self, a: &str, b: &str) -> Result<Tensor> {
-        self.from_pixels(&self.find_all(&[a, b])?, |values| spectral_index::difference(values[0], values[1]))
+        self.map_pixels(&self.find_all(&[a, b])?, |values| spectral_index::difference(values[0], values[1]))
     }
 
     /// A number for every pixel from the values of some bands.
-    fn from_pixels(&self, bands: &[usize], value: impl Fn(&[f32]) -> f32) -> Result<Tensor> {
+    fn map_pixels(&self, bands: &[usize], value: impl Fn(&[f32]) -> f32) -> Result<Tensor> {
         let (height, width) = (self.height(), self.width());
         let mut values = sizes::room("the map", height * width)?;
         let mut lines = vec![0f32; bands.len() * width];
@@ -380,7 +391,7 @@ impl Scene {
             Samples::I16(values) => Samples::I16(cut(values, window, size)),
             Samples::F32(values) => Samples::F32(cut(values, window, size)),
         };
-        let georeference = self.raster.georeference.as_ref().map(|place| place.from_pixel(row, column));
+        let georeference = self.raster.georeference.as_ref().map(|place| place.part_at(row, column));
         let raster = Raster {
             samples,
             size: [count, height, width],

@@ -63,7 +63,7 @@ fn indices_are_those_of_spyndex() {
     };
     let bands = stored["bands"].as_object().unwrap();
     let names: Vec<&str> = bands.keys().map(String::as_str).collect();
-    let values: Vec<f32> = bands.values().flat_map(|band| numbers(band)).map(|value| value as f32).collect();
+    let values: Vec<f32> = bands.values().flat_map(numbers).map(|value| value as f32).collect();
     let pixels = values.len() / names.len();
     let tensor = Tensor::from_vec(values, (names.len(), 1, pixels), &Device::Cpu).unwrap();
     let scene = Scene::from_tensor(&tensor, &names).unwrap();
