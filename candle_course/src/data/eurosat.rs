@@ -15,14 +15,14 @@ use crate::error::{Context, Error, Result};
 /// EuroSAT: 27,000 cuts of 64×64 pixels of 10 m from Sentinel-2, in 10 classes of land use
 /// ([Helber et al. 2019](https://arxiv.org/abs/1709.00029)).
 ///
-/// In two shapes: photographs in red, green and blue from the hub, with the split that is usual
-/// ([`EuroSat::rgb`]: 16,200 to train, 5,400 to validate, 5,400 to test), and all 13 bands with their places
-/// from the folder `EuroSAT_MS` as the authors distribute it ([`EuroSat::open`]). The usual split draws
+/// From the hub in red, green and blue with the split that is usual ([`EuroSat::rgb`]: 16,200 images to train,
+/// 5,400 to validate, 5,400 to test) or in 13 bands ([`EuroSat::bands`]), or in 13 bands with their places from
+/// the folder `EuroSAT_MS` as the authors distribute it ([`EuroSat::open`]). The published splits draw
 /// neighbours apart, so that a model is tested next to where it was trained: split the places instead, with
 /// [`Split::blocks`](crate::data::Split::blocks) and [`EuroSat::places`].
 ///
-/// `inputs` of 13 bands: `[13, 64, 64]`, f32, reflectance, in the order of the files, which is B01 to B12 and
-/// then B8A in those of the authors; `targets`: u32.
+/// `inputs` of 13 bands: `[13, 64, 64]`, f32, reflectance, in the order of the files (descriptions disagree on
+/// whether B8A is the ninth or the last); `targets`: u32.
 ///
 /// # Examples
 ///
@@ -46,6 +46,13 @@ impl EuroSat {
     #[cfg(feature = "hub")]
     pub fn rgb() -> HubImagesBuilder {
         HubImages::builder("blanchon/EuroSAT_RGB").color()
+    }
+
+    /// All 13 bands from the hub, 16 bits each, as reflectance; 18,880 images to train, 5,405 to validate, 2,713
+    /// to test, without their places.
+    #[cfg(feature = "hub")]
+    pub fn bands() -> HubImagesBuilder {
+        HubImages::builder("giswqs/EuroSAT_MS").scale(0.0001)
     }
 
     /// The GeoTIFFs of 13 bands below `folder`, one folder per class. Reads where each lies.

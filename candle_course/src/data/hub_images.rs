@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 
 use crate::data::hub::fetch;
 use crate::data::hub::repository::Choice;
-use crate::data::hub::shards::{Beside, Columns, Rows, Shard, Wanted};
+use crate::data::hub::shards::{Array, Beside, Columns, Rows, Shard, Wanted};
 use crate::data::pixels::{self, Channels, Pixels, Reading};
 use crate::data::source::HubOptions;
 use crate::data::{Dataset, Example, Sampler, Source};
@@ -20,7 +20,7 @@ use crate::sizes;
 use crate::text::say;
 
 /// Bytes of encoded images that are shuffled together while a split is streamed; twice as many are kept.
-const BUFFER: u64 = 48 << 20;
+const BUFFER: u64 = 32 << 20;
 /// Row groups that are larger do not fit beside each other.
 const LARGEST: u64 = 2 << 30;
 
@@ -29,7 +29,7 @@ const LARGEST: u64 = 2 << 30;
 /// The files come into the hub's cache once, and from there afterwards, without a network. What a set holds
 /// is told by what the library `datasets` noted in them: which column has images, which labels, and the
 /// names of the classes; [`HubImagesBuilder`] says otherwise. Images are PNG, JPEG or TIFF, grey or colour,
-/// of 8 or 16 bits, a TIFF of any number of bands; a mask is PNG or TIFF.
+/// of 8 or 16 bits, a TIFF of any number of bands, or arrays of numbers (`Array3D`); a mask is PNG or TIFF.
 ///
 /// # Examples
 ///
@@ -124,7 +124,7 @@ impl HubImagesBuilder {
         /// What stored whole numbers are multiplied with, as in
         /// [`ImageFolderBuilder::scale`](crate::data::ImageFolderBuilder::scale).
         scale(scale: f64) => reading.scale = Some(scale);
-        /// Keeps all encoded images in memory, once they are read; otherwise 100 MB of them at most, or two row
+        /// Keeps all encoded images in memory, once they are read; otherwise 70 MB of them at most, or two row
         /// groups where these are larger.
         in_memory() => in_memory = true;
         /// Does not speak to the hub; its local cache is still used.
@@ -267,7 +267,7 @@ impl HubSplit {
             kept,
             memory: Mutex::new(Vec::new()),
         };
-        if inner.reading.channels == Channels::Stored {
+        if inner.reading.channels == Channels::Stored && inner.columns.array.is_none() {
             // Grey or colour, as the first: a set may mix them, and a batch cannot.
             let image = inner.rows(0)?.images.get(0).map(<[u8]>::to_vec).unwrap_or_default();
             let reading = Reading { size: None, ..inner.reading };
@@ -363,7 +363,11 @@ impl Dataset for HubSplit {
         };
         let missing = || Error::data("it is not there");
         let image = rows.images.get(row).ok_or_else(missing).with_context(file)?;
-        let Pixels { values, size } = pixels::read(Cursor::new(image), &inner.reading).with_context(file)?;
+        let Pixels { values, size } = match inner.columns.array {
+            Some(array) => plain(image, array, &inner.reading),
+            None => pixels::read(Cursor::new(image), &inner.reading),
+        }
+        .with_context(file)?;
         let target = match inner.columns.beside {
             Beside::Nothing => Tensor::new(0u32, &Device::Cpu)?,
             Beside::Label(_) => {
@@ -383,6 +387,21 @@ impl Dataset for HubSplit {
         };
         Ok(Example { input: Tensor::from_vec(values, &size[..], &Device::Cpu)?, target })
     }
+}
+
+/// An image from an array, its channels first: the shortest side is theirs, and the first of equals.
+fn plain(bytes: &[u8], array: Array, reading: &Reading) -> Result<Pixels> {
+    let [a, b, c] = array.shape;
+    let scale = reading.scale.unwrap_or(1.0 / f64::from(array.most));
+    let number = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let values: Vec<f32> = bytes.chunks_exact(4).map(|bytes| (f64::from(number(bytes)) * scale) as f32).collect();
+    let (values, size) = if c < a && c <= b {
+        let plane = a * b;
+        ((0..c * plane).map(|at| values[at % plane * c + at / plane]).collect(), [c, a, b])
+    } else {
+        (values, [a, b, c])
+    };
+    pixels::fitted(values, size, reading)
 }
 
 /// The order of [`HubSplit::sampler`].

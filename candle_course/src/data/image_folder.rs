@@ -429,6 +429,6 @@ mod tests {
             }
         }
         let grey = ImageFolder::builder(folder.path()).grey().build().unwrap();
-        assert!(grey.get(0).unwrap_err().to_string().contains("13 bands is no grey image"));
+        assert!(grey.get(0).unwrap_err().to_string().contains("13 bands is not grey"));
     }
 }

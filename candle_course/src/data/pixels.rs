@@ -107,9 +107,6 @@ fn planes<T: Copy + Into<f32>>(pixels: &[T], c: usize, scale: Option<f64>, most:
 /// The bands of a TIFF: as the file scales them, or else as whole numbers of other formats are.
 fn bands(raster: Raster, reading: &Reading) -> Result<Pixels> {
     let [c, h, w] = raster.size;
-    if reading.channels == Channels::Grey && c != 1 {
-        return Err(Error::data(format!("a TIFF of {c} bands is no grey image")));
-    }
     let usual = match raster.samples {
         Samples::U8(_) => 1.0 / 255.0,
         Samples::U16(_) => 1.0 / 65_535.0,
@@ -127,6 +124,14 @@ fn bands(raster: Raster, reading: &Reading) -> Result<Pixels> {
         for (pixel, value) in plane.iter_mut().enumerate() {
             *value = (f64::from(raster.samples.get(band * h * w + pixel)) * scale + offset) as f32;
         }
+    }
+    fitted(values, [c, h, w], reading)
+}
+
+/// Planes in the size that is asked for.
+pub(super) fn fitted(values: Vec<f32>, [c, h, w]: [usize; 3], reading: &Reading) -> Result<Pixels> {
+    if reading.channels == Channels::Grey && c != 1 {
+        return Err(Error::data(format!("an image of {c} bands is not grey")));
     }
     match reading.size {
         Some((height, width)) if (height, width) != (h, w) => {

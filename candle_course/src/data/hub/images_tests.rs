@@ -263,6 +263,58 @@ fn grey_and_colour_8_and_16_bits_and_masks() {
     );
 }
 
+/// As the library `datasets` writes an `Array3D`: lists in lists in lists.
+#[test]
+fn arrays_of_numbers_are_images() {
+    use parquet::data_type::Int32Type;
+    let list = |inner: &str| format!("optional group element (LIST) {{ repeated group list {{ {inner} }} }}");
+    let image = list(&list(&list("optional int32 element;"))).replacen("element", "image", 1);
+    let schema = format!("message schema {{ {image} optional int64 label; }}");
+    for (shape, dims) in [([2, 3, 4], [2, 3, 4]), ([3, 4, 2], [2, 3, 4])] {
+        let noted = json!({ "info": { "features": {
+            "image": { "_type": "Array3D", "shape": shape, "dtype": "uint16" },
+            "label": { "_type": "ClassLabel", "names": ["a", "b"] },
+        } } });
+        let properties = WriterProperties::builder()
+            .set_key_value_metadata(Some(vec![KeyValue::new("huggingface".to_owned(), noted.to_string())]))
+            .build();
+        let mut out = Vec::new();
+        let mut writer =
+            SerializedFileWriter::new(&mut out, Arc::new(parse_message_type(&schema).unwrap()), Arc::new(properties))
+                .unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        // 10 images of 24 numbers; a level says which list begins anew.
+        let values: Vec<i32> = (0..240).collect();
+        let [_, b, c] = shape;
+        let begins = |at: i32| match at as usize % 24 {
+            0 => 0,
+            at if at % (b * c) == 0 => 1,
+            at if at % c == 0 => 2,
+            _ => 3,
+        };
+        let levels: Vec<i16> = values.iter().map(|&at| begins(at)).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int32Type>().write_batch(&values, Some(&[7; 240]), Some(&levels)).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&[0, 1].repeat(5), Some(&[1; 10]), None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let files = HashMap::from([("data/train-00000-of-00001.parquet".to_owned(), out)]);
+        let hub = Hub { repository: "o/n", files, ..Hub::default() };
+        let (set, _cache) = load(hub, |builder| builder).unwrap();
+        let train = set.split("train").unwrap();
+        assert_eq!((train.len(), train.labels().unwrap()), (10, [0, 1].repeat(5)));
+        let example = train.get(9).unwrap();
+        assert_eq!((example.input.dims(), example.target.to_scalar::<u32>().unwrap()), (&dims[..], 1));
+        let values: Vec<f32> = example.input.flatten_all().unwrap().to_vec1().unwrap();
+        // Channels first, however they were stored.
+        let expected = (0..24).map(|at| if shape == dims { at } else { at % 12 * 2 + at / 12 });
+        assert!(values.iter().copied().eq(expected.map(|at| (216 + at) as f32)), "{values:?}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let png = encoded(&ImageBuffer::<Luma<u8>, _>::from_pixel(2, 2, Luma([7])), ImageFormat::Png);

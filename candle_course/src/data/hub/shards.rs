@@ -27,10 +27,20 @@ pub(in crate::data) enum Beside {
     Mask(usize),
 }
 
+/// Images that are lists of lists of lists of numbers, as the library `datasets` writes its `Array3D`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::data) struct Array {
+    pub shape: [usize; 3],
+    /// The largest whole number of its type; 1 for floats.
+    pub most: u32,
+}
+
 /// The columns that are read, by the numbers of their leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::data) struct Columns {
     pub image: usize,
+    /// Unless they are encoded.
+    pub array: Option<Array>,
     pub beside: Beside,
 }
 
@@ -143,8 +153,12 @@ impl Shard {
             .clone()
             .or_else(|| named(&["image", "img"]))
             .or_else(|| images.first().map(|name| (*name).clone()));
-        let image = image.unwrap_or_else(|| "image".to_owned());
-        let leaf = bytes_of(&image).ok_or_else(|| missing("of images, with their bytes,", &image))?;
+        let arrays = of_type("Array3D");
+        let image = image.or_else(|| arrays.first().map(|name| (*name).clone())).unwrap_or_else(|| "image".to_owned());
+        let array = array(&features[&image])?;
+        let nested = || paths.iter().position(|path| path.starts_with(&format!("{image}.")));
+        let leaf = if array.is_some() { nested() } else { bytes_of(&image) };
+        let leaf = leaf.ok_or_else(|| missing("of images, with their bytes,", &image))?;
         let other_image = || images.iter().find(|name| ***name != image).map(|name| (*name).clone());
         let label = || {
             let usual = ["label", "labels"].into_iter().find(|name| number_of(name).is_some()).map(str::to_owned);
@@ -168,14 +182,17 @@ impl Shard {
                 (Beside::Label(leaf), names)
             }
         };
-        Ok((Columns { image: leaf, beside }, classes))
+        Ok((Columns { image: leaf, array, beside }, classes))
     }
 
     /// All rows of a group.
     pub fn read(&self, group: usize, columns: &Columns) -> Result<Rows> {
         let rows = self.groups(columns)?.get(group).map_or(0, |group| group.0);
         self.guarded(group, || {
-            let images = self.blobs(group, columns.image, rows, "image")?;
+            let images = match columns.array {
+                Some(array) => self.arrays(group, columns.image, rows, array)?,
+                None => self.blobs(group, columns.image, rows, "image")?,
+            };
             let (labels, masks) = match columns.beside {
                 Beside::Nothing => Default::default(),
                 Beside::Label(leaf) => (self.numbers(group, leaf, rows)?, Blobs::default()),
@@ -242,6 +259,43 @@ impl Shard {
         Ok(blobs)
     }
 
+    /// The values of arrays as f32, in this machine's order of bytes.
+    fn arrays(&self, group: usize, leaf: usize, rows: usize, array: Array) -> Result<Blobs> {
+        fn all<T: parquet::data_type::DataType>(
+            mut reader: parquet::column::reader::ColumnReaderImpl<T>,
+            rows: usize,
+            each: usize,
+            value: impl Fn(&T::T) -> f32,
+        ) -> Result<Blobs> {
+            sizes::count_of::<f32>("the row group", &[rows, each])?;
+            let mut blobs = Blobs::default();
+            let (mut values, mut nulls, mut lists) = (Vec::new(), Vec::new(), Vec::new());
+            while blobs.ends.len() < rows {
+                values.clear();
+                nulls.clear();
+                lists.clear();
+                // Levels take as much as values: a few rows at once.
+                let wanted = (rows - blobs.ends.len()).min(8);
+                let (records, count, _) =
+                    reader.read_records(wanted, Some(&mut nulls), Some(&mut lists), &mut values)?;
+                if records == 0 || count != records * each {
+                    let what = format!("{count} numbers for {records} images of {each}");
+                    return Err(Error::data(format!("from row {} on, it has {what}", blobs.ends.len())));
+                }
+                blobs.bytes.extend(values.iter().flat_map(|number| value(number).to_ne_bytes()));
+                (0..records).for_each(|_| blobs.ends.push((blobs.ends.len() + 1) * each * 4));
+            }
+            blobs.bytes.shrink_to_fit();
+            Ok(blobs)
+        }
+        let each = sizes::product("an image", &array.shape)?;
+        match self.reader(group, leaf)? {
+            ColumnReader::Int32ColumnReader(reader) => all(reader, rows, each, |&number| number as f32),
+            ColumnReader::FloatColumnReader(reader) => all(reader, rows, each, |&number| number),
+            _ => Err(Error::data("expected arrays of at most 16 bits, or of f32")),
+        }
+    }
+
     fn numbers(&self, group: usize, leaf: usize, rows: usize) -> Result<Vec<u32>> {
         fn all<T: parquet::data_type::DataType>(
             mut reader: parquet::column::reader::ColumnReaderImpl<T>,
@@ -267,5 +321,28 @@ impl Shard {
             }
             _ => Err(Error::data("expected labels that are whole numbers").hint("name another column with `.label`")),
         }
+    }
+}
+
+/// The shape and the type of an `Array3D`, if the feature is one.
+fn array(feature: &Value) -> Result<Option<Array>> {
+    if feature["_type"] != "Array3D" {
+        return Ok(None);
+    }
+    let sides: Option<Vec<usize>> = feature["shape"]
+        .as_array()
+        .and_then(|shape| shape.iter().map(|side| Some(side.as_u64()? as usize).filter(|&side| side > 0)).collect());
+    let most = match feature["dtype"].as_str() {
+        Some("uint8") => 255,
+        Some("uint16") => 65_535,
+        Some("int16") => 32_767,
+        Some("float32") => 1,
+        _ => 0,
+    };
+    match sides.and_then(|sides| <[usize; 3]>::try_from(sides).ok()) {
+        Some(shape) if most > 0 => Ok(Some(Array { shape, most })),
+        _ => Err(Error::data(format!(
+            "expected arrays of a fixed shape, of uint8, uint16, int16 or float32, got {feature}"
+        ))),
     }
 }
