@@ -14,6 +14,7 @@ use super::frame::UNIT;
 use super::raster;
 use super::svg::{Svg, number};
 use super::text::FAMILY;
+use crate::language::chosen;
 use crate::atomic;
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::one_line;
@@ -262,7 +263,7 @@ fn head(title: &str, (width, height): (u32, u32), unit: u32) -> String {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = if self.title().is_empty() { "untitled".to_owned() } else { one_line(self.title()) };
-        write!(f, "Figure: {title} ({}×{})", self.0.size.0, self.0.size.1)
+        write!(f, "{}: {title} ({}×{})", chosen("Figure", "Figura"), self.0.size.0, self.0.size.1)
     }
 }
 

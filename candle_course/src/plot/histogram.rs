@@ -8,6 +8,7 @@ use super::axis::{Axis, check_range, padded};
 use super::figure::{Area, Chart, Figure};
 use super::frame::{Frame, Key, stroke};
 use super::palette::color;
+use crate::language::label;
 use crate::error::{Error, Result};
 use crate::setters::setters;
 
@@ -170,7 +171,7 @@ impl Chart for Histogram {
         let frame = Frame {
             title: &self.title,
             x_label: &self.x_label,
-            y_label: if self.density { "density" } else { "count" },
+            y_label: label(if self.density { "density" } else { "count" }),
             x: Axis::values(edges.0, edges.1, false, false),
             y: Axis::values(low, high, self.log_y, !self.density),
             legend: self.sets.iter().enumerate().filter(|(_, (name, _))| !name.is_empty()).map(key).collect(),

@@ -21,6 +21,7 @@ use self::cache::{Cache, complete};
 use self::client::{Client, Failure};
 use self::decode::decode;
 use self::download::{download, list};
+use crate::language::told;
 use crate::data::files::RawImages;
 use crate::data::source::{Found, HubOptions, Source, Specification};
 use crate::error::{Context, Result};
@@ -53,7 +54,11 @@ pub(crate) fn load(set: &Specification, options: &HubOptions, verify: bool) -> R
     let (commit, remote) = match list(&client, set.repository, patience) {
         Ok(remote) => remote,
         Err(Failure::Unreachable(_)) => {
-            return Ok(Found::Nothing(format!("{endpoint} cannot be reached, so not the complete set")));
+            return Ok(Found::Nothing(told!(
+                "{} cannot be reached, so not the complete set",
+                "{} não responde, por isso não é o conjunto completo",
+                endpoint
+            )));
         }
         Err(failure) => return nothing(failure, &format!("{endpoint} did not list {}", set.repository)),
     };
