@@ -10,6 +10,7 @@
 //! | public image sets | [`Mnist`], [`FashionMnist`], [`Cifar10`]: see [`Source`] for where they come from |
 //! | your own data | [`TensorDataset`], [`ImageFolder`], or your type that implements [`Dataset`] |
 //! | sets of `candle_datasets`, with the feature `candle-datasets` | `TrainTest`, `Axes` |
+//! | satellite images from GeoTIFF, their indices, tiles and maps | [`Scene`], [`SpectralIndex`], [`SceneTiles`], [`ClassMap`] |
 //! | synthetic satellite tiles | [`Satellite`], [`ndvi`], [`true_color`], [`false_color`] |
 //! | parts and sums | [`Split`], [`Subset`], [`ConcatDataset`], [`MappedDataset`] |
 //! | an order | [`SequentialSampler`], [`RandomSampler`], [`SubsetSampler`], [`WeightedRandomSampler`], [`StratifiedBatchSampler`] |
@@ -46,6 +47,7 @@ mod compose;
 mod dataset;
 mod fashion_mnist;
 mod files;
+mod geotiff;
 #[cfg(feature = "hub")]
 mod hub;
 mod image_folder;
@@ -57,6 +59,7 @@ mod sampler;
 #[cfg(feature = "samples")]
 mod samples;
 mod satellite;
+mod scene;
 mod smote;
 mod source;
 mod split;
@@ -73,6 +76,7 @@ pub use cifar10::Cifar10;
 pub use compose::{ConcatDataset, MappedDataset, Subset};
 pub use dataset::{Batch, Dataset, Example, TensorDataset};
 pub use fashion_mnist::FashionMnist;
+pub use geotiff::Georeference;
 pub use image_folder::{ImageFolder, ImageFolderBuilder};
 pub use images::ImageDataset;
 pub use imbalance::{
@@ -82,9 +86,10 @@ pub use loader::{DataLoader, DataLoaderBuilder};
 pub use mnist::Mnist;
 pub use sampler::{RandomSampler, Sampler, SequentialSampler, SubsetSampler};
 pub use satellite::{Satellite, SatelliteBuilder, SatelliteTarget, false_color, ndvi, true_color};
+pub use scene::{ClassMap, ClassMapBuilder, Scene, SceneBuilder, SceneTiles, SceneTilesBuilder, SpectralIndex};
 pub use smote::Smote;
 pub use source::{ImageSet, ImageSetBuilder, Source};
-pub use split::{Split, SplitBuilder};
+pub use split::{BlockSplitBuilder, Split, SplitBuilder};
 pub use statistics::LoaderStatistics;
 pub use stratified::StratifiedBatchSampler;
 pub use transforms::{
