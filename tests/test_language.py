@@ -17,11 +17,11 @@ CODE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"
 # Foreign words and titles of papers stand in italics.
 ITALIC = re.compile(r"\*+[^*]+\*+|<em>.*?</em>")
 
-# Words of both languages, and names that are the same in both: of classes in a data set, of values in Rust, of functions
+# Words of both languages, and names that are the same in both: of classes and bands in a data set, of values in Rust, of functions
 # and of whoever they are named after, of units.
 NAMES = {
     "resume", "total", "drive", "cache", "ln",
-    "true", "false", "nan", "gb", "dtype", "sigmoid", "huber", "fashion", "mnist",
+    "true", "false", "nan", "gb", "ha", "red", "nir", "dtype", "sigmoid", "huber", "fashion", "mnist",
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     "shirt", "trouser", "pullover", "dress", "coat", "sandal", "sneaker", "bag", "ankle", "boot",
     "forest", "crops", "urban", "road", "cloud", "shadow", "water",
