@@ -12,7 +12,7 @@ import re
 import pytest
 from course import paths, source, words
 
-WORD = re.compile(r"(?<![\w./:`\\-])[A-Za-zÀ-ÿ]{2,}(?![\w`(]|[./:]\w)")
+WORD = re.compile(r"(?<![\w./:`\"\\-])[A-Za-zÀ-ÿ]{2,}(?![\w`(]|[./:]\w)")
 CODE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<[^>]*>", re.DOTALL)
 # Foreign words and titles of papers stand in italics.
 ITALIC = re.compile(r"\*+[^*]+\*+|<em>.*?</em>")

@@ -9,7 +9,7 @@ use crate::plot::compact;
 use crate::text::say;
 
 /// Checks of one exercise: what is right, and for what is not, what was expected, what came, and
-/// the likely mistake.
+/// the likely mistake, in the language that [`set_language`](crate::language::set_language) chose.
 ///
 /// [`finish`](Self::finish) prints a green or red line per check and says whether all are right. It is
 /// no error: a notebook that is run as a whole goes on behind an exercise that nobody has solved yet.
