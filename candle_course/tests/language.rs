@@ -16,19 +16,14 @@ fn trained() -> (Trainer, History) {
     let parameters = Parameters::new(1, &Device::Cpu);
     let model = Sequential::new().add(Linear::new(1, 2, &parameters.at("fc")).unwrap());
     let stopping = EarlyStopping::builder("validation_loss").patience(1).min_delta(1e9).build().unwrap();
-    let mut trainer = Trainer::builder(
-        model,
-        &parameters,
-        CrossEntropy::default(),
-        Sgd::new(&parameters).unwrap(),
-    )
-    .epochs(4)
-    .learning_rate(0.1)
-    .metric(Accuracy::default())
-    .callback(Progress::default())
-    .early_stopping(stopping)
-    .build()
-    .unwrap();
+    let mut trainer = Trainer::builder(model, &parameters, CrossEntropy::default(), Sgd::new(&parameters).unwrap())
+        .epochs(4)
+        .learning_rate(0.1)
+        .metric(Accuracy::default())
+        .callback(Progress::default())
+        .early_stopping(stopping)
+        .build()
+        .unwrap();
     let history = trainer.fit(&loader, Some(&loader)).unwrap();
     (trainer, history)
 }

@@ -14,12 +14,12 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::language::{chosen, told};
 use crate::data::ImageDataset;
 use crate::data::files::{self, Format, OWN_FILES, OfficialFile, RawImages};
 #[cfg(feature = "samples")]
 use crate::data::samples;
 use crate::error::{Context, Error, Result};
+use crate::language::{chosen, told};
 use crate::random::Generator;
 use crate::setters::setters;
 use crate::text::say;
@@ -53,8 +53,12 @@ impl fmt::Display for Source {
         match self {
             Source::Folder(path) => f.write_str(&told!("the folder {}", "pasta {}", path.display())),
             Source::HubCache(_) => f.write_str(chosen("the local Hugging Face cache", "cache local do Hugging Face")),
-            Source::Hub(repository) => f.write_str(&told!("the Hugging Face hub ({})", "hub do Hugging Face ({})", repository)),
-            Source::Sample => f.write_str(chosen("the sample that comes with the crate", "amostra que vem com o crate")),
+            Source::Hub(repository) => {
+                f.write_str(&told!("the Hugging Face hub ({})", "hub do Hugging Face ({})", repository))
+            }
+            Source::Sample => {
+                f.write_str(chosen("the sample that comes with the crate", "amostra que vem com o crate"))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How metrics show themselves: tables and figures.
 
-use crate::language::{label, told};
 use crate::error::Result;
+use crate::language::{label, told};
 use crate::metrics::{
     Average, CalibrationError, ClassificationReport, ConfusionMatrix, Metric, PrecisionRecallCurve, PrecisionSummary,
     RegressionSummary, ReportRow, RocCurve,
@@ -106,7 +106,13 @@ impl ClassificationReport {
         }
         let total = self.averages.first().map_or(0, |row| row.support);
         let empty = || Cell::text("");
-        table.push(vec![Cell::text(label("accuracy")), empty(), empty(), score(Some(self.accuracy)), Cell::from(total)]);
+        table.push(vec![
+            Cell::text(label("accuracy")),
+            empty(),
+            empty(),
+            score(Some(self.accuracy)),
+            Cell::from(total),
+        ]);
         for average in &self.averages {
             table.push(row(average));
         }

@@ -53,13 +53,15 @@ impl Check {
         self.add(
             right,
             what,
-            || told!(
+            || {
+                told!(
                     "expected {} ± {}, got {}",
                     "esperado: {} ± {}, obtido: {}",
                     long(expected),
                     compact(tolerance),
                     long(got)
-                ),
+                )
+            },
             hint,
         )
     }
@@ -67,7 +69,8 @@ impl Check {
     /// Two lists of numbers that nowhere differ by more than `tolerance`.
     pub fn close_all(self, what: &str, expected: &[f64], got: &[f64], tolerance: f64, hint: &str) -> Self {
         if expected.len() != got.len() {
-            let details = told!("expected {} values, got {}", "esperados: {} valores, obtidos: {}", expected.len(), got.len());
+            let details =
+                told!("expected {} values, got {}", "esperados: {} valores, obtidos: {}", expected.len(), got.len());
             return self.add(false, what, || details, hint);
         }
         let worst = expected.iter().zip(got).position(|(e, g)| (e - g).abs() > tolerance || e.is_nan() || g.is_nan());
@@ -98,14 +101,21 @@ impl Check {
         let read = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>();
         match (read(expected), read(got)) {
             (Ok(expected), Ok(got)) => self.close_all(what, &expected, &got, tolerance, hint),
-            (Err(error), _) | (_, Err(error)) => self.add(false, what, || told!("cannot be read: {}", "não pode ser lido: {}", error), hint),
+            (Err(error), _) | (_, Err(error)) => {
+                self.add(false, what, || told!("cannot be read: {}", "não pode ser lido: {}", error), hint)
+            }
         }
     }
 
     /// The shape of a tensor.
     pub fn shape(self, what: &str, expected: &[usize], got: &Tensor, hint: &str) -> Self {
         let right = expected == got.dims();
-        self.add(right, what, || told!("expected shape {:?}, got {:?}", "formato esperado: {:?}, obtido: {:?}", expected, got.dims()), hint)
+        self.add(
+            right,
+            what,
+            || told!("expected shape {:?}, got {:?}", "formato esperado: {:?}, obtido: {:?}", expected, got.dims()),
+            hint,
+        )
     }
 
     /// Anything that can be true.

@@ -14,9 +14,9 @@ use super::frame::{Key, UNIT};
 use super::raster;
 use super::svg::{Svg, number};
 use super::text::FAMILY;
-use crate::language::chosen;
 use crate::atomic;
 use crate::error::{Error, ErrorKind, Result};
+use crate::language::chosen;
 use crate::text::one_line;
 use crate::text::xml;
 

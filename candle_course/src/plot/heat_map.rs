@@ -12,8 +12,8 @@ use super::palette::{AXIS, MUTED, diverging, on, sequential};
 use super::raster::encode;
 use super::svg::Words;
 use super::text;
-use crate::language::label;
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::setters::setters;
 
 /// A matrix as coloured cells with numbers in them; a confusion matrix in particular.

@@ -8,8 +8,8 @@ use super::axis::{Axis, check_range, padded};
 use super::figure::{Area, Chart, Figure};
 use super::frame::{Frame, Key, stroke};
 use super::palette::color;
-use crate::language::label;
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::setters::setters;
 
 /// How values are distributed, one or several sets over common bins.

@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn panels_share_a_legend_if_they_have_the_same() {
-        let chart = |name: &str| LineChart::builder("a").line(name, &[1.0, 2.0]).line("y", &[2.0, 1.0]).build().unwrap();
+        let chart =
+            |name: &str| LineChart::builder("a").line(name, &[1.0, 2.0]).line("y", &[2.0, 1.0]).build().unwrap();
         let apart = Panels::builder(2).add(chart("x")).add(chart("x")).build().unwrap();
         let shared = Panels::builder(2).shared_legend().add(chart("x")).add(chart("x")).build().unwrap();
         let count = |figure: &Figure| figure.svg().matches(">x</text>").count();

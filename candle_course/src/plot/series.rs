@@ -181,7 +181,10 @@ impl Cartesian {
             _ => false,
         };
         if let Some(index) = self.series.iter().position(broken) {
-            entries.push((Key::Cross { color: self.color_of(index) }, chosen("NaN or infinite", "NaN ou infinito").into()));
+            entries.push((
+                Key::Cross { color: self.color_of(index) },
+                chosen("NaN or infinite", "NaN ou infinito").into(),
+            ));
         }
         entries
     }

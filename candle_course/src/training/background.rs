@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::backprop::GradStore;
 
-use crate::language::{chosen, label, told};
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Error, ErrorKind, Result, contained, panicked};
+use crate::language::{chosen, label, told};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::text::say;
 use crate::training::callbacks::{Speed, duration};
@@ -119,7 +119,12 @@ pub struct BackgroundStatus {
 impl fmt::Display for BackgroundStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(error) = &self.error {
-            return f.write_str(&told!("failed after {} steps: {}", "falhou depois de {} passos: {}", self.step, error));
+            return f.write_str(&told!(
+                "failed after {} steps: {}",
+                "falhou depois de {} passos: {}",
+                self.step,
+                error
+            ));
         }
         if self.finished {
             f.write_str(&told!(
@@ -130,7 +135,10 @@ impl fmt::Display for BackgroundStatus {
                 self.step,
                 duration(self.seconds)
             ))?;
-            return self.stopped.iter().try_for_each(|reason| f.write_str(&told!("; stopped: {}", "; parou: {}", reason)));
+            return self
+                .stopped
+                .iter()
+                .try_for_each(|reason| f.write_str(&told!("; stopped: {}", "; parou: {}", reason)));
         }
         if self.batches == 0 || self.loss.is_nan() && self.batch == 0 {
             return f.write_str(chosen("starting", "começando")); // no batch is done

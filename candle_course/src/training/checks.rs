@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::language::told;
 use crate::data::DataLoader;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::language::told;
 use crate::training::{TrainState, Training};
 
 impl Training {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::language::{chosen, label, told};
 use crate::error::Result;
+use crate::language::{chosen, label, told};
 use crate::notebook::{Cell, Table};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::text::say;
@@ -58,25 +58,36 @@ impl History {
         if let Ok(values) = self.values("validation_loss") {
             let best = self.best("validation_loss")?;
             loss = loss.line(label("validation"), &values);
-            loss =
-                loss.mark(&told!("best: epoch {}", "melhor: época {}", best.epoch), best.epoch as f64, best.metric("validation_loss")?);
+            loss = loss.mark(
+                &told!("best: epoch {}", "melhor: época {}", best.epoch),
+                best.epoch as f64,
+                best.metric("validation_loss")?,
+            );
         }
         panels = panels.add(loss.build()?);
         for (name, _) in &last.metrics {
             let Ok(values) = self.values(name) else { continue };
-            let mut chart = LineChart::builder(&headline(label(name))).x_label(label("epoch")).y_label(label(name)).first_x(1.0);
+            let mut chart =
+                LineChart::builder(&headline(label(name))).x_label(label("epoch")).y_label(label(name)).first_x(1.0);
             if let Ok(values) = self.values(&format!("train_{name}")) {
                 chart = chart.line(label("train"), &values);
             }
             let best = self.best(name)?;
             chart = chart.line(label("validation"), &values);
-            chart = chart.mark(&told!("best: epoch {}", "melhor: época {}", best.epoch), best.epoch as f64, best.metric(name)?);
+            chart = chart.mark(
+                &told!("best: epoch {}", "melhor: época {}", best.epoch),
+                best.epoch as f64,
+                best.metric(name)?,
+            );
             panels = panels.add(chart.build()?);
         }
         if last.metrics.is_empty() {
             for (name, _) in &last.train_metrics {
                 let values = self.values(&format!("train_{name}"))?;
-                let chart = LineChart::builder(&headline(label(name))).x_label(label("epoch")).y_label(label(name)).first_x(1.0);
+                let chart = LineChart::builder(&headline(label(name)))
+                    .x_label(label("epoch"))
+                    .y_label(label(name))
+                    .first_x(1.0);
                 panels = panels.add(chart.line(label("train"), &values).build()?);
             }
         }
@@ -87,7 +98,9 @@ impl History {
         let rates: Vec<(f64, f64)> = self.steps().iter().map(|step| (step.step as f64, step.learning_rate)).collect();
         LineChart::builder(label("Learning rate"))
             .x_label(label("step"))
-            .y_label(label("learning rate")).step_points("", &rates).build()
+            .y_label(label("learning rate"))
+            .step_points("", &rates)
+            .build()
     }
 
     /// The loss of every step, with its moving average over `window` steps.
@@ -102,7 +115,8 @@ impl History {
         let smooth: Vec<(f64, f64)> = (window..=losses.len())
             .map(|end| (end as f64, losses[end - window..end].iter().sum::<f64>() / window as f64))
             .collect();
-        let mut chart = LineChart::builder(label("Training loss")).x_label(label("step")).y_label(label("loss")).first_x(1.0);
+        let mut chart =
+            LineChart::builder(label("Training loss")).x_label(label("step")).y_label(label("loss")).first_x(1.0);
         chart = chart.line(label("every step"), &losses);
         if window > 1 && !smooth.is_empty() {
             chart = chart.points(&told!("mean of {}", "média de {}", window), &smooth);
@@ -132,8 +146,7 @@ impl fmt::Display for History {
         if let Ok(best) = self.best(self.judge()) {
             let value = compact(best.metric(self.judge()).unwrap_or(f64::NAN));
             let judge = self.judge().replace('_', " ");
-            let line =
-                told!("best {}: {} in epoch {}", "melhor {}: {} na época {}", label(&judge), value, best.epoch);
+            let line = told!("best {}: {} in epoch {}", "melhor {}: {} na época {}", label(&judge), value, best.epoch);
             writeln!(f, "{line}")?;
         }
         self.stopped().iter().try_for_each(|reason| writeln!(f, "{}", told!("stopped: {}", "parou: {}", reason)))?;

@@ -2,9 +2,9 @@
 
 use candle_core::DType;
 
-use crate::language::label;
 use crate::data::DataLoader;
 use crate::error::{Error, Result, always};
+use crate::language::label;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;

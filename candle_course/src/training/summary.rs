@@ -5,8 +5,8 @@ use std::fmt;
 
 use candle_core::{Shape, Tensor, TensorId};
 
-use crate::language::{label, told};
 use crate::error::{Context, Result};
+use crate::language::{label, told};
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::{Cell, Table};
 use crate::sizes;

@@ -21,10 +21,10 @@ use self::cache::{Cache, complete};
 use self::client::{Client, Failure};
 use self::decode::decode;
 use self::download::{download, list};
-use crate::language::told;
 use crate::data::files::RawImages;
 use crate::data::source::{Found, HubOptions, Source, Specification};
 use crate::error::{Context, Result};
+use crate::language::told;
 
 const ENDPOINT: &str = "https://huggingface.co";
 

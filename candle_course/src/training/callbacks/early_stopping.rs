@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::language::told;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::language::told;
 use crate::setters::setters;
 use crate::stateful::{Expected, State, compare, nest, part};
 use crate::training::callbacks::monitor::Monitor;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::language::{label, told};
 use crate::error::Result;
+use crate::language::{label, told};
 use crate::text::say;
 use crate::training::{Callback, Flow, Training};
 
@@ -138,7 +138,11 @@ impl Callback for Progress {
                 told!("loss {}", "perda {}", number(training.running_loss()?)),
             ];
             let metrics = training.running_metrics();
-            parts.extend(metrics.into_iter().map(|(name, value)| told!("train {} {}", "{} de treino {}", label(&name), number(value))));
+            parts.extend(
+                metrics
+                    .into_iter()
+                    .map(|(name, value)| told!("train {} {}", "{} de treino {}", label(&name), number(value))),
+            );
             parts.push(told!("learning rate {}", "taxa de aprendizado {}", number(state.learning_rate)));
             parts.push(told!("{:.0} examples/s", "{:.0} exemplos/s", self.speed.examples_per_second(training)));
             parts.extend(self.seconds_left(training).map(|seconds| told!("{} left", "faltam {}", duration(seconds))));
@@ -154,8 +158,15 @@ impl Callback for Progress {
             told!("step {}", "passo {}", record.step),
             told!("train loss {}", "perda de treino {}", number(record.train_loss)),
         ];
-        parts.extend(record.train_metrics.iter().map(|(name, value)| told!("train {} {}", "{} de treino {}", label(name), number(*value))));
-        parts.extend(record.validation_loss.map(|loss| told!("validation loss {}", "perda de validação {}", number(loss))));
+        parts.extend(
+            record
+                .train_metrics
+                .iter()
+                .map(|(name, value)| told!("train {} {}", "{} de treino {}", label(name), number(*value))),
+        );
+        parts.extend(
+            record.validation_loss.map(|loss| told!("validation loss {}", "perda de validação {}", number(loss))),
+        );
         parts.extend(record.metrics.iter().map(|(name, value)| format!("{} {}", label(name), number(*value))));
         parts.push(told!("learning rate {}", "taxa de aprendizado {}", number(record.learning_rate)));
         parts.push(told!("{:.0} examples/s", "{:.0} exemplos/s", record.examples as f64 / record.train_seconds));

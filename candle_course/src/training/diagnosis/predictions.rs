@@ -4,9 +4,9 @@ use std::fmt;
 
 use candle_core::{DType, Tensor};
 
-use crate::language::{chosen, label, told};
 use crate::data::{DataLoader, Dataset};
 use crate::error::{Error, Result};
+use crate::language::{chosen, label, told};
 use crate::nn::Model;
 use crate::notebook::Table;
 use crate::plot::{Figure, ImageGrid};
@@ -181,7 +181,8 @@ impl PredictionReport {
             .predictions
             .iter()
             .map(|p| {
-                let was = if p.is_right() { String::new() } else { told!(" (is {})", " (é {})", self.class(p.target)) };
+                let was =
+                    if p.is_right() { String::new() } else { told!(" (is {})", " (é {})", self.class(p.target)) };
                 format!("{}{was} {:.0} %", self.class(p.predicted), 100.0 * p.confidence)
             })
             .collect();

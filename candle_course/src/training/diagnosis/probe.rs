@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, ModuleT, Tensor, Var};
 
-use crate::language::{label, told};
 use crate::data::Batch;
 use crate::error::{Error, Result, always};
+use crate::language::{label, told};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::Table;

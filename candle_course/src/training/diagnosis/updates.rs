@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 
-use crate::language::label;
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::notebook::Table;
 use crate::plot::{Figure, LineChart};
 use crate::training::{Callback, Flow, Training};
@@ -90,7 +90,8 @@ impl UpdateRatios {
     /// # Errors
     /// If nothing was recorded.
     pub fn figure(&self) -> Result<Figure> {
-        let mut chart = LineChart::builder(label("Update-to-weight ratio")).x_label(label("step")).y_label("‖Δw‖ / ‖w‖").log_y();
+        let mut chart =
+            LineChart::builder(label("Update-to-weight ratio")).x_label(label("step")).y_label("‖Δw‖ / ‖w‖").log_y();
         for (name, points) in self.recorded().iter() {
             let points: Vec<(f64, f64)> =
                 points.iter().filter(|(_, ratio)| *ratio > 0.0).map(|&(step, ratio)| (step as f64, ratio)).collect();

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::language::{chosen, label, told};
 use crate::error::{Error, Result};
+use crate::language::{chosen, label, told};
 use crate::plot::compact;
 use crate::text::say;
 use crate::training::History;
@@ -181,7 +181,11 @@ impl History {
                 compact(fell(&train)),
                 compact(fell(&validation))
             );
-            (Fit::StillLearning, vec![ended, over], chosen("more epochs, or a higher learning rate", "mais épocas, ou uma taxa de aprendizado maior"))
+            (
+                Fit::StillLearning,
+                vec![ended, over],
+                chosen("more epochs, or a higher learning rate", "mais épocas, ou uma taxa de aprendizado maior"),
+            )
         } else if settled_high {
             let left = told!("{}, and it no longer falls", "{}, e ela não cai mais", left);
             (
@@ -193,10 +197,14 @@ impl History {
                 ),
             )
         } else {
-            (Fit::Good, vec![begun, ended, left, gap], chosen(
-                "what there is: evaluate it on the test set, once",
-                "o que você tem: avalie no conjunto de teste, uma vez",
-            ))
+            (
+                Fit::Good,
+                vec![begun, ended, left, gap],
+                chosen(
+                    "what there is: evaluate it on the test set, once",
+                    "o que você tem: avalie no conjunto de teste, uma vez",
+                ),
+            )
         };
         Ok(Verdict { fit, evidence, advice })
     }
