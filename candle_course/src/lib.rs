@@ -16,6 +16,7 @@ pub mod device;
 pub mod direction;
 pub mod error;
 mod kernels;
+pub mod language;
 pub mod losses;
 pub mod metrics;
 pub mod nn;

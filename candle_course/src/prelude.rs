@@ -7,6 +7,7 @@ pub use crate::candle_nn;
 // core
 pub use crate::device;
 pub use crate::error::{Context, Error, ErrorKind, Result};
+pub use crate::language::set_language;
 pub use crate::random::Generator;
 pub use crate::stateful::{State, Stateful};
 

@@ -6,7 +6,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const FLOORS: [&[&str]; 8] = [
-    &["atomic", "error", "device", "direction", "precision", "random", "setters", "sizes", "stateful", "text"],
+    &[
+        "atomic",
+        "error",
+        "device",
+        "direction",
+        "language",
+        "precision",
+        "random",
+        "setters",
+        "sizes",
+        "stateful",
+        "text",
+    ],
     &["kernels"],
     &["plot", "notebook"],
     &["ops", "data"],

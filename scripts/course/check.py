@@ -18,7 +18,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?|[✓✗]|NaN|inf|true|false")
 
 # evcxr shows a value by its `Debug` alone when the cell's last expression moves a variable that the
 # cell keeps, and the unit value when a cell ends with a loop.
-LOST = re.compile(r"Figure: |Table \{|\(\)$")
+LOST = re.compile(r"Figur[ae]: |Table \{|\(\)$")
 
 
 def lesson(path: Path) -> list:

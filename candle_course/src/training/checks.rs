@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::data::DataLoader;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::language::told;
 use crate::training::{TrainState, Training};
 
 impl Training {
@@ -95,8 +96,9 @@ impl Training {
         if !both.is_empty() {
             both.sort_unstable();
             let first: Vec<String> = both.iter().take(5).map(usize::to_string).collect();
-            self.note(format!(
+            self.note(told!(
                 "warning: {} of {} validation examples are training examples too (index {}{}); the validation flatters",
+                "atenção: {} de {} exemplos de validação também são de treino (índice {}{}); a validação sai bonita demais",
                 both.len(),
                 validated.len(),
                 first.join(", "),

@@ -28,6 +28,7 @@ use self::download::{Wanted, download, limit, list};
 use crate::data::files::RawImages;
 use crate::data::source::{Found, HubOptions, Source, Specification};
 use crate::error::{Context, Result};
+use crate::language::told;
 
 pub(super) use self::repository::fetch;
 
@@ -52,7 +53,11 @@ pub(crate) fn load(set: &Specification, options: &HubOptions, verify: bool) -> R
     let (commit, remote) = match list(&client, set.repository, patience) {
         Ok(remote) => remote,
         Err(Failure::Unreachable(_)) => {
-            return Ok(Found::Nothing(format!("{endpoint} cannot be reached, so not the complete set")));
+            return Ok(Found::Nothing(told!(
+                "{} cannot be reached, so not the complete set",
+                "{} não responde, por isso não é o conjunto completo",
+                endpoint
+            )));
         }
         Err(failure) => return nothing(failure, &format!("{endpoint} did not list {}", set.repository)),
     };
