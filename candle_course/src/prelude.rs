@@ -14,8 +14,8 @@ pub use crate::stateful::{State, Stateful};
 // nn
 pub use crate::nn::{
     Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Fan, Flatten,
-    GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, RecurrentOutput, Rnn,
-    Scope, Sequential, Upsample, UpsampleMode,
+    GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, Recompute,
+    RecurrentOutput, Rnn, Scope, Sequential, Upsample, UpsampleMode,
 };
 pub use crate::ops;
 
@@ -74,11 +74,12 @@ pub use crate::checkpoint::{
 };
 
 // training
-pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
+pub use crate::training::callbacks::{Checkpoints, EarlyStopping, JsonLines, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
     BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, LearningRateRangeTest, ModelSummary,
-    RangeTestCurve, StepRecord, TrainState, Trainer, Training, evaluate, forward_backward, train_step,
+    Predictions, RangeTestCurve, StepEvaluation, StepRecord, StepTimes, TrainState, Trainer, Training, evaluate,
+    forward_backward, predict, train_step,
 };
 
 // plot

@@ -247,6 +247,12 @@ impl Scope {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
+    /// Whether what is called `name` was made here or below.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(&self.path);
+        rest.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('.'))
+    }
+
     /// The store this is a place in.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters

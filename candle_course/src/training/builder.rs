@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::backprop::GradStore;
 
@@ -17,6 +18,7 @@ use crate::schedules::Schedule;
 use crate::setters::setters;
 use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
+use crate::training::limits::Limits;
 use crate::training::losses::DeviceLosses;
 use crate::training::{Callback, History, TrainState, Trainer, Training};
 
@@ -26,7 +28,8 @@ pub struct TrainerBuilder {
     pub(super) parameters: Parameters,
     pub(super) loss: Arc<dyn Loss>,
     pub(super) optimizer: Box<dyn Optimizer>,
-    pub(super) epochs: usize,
+    pub(super) epochs: Option<usize>,
+    pub(super) limits: Limits,
     pub(super) schedule: Option<Box<dyn Schedule>>,
     pub(super) schedule_per_epoch: bool,
     pub(super) metrics: Vec<Box<dyn Metric>>,
@@ -71,7 +74,8 @@ impl TrainerBuilder {
             parameters: parameters.clone(),
             loss,
             optimizer,
-            epochs: 1,
+            epochs: None,
+            limits: Limits::default(),
             schedule: None,
             schedule_per_epoch: false,
             metrics: Vec::new(),
@@ -88,9 +92,28 @@ impl TrainerBuilder {
         }
     }
 
-    /// How many epochs in all (1).
-    pub fn epochs(mut self, epochs: usize) -> Self {
-        self.epochs = epochs;
+    setters! {
+        /// How many epochs in all (1, or as many as `max_steps` takes).
+        epochs(epochs: usize) => epochs = Some(epochs);
+        /// Ends the training after so many optimizer steps in all, in the middle of an epoch if need be.
+        max_steps(steps: usize) => limits.max_steps = Some(steps);
+        /// Ends every call of [`Trainer::fit`] after the first batch that is done when so much time is
+        /// over: before a job's limit, say. The next call, or a resumed training, goes on there.
+        max_time(time: Duration) => limits.max_time = Some(time);
+        /// Takes only so many batches of every epoch: to try a training out.
+        limit_batches(batches: usize) => limits.batches = Some(batches);
+        /// Validates on the first so many batches only.
+        limit_validation_batches(batches: usize) => limits.validation_batches = Some(batches);
+        /// Validates after every so many steps too, in the middle of an epoch: see
+        /// [`History::evaluations`]. Early stopping and plateaus go by the epochs' ends, as without it.
+        validate_every_steps(steps: usize) => limits.validate_every_steps = Some(steps);
+    }
+
+    /// Takes the same so many batches in every epoch: those of the first, with its order and its
+    /// augmentations. A model and a loss that cannot bring the training loss of a few batches near 0
+    /// will not learn all of them either: look for the mistake first.
+    pub fn overfit_batches(mut self, batches: usize) -> Self {
+        (self.limits.batches, self.limits.overfit) = (Some(batches), true);
         self
     }
 
@@ -187,13 +210,14 @@ impl TrainerBuilder {
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
-    /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
+    /// least 0, there are no epochs, a limit is 0, two metrics share a name, nothing can be trained, `accumulate`
     /// is 0 or the loss cannot be split, a clipping bound is not positive, the decay is not in `[0, 1)`,
     /// or a reduced precision is asked for on another device than CUDA.
     pub fn build(self) -> Result<Trainer> {
-        if self.epochs == 0 {
+        if self.epochs == Some(0) {
             return Err(Error::argument("epochs", "at least 1", 0));
         }
+        self.limits.check()?;
         let Some(schedule) = &self.schedule else {
             return Err(Error::argument("learning_rate", "a learning rate or a schedule", "neither")
                 .hint("add `.learning_rate(0.1)` or `.schedule(…)`"));
@@ -264,7 +288,9 @@ impl TrainerBuilder {
             train_metrics: self.train_metrics,
             train_values: None,
             precision: self.precision,
-            epochs: self.epochs,
+            // Of so many steps at most one an epoch; how many an epoch has, only its loader tells.
+            epochs: self.epochs.or(self.limits.max_steps).unwrap_or(1),
+            limits: Limits { counts_steps: self.epochs.is_none(), ..self.limits },
             validating: false,
             state: TrainState::default(),
             running: DeviceLosses::default(),

@@ -172,6 +172,7 @@ mod tests {
             seconds: 1.5,
             train_seconds: 1.0,
             examples: 60,
+            times: Default::default(),
         }
     }
 

@@ -277,6 +277,7 @@ mod tests {
                 seconds: 0.0,
                 train_seconds: 0.0,
                 examples: 1,
+                times: Default::default(),
             };
             history.record_steps(|_| Ok(if epoch == 0 { start } else { train_loss })).unwrap();
             history.push(record);
