@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tarfile
 import threading
 
@@ -266,3 +267,58 @@ def test_the_key_names_what_decides(monkeypatch):
     monkeypatch.setattr(build_folder, "compiler", lambda: COMPILER.replace("1.95.0", "1.96.0"))
     names.append(bundle.libraries_name())
     assert len(set(names)) == 3 and "rust-1.96.0" in names[2]
+
+
+MANIFEST = """
+[package]
+name = "ctx"
+version = "1.0.0"
+edition = "2024"
+
+[lib]
+path = "src/lib.rs"
+
+[dependencies]
+serde = { version = "1", features = ["derive"] }
+"""
+
+
+def cargo_home(folder):
+    """A home of cargo's at another place, with the crates that were downloaded for this project."""
+    folder.mkdir()
+    own = os.environ.get("CARGO_HOME") or os.path.expanduser("~/.cargo")
+    os.symlink(os.path.join(own, "registry"), folder / "registry")
+    return folder
+
+
+def build_dependencies(folder, home, **variables):
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "lib.rs").write_text("#[derive(serde::Serialize)] pub struct Point { pub x: f64 }\n")
+    (folder / "Cargo.toml").write_text(MANIFEST)
+    (folder / "Cargo.lock").write_text((PROJECT / "Cargo.lock").read_text())
+    environment = dict(os.environ, CARGO_HOME=str(home), CARGO_TARGET_DIR="target", CARGO_TERM_COLOR="never", CARGO_BUILD_JOBS="1", **variables)
+    return subprocess.run(["cargo", "build", "--offline", "--target", build_folder.host_target()], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_cargo_itself_takes_what_another_machine_has_compiled(tmp_path):
+    """A library, its plug-in and their build scripts, compiled under one home of cargo's and used under another."""
+    first = build_dependencies(tmp_path / "first", cargo_home(tmp_path / "one"))
+    if "no matching package" in first.stderr or "attempting to make an HTTP request" in first.stderr:
+        pytest.skip("the crates of this project were not downloaded yet")
+    assert first.returncode == 0, first.stderr
+    files = bundle.compiled(tmp_path / "first" / "target")
+    assert {"libserde", "build_script_build"} <= {path.name.split("-")[0] for path in files}
+    bundle.pack(tmp_path / "bundle.tar.zst", files)
+    bundle.unpack(tmp_path / "bundle.tar.zst", tmp_path / "store", lambda name: True)
+    second = tmp_path / "second" / "deeper"
+    calls = tmp_path / "compiler"
+    calls.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/compiled\nexec {subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True).stdout.strip()}/bin/rustc "$@"\n')
+    calls.chmod(0o755)
+    result = build_dependencies(second, cargo_home(tmp_path / "two"), RUSTC=str(calls), RUSTC_WRAPPER=str(WRAPPER), CANDLE_COURSE_READY_MADE=str(tmp_path / "store"), CANDLE_COURSE_LIBRARY="dylib" if sys.platform == "darwin" else "so")
+    assert result.returncode == 0, result.stderr
+    compiled = re.findall(r"--crate-name (\w+)", (tmp_path / "compiled").read_text())
+    assert [name for name in compiled if name != "___"] == ["ctx"], compiled
+    used = (tmp_path / "store" / "used").read_text().split()
+    assert {"serde", "serde_core", "serde_derive", "syn", "build_script_build"} <= set(used)
+    again = subprocess.run(["cargo", "build", "--offline", "--target", build_folder.host_target()], cwd=second, env=dict(os.environ, CARGO_HOME=str(tmp_path / "two"), CARGO_TARGET_DIR="target", RUSTC=str(calls)), capture_output=True, text=True)
+    assert "Compiling" not in again.stderr, again.stderr

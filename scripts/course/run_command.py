@@ -47,8 +47,8 @@ def colab(path: Path, language: str):
     cells = [cell for cell in render.colab(lesson, language).cells if cell.cell_type == "code"]
     kernel = execute.manager([str(paths.VENV / "share" / "jupyter" / "kernels")], "python3")
     name = f"{lesson.name} (colab)"
-    report = execute.run(name, [(cell.source, cell.metadata.tags) for cell in cells], paths.NOTEBOOKS / language, kernel=kernel, progress=execute.show_progress(name))
-    ran = [outputs for cell, outputs in zip(cells, report.outputs) if "colab" not in cell.metadata.tags]
+    report = execute.run(name, [(cell.source, cell.metadata.get("tags", [])) for cell in cells], paths.NOTEBOOKS / language, kernel=kernel, progress=execute.show_progress(name))
+    ran = [outputs for cell, outputs in zip(cells, report.outputs) if "colab" not in cell.metadata.get("tags", [])]
     stored_outputs = check.stored_outputs(lesson, language)
     same = pictures = 0
     for number, (cell, new, old) in enumerate(zip(lesson.shown, ran, stored_outputs), 1):
