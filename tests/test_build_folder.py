@@ -325,3 +325,13 @@ def test_libraries_of_another_compiler_are_not_taken_over(tmp_path, monkeypatch)
 def test_names_of_all_kinds_are_written_as_toml():
     for name in ("plain", "a b", "🦀 ação", 'quote" and \\ and \'', "tab\tand\x7f and \x01", "line\nbreak", "日本"):
         assert tomllib.loads(f"x = {build_folder.toml(name)}") == {"x": name}
+
+
+def test_what_is_compiled_for_less_is_a_dependency_and_off_the_hot_path():
+    locked = {package["name"] for package in tomllib.loads((PROJECT / "Cargo.lock").read_text())["package"]}
+    levels = {name: settings["opt-level"] for name, settings in tomllib.loads(build_folder.cargo_config())["profile"]["dev"]["package"].items()}
+    assert levels.pop("*") == 3 and len(levels) > 100
+    assert set(levels) <= locked, set(levels) - locked
+    assert not {"candle-core", "candle-nn", "candle_course", "gemm", "gemm-common", "gemm-f16", "gemm-f32", "gemm-f64", "half", "rand", "rand_chacha", "rayon", "rayon-core", "safetensors", "flate2", "png"} & set(levels)
+    listed = [name for names in (build_folder.FOR_THE_BUILD, build_folder.NEVER_RUN, build_folder.COLD) for name in names.split()]
+    assert len(listed) == len(set(listed))

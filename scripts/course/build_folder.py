@@ -81,24 +81,24 @@ FOR_THE_BUILD = """
     proc-macro2 prost-derive quote rustc_version rustversion semver seq-macro serde_derive shlex strsim syn
     synstructure thiserror-impl unicode-ident version_check yoke-derive zerocopy-derive zerofrom-derive zeroize_derive
 """
-# Tokenizers that candle reads from GGUF files, complex products, colour profiles: no lesson has any.
+# Tokenizers that candle reads from GGUF files, complex products, colour profiles: no lesson has any. What
+# speaks with servers waits for them; ring's ciphers are assembly.
 NEVER_RUN = """
     ahash aho-corasick castaway compact_str daachorse dary_heap derive_builder esaxx-rs fancy-regex gemm-c32 gemm-c64
-    macro_rules_attribute minimal-lexical monostate moxcms nom pxfm rayon-cond regex regex-automata regex-syntax
-    spm_precompiled static_assertions tokenizers unicode-normalization-alignments unicode_categories
+    http httparse macro_rules_attribute minimal-lexical monostate moxcms nom pxfm rayon-cond regex regex-automata
+    regex-syntax rustls rustls-pki-types rustls-webpki spm_precompiled static_assertions tokenizers
+    unicode-normalization-alignments unicode_categories untrusted ureq ureq-proto utf8-zero webpki-roots
 """
-# Figures and their fonts, downloads, the readers of tables: milliseconds where they run.
+# Figures and their fonts, the readers of tables: milliseconds where they run.
 COLD = """
-    base64 bytes chrono color_quant const-oid data-url float-cmp font-types fontdb gif harfrust http httparse iana-time-zone
-    imagesize kurbo num-bigint num-integer parquet percent-encoding pico-args plotters plotters-backend plotters-svg polycool
-    prost read-fonts resvg rgb ring roxmltree rustix rustls rustls-pki-types rustls-webpki ryu simplecss siphasher skrifa
-    slotmap strict-num subtle svgtypes tempfile tiny-skia-path tinyvec twox-hash typed-path unicode-bidi unicode-script
-    unicode-segmentation unicode-vo untrusted ureq ureq-proto usvg utf8-zero webpki-roots weezl xmlwriter zip
+    base64 bytes chrono color_quant const-oid data-url float-cmp font-types fontdb gif harfrust iana-time-zone imagesize
+    kurbo num-bigint num-integer parquet percent-encoding pico-args plotters plotters-backend plotters-svg polycool prost
+    read-fonts resvg rgb ring roxmltree rustix ryu simplecss siphasher skrifa slotmap strict-num subtle svgtypes tempfile
+    tiny-skia-path tinyvec twox-hash typed-path unicode-bidi unicode-script unicode-segmentation unicode-vo usvg weezl
+    xmlwriter zip
 """
-
-
 # Seconds of a core for the crates that take longest to compile, to tell the time left by.
-HEAVY = {}
+HEAVY = {"candle-core": 90, "candle_course": 90, "read-fonts": 17, "skrifa": 13, "usvg": 12, "harfrust": 10, "candle-nn": 10, "parquet": 10, "tokenizers": 6, "rustls": 6}
 
 
 def cargo_config() -> str:
@@ -155,6 +155,7 @@ def run_environment() -> dict:
     return environment
 
 
+@functools.cache
 def cargo() -> str:
     """The toolchain's own cargo; rustup's stand-in for it costs a tenth of a second a cell."""
     try:

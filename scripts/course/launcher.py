@@ -26,6 +26,8 @@ def start(arguments: list) -> int:
         binary = evcxr.find()
     if binary is None:
         raise say.Failure("the notebook kernel is not installed; run `scripts/lab` once")
+    # Past rustup's stand-ins, which look for the toolchain at every call.
+    os.environ["PATH"] = f"{Path(build_folder.cargo()).parent}{os.pathsep}{os.environ['PATH']}"
     builds = build_folder.BuildFolder()
     folder = builds.copy()
     builds.clean_in_background()
