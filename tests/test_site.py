@@ -581,7 +581,7 @@ def test_what_is_optional_takes_no_minutes(project):
     made = ["# 3.9 X\n\n**10 minutes** · Next: [a](a.ipynb)", "## 1. A\n\nwords", "## 2. B (optional)\n\nwords", "### C\n\nwords", "## 3. D\n\nwords"]
     (project / "notebooks" / "en" / "3.9-x.ipynb").write_text(cells(*({"cell_type": "markdown", "source": text, "metadata": {}} for text in made)))
     lesson = site_lesson.read("3.9-x", "en", [])
-    assert [(part.minutes, part.optional) for part in site_teaching.plan(lesson)] == [(3, False), (4, False), (0, True), (3, False)]
+    assert [(part.minutes, part.optional) for part in site_teaching.plan(lesson)] == [(1, False), (5, False), (0, True), (4, False)]
 
 
 def test_what_departs_from_the_solution_is_shown():

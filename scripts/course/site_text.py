@@ -74,7 +74,8 @@ def block(tokens: list, parser: MarkdownIt) -> Block:
         return Block("heading", title, plain(tokens), int(first.tag[1]))
     if kind == "table":
         # The corner of a table is no heading of anything.
-        rendered = f'<div class="scroll">{re.sub(r"<th([^>]*)></th>", r"<td\1></td>", rendered)}</div>'
+        rendered = re.sub(r"<th([^>]*)></th>", r"<td\1></td>", rendered)
+        rendered = f'<div class="scroll">{rendered}</div>'
     if kind == "fold" and "<details" not in first.content:
         kind = "other"
     return Block(kind, rendered, plain(tokens))
