@@ -18,6 +18,9 @@ except ModuleNotFoundError:
     import tomli as tomllib
 
 SOURCE = Path(__file__).resolve().parents[2] / "site"
+# Figures are laid out by the widths of the crate's own font.
+PLOT_FONTS = paths.CRATE / "src" / "plot" / "fonts"
+FONTS = [("Formulas", "normal", SOURCE / "fonts" / "stix-two-math.woff2"), ("Figures", "normal", PLOT_FONTS / "PlotSans-Regular.ttf"), ("Figures", "bold", PLOT_FONTS / "PlotSans-Bold.ttf")]
 # In a folder that holds nothing but a site; whatever else is in a folder is not deleted.
 MARK = ".made-by-scripts-site"
 # Where the glossary says, for the authors of lessons, how things are written.
@@ -106,7 +109,7 @@ class Pages:
     def page(self, template: str, title: str, twin: str, description: str = "", here: str = None, **more) -> str:
         return self.templates.get_template(template).render(
             language=self.language, other=self.other, w=self.words, other_w=self.other_words, title=title, twin=twin, description=description,
-            menu=self.menu, more=self.more, here=here or twin, kind=template.partition(".")[0], **more,
+            menu=self.menu, more=self.more, here=here or twin, **more,
         )
 
     def has_summary(self, lesson) -> bool:
@@ -186,7 +189,7 @@ class Pages:
             name = part.section.title or lesson.title
             place = f"{lesson.name}.html" + (f"#{part.section.place}" if part.section.place else "")
             rows.append([f'<a href="{place}">{name}</a>', part.minutes or "–", part.cells, part.exercises or "–"])
-        return site_teaching.table([w["plan"], w["minutes"], w["plan_cells"], w["exercises"]], rows, (1, 2, 3))
+        return site_teaching.table([w["plan"], w["minutes"].capitalize(), w["plan_cells"], w["exercises"].capitalize()], rows, (1, 2, 3))
 
     def stuck(self, lesson) -> str:
         w = self.words
@@ -204,6 +207,13 @@ class Pages:
         return f"window.searchIndex = {json.dumps(entries, ensure_ascii=False)};\n"
 
 
+def face(family: str, weight: str, path: Path) -> str:
+    """A font in the style sheet itself: a page from a folder may not be allowed to load one."""
+    font = base64.b64encode(path.read_bytes()).decode()
+    kind = {".woff2": "woff2", ".ttf": "truetype"}[path.suffix]
+    return f'@font-face {{ font-family: "{family}"; font-weight: {weight}; src: url("data:font/{path.suffix[1:]};base64,{font}") format("{kind}"); }}\n'
+
+
 def write(target: Path, pages: dict, reference: Path = None) -> None:
     """Puts the pages where `target` says: all of them, or the old ones stay."""
     if target.exists() and not target.is_dir() or target.is_dir() and any(target.iterdir()) and not (target / MARK).exists():
@@ -216,11 +226,8 @@ def write(target: Path, pages: dict, reference: Path = None) -> None:
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 (fresh / name).write_text(text, encoding="utf-8")
             shutil.copytree(SOURCE / "assets", fresh / "assets", dirs_exist_ok=True)
-            font = base64.b64encode((SOURCE / "fonts" / "stix-two-math.woff2").read_bytes()).decode()
-            # In the sheet itself: a page from a folder may not be allowed to load a font.
-            face = f'@font-face {{ font-family: "Formulas"; src: url("data:font/woff2;base64,{font}") format("woff2"); }}\n'
             style = fresh / "assets" / "style.css"
-            style.write_text(face + style.read_text(encoding="utf-8"), encoding="utf-8")
+            style.write_text("".join(face(*font) for font in FONTS) + style.read_text(encoding="utf-8"), encoding="utf-8")
             if reference:
                 shutil.copytree(reference, fresh / "api")
             (fresh / MARK).touch()

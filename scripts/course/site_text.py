@@ -149,6 +149,8 @@ def spaced(written: str) -> str:
     # Written out names of operators, as max: by themselves browsers take them for a sign like =.
     written = re.sub(r"<mo>([A-Za-z]{2,})</mo>(?=<mo)", r'<mo lspace="0" rspace="0">\1</mo>', written)
     written = re.sub(r"<mo>([A-Za-z]{2,})</mo>", r'<mo lspace="0" rspace="0.167em">\1</mo>', written)
+    # A bar encloses; browsers take it for a relation.
+    written = re.sub(r"<mo[^>]*>(\||&#x0007C;)</mo>", r'<mo lspace="0" rspace="0" stretchy="false">\1</mo>', written)
     written = re.sub(rf"({FUNCTION.pattern})(?!<mo|</|<mspace)", rf"\1{THIN}", written)
     return re.sub(rf"(</mi>|</mn>|</msub>|</msup>|</msubsup>)(?={FUNCTION.pattern})", rf"\1{THIN}", written)
 

@@ -10,8 +10,9 @@
     href: place ? `${page}#${place}` : page, title, text, letters: Array.from(text), foldedTitle: fold(title), folded: fold(text),
   }));
 
-  const score = (section, words) => {
-    let total = 0;
+  const score = (section, words, phrase) => {
+    // Words that stand together weigh more.
+    let total = words.length > 1 ? (section.foldedTitle.includes(phrase) ? 40 : 0) + (section.folded.includes(phrase) ? 15 : 0) : 0;
     for (const word of words) {
       const inTitle = section.foldedTitle.includes(word);
       const times = section.folded.split(word).length - 1;
@@ -21,9 +22,10 @@
     return total;
   };
 
-  const excerpt = (section, words) => {
-    const places = words.map((word) => section.folded.indexOf(word)).filter((place) => place >= 0);
-    const start = Math.max(0, Math.min(...(places.length ? places : [0])) - 60);
+  const excerpt = (section, words, phrase) => {
+    const places = [phrase, ...words].map((word) => section.folded.indexOf(word)).filter((place) => place >= 0);
+    const first = places.length ? places[0] : 0;
+    const start = first > 60 ? section.folded.indexOf(" ", first - 60) + 1 : 0;
     const end = Math.min(section.letters.length, start + 220);
     const line = document.createElement("p");
     if (start) line.append("… ");
@@ -43,12 +45,13 @@
 
   const search = () => {
     const words = fold(query.value).split(/\s+/).filter((word) => word.length > 1);
+    const phrase = words.join(" ");
     results.replaceChildren();
     if (!words.length) {
       found.textContent = results.dataset.hint;
       return;
     }
-    const hits = sections.map((section) => [score(section, words), section]).filter(([points]) => points).sort((a, b) => b[0] - a[0]);
+    const hits = sections.map((section) => [score(section, words, phrase), section]).filter(([points]) => points).sort((a, b) => b[0] - a[0]);
     const text = hits.length === 1 ? results.dataset.one : hits.length ? results.dataset.many : results.dataset.none;
     found.textContent = text.replace("{n}", hits.length);
     for (const [, section] of hits.slice(0, MOST)) {
@@ -56,7 +59,7 @@
       const link = document.createElement("a");
       link.href = section.href;
       link.textContent = section.title;
-      item.append(link, excerpt(section, words));
+      item.append(link, excerpt(section, words, phrase));
       results.append(item);
     }
   };
