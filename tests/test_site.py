@@ -382,7 +382,8 @@ def test_the_keyboard_alone_searches(tab):
         ("en", "OneCycleLR", "One cycle", 1),
         ("pt-BR", "retropropagacao", "", 1),
         ("pt-BR", "entropia cruzada", "ntropia cruzada", 3),
-        ("en", "você", None, 0),
+        ("pt-BR", "porque", "", 5),
+        ("en", "porque", None, 0),
         ("pt-BR", "xyzzy", None, 0),
     ],
 )
