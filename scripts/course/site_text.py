@@ -82,11 +82,11 @@ def block(tokens: list, parser: MarkdownIt) -> Block:
 
 
 def plain(tokens: list) -> str:
-    """The words of tokens, without marks."""
+    """The words of tokens, without marks; of formulas only those that read like words."""
     parts = []
     for token in tokens:
         for part in token.children or [token]:
-            if part.type in ("text", "code_inline", "math_inline", "math_block", "fence"):
+            if part.type in ("text", "code_inline", "fence") or part.type == "math_inline" and "\\" not in part.content:
                 parts.append(part.content)
             elif part.type in ("softbreak", "hardbreak", "paragraph_close", "td_close", "th_close"):
                 parts.append(" ")

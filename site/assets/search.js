@@ -6,16 +6,24 @@
 
   // Without accents and in small letters, one letter for each, so that places stay the same.
   const fold = (text) => Array.from(text, (letter) => letter.normalize("NFD")[0].toLowerCase()[0]).join("");
-  const sections = window.searchIndex.map(([page, place, title, text]) => ({
-    href: place ? `${page}#${place}` : page, title, text, letters: Array.from(text), foldedTitle: fold(title), folded: fold(text),
+  const sections = window.searchIndex.map(([page, anchor, title, text]) => ({
+    href: anchor ? `${page}#${anchor}` : page, title, text, letters: Array.from(text), foldedTitle: fold(title), folded: fold(text),
   }));
+
+  // A word of the query is the beginning of a word of the text.
+  const beginning = (word) => new RegExp(`(?<![\\p{L}\\p{N}])${word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}`, "gu");
+  const place = (text, word, from = 0) => {
+    const pattern = beginning(word);
+    pattern.lastIndex = from;
+    return pattern.exec(text)?.index ?? -1;
+  };
 
   const score = (section, words, phrase) => {
     // Words that stand together weigh more.
     let total = words.length > 1 ? (section.foldedTitle.includes(phrase) ? 40 : 0) + (section.folded.includes(phrase) ? 15 : 0) : 0;
     for (const word of words) {
-      const inTitle = section.foldedTitle.includes(word);
-      const times = section.folded.split(word).length - 1;
+      const inTitle = place(section.foldedTitle, word) >= 0;
+      const times = (section.folded.match(beginning(word)) || []).length;
       if (!inTitle && !times) return 0;
       total += (inTitle ? 20 : 0) + Math.min(times, 5);
     }
@@ -23,7 +31,7 @@
   };
 
   const excerpt = (section, words, phrase) => {
-    const places = [phrase, ...words].map((word) => section.folded.indexOf(word)).filter((place) => place >= 0);
+    const places = [phrase, ...words].map((word) => place(section.folded, word)).filter((at) => at >= 0);
     const first = places.length ? places[0] : 0;
     const start = first > 60 ? section.folded.indexOf(" ", first - 60) + 1 : 0;
     const end = Math.min(section.letters.length, start + 220);
@@ -31,7 +39,7 @@
     if (start) line.append("… ");
     let at = start;
     while (at < end) {
-      const next = words.map((word) => [section.folded.indexOf(word, at), word.length]).filter(([place]) => place >= 0 && place < end).sort((a, b) => a[0] - b[0])[0];
+      const next = words.map((word) => [place(section.folded, word, at), word.length]).filter(([start]) => start >= 0 && start < end).sort((a, b) => a[0] - b[0])[0];
       line.append(section.letters.slice(at, next ? next[0] : end).join(""));
       if (!next) break;
       const mark = document.createElement("mark");
