@@ -33,7 +33,9 @@ def main(arguments: list) -> int:
     environment.check_project()
     if {"notebooks", "scripts", "lessons"} & set(chosen):
         environment.ensure(build=bool({"scripts", "lessons"} & set(chosen)))
-    if "scripts" in chosen:
+    elif "site" in chosen:
+        environment.ensure_venv()
+    if {"scripts", "site"} & set(chosen):
         ensure_browser()
     with tempfile.TemporaryDirectory() as folder:
         tried = Path(folder) / "tried"
@@ -126,6 +128,8 @@ PACKAGES = ("candle_course_samples", "candle_course", "candle_course_notebook")
 # What a release needs on top: half an hour of compiling for what seldom changes.
 RELEASE = ("program", "datasets", "package", "oldest")
 
+SITE = paths.PROJECT / "tests" / "test_site.py"
+
 # name: (how long it usually takes when built, the commands)
 CHECKS = {
     "format": ("1 s", lambda: [["cargo", "fmt", "--all", "--check"]]),
@@ -138,8 +142,9 @@ CHECKS = {
     "datasets": ("20 s; 8 minutes the first time", datasets_commands),
     "package": ("5 minutes", package_commands),
     "oldest": ("10 s; 3 minutes the first time", oldest_rust_commands),
-    "scripts": ("9 minutes, and 6 more for a stock kernel", lambda: [[paths.venv_python(), "-m", "pytest", "-ra", "--durations=8", paths.PROJECT / "tests"]]),
+    "scripts": ("9 minutes, and 6 more for a stock kernel", lambda: [[paths.venv_python(), "-m", "pytest", "-ra", "--durations=8", "--ignore", SITE, paths.PROJECT / "tests"]]),
     "notebooks": ("2 s", lambda: [[sys.executable, paths.PROJECT / "scripts" / "build-notebooks", "--check"]]),
+    "site": ("3 minutes", lambda: [[sys.executable, paths.PROJECT / "scripts" / "site"], [paths.venv_python(), "-m", "pytest", "-ra", SITE]]),
     "lessons": ("2 minutes a lesson", lambda: [[sys.executable, paths.PROJECT / "scripts" / "run"]]),
 }
 
@@ -182,4 +187,4 @@ def ensure_browser() -> None:
             say.run([*APT, "update"], limit=300)
             say.run([*APT, "install", "-y", "--no-install-recommends", "chromium"], limit=1800, env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
         return
-    raise say.Failure("the browser test needs Chromium or Chrome: `sudo apt install chromium`, or leave out the check named `scripts`")
+    raise say.Failure("the browser tests need Chromium or Chrome: `sudo apt install chromium`, or leave out the checks named `scripts` and `site`")
