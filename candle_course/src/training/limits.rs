@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::language::told;
 use crate::training::TrainState;
 use crate::training::callbacks::duration;
 
@@ -54,11 +55,16 @@ impl Limits {
     /// Why training ends after this step or batch, if it does.
     pub(super) fn reached(&self, state: &TrainState) -> Option<String> {
         if self.max_steps.is_some_and(|most| state.step >= most) {
-            return Some(format!("{} steps are done, as many as `max_steps` allows", state.step));
+            return Some(told!(
+                "{} steps are done, as many as `max_steps` allows",
+                "{} passos foram dados, tantos quantos `max_steps` permite",
+                state.step
+            ));
         }
         let most = self.max_time?;
         let over = self.started.is_some_and(|started| started.elapsed() >= most);
-        over.then(|| format!("the {} of `max_time` are over", duration(most.as_secs_f64())))
+        let most = duration(most.as_secs_f64());
+        over.then(|| told!("the {} of `max_time` are over", "os {} de `max_time` acabaram", most))
     }
 
     /// Whether to validate after this step, in the middle of an epoch.
