@@ -21,14 +21,17 @@ pub use crate::ops;
 
 // data
 pub use crate::data::{
-    Batch, BatchPosition, Batches, Cifar10, ClassMap, ColorJitter, ConcatDataset, DataLoader, Dataset, Example,
-    FashionMnist, Georeference, ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize,
-    RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler,
+    Batch, BatchPosition, Batches, Cifar10, ClassMap, ColorJitter, ConcatDataset, DataLoader, Dataset, EuroSat,
+    Example, FashionMnist, Georeference, ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist,
+    Normalize, RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler,
     RandomVerticalFlip, Sampler, Satellite, SatelliteTarget, Scene, SceneTiles, SequentialSampler, Smote, Source,
     SpectralIndex, Split, StratifiedBatchSampler, Subset, SubsetSampler, TensorDataset, Transform,
     WeightedRandomSampler, class_balanced_weights, class_counts, class_weights, example_weights, false_color,
     imbalance, long_tail, ndvi, oversample, true_color, undersample,
 };
+
+#[cfg(feature = "hub")]
+pub use crate::data::{HubImages, HubSplit};
 
 // losses
 pub use crate::losses::{

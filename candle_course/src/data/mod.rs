@@ -8,6 +8,8 @@
 //! | for | there is |
 //! | --- | --- |
 //! | public image sets | [`Mnist`], [`FashionMnist`], [`Cifar10`]: see [`Source`] for where they come from |
+//! | land use from space, in colours or 13 bands | [`EuroSat`] |
+//! | any image set of the hub, streamed if it is large | `HubImages`, with the feature `hub` |
 //! | your own data | [`TensorDataset`], [`ImageFolder`], or your type that implements [`Dataset`] |
 //! | sets of `candle_datasets`, with the feature `candle-datasets` | `TrainTest`, `Axes` |
 //! | satellite images from GeoTIFF, their indices, tiles and maps | [`Scene`], [`SpectralIndex`], [`SceneTiles`], [`ClassMap`] |
@@ -45,16 +47,20 @@ mod candle_sets;
 mod cifar10;
 mod compose;
 mod dataset;
+mod eurosat;
 mod fashion_mnist;
 mod files;
 mod geotiff;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_images;
 mod image_folder;
 mod images;
 mod imbalance;
 mod loader;
 mod mnist;
+mod pixels;
 mod sampler;
 #[cfg(feature = "samples")]
 mod samples;
@@ -75,8 +81,11 @@ pub use candle_sets::{Axes, TrainTest};
 pub use cifar10::Cifar10;
 pub use compose::{ConcatDataset, MappedDataset, Subset};
 pub use dataset::{Batch, Dataset, Example, TensorDataset};
+pub use eurosat::EuroSat;
 pub use fashion_mnist::FashionMnist;
 pub use geotiff::Georeference;
+#[cfg(feature = "hub")]
+pub use hub_images::{HubImages, HubImagesBuilder, HubSampler, HubSplit};
 pub use image_folder::{ImageFolder, ImageFolderBuilder};
 pub use images::ImageDataset;
 pub use imbalance::{
@@ -94,7 +103,7 @@ pub use statistics::LoaderStatistics;
 pub use stratified::StratifiedBatchSampler;
 pub use transforms::{
     BatchPosition, ColorJitter, ColorJitterBuilder, MixUp, Normalize, RandomAffine, RandomAffineBuilder, RandomCrop,
-    RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn,
-    RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
+    RandomCropBuilder, RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder,
+    RandomQuarterTurn, RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
 };
 pub use weighted::{WeightedRandomSampler, WeightedRandomSamplerBuilder};

@@ -123,7 +123,7 @@ impl Georeference {
     }
 
     /// Of a part of the raster that begins at this pixel.
-    pub(in crate::data) fn from_pixel(&self, row: usize, column: usize) -> Self {
+    pub(in crate::data) fn part_at(&self, row: usize, column: usize) -> Self {
         let mut part = self.clone();
         [part.transform[0], part.transform[3]] = self.at(row as f64, column as f64);
         part
@@ -142,7 +142,7 @@ mod tests {
     fn places_are_those_of_corners() {
         let place = Georeference::geographic(4326, [-46.5, -23.0], [0.001, 0.002]).unwrap();
         assert_eq!((place.epsg(), place.transform()), (Some(4326), [-46.5, 0.001, 0.0, -23.0, 0.0, -0.002]));
-        assert_eq!(place.from_pixel(10, 20).at(0.0, 0.0), place.at(10.0, 20.0));
+        assert_eq!(place.part_at(10, 20).at(0.0, 0.0), place.at(10.0, 20.0));
         // A point of the standard lies in the middle of its pixel.
         let directory = |kind| vec![1, 1, 0, 2, 1025, 0, 1, kind, 3072, 0, 1, 31983];
         let point = Georeference::from_tags([100.0, 10.0, 0.0, 200.0, 0.0, -10.0], directory(2), vec![], String::new());

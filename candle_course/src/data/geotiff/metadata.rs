@@ -8,7 +8,8 @@ use crate::text::xml;
 pub(super) fn read(text: &str, bands: &mut [Band]) -> Result<()> {
     for item in text.split("<Item ").skip(1) {
         let Some((attributes, rest)) = item.split_once('>') else { continue };
-        let value = plain(rest.split('<').next().unwrap_or_default());
+        // GDAL escapes twice, and undoes it twice.
+        let value = plain(&plain(rest.split('<').next().unwrap_or_default()));
         let attribute = |name: &str| {
             let (_, rest) = attributes.split_once(&format!("{name}=\""))?;
             Some(rest.split('"').next().unwrap_or_default())
@@ -39,7 +40,7 @@ pub(super) fn write(bands: &[Band], classes: &[String]) -> Option<String> {
             items.push_str(&format!("  <Item name=\"{name}\" sample=\"{sample}\" role=\"{role}\">{value}</Item>\n"));
         };
         if let Some(name) = &band.name {
-            item("description", xml(name));
+            item("description", xml(&xml(name)));
         }
         if (band.scale, band.offset) != (1.0, 0.0) {
             item("scale", band.scale.to_string());
@@ -47,7 +48,7 @@ pub(super) fn write(bands: &[Band], classes: &[String]) -> Option<String> {
         }
     }
     for (class, name) in classes.iter().enumerate() {
-        items.push_str(&format!("  <Item name=\"CLASS_{class}\">{}</Item>\n", xml(name)));
+        items.push_str(&format!("  <Item name=\"CLASS_{class}\">{}</Item>\n", xml(&xml(name))));
     }
     (!items.is_empty()).then(|| format!("<GDALMetadata>\n{items}</GDALMetadata>"))
 }
@@ -72,7 +73,7 @@ mod tests {
         let mut again = vec![Band::default(); 3];
         read(&text, &mut again).unwrap();
         assert_eq!(again, bands);
-        assert!(text.contains("<Item name=\"CLASS_0\">water &amp; ice</Item>"), "{text}");
+        assert!(text.contains("<Item name=\"CLASS_0\">water &amp;amp; ice</Item>"), "{text}");
         assert_eq!(write(&[Band::default()], &[]), None);
         let broken = text.replace("0.0001", "much");
         assert!(read(&broken, &mut again).unwrap_err().to_string().contains("\"much\", which is no number"));

@@ -3,13 +3,15 @@
 mod georeference;
 mod metadata;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use crate::error::Result;
 use crate::sizes;
 
 pub use georeference::Georeference;
-pub(super) use read::{Window, read};
+pub(super) use read::{Window, read, read_part};
 pub(super) use write::write;
 
 /// The values of all bands, `[C, H, W]`, as the file has them.

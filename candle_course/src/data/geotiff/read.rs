@@ -18,8 +18,10 @@ const EXPANSION: u64 = 2_600;
 /// A row of tiles that is wider has no photograph in it.
 const ROW_BYTES: usize = 1 << 26;
 const MOST_TAGS: u64 = 4_096;
-const PHOTOMETRIC: u16 = 262;
-const YCBCR: u16 = 6;
+/// Values of one tag: a million tiles have as many offsets, each of which takes the tiff crate 32 bytes.
+const MOST_VALUES: u64 = 1 << 22;
+const PHOTOMETRIC: u64 = 262;
+const YCBCR: u64 = 6;
 
 /// A part of a raster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +51,24 @@ impl Window {
 /// # Errors
 /// If it is no TIFF file, damaged, of samples or a compression that are not read, or the window is not in it.
 pub(in crate::data) fn read(source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<Raster> {
+    Ok(read_part(source, length, window)?.0)
+}
+
+/// As [`read`], and height and width of the whole image.
+pub(in crate::data) fn read_part(
+    source: impl Read + Seek,
+    length: u64,
+    window: Option<Window>,
+) -> Result<(Raster, [usize; 2])> {
     contained(ErrorKind::Data, "the TIFF decoder", || decode(source, length, window))
 }
 
-fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<Raster> {
-    let overlay = plain_bands(&mut source)?;
+fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<(Raster, [usize; 2])> {
+    let overlay = plain_bands(&mut source, length)?;
     source.seek(SeekFrom::Start(0))?;
     let source = Overlay { source, position: 0, overlay };
     let limits = |mut limits: Limits| {
-        // A strip may be a whole plane; what it expands to is looked at below.
+        // A strip may be a whole plane. What lists of tags and strips take is looked at here, before.
         (limits.decoding_buffer_size, limits.intermediate_buffer_size) = (usize::MAX, usize::MAX);
         limits
     };
@@ -126,8 +137,8 @@ fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> 
             }
         }
     }
-    let georeference = georeference(&mut decoder)?.map(|place| place.from_pixel(window.row, window.column));
-    Ok(Raster { samples, size, bands, nodata, georeference })
+    let georeference = georeference(&mut decoder)?.map(|place| place.part_at(window.row, window.column));
+    Ok((Raster { samples, size, bands, nodata, georeference }, [height, width]))
 }
 
 /// Where the values of a decoded piece belong.
@@ -230,21 +241,17 @@ impl<R: Seek> Seek for Overlay<R> {
     }
 }
 
-/// Where the first image's entry for the meaning of its samples stands, and one that says "plain bands".
-fn plain_bands(source: &mut (impl Read + Seek)) -> Result<Option<(u64, Vec<u8>)>> {
-    let mut header = [0u8; 16];
-    let mut have = 0;
-    while have < header.len() {
-        match source.read(&mut header[have..])? {
-            0 => break,
-            count => have += count,
-        }
-    }
-    let little = match &header[..2] {
-        b"II" => true,
-        b"MM" => false,
+/// Where the first image's entry for the meaning of its samples stands, and one that says "plain bands". Fails
+/// if a tag has more values than the file holds: the tiff crate would make room for them.
+fn plain_bands(source: &mut (impl Read + Seek), length: u64) -> Result<Option<(u64, Vec<u8>)>> {
+    let mut header = Vec::new();
+    source.by_ref().take(16).read_to_end(&mut header)?;
+    let little = match header.get(..2) {
+        Some(b"II") => true,
+        Some(b"MM") => false,
         _ => return Err(Error::data("not a TIFF file: it does not begin with II or MM")),
     };
+    header.resize(16, 0);
     let number = |bytes: &[u8]| {
         let fold = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
         if little { bytes.iter().rev().fold(0, fold) } else { bytes.iter().fold(0, fold) }
@@ -257,12 +264,28 @@ fn plain_bands(source: &mut (impl Read + Seek)) -> Result<Option<(u64, Vec<u8>)>
     let mut bytes = [0u8; 20];
     source.read_exact(&mut bytes[..counter]).context("the file ends before its directory")?;
     let count = number(&bytes[..counter]);
-    for place in 0..count.min(MOST_TAGS) {
+    if count > MOST_TAGS {
+        return Err(Error::data(format!("the directory has {count} tags, more than any image")));
+    }
+    let mut found = None;
+    for place in 0..count {
         source.read_exact(&mut bytes[..entry]).context("the file ends in its directory")?;
-        if number(&bytes[..2]) as u16 != PHOTOMETRIC {
+        let (tag, kind, values) = (number(&bytes[..2]), number(&bytes[2..4]), number(&bytes[4..4 + offset]));
+        let width = match kind {
+            3 | 8 => 2,
+            4 | 9 | 11 | 13 => 4,
+            5 | 10 | 12 | 16..=18 => 8,
+            _ => 1,
+        };
+        if values > MOST_VALUES || values * width > length {
+            return Err(Error::data(format!(
+                "tag {tag} has {values} values, more than a file of {length} bytes holds"
+            )));
+        }
+        if tag != PHOTOMETRIC {
             continue;
         }
-        if number(&bytes[4 + offset..6 + offset]) as u16 == YCBCR {
+        if number(&bytes[4 + offset..6 + offset]) == YCBCR {
             return Err(Error::data("the image is stored as YCbCr: convert it to plain bands first"));
         }
         // Type 3 is u16; one value; 1 is "black is zero".
@@ -273,7 +296,7 @@ fn plain_bands(source: &mut (impl Read + Seek)) -> Result<Option<(u64, Vec<u8>)>
         plain.extend(one);
         plain.extend(word(1));
         plain.resize(entry - 2, 0);
-        return Ok(Some((directory + counter as u64 + place * entry as u64 + 2, plain)));
+        found = Some((directory + counter as u64 + place * entry as u64 + 2, plain));
     }
-    Ok(None)
+    Ok(found)
 }

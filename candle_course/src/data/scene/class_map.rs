@@ -29,11 +29,22 @@ use crate::setters::setters;
 /// # std::fs::remove_file(path)?;
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClassMap {
-    raster: Raster,
+    pub(super) raster: Raster,
     names: Vec<String>,
     colors: Vec<[f32; 3]>,
+}
+
+impl std::fmt::Debug for ClassMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [_, height, width] = self.raster.size;
+        f.debug_struct("ClassMap")
+            .field("names", &self.names)
+            .field("height", &height)
+            .field("width", &width)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Configures a [`ClassMap`].

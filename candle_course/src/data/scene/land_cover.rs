@@ -36,7 +36,7 @@ impl Scene {
     ///
     /// let classes = Scene::sample()?.land_cover()?.flatten_all()?.to_vec1::<u32>()?;
     /// let share = |class: u32| classes.iter().filter(|&&c| c == class).count() as f64 / 90_000.0;
-    /// assert!(share(3) > 0.4 && share(0) < 0.01, "mostly forest, hardly any water");
+    /// assert!(share(3) > 0.4 && share(0) < 0.01, "much forest, hardly any water");
     /// # Ok::<(), candle_course::error::Error>(())
     /// ```
     pub fn land_cover(&self) -> Result<Tensor> {

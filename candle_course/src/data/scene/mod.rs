@@ -4,10 +4,12 @@ mod class_map;
 mod land_cover;
 mod names;
 mod spectral_index;
+#[cfg(test)]
+mod tests;
 mod tiles;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,10 +62,21 @@ pub use tiles::{SceneTiles, SceneTilesBuilder};
 /// assert_eq!((batch.inputs.dims(), batch.targets.dims()), (&[2, 4, 64, 64][..], &[2, 64, 64][..]));
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Scene {
     raster: Arc<Raster>,
     names: Vec<String>,
+}
+
+impl std::fmt::Debug for Scene {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scene")
+            .field("names", &self.names)
+            .field("height", &self.height())
+            .field("width", &self.width())
+            .field("georeference", &self.georeference())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Configures how a [`Scene`] is read.
@@ -111,7 +124,7 @@ impl Scene {
         #[cfg(feature = "samples")]
         {
             let file = candle_course_samples::SENTINEL2;
-            let raster = geotiff::read(Cursor::new(file), file.len() as u64, None);
+            let raster = geotiff::read(std::io::Cursor::new(file), file.len() as u64, None);
             Self::new(raster.context("the embedded scene is damaged")?, None)
         }
         #[cfg(not(feature = "samples"))]
@@ -298,7 +311,7 @@ impl Scene {
     pub fn index(&self, index: SpectralIndex) -> Result<Tensor> {
         let bands =
             self.find_all(index.bands()).with_context(|| format!("{index:?} needs {}", index.bands().join(", ")))?;
-        self.from_pixels(&bands, |values| index.value(values))
+        self.map_pixels(&bands, |values| index.value(values))
     }
 
     /// `(a - b) / (a + b)` of two bands, `[H, W]`, f32: the form of most indices. `NaN` where it is not
@@ -307,11 +320,11 @@ impl Scene {
     /// # Errors
     /// If no band is called so.
     pub fn normalized_difference(&self, a: &str, b: &str) -> Result<Tensor> {
-        self.from_pixels(&self.find_all(&[a, b])?, |values| spectral_index::difference(values[0], values[1]))
+        self.map_pixels(&self.find_all(&[a, b])?, |values| spectral_index::difference(values[0], values[1]))
     }
 
     /// A number for every pixel from the values of some bands.
-    fn from_pixels(&self, bands: &[usize], value: impl Fn(&[f32]) -> f32) -> Result<Tensor> {
+    fn map_pixels(&self, bands: &[usize], value: impl Fn(&[f32]) -> f32) -> Result<Tensor> {
         let (height, width) = (self.height(), self.width());
         let mut values = sizes::room("the map", height * width)?;
         let mut lines = vec![0f32; bands.len() * width];
@@ -378,7 +391,7 @@ impl Scene {
             Samples::I16(values) => Samples::I16(cut(values, window, size)),
             Samples::F32(values) => Samples::F32(cut(values, window, size)),
         };
-        let georeference = self.raster.georeference.as_ref().map(|place| place.from_pixel(row, column));
+        let georeference = self.raster.georeference.as_ref().map(|place| place.part_at(row, column));
         let raster = Raster {
             samples,
             size: [count, height, width],

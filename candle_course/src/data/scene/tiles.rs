@@ -41,7 +41,7 @@ use crate::sizes;
 /// # assert!(train.len() < tiles.len());
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SceneTiles {
     scene: Scene,
     size: usize,
@@ -56,6 +56,17 @@ pub struct SceneTiles {
     mask: Option<Arc<Vec<u32>>>,
     ignored: Arc<Vec<bool>>,
     ignore_index: u32,
+}
+
+impl std::fmt::Debug for SceneTiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SceneTiles")
+            .field("len", &self.len())
+            .field("size", &self.size)
+            .field("overlap", &self.overlap)
+            .field("scene", &self.scene)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Configures [`SceneTiles`].
