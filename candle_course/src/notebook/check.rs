@@ -158,6 +158,9 @@ impl Check {
 /// As many digits as tell near numbers apart.
 fn long(value: f64) -> String {
     let text = format!("{value:.7}");
+    if value == 0.0 {
+        return "0".to_owned();
+    }
     match text.contains('.') && value.abs() >= 1e-4 {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
         false => format!("{value:e}"),
@@ -195,6 +198,11 @@ mod tests {
                 .report()
                 .contains("expected shape [2], got [1]")
         );
+    }
+
+    #[test]
+    fn zero_is_a_zero() {
+        assert_eq!([long(0.0), long(-0.0), long(1.5), long(2e-5)], ["0", "0", "1.5", "2e-5"]);
     }
 
     #[test]
