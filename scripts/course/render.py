@@ -100,11 +100,11 @@ from course import colab
 print(colab.mount_drive())"""
 COLAB_WORDS = {
     "en": {
-        "setup": "Run this cell first. It brings the course and its Rust kernel into this runtime: 2 minutes with what is ready-made, up to 10 without.",
+        "setup": "Run this cell first. It brings the course and its Rust kernel into this runtime: a few minutes with what is ready-made, up to 20 without.",
         "drive": "Optional: keep files beyond this runtime, in your Google Drive. Write to the folder that is printed, in place of a temporary one.",
     },
     "pt-BR": {
-        "setup": "Execute esta célula primeiro. Ela traz o curso e o seu kernel de Rust para este ambiente: 2 minutos com o que já vem pronto, até 10 sem isso.",
+        "setup": "Execute esta célula primeiro. Ela traz o curso e o seu kernel de Rust para este ambiente: alguns minutos com o que já vem pronto, até 20 sem isso.",
         "drive": "Opcional: guarde arquivos além deste ambiente, no seu Google Drive. Grave na pasta impressa abaixo, em vez de uma temporária.",
     },
 }
