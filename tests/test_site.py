@@ -37,7 +37,7 @@ class Page(HTMLParser):
         values = dict(attributes)
         for name in (values.get("class") or "").split():
             self.counts[name] = self.counts.get(name, 0) + 1
-        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.counts[f"<{tag}>"] = self.counts.get(f"<{tag}>", 0) + 1
         if tag == "html":
             self.language = values["lang"]
         if values.get("id"):
@@ -168,7 +168,7 @@ def test_no_formula_is_left_unset(pages):
         text = " ".join(page.text)
         left = re.search(r".{0,20}(?:[$]|\\[a-zA-Z]{2,}).{0,20}", text)
         assert not left, f"{name}: {left.group()}"
-    assert pages["en/3.3-losses.html"].counts["math"] > 60
+    assert pages["en/3.3-losses.html"].counts["<math>"] > 60
 
 
 def test_lessons_are_chained_and_lead_to_the_modules_before_and_after(site):
@@ -248,6 +248,8 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
         for load in page.loads:
             assert load.startswith("data:image/") or (site / Path(name).parent / load).is_file(), f"{name} loads {load[:80]}"
     for path in (site / "assets").iterdir():
+        if path.suffix == ".png":
+            continue
         text = path.read_text(encoding="utf-8")
         # The search looks through texts, which may name a page of the web.
         if not path.name.startswith("search-"):
@@ -571,6 +573,38 @@ def test_the_reference_stands_beside_the_lessons_where_there_is_one(site, pages)
     assert "../api/candle_course/index.html" in pages["pt-BR/index.html"].links
     course = site_pages.tomllib.loads((site_pages.SOURCE / "course.toml").read_text(encoding="utf-8"))
     assert not any("api" in page for page, _ in site_pages.Pages(course, "en", [], reference=False).more)
+
+
+# A PNG of one pixel.
+PIXEL = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63600000000200015e1fbf280000000049454e44ae426082")
+PICTURE = {"lesson": "3.9", "section": "a", "name": "X & Y", "file": "docs/x.png", "made": "scripts/x", "en": "A < B", "pt-BR": "B > A"}
+
+
+@pytest.fixture
+def lessons():
+    return {language: [site_lesson.Lesson("3.9-x", language, "", 0, [site_lesson.Section("A", "A", 2, "a")])] for language in paths.LANGUAGES}
+
+
+def test_a_picture_hangs_in_its_section_in_both_languages(project, lessons):
+    (project / "docs").mkdir()
+    (project / "docs" / "x.png").write_bytes(PIXEL)
+    assert site_pages.hang(PICTURE, lessons) == {"assets/x.png": PIXEL}
+    for language, text in (("en", "A &lt; B"), ("pt-BR", "B &gt; A")):
+        (block,) = lessons[language][0].sections[0].blocks
+        assert f"<figcaption>{text}</figcaption>" in block.html and 'src="../assets/x.png" alt="X &amp; Y" width="1" height="1"' in block.html
+    with pytest.raises(say.Failure, match="into 'b', which lesson 3.9 does not have"):
+        site_pages.hang(PICTURE | {"section": "b"}, lessons)
+
+
+def test_a_picture_that_nobody_has_made_yet_is_named(project, lessons, capsys):
+    assert site_pages.hang(PICTURE, lessons) == {}
+    assert "without the picture docs/x.png: scripts/x makes it" in capsys.readouterr().err
+
+
+def test_the_place_of_every_picture_exists(pages):
+    for picture in site_pages.tomllib.loads((site_pages.SOURCE / "course.toml").read_text(encoding="utf-8"))["pictures"]:
+        (name,) = [name for name in LESSONS if name.startswith(f"{picture['lesson']}-")]
+        assert picture["section"] in pages[f"en/{name}.html"].ids
 
 
 @pytest.mark.parametrize(("weights", "total", "expected"), [([1, 1], 10, [5, 5]), ([0, 0, 0], 3, [1, 1, 1]), ([10, 1, 1], 12, [8, 2, 2]), ([1, 2], 1, [0, 0]), ([], 5, [])])

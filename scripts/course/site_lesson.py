@@ -28,10 +28,6 @@ class Section:
     # Shown as a question that unfolds.
     folded: bool = False
 
-    @property
-    def exercise(self) -> bool:
-        return any("exercise" in block.tags for block in self.blocks)
-
 
 @dataclass
 class Lesson:
@@ -116,9 +112,7 @@ def opening(lesson: Lesson) -> None:
 
 
 def code_cell(source: str, outputs: list, tags: list, where: str) -> Block:
-    made = Block("cell", site_text.code(source, "rust"), source, tags=tags)
-    made.outputs = [shown(output, where) for output in outputs]
-    return made
+    return Block("cell", site_text.code(source, "rust"), source, tags=tags, outputs=[shown(output, where) for output in outputs])
 
 
 @dataclass

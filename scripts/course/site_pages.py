@@ -1,6 +1,7 @@
 """The pages of the site, in both languages, into a folder that a browser opens without a server."""
 
 import base64
+import html
 import json
 import os
 import re
@@ -41,11 +42,32 @@ def build(target: Path, reference: Path = None) -> int:
         for first, twin in zip(lessons[paths.LANGUAGES[0]], lessons[other]):
             site_lesson.pair_places(first, twin)
     pages = {}
+    for picture in course["pictures"]:
+        pages |= hang(picture, lessons)
     for language in paths.LANGUAGES:
         pages |= Pages(course, language, lessons[language], reference is not None).all()
     pages["index.html"] = templates().get_template("chooser.html").render(words=course["words"])
     write(target, pages, reference)
     return sum(page.endswith(".html") for page in pages)
+
+
+def hang(picture: dict, lessons: dict) -> dict:
+    """Puts a picture into its section, in every language; its file under the name that the pages use."""
+    file = paths.PROJECT / picture["file"]
+    if not file.is_file():
+        say.note(f"  without the picture {picture['file']}: {picture['made']} makes it")
+        return {}
+    data = file.read_bytes()
+    # The size stands in the head of a PNG.
+    width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))
+    for language, every in lessons.items():
+        section = next((section for lesson in every if lesson.number == picture["lesson"] for section in lesson.sections if section.place == picture["section"]), None)
+        if section is None:
+            raise say.Failure(f"site/course.toml hangs {picture['file']} into {picture['section']!r}, which lesson {picture['lesson']} does not have")
+        text = html.escape(picture[language])
+        section.blocks.append(site_text.Block(
+            "picture", f'<figure class="picture"><img src="../assets/{file.name}" alt="{html.escape(picture["name"])}" width="{width}" height="{height}" loading="lazy"><figcaption>{text}</figcaption></figure>'))
+    return {f"assets/{file.name}": data}
 
 
 def templates() -> Environment:
@@ -224,7 +246,7 @@ def write(target: Path, pages: dict, reference: Path = None) -> None:
         try:
             for name, text in pages.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                (fresh / name).write_text(text, encoding="utf-8")
+                (fresh / name).write_bytes(text if isinstance(text, bytes) else text.encode())
             shutil.copytree(SOURCE / "assets", fresh / "assets", dirs_exist_ok=True)
             style = fresh / "assets" / "style.css"
             style.write_text("".join(face(*font) for font in FONTS) + style.read_text(encoding="utf-8"), encoding="utf-8")

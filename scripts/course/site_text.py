@@ -30,15 +30,16 @@ class Block:
     html: str
     # What a search finds, and what is counted as words to read.
     text: str = ""
-    # Of a heading: its level and its place on the page.
+    # Of a heading.
     level: int = 0
-    place: str = ""
     tags: list = field(default_factory=list)
+    # Of a cell: what it has shown.
+    outputs: list = field(default_factory=list)
 
 
 def markdown(text: str, where: str) -> list:
     """The blocks of a Markdown text; `where` says in a message where it stands."""
-    parser = _parser(where)
+    parser = parser_of(where)
     blocks, pending = [], []
     for group in groups(parser.parse(text)):
         pending += group
@@ -97,7 +98,8 @@ def plain(tokens: list) -> str:
     return " ".join("".join(parts).split())
 
 
-def _parser(where: str) -> MarkdownIt:
+def parser_of(where: str) -> MarkdownIt:
+    """Markdown as JupyterLab takes it, with formulas and links as a page needs them."""
     parser = MarkdownIt("commonmark").enable("table")
     dollarmath_plugin(parser, allow_digits=True, double_inline=True)
     tasklists_plugin(parser, enabled=True, label=True)
