@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// the empty pattern everything.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let ends = name.match_indices('.').map(|(dot, _)| dot).chain([name.len()]);
-    pattern.is_empty() || ends.into_iter().any(|end| is_like(pattern.as_bytes(), name[..end].as_bytes()))
+    pattern.is_empty() || ends.into_iter().any(|end| is_like(pattern.as_bytes(), &name.as_bytes()[..end]))
 }
 
 /// Whether the whole of `text` is like `pattern`.

@@ -226,7 +226,7 @@ mod tests {
     fn small_images_other_channels_and_bad_numbers() {
         let parameters = Parameters::new(0, &Device::Cpu);
         let model = ResNet18::builder(4).in_channels(2).small_images().build(&parameters.at("net")).unwrap();
-        let xs = numbers(&[2, 2, 16, 16], 1).to_dtype(DType::F32).unwrap();
+        let xs = numbers(&[2, 2, 8, 8], 1).to_dtype(DType::F32).unwrap();
         assert_eq!(model.features(&xs, true).unwrap().dims(), [2, 512]);
         let gradients = model.forward_t(&xs, true).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
         assert!(parameters.missing_gradients(&gradients).is_empty());

@@ -98,7 +98,7 @@ fn wide(xs: &Tensor) -> Result<Tensor> {
 pub(super) fn layer_norm_of(xs: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let size = xs.dim(D::Minus1)?;
     let (wide, weight, wide_bias) = (wide(xs)?, self::wide(weight)?, self::wide(bias)?);
-    Ok(crate::ops::layer_norm(&wide, &[size], Some((&weight, &wide_bias)), eps)?.to_dtype(xs.dtype())?)
+    crate::ops::layer_norm(&wide, &[size], Some((&weight, &wide_bias)), eps)?.to_dtype(xs.dtype())
 }
 
 /// The norm that `config` says: candle's `layer_norm`. Its variables are `weight` and `bias`, or
