@@ -21,6 +21,7 @@ pub mod losses;
 pub mod metrics;
 pub mod nn;
 pub mod notebook;
+pub mod onnx;
 pub mod ops;
 pub mod optimizers;
 pub mod plot;

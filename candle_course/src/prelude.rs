@@ -13,9 +13,9 @@ pub use crate::stateful::{State, Stateful};
 
 // nn
 pub use crate::nn::{
-    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Fan, Flatten,
-    GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, Recompute,
-    RecurrentOutput, Rnn, Scope, Sequential, Upsample, UpsampleMode,
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Bridge, Conv2d, ConvTranspose2d, Dropout, Fan,
+    Flatten, GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, Recompute,
+    RecurrentOutput, ResNet18, Rnn, Scope, Sequential, Upsample, UpsampleMode,
 };
 pub use crate::ops;
 
@@ -69,9 +69,12 @@ pub use crate::schedules::{
 
 // checkpoint
 pub use crate::checkpoint::{
-    CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, fold_batch_norm_transposed,
-    load_weights, read_weights, save_weights, write_weights,
+    CheckpointFolder, GeneratorStates, LoadReport, Resume, Retention, Snapshot, WeightLoading, fold_batch_norm,
+    fold_batch_norm_transposed, load_weights, read_weights, save_weights, write_weights,
 };
+
+// onnx
+pub use crate::onnx::OnnxExport;
 
 // training
 pub use crate::training::callbacks::{Checkpoints, EarlyStopping, JsonLines, Progress, TensorBoard};

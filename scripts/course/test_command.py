@@ -74,9 +74,9 @@ def run_checks(chosen: list) -> list:
     return results
 
 
-# candle-datasets takes minutes to compile and is compiled by its own check alone; the program is built
-# in a profile of its own.
-CRATES = ["--workspace", "--exclude", "candle_datasets_oracle", "--exclude", "candle_course_program", "--locked"]
+# candle-datasets and candle-transformers take minutes to compile and are compiled by their own checks
+# alone; the program is built in a profile of its own.
+CRATES = ["--workspace", "--exclude", "candle_datasets_oracle", "--exclude", "candle_transformers_oracle", "--exclude", "candle_course_program", "--locked"]
 
 
 def crate_commands() -> list:
@@ -93,6 +93,11 @@ def datasets_commands() -> list:
         ["cargo", "test", "--locked", "-p", "candle_datasets_oracle"],
         ["cargo", "test", "--locked", "-p", "candle_course", "--features", "candle-datasets", "--lib", "candle_sets"],
     ]
+
+
+def transformers_commands() -> list:
+    """Models of candle-transformers, trained and compared with PyTorch's values."""
+    return [["cargo", "test", "--locked", "-p", "candle_transformers_oracle"]]
 
 
 def program_commands() -> list:
@@ -126,7 +131,7 @@ PACKAGES = ("candle_course_samples", "candle_course", "candle_course_notebook")
 
 
 # What a release needs on top: half an hour of compiling for what seldom changes.
-RELEASE = ("program", "datasets", "package", "oldest")
+RELEASE = ("program", "datasets", "transformers", "package", "oldest")
 
 SITE = paths.PROJECT / "tests" / "test_site.py"
 
@@ -140,6 +145,7 @@ CHECKS = {
     "audit": ("30 s", lambda: [[sys.executable, paths.PROJECT / "scripts" / "audit"]]),
     "program": ("5 s; 5 minutes the first time", program_commands),
     "datasets": ("20 s; 8 minutes the first time", datasets_commands),
+    "transformers": ("1 minute; 6 minutes the first time", transformers_commands),
     "package": ("5 minutes", package_commands),
     "oldest": ("10 s; 3 minutes the first time", oldest_rust_commands),
     "scripts": ("9 minutes, and 6 more for a stock kernel", lambda: [[paths.venv_python(), "-m", "pytest", "-ra", "--durations=8", "--ignore", SITE, paths.PROJECT / "tests"]]),

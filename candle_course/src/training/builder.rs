@@ -11,7 +11,7 @@ use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{
-    GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
+    FOREIGN, GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
 };
 use crate::precision::Precision;
 use crate::schedules::Schedule;
@@ -43,6 +43,7 @@ pub struct TrainerBuilder {
     pub(super) average: Option<f64>,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) precision: Precision,
+    pub(super) checks_gradients: bool,
 }
 
 /// A bound on gradients.
@@ -89,6 +90,7 @@ impl TrainerBuilder {
             average: None,
             checkpoints: None,
             precision: Precision::F32,
+            checks_gradients: true,
         }
     }
 
@@ -204,6 +206,9 @@ impl TrainerBuilder {
         /// In which precision a CUDA device multiplies, in training and evaluation; parameters,
         /// gradients and optimizer state stay f32. All of f32 by default.
         precision(precision: Precision) => precision = precision;
+        /// Trains a model of candle's own layers without
+        /// [`check_gradients`](crate::training::check_gradients) before the first step.
+        unchecked_gradients() => checks_gradients = false;
     }
 
     /// The trainer.
@@ -228,7 +233,7 @@ impl TrainerBuilder {
         }
         if self.parameters.trainable().is_empty() {
             return Err(Error::argument("parameters", "at least one trainable parameter", 0)
-                .hint("was the model built on these `Parameters`, and is not all of it frozen?"));
+                .hint(format!("was the model built on these `Parameters`, and is not all of it frozen? {FOREIGN}")));
         }
         for (i, metric) in self.metrics.iter().enumerate() {
             if self.metrics[..i].iter().any(|other| other.name() == metric.name()) {
@@ -288,6 +293,7 @@ impl TrainerBuilder {
             train_metrics: self.train_metrics,
             train_values: None,
             precision: self.precision,
+            checks_gradients: self.checks_gradients,
             // Of so many steps at most one an epoch; how many an epoch has, only its loader tells.
             epochs: self.epochs.or(self.limits.max_steps).unwrap_or(1),
             limits: Limits { counts_steps: self.epochs.is_none(), ..self.limits },

@@ -70,6 +70,7 @@ pub struct Training {
     /// The losses of the running epoch, a batch each.
     pub(super) running: DeviceLosses,
     pub(super) precision: Precision,
+    pub(super) checks_gradients: bool,
     pub(super) gradient_norm: Option<GradientNorm>,
     /// The last weights, while the model holds the best ones; training goes on from them.
     pub(super) displaced: Option<State>,

@@ -74,7 +74,8 @@ impl Trainer {
     ///
     /// # Errors
     /// If all epochs are done already, a loader has no batches, there are metrics but no validation
-    /// data, shapes do not fit, a parameter receives no gradient, inputs or loss are not finite, a
+    /// data, shapes do not fit, a parameter receives no gradient, a model of candle's own layers has
+    /// wrong ones ([`check_gradients`](crate::training::check_gradients)), inputs or loss are not finite, a
     /// callback, the data set or the sampler fails or panics, or another training saves into the
     /// folder of the checkpoints.
     ///
@@ -88,6 +89,7 @@ impl Trainer {
             checkpoints.start(&mut self.training)?;
         }
         self.training.release()?;
+        self.training.check_foreign(train)?;
         let result = catch_unwind(AssertUnwindSafe(|| self.run(train, validation)));
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.close();
