@@ -6,7 +6,7 @@ use image::imageops::{self, FilterType};
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageReader, Limits, Luma};
 
 use crate::data::geotiff::{self, Raster, Samples};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::sizes;
 
 /// Most pixels of one image: a tensor of that size takes 1.6 GB.
@@ -224,6 +224,7 @@ fn png_labels(bytes: &[u8]) -> Result<(Vec<u32>, [usize; 2])> {
 
 #[cfg(feature = "hub")]
 fn tiff_labels(bytes: &[u8]) -> Result<(Vec<u32>, [usize; 2])> {
+    use crate::error::Context;
     let raster = geotiff::read(std::io::Cursor::new(bytes), bytes.len() as u64, None)
         .context("expected a mask in PNG or TIFF: others change the labels")?;
     let [c, h, w] = raster.size;
