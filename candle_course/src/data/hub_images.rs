@@ -151,7 +151,7 @@ impl HubImagesBuilder {
         if !name.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name)) {
             return Err(Error::argument("repository", "`owner/name`", format!("{name:?}")));
         }
-        pixels::check_size(self.reading.size)?;
+        pixels::check(&self.reading)?;
         if self.limit == Some(0) {
             return Err(Error::argument("limit", "at least one example", 0));
         }

@@ -166,10 +166,7 @@ impl ImageFolderBuilder {
     /// As [`ImageFolder::new`], or if a side is 0, the images would have more than 2²⁷ pixels, or the scale is
     /// not finite.
     pub fn build(self) -> Result<ImageFolder> {
-        pixels::check_size(self.reading.size)?;
-        if let Some(scale) = self.reading.scale.filter(|scale| !scale.is_finite()) {
-            return Err(Error::argument("scale", "a finite number", scale));
-        }
+        pixels::check(&self.reading)?;
         Ok(ImageFolder { reading: self.reading, ..ImageFolder::new(self.folder)? })
     }
 }

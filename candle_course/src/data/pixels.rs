@@ -40,9 +40,12 @@ pub(super) struct Pixels {
     pub size: [usize; 3],
 }
 
-/// Fails if `size` is none that an image can have.
-pub(super) fn check_size(size: Option<(usize, usize)>) -> Result<()> {
-    let Some((height, width)) = size else { return Ok(()) };
+/// Fails if the size is none that an image can have, or the scale is no number.
+pub(super) fn check(reading: &Reading) -> Result<()> {
+    if let Some(scale) = reading.scale.filter(|scale| !scale.is_finite()) {
+        return Err(Error::argument("scale", "a finite number", scale));
+    }
+    let Some((height, width)) = reading.size else { return Ok(()) };
     let got = || format!("{height} and {width}");
     if height == 0 || width == 0 {
         return Err(Error::argument("height, width", "at least 1 each", got()));

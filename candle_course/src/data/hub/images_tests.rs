@@ -347,6 +347,7 @@ fn what_is_wrong_is_named() {
     }
     assert!(HubImages::builder("a/b").limit(0).load().unwrap_err().to_string().contains("`limit`"));
     assert!(HubImages::builder("a/b").resize(0, 1).load().is_err());
+    assert!(HubImages::builder("a/b").scale(f64::NAN).load().unwrap_err().to_string().contains("`scale`"));
 }
 
 #[test]

@@ -132,6 +132,10 @@ fn tiles_cover_the_scene_and_their_values_are_in_place() {
         assert!(seen.iter().all(|&seen| seen), "{size} {overlap}");
         assert!(tiles.get(tiles.len()).is_err());
     }
+    // A tile is the same whichever bands it shows.
+    let again = scene.tiles(8).bands(&["red"]).build().unwrap();
+    let tiles = scene.tiles(8).build().unwrap();
+    assert!(again.origin(5) == tiles.origin(5) && tiles.origin(4) != tiles.origin(5) && tiles.origin(99).is_none());
     let tiles = scene.tiles(8).bands(&["SCL", "red"]).normalize(&[20_000.0, 0.0], &[2.0, 1.0]).build().unwrap();
     let example = tiles.get(5).unwrap();
     assert_eq!(vector(&example.input)[..2], [(8 * 100 + 8) as f32 / 2.0, (8 * 100 + 9) as f32 / 2.0]);

@@ -386,6 +386,11 @@ impl Dataset for SceneTiles {
         self.rows.len() * self.columns.len()
     }
 
+    fn origin(&self, index: usize) -> Option<(usize, usize)> {
+        let (row, column) = self.position(index).ok()?;
+        Some((Arc::as_ptr(&self.scene.raster) as usize, row * self.scene.width() + column))
+    }
+
     fn get(&self, index: usize) -> Result<Example> {
         let (row, column) = self.position(index)?;
         let target = match &self.mask {
