@@ -105,6 +105,8 @@ def tab(browser, site):
 
     def opened(name, viewport=DESKTOP, theme="light"):
         context = browser.new_context(viewport=viewport, color_scheme=theme)
+        # A busy machine is slow, not wrong.
+        context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
