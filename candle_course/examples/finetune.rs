@@ -54,7 +54,8 @@ fn main() -> Result<()> {
         None => {
             println!("no weights given: training our own on Fashion-MNIST");
             let fashion = FashionMnist::load()?;
-            let clothes = loader(Subset::new(fashion.train(), &(0..2000).collect::<Vec<_>>())?, &device)?;
+            let clothes = fashion.train().len().min(4000);
+            let clothes = loader(Subset::new(fashion.train(), &(0..clothes).collect::<Vec<_>>())?, &device)?;
             let unseen = loader(fashion.test(), &device)?;
             let (parameters, model) = build(10, &device)?;
             let accuracy = train((&parameters, &model), AdamW::builder(&parameters).build()?, 4, (&clothes, &unseen))?;

@@ -1,7 +1,7 @@
 //! Trained models for anywhere: ONNX files, which ONNX Runtime, browsers, phones and databases run.
 //!
-//! - [`OnnxExport`] writes a model as it is in evaluation mode: a [`Sequential`](crate::nn::Sequential) of any of this
-//!   crate's layers, one such layer, [`ResNet18`](crate::nn::ResNet18), or a model of one's own.
+//! - [`OnnxExport`] writes a model as it is in evaluation mode: a [`Sequential`] of any of this crate's
+//!   layers, one such layer, [`ResNet18`], or a model of one's own.
 //! - [`ToOnnx`] is what a model of one's own implements, in a few lines: the same layers in the same
 //!   order as in its `forward`, on a [`Graph`].
 

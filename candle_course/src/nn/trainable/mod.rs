@@ -16,7 +16,7 @@
 //!
 //! | name | candle's | here |
 //! | --- | --- | --- |
-//! | [`LayerNorm`], [`layer_norm`], [`ops::layer_norm`] | no gradient with a bias and contiguous input | right |
+//! | [`LayerNorm`], [`layer_norm()`], [`ops::layer_norm`] | no gradient with a bias and contiguous input | right |
 //! | [`RmsNorm`], [`rms_norm`], [`ops::rms_norm`] | no gradient | right |
 //! | [`ops::softmax_last_dim`] | no gradient | right |
 //! | [`rotary_emb::rope`], [`rotary_emb::rope_i`], [`rotary_emb::rope_thd`] | no gradient | right |
@@ -30,6 +30,12 @@ pub mod rotary_emb;
 
 pub use candle_nn::*;
 pub use norm::{LayerNorm, RmsNorm, layer_norm, layer_norm_no_bias, rms_norm};
+
+/// `candle_nn::layer_norm`, with gradients.
+pub mod layer_norm {
+    pub use super::norm::{LayerNorm, RmsNorm, layer_norm, layer_norm_no_bias, rms_norm};
+    pub use candle_nn::LayerNormConfig;
+}
 
 #[cfg(test)]
 mod tests;

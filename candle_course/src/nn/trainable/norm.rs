@@ -120,7 +120,7 @@ pub fn layer_norm(size: usize, config: impl Into<LayerNormConfig>, vb: VarBuilde
 /// A layer norm without a bias.
 ///
 /// # Errors
-/// As [`layer_norm`].
+/// As [`layer_norm()`].
 pub fn layer_norm_no_bias(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<LayerNorm> {
     layer_norm(size, LayerNormConfig { eps, remove_mean: true, affine: false }, vb)
 }
@@ -168,7 +168,7 @@ impl Module for RmsNorm {
 /// An RMS norm whose variable is `weight`.
 ///
 /// # Errors
-/// As [`layer_norm`].
+/// As [`layer_norm()`].
 pub fn rms_norm(size: usize, eps: f64, vb: VarBuilder<'_>) -> Result<RmsNorm> {
     Ok(RmsNorm(layer_norm(size, LayerNormConfig { eps, remove_mean: false, affine: false }, vb)?))
 }
