@@ -17,6 +17,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -284,7 +285,10 @@ def scaling(arguments, binary):
     for model in arguments.models:
         for threads in arguments.threads:
             environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-            pair = [Child([binary, "ours", model], environment), Child([sys.executable, __file__, "--child", model], environment)]
+            # On as many cores: threads that the system moves about would measure the system.
+            cores = ["taskset", "--cpu-list", f"0-{threads - 1}"] if threads <= os.cpu_count() and shutil.which("taskset") else []
+            pair = [[*cores, binary, "ours", model], [*cores, sys.executable, __file__, "--child", model]]
+            pair = [Child(command, environment) for command in pair]
             for child in pair:
                 child.wait()
             for _ in range(arguments.rounds):

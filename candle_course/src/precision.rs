@@ -40,7 +40,8 @@ pub enum Precision {
     /// several times faster, errors around 1e-3.
     Tf32,
     /// Factors rounded to 8 bits (bfloat16), twice as fast again and half the traffic. Its range is
-    /// that of f32, so no loss scaling is needed.
+    /// that of f32, so no loss scaling is needed. What layers keep for the backward pass is kept in bf16
+    /// too, which halves the memory: the factors themselves, and the normalised input of a batch norm.
     Bf16,
 }
 

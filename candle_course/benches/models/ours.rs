@@ -89,10 +89,11 @@ impl ModuleT for UNet {
         let pool = MaxPool2d::new(2)?;
         let first = self.down[0].forward_t(xs, train)?;
         let second = self.down[1].forward_t(&pool.forward(&first)?, train)?;
-        let bottom = self.bottom.forward_t(&pool.forward(&second)?, train)?;
-        let up = Tensor::cat(&[&second, &self.enlarge[0].forward(&bottom)?], 1)?;
-        let up = self.up[0].forward_t(&up, train)?;
-        let up = Tensor::cat(&[&first, &self.enlarge[1].forward(&up)?], 1)?;
+        // Assigned anew, not shadowed: what is not needed any more is freed, not kept until the end.
+        let mut up = self.bottom.forward_t(&pool.forward(&second)?, train)?;
+        up = candle_course::ops::cat(&[&second, &self.enlarge[0].forward(&up)?], 1)?;
+        up = self.up[0].forward_t(&up, train)?;
+        up = candle_course::ops::cat(&[&first, &self.enlarge[1].forward(&up)?], 1)?;
         self.head.forward(&self.up[1].forward_t(&up, train)?)
     }
 }
@@ -125,7 +126,7 @@ impl ModuleT for Residual {
             Some(shortcut) => pass(shortcut, xs)?,
             None => xs.clone(),
         };
-        Ok(candle_course::ops::relu(&(ys + shortcut)?)?)
+        Ok(candle_course::ops::add_relu(&ys, &shortcut)?)
     }
 }
 

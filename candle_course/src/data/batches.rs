@@ -10,6 +10,7 @@ use crate::data::transforms::{BatchPosition, Transform};
 use crate::data::workers::{Epoch, Workers};
 use crate::data::{Batch, Dataset};
 use crate::error::{Context, Error, ErrorKind, Result, contained};
+use crate::kernels::transfer::send;
 
 /// How one batch is made.
 pub(super) struct Recipe {
@@ -45,7 +46,7 @@ impl Recipe {
             return Ok(sent);
         }
         let _ = ahead;
-        Ok(tensor.to_device(&self.device)?)
+        Ok(send(tensor, &self.device)?)
     }
 
     /// `ahead`: in a thread that has time to see the batch arrive on its device.

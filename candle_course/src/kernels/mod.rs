@@ -24,6 +24,7 @@ pub mod simd;
 pub mod softmax;
 pub mod tape;
 mod tile;
+pub(crate) mod transfer;
 pub mod upsample;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -65,12 +65,23 @@ impl Value {
 pub type Gradients = Result<Vec<Option<Tensor>>>;
 
 /// From the inputs, the output and its gradient to the gradients of the inputs.
-pub(super) type Backward = dyn Fn(&[&Tensor], &Tensor, &Tensor) -> Gradients + Send + Sync;
+type OfInputs = dyn Fn(&[&Tensor], &Tensor, &Tensor) -> Gradients + Send + Sync;
+
+/// From the output's gradient, and which inputs want theirs, to the gradients of the inputs.
+type OfKept = dyn Fn(&[bool], &Tensor) -> Gradients + Send + Sync;
+
+/// How an operation goes backwards.
+pub(super) enum Backward {
+    /// Inputs and output are looked at again.
+    Inputs(Box<OfInputs>),
+    /// With what the function itself has kept.
+    Kept(Box<OfKept>),
+}
 
 struct Node {
     name: &'static str,
     value: Mutex<Option<Value>>,
-    backward: Box<Backward>,
+    backward: Backward,
 }
 
 impl Node {
@@ -94,7 +105,11 @@ impl Node {
     }
 
     fn gradients<const N: usize>(&self, inputs: [&Tensor; N], ys: &Tensor, dy: &Tensor) -> Result<[Option<Tensor>; N]> {
-        let gradients = (self.backward)(&inputs, ys, &incoming(dy, self.name)?)?;
+        let dy = incoming(dy, self.name)?;
+        let gradients = match &self.backward {
+            Backward::Inputs(backward) => backward(&inputs, ys, &dy)?,
+            Backward::Kept(backward) => backward(&inputs.map(|input| input.track_op()), &dy)?,
+        };
         gradients.try_into().map_err(|_| candle_core::Error::Msg(format!("internal error: gradients of {}", self.name)))
     }
 }
@@ -188,16 +203,35 @@ pub fn node(
     value: Value,
     backward: impl Fn(&[&Tensor], &Tensor, &Tensor) -> Gradients + Send + Sync + 'static,
 ) -> Result<Tensor> {
+    with_backward(name, inputs, value, Backward::Inputs(Box::new(backward)))
+}
+
+/// [`node`] of an operation that itself keeps what its backward pass needs: on a tape, neither its
+/// inputs nor its output live until then.
+///
+/// `backward` is given which inputs want a gradient, and the gradient of the output. It must not hold
+/// the output, which would then hold itself.
+#[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))] // the CPU's operations are recorded by no tape
+pub fn keeping(
+    name: &'static str,
+    inputs: &[&Tensor],
+    value: Value,
+    backward: impl Fn(&[bool], &Tensor) -> Gradients + Send + Sync + 'static,
+) -> Result<Tensor> {
+    with_backward(name, inputs, value, Backward::Kept(Box::new(backward)))
+}
+
+fn with_backward(name: &'static str, inputs: &[&Tensor], value: Value, backward: Backward) -> Result<Tensor> {
     if !inputs.iter().any(|input| input.track_op()) {
         return Ok(value.tensor());
     }
     if tape::is_recording() {
         // A leaf to candle: the tape knows where it comes from.
         let output = Tensor::from_storage(value.storage, value.shape, BackpropOp::none(), true);
-        tape::record(name, inputs, &output, Box::new(backward));
+        tape::record(name, inputs, &output, backward);
         return Ok(output);
     }
-    let node = Node { name, value: Mutex::new(Some(value)), backward: Box::new(backward) };
+    let node = Node { name, value: Mutex::new(Some(value)), backward };
     match inputs {
         [a] => a.apply_op1(node),
         [a, b] => a.apply_op2(b, node),

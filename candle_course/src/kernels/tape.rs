@@ -4,29 +4,49 @@
 //! for each input of each operation. While a tape runs, [`node`](super::node::node)s are written on
 //! it, and their outputs are leaves to candle, like variables. Backwards, the tape goes from node
 //! to node and hands gradients over as they are; only through what candle's own operations computed
-//! in between it asks candle. What a node kept is freed as soon as it has been passed.
+//! in between it asks candle. What a node kept is freed as soon as it has been passed; of a node that
+//! keeps what it needs itself, the tape holds neither inputs nor output.
 //!
 //! A tape belongs to a thread and to one loss: `Tensor::backward`, called while it runs, ends at
 //! the nodes.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::marker::PhantomData;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, TensorId};
 
 use super::node::{Backward, Value, incoming, node};
 
+/// Where the gradient of an input goes.
+enum Origin {
+    /// To a node of the same tape. It is known by its number: its tensor may be gone.
+    Node(TensorId),
+    /// To a variable, or through candle's operations to what they came from.
+    Tensor(Tensor),
+    /// Nowhere.
+    Constant,
+}
+
 struct Entry {
     name: &'static str,
-    inputs: Vec<Tensor>,
-    output: Tensor,
-    backward: Box<Backward>,
+    origins: Vec<Origin>,
+    output: TensorId,
+    /// Inputs and output, if the backward pass looks at them.
+    tensors: Option<(Vec<Tensor>, Tensor)>,
+    backward: Backward,
+}
+
+#[derive(Default)]
+struct Recording {
+    entries: Vec<Entry>,
+    outputs: HashSet<TensorId>,
 }
 
 thread_local! {
     /// The innermost last; `None` where nothing is to be recorded.
-    static TAPES: RefCell<Vec<Option<Vec<Entry>>>> = const { RefCell::new(Vec::new()) };
+    static TAPES: RefCell<Vec<Option<Recording>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Records nodes until the backward pass, or until it is dropped.
@@ -38,33 +58,70 @@ pub struct Tape {
 impl Tape {
     /// A tape; without `recording`, its backward pass is candle's.
     pub fn start(recording: bool) -> Self {
-        TAPES.with_borrow_mut(|tapes| tapes.push(recording.then(Vec::new)));
+        TAPES.with_borrow_mut(|tapes| tapes.push(recording.then(Recording::default)));
         Self { running: true, of_thread: PhantomData }
     }
 
-    fn stop(&mut self) -> Option<Vec<Entry>> {
+    fn stop(&mut self) -> Option<Recording> {
         let running = std::mem::take(&mut self.running);
         TAPES.with_borrow_mut(|tapes| if running { tapes.pop() } else { None }).flatten()
     }
 
     /// The gradients of `loss`, as `loss.backward()` gives them.
     pub fn backward(mut self, loss: &Tensor) -> Result<GradStore> {
-        let mut entries = self.stop().unwrap_or_default();
+        let Recording { mut entries, outputs } = self.stop().unwrap_or_default();
         // Not to be recorded by a tape around this one.
         let _silent = Self::start(false);
         let mut gradients = loss.backward()?;
-        while let Some(Entry { name, inputs, output, backward }) = entries.pop() {
-            let Some(dy) = gradients.remove(&output) else { continue };
-            let borrowed: Vec<&Tensor> = inputs.iter().collect();
-            let found = backward(&borrowed, &output, &incoming(&dy.detach(), name)?)?;
-            for (input, gradient) in inputs.iter().zip(found) {
+        if entries.is_empty() {
+            return Ok(gradients);
+        }
+        let passed = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        while let Some(Entry { name, origins, output, tensors, backward }) = entries.pop() {
+            // A gradient that was passed on frees its memory; candle removes one by its tensor alone.
+            let Some(dy) = take(&mut gradients, output, &passed) else { continue };
+            let dy = incoming(&dy.detach(), name)?;
+            let found = match &backward {
+                Backward::Kept(backward) => {
+                    let wanted: Vec<bool> = origins.iter().map(|to| !matches!(to, Origin::Constant)).collect();
+                    backward(&wanted, &dy)?
+                }
+                Backward::Inputs(backward) => {
+                    let Some((inputs, output)) = &tensors else {
+                        candle_core::bail!("internal error: {name} was recorded without its inputs")
+                    };
+                    backward(&inputs.iter().collect::<Vec<_>>(), output, &dy)?
+                }
+            };
+            drop((dy, tensors, backward));
+            for (origin, gradient) in origins.iter().zip(found) {
                 if let Some(gradient) = gradient {
-                    hand_over(&mut gradients, input, gradient)?;
+                    hand_over(&mut gradients, origin, gradient)?;
                 }
             }
         }
-        Ok(gradients)
+        of_variables(&gradients, &outputs)
     }
+}
+
+/// The gradient of a node, in whose place `passed` is left.
+fn take(gradients: &mut GradStore, output: TensorId, passed: &Tensor) -> Option<Tensor> {
+    gradients.get_id(output)?;
+    gradients.insert_id(output, passed.clone())
+}
+
+/// The gradients without those of nodes.
+fn of_variables(gradients: &GradStore, nodes: &HashSet<TensorId>) -> Result<GradStore> {
+    // candle makes no empty store: that of a constant's constant, whose only gradient is its own.
+    let constant = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+    let mut left = constant.backward()?;
+    left.remove(&constant);
+    for id in gradients.get_ids().filter(|id| !nodes.contains(id)) {
+        if let Some(gradient) = gradients.get_id(*id) {
+            left.insert_id(*id, gradient.clone());
+        }
+    }
+    Ok(left)
 }
 
 impl Drop for Tape {
@@ -79,35 +136,45 @@ pub(super) fn is_recording() -> bool {
 }
 
 /// Records a node whose output is the leaf `output`.
-pub(super) fn record(name: &'static str, inputs: &[&Tensor], output: &Tensor, backward: Box<Backward>) {
-    let inputs = inputs.iter().map(|&input| input.clone()).collect();
-    let entry = Entry { name, inputs, output: output.clone(), backward };
+pub(super) fn record(name: &'static str, inputs: &[&Tensor], output: &Tensor, backward: Backward) {
     TAPES.with_borrow_mut(|tapes| {
-        if let Some(Some(entries)) = tapes.last_mut() {
-            entries.push(entry);
-        }
+        let Some(Some(Recording { entries, outputs })) = tapes.last_mut() else { return };
+        let origin = |input: &Tensor| match input {
+            input if outputs.contains(&input.id()) => Origin::Node(input.id()),
+            input if input.track_op() => Origin::Tensor(input.clone()),
+            _ => Origin::Constant,
+        };
+        let origins = inputs.iter().map(|&input| origin(input)).collect();
+        let tensors = match &backward {
+            Backward::Inputs(_) => Some((inputs.iter().map(|&input| input.clone()).collect(), output.clone())),
+            Backward::Kept(_) => None,
+        };
+        outputs.insert(output.id());
+        entries.push(Entry { name, origins, output: output.id(), tensors, backward });
     });
 }
 
 /// Adds the gradient of a node's input to those of the leaves it comes from.
-fn hand_over(gradients: &mut GradStore, input: &Tensor, gradient: Tensor) -> Result<()> {
-    if input.is_variable() {
-        let sum = match gradients.remove(input) {
-            Some(so_far) => (so_far + gradient)?.detach(),
-            None => gradient,
-        };
-        gradients.insert(input, sum);
-        return Ok(());
-    }
-    if !input.track_op() {
-        return Ok(());
-    }
-    // candle's operations lie in between. Its backward pass starts with ones: at a number that
-    // depends on `input` in such a way that this is the gradient.
-    let end = node("gradient", &[input], Value::unspecified(input.device())?, move |_, _, _| {
-        Ok(vec![Some(gradient.clone())])
-    })?;
-    gradients.extend(end.backward()?)
+fn hand_over(gradients: &mut GradStore, origin: &Origin, gradient: Tensor) -> Result<()> {
+    let leaf = match origin {
+        Origin::Constant => return Ok(()),
+        Origin::Node(id) => *id,
+        Origin::Tensor(input) if input.is_variable() => input.id(),
+        Origin::Tensor(input) => {
+            // candle's operations lie in between. Its backward pass starts with ones: at a number that
+            // depends on `input` in such a way that this is the gradient.
+            let end = node("gradient", &[input], Value::unspecified(input.device())?, move |_, _, _| {
+                Ok(vec![Some(gradient.clone())])
+            })?;
+            return gradients.extend(end.backward()?);
+        }
+    };
+    let sum = match gradients.get_id(leaf) {
+        Some(so_far) => (so_far + gradient)?.detach(),
+        None => gradient,
+    };
+    gradients.insert_id(leaf, sum);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -175,5 +242,34 @@ mod tests {
         let tape = Tape::start(true);
         let value = ops::relu(&x.narrow(0, 0, 1).unwrap().squeeze(0).unwrap()).unwrap();
         assert_eq!(tape.backward(&value).unwrap().get(&x).unwrap().to_vec1::<f64>().unwrap(), [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_tape_holds_nothing_of_nodes_that_keep_what_they_need() {
+        use super::super::node::keeping;
+        use crate::test_support::{alone, peak_memory};
+        const LINKS: usize = 12;
+        let x = Var::zeros(1 << 18, DType::F32, &Device::Cpu).unwrap();
+        let megabyte = 1 << 20;
+        let chain = |kept: bool| {
+            let tape = Tape::start(true);
+            let mut ys = x.as_tensor().clone();
+            for _ in 0..LINKS {
+                let value = Value::of(&(&ys + 1.0).unwrap().detach()).unwrap();
+                let twice = |dy: &Tensor| Ok(vec![Some((dy * 2.0)?)]);
+                ys = match kept {
+                    true => keeping("twice", &[&ys], value, move |_, dy| twice(dy)).unwrap(),
+                    false => node("twice", &[&ys], value, move |_, _, dy| twice(dy)).unwrap(),
+                };
+            }
+            let loss = ys.sum_all().unwrap();
+            drop(ys);
+            let gradients = tape.backward(&loss).unwrap();
+            assert_eq!(gradients.get_ids().count(), 1);
+            let gradient = gradients.get(&x).unwrap().to_vec1::<f32>().unwrap();
+            assert!(gradient.iter().all(|&g| g == 2f32.powi(LINKS as i32)));
+        };
+        let (lean, full) = alone(|| (peak_memory(|| chain(true)).1, peak_memory(|| chain(false)).1));
+        assert!(lean < 8 * megabyte && full > LINKS * megabyte, "{lean} {full}");
     }
 }

@@ -26,11 +26,17 @@ fn outcome(loss: &dyn Loss, x: &Tensor, y: &Tensor, on: &Device, dtype: DType) -
     (flat(&value), flat(gradients.get(&x).unwrap()))
 }
 
+const KINDS: [(DType, f64); 2] = [(DType::F64, 1e-11), (DType::F32, 1e-5)];
+
 fn compare(what: &str, loss: &dyn Loss, x: &Tensor, y: &Tensor) {
+    compare_as(&KINDS, what, loss, x, y);
+}
+
+fn compare_as(kinds: &[(DType, f64)], what: &str, loss: &dyn Loss, x: &Tensor, y: &Tensor) {
     if device().is_cpu() {
         return;
     }
-    for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 1e-5)] {
+    for &(dtype, tolerance) in kinds {
         let (cpu, ours) = (outcome(loss, x, y, &Device::Cpu, dtype), outcome(loss, x, y, device(), dtype));
         assert_eq!(ours, outcome(loss, x, y, device(), dtype), "{what}, {dtype:?}: twice the same");
         for (part, cpu, ours) in [("value", &cpu.0, &ours.0), ("gradient", &cpu.1, &ours.1)] {
@@ -137,7 +143,7 @@ fn losses_of_pairs_agree_with_the_cpu() {
 
 #[test]
 fn losses_of_overlap_agree_with_the_cpu() {
-    for shape in [[2usize, 3, 6, 7], [1, 2, 60, 80], [3, 1, 5, 4]] {
+    for shape in [[2usize, 3, 6, 7], [1, 2, 60, 80], [3, 1, 5, 4], [2, 1, 40, 70]] {
         let x = numbers(&shape, 1.3);
         let count = shape[0] * shape[2] * shape[3];
         let classes = (shape[1] as u32).max(2);
@@ -158,6 +164,14 @@ fn losses_of_overlap_agree_with_the_cpu() {
                 &x,
                 &y,
             );
+            let lovasz = LovaszSoftmax::builder().over(over).classes(classes).ignore_index(255);
+            let hinge = LovaszHinge::builder().over(over).ignore_index(255);
+            if shape[1] == 1 {
+                compare(&what("lovasz hinge"), &hinge.build().unwrap(), &x, &y);
+            } else {
+                // In f32, probabilities that differ by their last bit may change places.
+                compare_as(&KINDS[..1], &what("lovasz softmax"), &lovasz.build().unwrap(), &x, &y);
+            }
             compare(
                 &what("generalised"),
                 &GeneralisedDice::builder().over(over).ignore_index(255).build().unwrap(),

@@ -3,12 +3,16 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::lovasz as device;
 use crate::kernels::losses::{
     Dims, IGNORED, Pixel, Pointwise, Real, for_float, lovasz, pointwise, precomputed, softmax, with_elements,
 };
 use crate::kernels::parallel;
 use crate::losses::options::builder;
 use crate::losses::region::{Classes, Over};
+#[cfg(feature = "cuda")]
+use crate::losses::validate::{class_shapes, not_class_indices};
 use crate::losses::validate::{class_targets, float, not_empty, same_device};
 use crate::losses::{Loss, MeanOf};
 
@@ -74,6 +78,10 @@ builder! {
 impl Loss for LovaszSoftmax {
     fn forward(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let logits = float("logits", logits)?;
+        #[cfg(feature = "cuda")]
+        if crate::kernels::cuda::takes(&logits) {
+            return self.on_device(&logits, targets);
+        }
         let labels = class_targets(&logits, targets, self.ignore_index)?;
         let dims = Dims::of(logits.dims());
         let probabilities = softmax(&logits)?;
@@ -115,6 +123,18 @@ fn hang<T: Real>(input: &Tensor, value: f64, gradient: Option<Vec<T>>) -> Result
 }
 
 impl LovaszSoftmax {
+    /// On a CUDA device, nothing read by the host.
+    #[cfg(feature = "cuda")]
+    fn on_device(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        class_shapes(logits, targets)?;
+        if !matches!(targets.dtype(), DType::U8 | DType::U32 | DType::I64) {
+            return Err(not_class_indices(targets.dtype()));
+        }
+        let labels = device::Labels::of_classes(targets, logits.dims()[1], self.ignore_index)?;
+        let (by_image, all_classes) = (self.over == Over::Image, self.classes == Classes::All);
+        Ok(device::Lovasz { hinge: false, by_image, all_classes }.apply(&softmax(logits)?, &labels)?)
+    }
+
     fn compute<T: Real>(
         &self,
         probabilities: &[T],
@@ -254,6 +274,14 @@ impl Loss for LovaszHinge {
                 format!("shape {:?}", targets.dims()),
             )
             .hint("for several classes use Lovász-Softmax"));
+        }
+        #[cfg(feature = "cuda")]
+        if crate::kernels::cuda::takes(&logits) {
+            let targets = targets.to_dtype(logits.dtype())?.reshape(dims)?;
+            let (labels, signs) = device::Labels::of_mask(&targets, self.ignore_index)?;
+            let errors = pointwise(&(&logits * signs)?, Pointwise::Hinge { squared: false })?;
+            let by_image = self.over == Over::Image;
+            return Ok(device::Lovasz { hinge: true, by_image, all_classes: true }.apply(&errors, &labels)?);
         }
         let labels = mask(targets, self.ignore_index)?;
         let examples = dims[0];

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernels::transfer::send;
 use crate::metrics::input::numbers;
 
 /// A box as `[x1, y1, x2, y2]`, corners in pixels.
@@ -45,9 +46,8 @@ pub(crate) fn iou(a: &Corners, b: &Corners) -> f64 {
 fn pairwise(a: &Tensor, b: &Tensor, f: impl Fn(&Corners, &Corners) -> f64) -> Result<Tensor> {
     let (first, second) = (corners("a", a)?, corners("b", b)?);
     let values: Vec<f64> = first.iter().flat_map(|x| second.iter().map(|y| f(x, y)).collect::<Vec<_>>()).collect();
-    Ok(Tensor::from_vec(values, (first.len(), second.len()), &Device::Cpu)?
-        .to_device(a.device())?
-        .to_dtype(a.dtype())?)
+    let values = Tensor::from_vec(values, (first.len(), second.len()), &Device::Cpu)?.to_dtype(a.dtype())?;
+    Ok(send(&values, a.device())?)
 }
 
 /// The areas of boxes `[N, 4]` as corners x1, y1, x2, y2: `[N]`, in square pixels.
@@ -68,7 +68,8 @@ fn pairwise(a: &Tensor, b: &Tensor, f: impl Fn(&Corners, &Corners) -> f64) -> Re
 pub fn box_area(boxes: &Tensor) -> Result<Tensor> {
     let areas: Vec<f64> = corners("boxes", boxes)?.iter().map(area).collect();
     let count = areas.len();
-    Ok(Tensor::from_vec(areas, count, &Device::Cpu)?.to_device(boxes.device())?.to_dtype(boxes.dtype())?)
+    let areas = Tensor::from_vec(areas, count, &Device::Cpu)?.to_dtype(boxes.dtype())?;
+    Ok(send(&areas, boxes.device())?)
 }
 
 /// The IoU of every box of `a` `[N, 4]` with every box of `b` `[M, 4]`: `[N, M]`, in [0, 1].

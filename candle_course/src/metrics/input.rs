@@ -1,6 +1,6 @@
 //! Predictions and targets as plain numbers.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -9,7 +9,8 @@ pub(crate) fn numbers(name: &str, tensor: &Tensor) -> Result<Vec<f64>> {
     if !tensor.dtype().is_float() {
         return Err(Error::argument(name, "floating-point numbers", format!("dtype {}", tensor.dtype().as_str())));
     }
-    Ok(tensor.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+    // Converted on the CPU: candle cannot convert an empty tensor on a GPU.
+    Ok(tensor.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
 
 fn nan(name: &str) -> Error {
@@ -36,7 +37,7 @@ pub(crate) fn labels(name: &str, tensor: &Tensor) -> Result<Vec<i64>> {
         return Err(Error::argument(name, "class indices (integers)", format!("dtype {}", tensor.dtype().as_str()))
             .hint("convert them: `to_dtype(DType::U32)?`"));
     }
-    Ok(tensor.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
 }
 
 /// The class predicted at each position: the largest of `[N, C, …]` scores, or integer

@@ -1,10 +1,11 @@
 //! Every metric against stored scikit-learn, torchmetrics and torchvision values, streamed in
 //! random chunks that are merged in random order.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::kernels::transfer::send;
 use crate::metrics::*;
 use crate::random::Generator;
 use crate::test_support::{data, device};
@@ -23,7 +24,7 @@ fn integers(value: &Value) -> Vec<u32> {
 
 fn vector<T: candle_core::WithDType>(values: Vec<T>) -> Tensor {
     let count = values.len();
-    Tensor::from_vec(values, count, device()).unwrap()
+    send(&Tensor::from_vec(values, count, &Device::Cpu).unwrap(), device()).unwrap()
 }
 
 fn matrix(values: Vec<f64>, columns: usize) -> Tensor {
@@ -228,7 +229,7 @@ fn regression_agrees_with_scikit_learn() {
 
 fn boxes_of(value: &Value) -> Tensor {
     let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
-    Tensor::from_vec(rows.concat(), (rows.len(), 4), device()).unwrap()
+    send(&Tensor::from_vec(rows.concat(), (rows.len(), 4), &Device::Cpu).unwrap(), device()).unwrap()
 }
 
 #[test]

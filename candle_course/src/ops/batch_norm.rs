@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::norm as cuda;
 #[cfg(feature = "cuda")]
-use crate::kernels::node::node;
+use crate::kernels::node::keeping;
 use crate::kernels::node::{Gradients, Value};
 use crate::kernels::norm::{self, Statistics};
 use crate::kernels::simd::Element;
@@ -200,7 +200,12 @@ fn training_on_cuda(
 
 #[cfg(feature = "cuda")]
 fn node_on_cuda(name: &'static str, inputs: &[&Tensor], ys: Value, op: cuda::BatchNorm) -> candle_core::Result<Tensor> {
-    node(name, inputs, ys, move |inputs, _, dy| with_element!(dy.dtype(), T => op.backward::<T>(inputs, dy)))
+    let x = (!op.keeps_input()).then(|| inputs[0].clone());
+    let affine: Vec<Tensor> = inputs[1..].iter().map(|&one| one.clone()).collect();
+    keeping(name, inputs, ys, move |wants, dy| {
+        let affine: Vec<&Tensor> = affine.iter().collect();
+        with_element!(dy.dtype(), T => op.backward::<T>(x.as_ref(), &affine, wants, dy))
+    })
 }
 
 /// Normalises every channel with given statistics, as `torch.nn.functional.batch_norm` in

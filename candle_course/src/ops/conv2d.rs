@@ -180,7 +180,8 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &Con
     #[cfg(feature = "cudnn")]
     if super::support::on_cuda(xs) && kernels::cuda::conv::fits(&geometry) {
         let op = kernels::cuda::conv::Conv2d::new(geometry, options.relu);
-        return Ok(apply!("conv2d", op, [Some(xs), Some(weight), bias]));
+        let inputs = super::support::contiguous(&[Some(xs), Some(weight), bias])?;
+        return Ok(op.apply(&inputs.iter().collect::<Vec<_>>())?);
     }
     if !on_cpu(xs) {
         return composed(xs, weight, bias, options, &geometry);

@@ -155,7 +155,8 @@ pub fn conv_transpose2d(
     #[cfg(feature = "cudnn")]
     if super::support::on_cuda(xs) && kernels::cuda::conv::fits(&geometry) {
         let op = kernels::cuda::conv::ConvTranspose2d::new(geometry);
-        return Ok(apply!("conv_transpose2d", op, [Some(xs), Some(weight), bias]));
+        let inputs = super::support::contiguous(&[Some(xs), Some(weight), bias])?;
+        return Ok(op.apply(&inputs.iter().collect::<Vec<_>>())?);
     }
     if !on_cpu(xs) {
         return composed(xs, weight, bias, options, &geometry);

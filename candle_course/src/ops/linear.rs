@@ -112,7 +112,8 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, relu: bool) -
     #[cfg(feature = "cuda")]
     if super::support::on_cuda(xs) {
         let op = crate::kernels::cuda::linear::Linear::new(rows, inputs, outputs, relu);
-        return Ok(apply!("linear", op, inputs_of));
+        let inputs = super::support::contiguous(&inputs_of)?;
+        return Ok(op.apply(&inputs.iter().collect::<Vec<_>>())?);
     }
     if !on_cpu(xs) {
         let mut shape = xs.dims().to_vec();

@@ -21,6 +21,7 @@ mod support;
 
 mod activation;
 mod batch_norm;
+mod cat;
 mod conv2d;
 mod conv_transpose2d;
 mod dropout;
@@ -41,9 +42,10 @@ mod property_tests;
 pub(crate) mod reference_tests;
 
 pub use crate::kernels::simd::{SimdLevel, simd_level};
-pub use activation::{gelu, relu, silu};
+pub use activation::{add_relu, gelu, relu, silu};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};
 pub(crate) use batch_norm::{RunningStatistics, batch_norm_running};
+pub use cat::cat;
 pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
 pub use dropout::dropout;

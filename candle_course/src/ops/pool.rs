@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::pool as cuda;
 #[cfg(feature = "cuda")]
-use crate::kernels::node::node;
+use crate::kernels::node::keeping;
 use crate::kernels::node::{Gradients, Value};
 use crate::kernels::pool::{self, Adaptive, Geometry, Sliding, Windows};
 use crate::kernels::simd::Element;
@@ -144,9 +144,10 @@ fn on_cuda(xs: &Tensor, windows: cuda::Windows) -> Option<cuda::Windows> {
 #[cfg(feature = "cuda")]
 fn max_on_cuda(xs: &Tensor, windows: cuda::Windows) -> Result<Tensor> {
     let (value, places) = with_element!(xs.dtype(), T => cuda::max_forward::<T>(&windows, xs, xs.track_op()))?;
-    Ok(node("max_pool2d", &[xs], value, move |inputs, _, dy| {
+    let shape = xs.shape().clone();
+    Ok(keeping("max_pool2d", &[xs], value, move |_, dy| {
         let places = places.as_ref().ok_or_else(|| candle_core::Error::Msg("internal error: no places".to_owned()))?;
-        let dx = with_element!(dy.dtype(), T => cuda::max_backward::<T>(&windows, inputs[0], places, dy))?;
+        let dx = with_element!(dy.dtype(), T => cuda::max_backward::<T>(&windows, &shape, places, dy))?;
         Ok(vec![Some(dx)])
     })?)
 }
@@ -154,8 +155,9 @@ fn max_on_cuda(xs: &Tensor, windows: cuda::Windows) -> Result<Tensor> {
 #[cfg(feature = "cuda")]
 fn average_on_cuda(name: &'static str, xs: &Tensor, windows: cuda::Windows) -> Result<Tensor> {
     let value = with_element!(xs.dtype(), T => cuda::average_forward::<T>(&windows, xs))?;
-    Ok(node(name, &[xs], value, move |inputs, _, dy| {
-        Ok(vec![Some(with_element!(dy.dtype(), T => cuda::average_backward::<T>(&windows, inputs[0], dy))?)])
+    let shape = xs.shape().clone();
+    Ok(keeping(name, &[xs], value, move |_, dy| {
+        Ok(vec![Some(with_element!(dy.dtype(), T => cuda::average_backward::<T>(&windows, &shape, dy))?)])
     })?)
 }
 

@@ -1,17 +1,18 @@
 //! Activations on a CUDA device, one launch each way.
 
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor};
 
 use super::Unit;
-use super::runtime::{DeviceFloat, Input, alloc, device_of, elements, launch, tensor, value};
+use super::runtime::{DeviceFloat, Input, address_or_null, alloc, device_of, elements, launch, tensor, value};
 use crate::kernels::losses::for_float;
-use crate::kernels::node::{Value, node};
+use crate::kernels::node::{Value, keeping, node};
 
 const UNIT: Unit = Unit { name: "activation", source: include_str!("activation.cu") };
 
-/// An activation whose gradient is told by its input (0) or by its output (1).
+/// An activation whose gradient is told by its input.
 macro_rules! activation {
-    ($(#[$docs:meta])* $name:ident, $forward:literal, $backward:literal, $from_output:literal) => {
+    ($(#[$docs:meta])* $name:ident, $forward:literal, $backward:literal) => {
         $(#[$docs])*
         pub fn $name(xs: &Tensor) -> Result<Tensor> {
             fn forward<T: DeviceFloat>(xs: &Tensor) -> Result<Value> {
@@ -29,23 +30,44 @@ macro_rules! activation {
             }
             let xs = xs.contiguous()?;
             let y = for_float!(xs.dtype(), T => forward::<T>(&xs)?);
-            node(stringify!($name), &[&xs], y, |inputs, ys, dy| {
-                let from = if $from_output { ys } else { inputs[0] };
+            node(stringify!($name), &[&xs], y, |inputs, _, dy| {
+                let from = inputs[0];
                 Ok(vec![Some(for_float!(from.dtype(), T => backward::<T>(from, dy)?))])
             })
         }
     };
 }
 
-activation! {
-    /// max(x, 0).
-    relu, "relu", "relu_backward", true
+/// max(a, 0), or max(a + b, 0): tensors of one shape. A bit per number is kept, nothing else.
+pub fn relu(a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    fn forward<T: DeviceFloat>(a: &Tensor, b: Option<&Tensor>) -> Result<(Value, CudaSlice<u32>)> {
+        let (device, count) = (device_of(a)?, a.elem_count());
+        let (y, passed) = (alloc::<T>(device, count)?, alloc::<u32>(device, count.div_ceil(32))?);
+        let (a_in, b_in) = (Input::of(a), b.map(Input::of));
+        let (from, other) = (a_in.view::<T>()?, address_or_null::<T>(b_in.as_ref())?);
+        launch!(device, UNIT, T, "relu", elements(count), [from, other, count as i64, y, passed]);
+        Ok((value(device, y, a.shape()), passed))
+    }
+    fn backward<T: DeviceFloat>(passed: &CudaSlice<u32>, dy: &Tensor) -> Result<Tensor> {
+        let (device, count) = (device_of(dy)?, dy.elem_count());
+        let (dy_in, dx) = (Input::of(dy), alloc::<T>(device, count)?);
+        launch!(device, UNIT, T, "relu_backward", elements(count), [*passed, dy_in.view::<T>()?, count as i64, dx]);
+        Ok(tensor(device, dx, dy.shape()))
+    }
+    let (a, b) = (a.contiguous()?, b.map(Tensor::contiguous).transpose()?);
+    let (y, passed) = for_float!(a.dtype(), T => forward::<T>(&a, b.as_ref())?);
+    let inputs: Vec<&Tensor> = std::iter::once(&a).chain(&b).collect();
+    keeping("relu", &inputs, y, move |wanted, dy| {
+        let dx = for_float!(dy.dtype(), T => backward::<T>(&passed, dy)?);
+        Ok(wanted.iter().map(|&wanted| wanted.then(|| dx.clone())).collect())
+    })
 }
+
 activation! {
     /// x · Φ(x).
-    gelu, "gelu", "gelu_backward", false
+    gelu, "gelu", "gelu_backward"
 }
 activation! {
     /// x · σ(x).
-    silu, "silu", "silu_backward", false
+    silu, "silu", "silu_backward"
 }

@@ -89,3 +89,19 @@ KERNEL(finish_sums)(const double* partial, real* sums, i64 columns, i64 parts) {
         sums[i] = (real)sum;
     }
 }
+
+// Rows of `width` numbers into rows of `stride`, from `offset` on.
+KERNEL(join)(const real* x, real* y, i64 count, i64 width, i64 stride, i64 offset) {
+    FOR_EACH(i, count) {
+        const i64 row = quotient(i, width);
+        y[row * stride + offset + i - row * width] = x[i];
+    }
+}
+
+// And out of them again.
+KERNEL(part)(const real* x, real* y, i64 count, i64 width, i64 stride, i64 offset) {
+    FOR_EACH(i, count) {
+        const i64 row = quotient(i, width);
+        y[i] = x[row * stride + offset + i - row * width];
+    }
+}

@@ -18,7 +18,8 @@ use super::linear::Rounded;
 use super::norm::{self, masked};
 use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, tensor, value};
 use crate::kernels::conv::Geometry;
-use crate::kernels::node::{Gradients, Value};
+use crate::kernels::losses::for_float;
+use crate::kernels::node::{Gradients, Value, keeping, node};
 use crate::precision::Precision;
 
 /// What of a convolution is asked for.
@@ -437,16 +438,16 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The address of an operand for cuDNN; rounded ones are kept in `slot`.
-    fn operand<T: DeviceFloat>(&self, slot: &Rounded, full: &Input<'_>, dims: [usize; 3]) -> Result<u64> {
-        let full = full.view::<T>()?;
+    /// The address of an operand for cuDNN; rounded ones are kept in `slot`, and then need not be given.
+    fn operand<T: DeviceFloat>(&self, slot: &Rounded, full: Option<&Tensor>, dims: [usize; 3]) -> Result<u64> {
+        let open = || full.map(Input::of).ok_or_else(|| Error::Msg("internal error: an operand is gone".to_owned()));
         match self.numbers {
-            Numbers::Bf16 => slot.address(|| to_bf16::<T>(self.device, &full)),
+            Numbers::Bf16 => slot.address(|| to_bf16::<T>(self.device, &open()?.view::<T>()?)),
             Numbers::Bf16ChannelsLast => slot.address(|| {
-                let turned = to_channels_last::<T>(self.device, address(&full), 0, false, dims)?.rounded;
+                let turned = to_channels_last::<T>(self.device, open()?.pointer::<T>()?, 0, false, dims)?.rounded;
                 turned.ok_or_else(|| Error::Msg("internal error: nothing was rounded".to_owned()))
             }),
-            _ => Ok(address(&full)),
+            _ => open()?.pointer::<T>(),
         }
     }
 
@@ -533,41 +534,83 @@ impl Conv2d {
     }
 
     /// The output; `inputs` are x, weight and maybe bias, contiguous.
-    pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
+    fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
         let (g, call) = (&self.geometry, self.call::<T>(inputs[0])?);
-        let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let [of_x, of_w, _] = dims(g);
-        let addresses = [call.operand::<T>(&self.x, &x, of_x)?, call.operand::<T>(&self.w, &w, of_w)?, 0];
+        let x = call.operand::<T>(&self.x, Some(inputs[0]), of_x)?;
+        let addresses = [x, call.operand::<T>(&self.w, Some(inputs[1]), of_w)?, 0];
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         let bias = address_or_null::<T>(bias.as_ref())?;
         let y = call.compute::<T>(Part::Forward, addresses, bias, self.relu)?;
         Ok(value(call.device, y, (g.batch, g.out_channels, g.output.0, g.output.1)))
     }
 
-    /// The gradients of x, weight and maybe bias.
-    pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
+    /// The gradients of x, weight and maybe bias; `ys` is the output, if there was a ReLU.
+    fn backward<T: DeviceFloat>(
+        &self,
+        kept: &Operands,
+        wanted: &[bool],
+        ys: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> Gradients {
         let (call, [of_x, of_w, of_y]) = (self.call::<T>(dy)?, dims(&self.geometry));
-        let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
-        let of_bias = wanted.get(2) == Some(&true);
-        let found = call.gradient::<T>(dy, self.relu.then_some(ys), of_bias, of_y)?;
+        let g = &self.geometry;
+        let found = call.gradient::<T>(dy, ys, wanted.get(2) == Some(&true), of_y)?;
         let dy = Input::of(dy);
         let dy = found.address(&dy)?;
-        let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let addresses = [0, call.operand::<T>(&self.w, &w, of_w)?, dy];
+            let addresses = [0, call.operand::<T>(&self.w, kept.w.as_ref(), of_w)?, dy];
             let dx = call.compute::<T>(Part::Data, addresses, 0, false)?;
-            gradients[0] = Some(tensor(call.device, dx, inputs[0].shape()));
+            let shape = (g.batch, g.in_channels, g.input.0, g.input.1);
+            gradients[0] = Some(tensor(call.device, dx, shape));
         }
         if wanted[1] {
-            let addresses = [call.operand::<T>(&self.x, &x, of_x)?, 0, dy];
+            let addresses = [call.operand::<T>(&self.x, kept.x.as_ref(), of_x)?, 0, dy];
             let dw = call.compute::<T>(Part::Filter, addresses, 0, false)?;
-            gradients[1] = Some(tensor(call.device, dw, inputs[1].shape()));
+            gradients[1] = Some(tensor(call.device, dw, of_weight(g)));
         }
-        if let Some(bias) = inputs.get(2) {
-            gradients.push(found.sums.map(|sums| tensor(call.device, sums, bias.shape())));
+        if wanted.len() == 3 {
+            gradients.push(found.sums.map(|sums| tensor(call.device, sums, g.out_channels)));
         }
         Ok(gradients)
+    }
+
+    /// The output, with its backward pass; `inputs` are x, weight and maybe bias.
+    pub fn apply(self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let value = for_float!(inputs[0].dtype(), T => self.forward::<T>(inputs)?);
+        let rounded = for_float!(inputs[0].dtype(), T => self.call::<T>(inputs[0])?.numbers.is_rounded());
+        let kept = Operands::of(rounded, inputs);
+        if self.relu {
+            return node("conv2d", inputs, value, move |inputs, ys, dy| {
+                let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
+                for_float!(dy.dtype(), T => self.backward::<T>(&kept, &wanted, Some(ys), dy))
+            });
+        }
+        keeping(
+            "conv2d",
+            inputs,
+            value,
+            move |wanted, dy| for_float!(dy.dtype(), T => self.backward::<T>(&kept, wanted, None, dy)),
+        )
+    }
+}
+
+/// The shape of a convolution's weight.
+fn of_weight(g: &Geometry) -> (usize, usize, usize, usize) {
+    (g.out_channels, g.group_in(), g.kernel.0, g.kernel.1)
+}
+
+/// What a backward pass multiplies by, unless rounded copies take their place.
+struct Operands {
+    x: Option<Tensor>,
+    w: Option<Tensor>,
+}
+
+impl Operands {
+    fn of(rounded: bool, inputs: &[&Tensor]) -> Self {
+        let kept = |i: usize| (!rounded).then(|| inputs[i].clone());
+        Self { x: kept(0), w: kept(1) }
     }
 }
 
@@ -592,11 +635,11 @@ impl ConvTranspose2d {
     }
 
     /// The output; `inputs` are x, weight and maybe bias, contiguous.
-    pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
+    fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
         let (g, call) = (&self.geometry, self.call::<T>(inputs[0])?);
-        let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let [_, of_w, of_y] = dims(g);
-        let addresses = [0, call.operand::<T>(&self.w, &w, of_w)?, call.operand::<T>(&self.x, &x, of_y)?];
+        let w = call.operand::<T>(&self.w, Some(inputs[1]), of_w)?;
+        let addresses = [0, w, call.operand::<T>(&self.x, Some(inputs[0]), of_y)?];
         let bias = inputs.get(2).map(|bias| Input::of(bias));
         let bias = address_or_null::<T>(bias.as_ref())?;
         let y = call.compute::<T>(Part::Data, addresses, bias, false)?;
@@ -604,27 +647,40 @@ impl ConvTranspose2d {
     }
 
     /// The gradients of x, weight and maybe bias.
-    pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], _: &Tensor, dy: &Tensor) -> Gradients {
+    fn backward<T: DeviceFloat>(&self, kept: &Operands, wanted: &[bool], dy: &Tensor) -> Gradients {
         let (call, [of_x, of_w, of_y]) = (self.call::<T>(dy)?, dims(&self.geometry));
-        let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
+        let g = &self.geometry;
         let found = call.gradient::<T>(dy, None, wanted.get(2) == Some(&true), of_x)?;
         let dy = Input::of(dy);
         let dy = found.address(&dy)?;
-        let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let addresses = [dy, call.operand::<T>(&self.w, &w, of_w)?, 0];
+            let addresses = [dy, call.operand::<T>(&self.w, kept.w.as_ref(), of_w)?, 0];
             let dx = call.compute::<T>(Part::Forward, addresses, 0, false)?;
-            gradients[0] = Some(tensor(call.device, dx, inputs[0].shape()));
+            let shape = (g.batch, g.out_channels, g.output.0, g.output.1);
+            gradients[0] = Some(tensor(call.device, dx, shape));
         }
         if wanted[1] {
-            let addresses = [dy, 0, call.operand::<T>(&self.x, &x, of_y)?];
+            let addresses = [dy, 0, call.operand::<T>(&self.x, kept.x.as_ref(), of_y)?];
             let dw = call.compute::<T>(Part::Filter, addresses, 0, false)?;
-            gradients[1] = Some(tensor(call.device, dw, inputs[1].shape()));
+            gradients[1] = Some(tensor(call.device, dw, of_weight(g)));
         }
-        if let Some(bias) = inputs.get(2) {
-            gradients.push(found.sums.map(|sums| tensor(call.device, sums, bias.shape())));
+        if wanted.len() == 3 {
+            gradients.push(found.sums.map(|sums| tensor(call.device, sums, g.in_channels)));
         }
         Ok(gradients)
+    }
+
+    /// The output, with its backward pass; `inputs` are x, weight and maybe bias.
+    pub fn apply(self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let value = for_float!(inputs[0].dtype(), T => self.forward::<T>(inputs)?);
+        let rounded = for_float!(inputs[0].dtype(), T => self.call::<T>(inputs[0])?.numbers.is_rounded());
+        let kept = Operands::of(rounded, inputs);
+        keeping(
+            "conv_transpose2d",
+            inputs,
+            value,
+            move |wanted, dy| for_float!(dy.dtype(), T => self.backward::<T>(&kept, wanted, dy)),
+        )
     }
 }

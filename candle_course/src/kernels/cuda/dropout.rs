@@ -6,7 +6,7 @@ use super::Unit;
 use super::runtime::{DeviceFloat, Input, alloc, device_of, elements, launch, value};
 use crate::kernels::dropout::threshold;
 use crate::kernels::losses::for_float;
-use crate::kernels::node::{Value, node};
+use crate::kernels::node::{Value, keeping};
 
 const UNIT: Unit = Unit { name: "dropout", source: include_str!("dropout.cu") };
 
@@ -24,7 +24,7 @@ pub fn dropout(xs: &Tensor, p: f64, key: u64) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let y = for_float!(xs.dtype(), T => apply::<T>(&xs, p, key)?);
     // The same mask again, from the same key: nothing was kept.
-    node("dropout", &[&xs], y, move |_, _, dy| {
+    keeping("dropout", &[&xs], y, move |_, dy| {
         Ok(vec![Some(for_float!(dy.dtype(), T => apply::<T>(dy, p, key)?).tensor())])
     })
 }

@@ -4,13 +4,14 @@ use std::sync::OnceLock;
 
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Shape, Tensor};
 use half::bf16;
 
 use super::CAST;
 use super::gemm::{Factor, Factors, masked_columns, product, to_bf16};
 use super::runtime::{DeviceFloat, Input, address, address_or_null, alloc, device_of, elements, launch, tensor, value};
-use crate::kernels::node::{Gradients, Value};
+use crate::kernels::losses::for_float;
+use crate::kernels::node::{Gradients, Value, keeping, node};
 use crate::precision::Precision;
 
 /// y = x Wᵀ + b, then ReLU if asked.
@@ -36,10 +37,13 @@ impl Rounded {
         Ok(address(self.0.get_or_init(|| rounded)))
     }
 
-    /// The factor for cuBLAS: `full`, or its rounded numbers.
-    fn factor<T: DeviceFloat>(&self, device: &CudaDevice, round: bool, full: &Input<'_>) -> Result<Factor> {
-        let full = full.view::<T>()?;
-        let at = if round { self.address(|| to_bf16::<T>(device, &full))? } else { address(&full) };
+    /// The factor for cuBLAS: `full`, or its rounded numbers, which need not be given a second time.
+    fn factor<T: DeviceFloat>(&self, device: &CudaDevice, round: bool, full: Option<&Tensor>) -> Result<Factor> {
+        let open = || full.map(Input::of).ok_or_else(|| Error::Msg("internal error: a factor is gone".to_owned()));
+        let at = match round {
+            true => self.address(|| to_bf16::<T>(device, &open()?.view::<T>()?))?,
+            false => open()?.pointer::<T>()?,
+        };
         Ok(Factor::at(at))
     }
 }
@@ -52,12 +56,12 @@ impl Linear {
     }
 
     /// The output, `[…, outputs]`; `inputs` are x, W and maybe b, contiguous.
-    pub fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
+    fn forward<T: DeviceFloat>(&self, inputs: &[&Tensor]) -> Result<Value> {
         let (device, [rows, from, to]) = (device_of(inputs[0])?, self.sizes);
         let factors = Factors::of::<T>(self.precision);
         let round = factors == Factors::Bf16;
-        let (x, w) = (Input::of(inputs[0]), Input::of(inputs[1]));
-        let (x, w) = (self.x.factor::<T>(device, round, &x)?, self.w.factor::<T>(device, round, &w)?);
+        let x = self.x.factor::<T>(device, round, Some(inputs[0]))?;
+        let w = self.w.factor::<T>(device, round, Some(inputs[1]))?;
         let mut y = alloc::<T>(device, rows * to)?;
         product(device, factors, [rows, to, from], x, w.t(), &mut y, false)?;
         let bias = inputs.get(2).map(|bias| Input::of(bias));
@@ -71,14 +75,21 @@ impl Linear {
         Ok(value(device, y, shape))
     }
 
-    /// The gradients of x, W and maybe b.
-    pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], ys: &Tensor, dy: &Tensor) -> Gradients {
+    /// The gradients of x, W and maybe b. `kept`: x and W, unless rounded ones were; `ys`: the output, if
+    /// there was a ReLU.
+    fn backward<T: DeviceFloat>(
+        &self,
+        kept: &[Option<Tensor>; 2],
+        shape: &Shape,
+        wanted: &[bool],
+        ys: Option<&Tensor>,
+        dy: &Tensor,
+    ) -> Gradients {
         let (device, [rows, from, to]) = (device_of(dy)?, self.sizes);
         let factors = Factors::of::<T>(self.precision);
         let round = factors == Factors::Bf16;
-        let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
-        let (x, w, y, dy) = (Input::of(inputs[0]), Input::of(inputs[1]), Input::of(ys), Input::of(dy));
-        let y = if self.relu { y.pointer::<T>()? } else { 0 };
+        let (y, dy) = (ys.map(Input::of), Input::of(dy));
+        let y = address_or_null::<T>(y.as_ref())?;
         let of_bias = wanted.get(2) == Some(&true);
         let found = masked_columns::<T>(device, dy.pointer::<T>()?, y, [rows, to], of_bias, round)?;
         let dy = Factor::at(match (&found.rounded, &found.full) {
@@ -88,20 +99,40 @@ impl Linear {
         });
         let mut gradients = vec![None, None];
         if wanted[0] {
-            let w = self.w.factor::<T>(device, round, &w)?;
+            let w = self.w.factor::<T>(device, round, kept[1].as_ref())?;
             let mut dx = alloc::<T>(device, rows * from)?;
             product(device, factors, [rows, from, to], dy, w, &mut dx, false)?;
-            gradients[0] = Some(tensor(device, dx, inputs[0].shape()));
+            gradients[0] = Some(tensor(device, dx, shape));
         }
         if wanted[1] {
-            let x = self.x.factor::<T>(device, round, &x)?;
+            let x = self.x.factor::<T>(device, round, kept[0].as_ref())?;
             let mut dw = alloc::<T>(device, to * from)?;
             product(device, factors, [to, from, rows], dy.t(), x, &mut dw, false)?;
-            gradients[1] = Some(tensor(device, dw, inputs[1].shape()));
+            gradients[1] = Some(tensor(device, dw, (to, from)));
         }
-        if inputs.len() == 3 {
+        if wanted.len() == 3 {
             gradients.push(found.sums.map(|sums| tensor(device, sums, to)));
         }
         Ok(gradients)
+    }
+
+    /// The output, with its backward pass; `inputs` as for [`forward`](Self::forward).
+    pub fn apply(self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let value = for_float!(inputs[0].dtype(), T => self.forward::<T>(inputs)?);
+        let round = for_float!(inputs[0].dtype(), T => Factors::of::<T>(self.precision) == Factors::Bf16);
+        let kept = [0, 1].map(|i| (!round).then(|| inputs[i].clone()));
+        let shape = inputs[0].shape().clone();
+        if self.relu {
+            return node("linear", inputs, value, move |inputs, ys, dy| {
+                let wanted: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
+                for_float!(dy.dtype(), T => self.backward::<T>(&kept, &shape, &wanted, Some(ys), dy))
+            });
+        }
+        keeping(
+            "linear",
+            inputs,
+            value,
+            move |wanted, dy| for_float!(dy.dtype(), T => self.backward::<T>(&kept, &shape, wanted, None, dy)),
+        )
     }
 }

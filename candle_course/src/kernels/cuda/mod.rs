@@ -9,6 +9,7 @@
 //! - Nothing here waits for the device: a step is a list of launches in one stream.
 
 pub mod activation;
+pub mod cat;
 mod compile;
 #[cfg(feature = "cudnn")]
 pub mod conv;
@@ -20,6 +21,7 @@ pub mod layer_norm;
 #[cfg(feature = "cudnn")]
 mod layout;
 pub mod linear;
+pub mod lovasz;
 pub mod norm;
 pub mod pointwise;
 pub mod pool;
@@ -39,5 +41,5 @@ pub fn takes(xs: &Tensor) -> bool {
     matches!(xs.device(), Device::Cuda(_)) && matches!(xs.dtype(), DType::F32 | DType::F64)
 }
 
-/// Conversions, bias and ReLU, column sums.
+/// Conversions, bias and ReLU, column sums, joined rows.
 const CAST: Unit = Unit { name: "cast", source: include_str!("cast.cu") };

@@ -96,10 +96,12 @@ KERNEL(batch_moments)(const real* x, double* partial, i64 batch, i64 channels, i
 // y = (x − mean) · scale + shift, then ReLU if asked. With `partial` (training) mean and variance
 // are the batch's; they go to `saved` [2, channels] as mean and 1/√(variance + ε), to `mean` and
 // `variance`, and into the running ones, where those are there. Without, `saved` holds them.
+// `rounded`: room for (x − mean) / √(variance + ε) in bf16, or null. y is then computed from that, so that
+// the backward pass, which has nothing else, sees ReLU let the same numbers pass.
 KERNEL(batch_normalise)(
-    const real* x, real* y, const double* partial, const real* weight, const real* bias, double* saved, real* mean,
-    real* variance, real* running_mean, real* running_variance, i64* batches, double momentum, double epsilon,
-    int relu, i64 batch, i64 channels, i64 plane, i64 share
+    const real* x, real* y, bf16_bits* rounded, const double* partial, const real* weight, const real* bias,
+    double* saved, real* mean, real* variance, real* running_mean, real* running_variance, i64* batches,
+    double momentum, double epsilon, int relu, i64 batch, i64 channels, i64 plane, i64 share
 ) {
     i64 channel = blockIdx.y;
     double center, inverse;
@@ -130,7 +132,8 @@ KERNEL(batch_normalise)(
         center = saved[channel];
         inverse = saved[channels + channel];
     }
-    real middle = (real)center, scale = (real)((weight ? (double)weight[channel] : 1.0) * inverse);
+    real factor = weight ? weight[channel] : (real)1, unit = (real)inverse;
+    real middle = (real)center, scale = (real)((double)factor * inverse);
     real shift = bias ? bias[channel] : (real)0;
     FOR_WALK(batch, channels, plane, share) {
         i64 places[AT_ONCE];
@@ -140,7 +143,14 @@ KERNEL(batch_normalise)(
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
             if (places[k] < 0) break;
-            real value = (numbers[k] - middle) * scale + shift;
+            real value;
+            if (rounded) {
+                const bf16_bits normal = to_bf16((float)((numbers[k] - middle) * unit));
+                rounded[places[k]] = normal;
+                value = (real)from_bf16(normal) * factor + shift;
+            } else {
+                value = (numbers[k] - middle) * scale + shift;
+            }
             // In this order a NaN stays NaN.
             y[places[k]] = relu && value < (real)0 ? (real)0 : value;
         }
@@ -155,30 +165,46 @@ KERNEL(batch_given)(const real* mean, const real* variance, double* saved, doubl
     }
 }
 
-// Σ dy and Σ dy · (x − mean) of a channel, where ReLU let the number pass.
+// x − mean, or, from what was kept in bf16, that by the standard deviation.
+__device__ __forceinline__ void load_centred(
+    const real* x, const bf16_bits* rounded, const i64* places, real middle, real* centred
+) {
+    if (rounded) {
+        bf16_bits kept[AT_ONCE];
+        load(rounded, places, kept);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) centred[k] = (real)from_bf16(kept[k]);
+    } else {
+        load(x, places, centred);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; k++) centred[k] -= middle;
+    }
+}
+
+// Σ dy and Σ dy · (x − mean) of a channel, where ReLU let the number pass. `x` or `rounded` is null, here and
+// below; with the latter the second sum is that of dy · (x − mean) / √(variance + ε).
 KERNEL(batch_gradient_sums)(
-    const real* x, const real* dy, const double* saved, const real* weight, const real* bias, double* partial, int relu,
-    i64 batch, i64 channels, i64 plane, i64 share
+    const real* x, const bf16_bits* rounded, const real* dy, const double* saved, const real* weight, const real* bias,
+    double* partial, int relu, i64 batch, i64 channels, i64 plane, i64 share
 ) {
     __shared__ double shared[32];
     i64 channel = blockIdx.y;
     real middle = (real)saved[channel];
-    real scale = (real)((weight ? (double)weight[channel] : 1.0) * saved[channels + channel]);
+    real scale = (real)((weight ? (double)weight[channel] : 1.0) * (rounded ? 1.0 : saved[channels + channel]));
     real shift = bias ? bias[channel] : (real)0;
     double sum = 0, product = 0;
     FOR_WALK(batch, channels, plane, share) {
         i64 places[AT_ONCE];
-        real numbers[AT_ONCE], gradients[AT_ONCE];
+        real centred[AT_ONCE], gradients[AT_ONCE];
         next_places(w, places);
-        load(x, places, numbers);
+        load_centred(x, rounded, places, middle, centred);
         load(dy, places, gradients);
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
             if (places[k] < 0) break;
-            real centred = numbers[k] - middle;
-            if (relu && centred * scale + shift <= (real)0) continue;
+            if (relu && centred[k] * scale + shift <= (real)0) continue;
             sum += (double)gradients[k];
-            product += (double)gradients[k] * (double)centred;
+            product += (double)gradients[k] * (double)centred[k];
         }
     }
     sum = block_sum(sum, shared);
@@ -193,33 +219,34 @@ KERNEL(batch_gradient_sums)(
 // The gradients of input, weight and bias, where those are there; `statistics`: the input also acts
 // through its channel's mean and variance.
 KERNEL(batch_gradient)(
-    const real* x, const real* dy, const double* saved, const real* weight, const real* bias, const double* partial,
-    real* dx, real* of_weight, real* of_bias, int relu, int statistics, i64 batch, i64 channels, i64 plane, i64 share
+    const real* x, const bf16_bits* rounded, const real* dy, const double* saved, const real* weight, const real* bias,
+    const double* partial, real* dx, real* of_weight, real* of_bias, int relu, int statistics, i64 batch, i64 channels,
+    i64 plane, i64 share
 ) {
     i64 channel = blockIdx.y;
-    double inverse = saved[channels + channel], sum = 0, product = 0;
+    double inverse = saved[channels + channel], unit = rounded ? 1.0 : inverse, sum = 0, product = 0;
     if (partial) totals(partial, gridDim.x, &sum, &product);
     if (blockIdx.x == 0 && threadIdx.x == 0) {
-        if (of_weight) of_weight[channel] = (real)(product * inverse);
+        if (of_weight) of_weight[channel] = (real)(product * unit);
         if (of_bias) of_bias[channel] = (real)sum;
     }
     if (!dx) return;
-    double exact = (weight ? (double)weight[channel] : 1.0) * inverse, numbers = (double)(batch * plane);
+    double factor = weight ? (double)weight[channel] : 1.0, exact = factor * inverse, numbers = (double)(batch * plane);
     real middle = (real)saved[channel], scale = (real)exact, shift = bias ? bias[channel] : (real)0;
+    real of_output = (real)(factor * unit);
     real offset = statistics ? (real)(exact * sum / numbers) : (real)0;
-    real slope = statistics ? (real)(exact * product / numbers * inverse * inverse) : (real)0;
+    real slope = statistics ? (real)(exact * product / numbers * unit * unit) : (real)0;
     FOR_WALK(batch, channels, plane, share) {
         i64 places[AT_ONCE];
-        real numbers[AT_ONCE], gradients[AT_ONCE];
+        real centred[AT_ONCE], gradients[AT_ONCE];
         next_places(w, places);
-        load(x, places, numbers);
+        load_centred(x, rounded, places, middle, centred);
         load(dy, places, gradients);
 #pragma unroll
         for (int k = 0; k < AT_ONCE; k++) {
             if (places[k] < 0) break;
-            real centred = numbers[k] - middle;
-            real passed = relu && centred * scale + shift <= (real)0 ? (real)0 : gradients[k];
-            dx[places[k]] = scale * passed - offset - slope * centred;
+            real passed = relu && centred[k] * of_output + shift <= (real)0 ? (real)0 : gradients[k];
+            dx[places[k]] = scale * passed - offset - slope * centred[k];
         }
     }
 }

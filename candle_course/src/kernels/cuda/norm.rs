@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, LaunchConfig};
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Shape, Tensor};
 use half::bf16;
 
-use super::gemm::Masked;
+use super::gemm::{Factors, Masked};
 use super::runtime::{
     DeviceFloat, FULL, Input, address, address_or_null, alloc, blocks, device_of, elements, launch, tensor, value,
 };
 use super::{CAST, Unit};
 use crate::kernels::node::{Gradients, Value};
+use crate::precision::Precision;
 
 const UNIT: Unit = Unit { name: "norm", source: include_str!("norm.cu") };
 
@@ -66,6 +67,8 @@ pub struct Running<'a> {
 pub struct BatchNorm {
     channels: Channels,
     saved: Arc<CudaSlice<f64>>,
+    /// The normalised input in bf16, if that is all that is kept of it.
+    rounded: Option<Arc<CudaSlice<bf16>>>,
     relu: bool,
     /// Whether the statistics are those of the input itself.
     training: bool,
@@ -108,7 +111,10 @@ pub fn training<T: DeviceFloat>(
     };
     let momentum = running.map_or(0.0, |running| running.momentum);
     let saved = alloc::<f64>(device, 2 * channels.channels)?;
-    let op = BatchNorm { channels, saved: Arc::new(saved), relu, training: true };
+    // Under bf16 the input is not kept as it is: that would be twice the memory.
+    let rounds = Factors::of::<T>(Precision::current()) == Factors::Bf16;
+    let rounded = rounds.then(|| alloc::<bf16>(device, inputs[0].elem_count())).transpose()?.map(Arc::new);
+    let op = BatchNorm { channels, saved: Arc::new(saved), rounded, relu, training: true };
     let call = Call { partial: address(&partial), statistics: addresses, kept, momentum, epsilon };
     let ys = op.normalise::<T>(device, inputs, &call)?;
     let statistics = statistics
@@ -132,7 +138,7 @@ pub fn inference<T: DeviceFloat>(
     let count = channels.channels as i64;
     let grid = elements(channels.channels);
     launch!(device, UNIT, T, "batch_given", grid, [mean, variance, saved, epsilon, count]);
-    let op = BatchNorm { channels, saved: Arc::new(saved), relu, training: false };
+    let op = BatchNorm { channels, saved: Arc::new(saved), rounded: None, relu, training: false };
     let call = Call { partial: 0, statistics: (0, 0), kept: [0; 3], momentum: 0.0, epsilon };
     let ys = op.normalise::<T>(device, inputs, &call)?;
     Ok((ys, op))
@@ -156,6 +162,7 @@ impl BatchNorm {
         let [batch, count, plane, share] = self.channels.sizes();
         let Call { partial, statistics: (mean, variance), kept, momentum, epsilon } = *call;
         let (grid, relu) = (self.channels.grid(), i32::from(self.relu));
+        let rounded = self.rounded.as_ref().map_or(0, |rounded| address(&**rounded));
         launch!(
             device,
             UNIT,
@@ -165,6 +172,7 @@ impl BatchNorm {
             [
                 x,
                 y,
+                rounded,
                 partial,
                 weight,
                 bias,
@@ -186,14 +194,31 @@ impl BatchNorm {
         Ok(value(device, y, inputs[0].shape()))
     }
 
-    /// The gradients of x and maybe weight and bias.
-    pub fn backward<T: DeviceFloat>(&self, inputs: &[&Tensor], dy: &Tensor) -> Gradients {
+    /// Whether the backward pass does without the input.
+    pub fn keeps_input(&self) -> bool {
+        self.rounded.is_some()
+    }
+
+    /// The gradients of x and maybe weight and bias. `x` is there unless [`keeps_input`](Self::keeps_input);
+    /// `affine`: weight and bias, or nothing.
+    pub fn backward<T: DeviceFloat>(
+        &self,
+        x: Option<&Tensor>,
+        affine: &[&Tensor],
+        wants: &[bool],
+        dy: &Tensor,
+    ) -> Gradients {
         let device = device_of(dy)?;
-        let (x, dy) = (Input::of(inputs[0]), Input::of(dy));
-        let (x, dy) = (x.view::<T>()?, dy.view::<T>()?);
-        let (weight, bias) = (inputs.get(1).map(|w| Input::of(w)), inputs.get(2).map(|b| Input::of(b)));
+        let shapes: Vec<&Shape> = std::iter::once(dy.shape()).chain(affine.iter().map(|one| one.shape())).collect();
+        let x = x.filter(|_| self.rounded.is_none()).map(Input::of);
+        let (x, dy) = (address_or_null::<T>(x.as_ref())?, Input::of(dy));
+        let rounded = self.rounded.as_ref().map_or(0, |rounded| address(&**rounded));
+        if x == 0 && rounded == 0 {
+            candle_core::bail!("internal error: a norm without its input");
+        }
+        let dy = dy.view::<T>()?;
+        let (weight, bias) = (affine.first().map(|w| Input::of(w)), affine.get(1).map(|b| Input::of(b)));
         let (weight, bias) = (address_or_null::<T>(weight.as_ref())?, address_or_null::<T>(bias.as_ref())?);
-        let wants: Vec<bool> = inputs.iter().map(|input| input.track_op()).collect();
         let channels = self.channels;
         let [batch, count, plane, share] = channels.sizes();
         let (grid, relu) = (channels.grid(), i32::from(self.relu));
@@ -209,12 +234,12 @@ impl BatchNorm {
                 T,
                 "batch_gradient_sums",
                 grid,
-                [x, dy, *self.saved, weight, bias, to_partial, relu, batch, count, plane, share]
+                [x, rounded, dy, *self.saved, weight, bias, to_partial, relu, batch, count, plane, share]
             );
         }
-        let mut gradients = Vec::with_capacity(inputs.len());
-        for (input, &wanted) in inputs.iter().zip(&wants) {
-            gradients.push(wanted.then(|| alloc::<T>(device, input.elem_count())).transpose()?);
+        let mut gradients = Vec::with_capacity(shapes.len());
+        for (shape, &wanted) in shapes.iter().zip(wants) {
+            gradients.push(wanted.then(|| alloc::<T>(device, shape.elem_count())).transpose()?);
         }
         let to = |i: usize| gradients.get(i).and_then(Option::as_ref).map_or(0, address);
         let (dx, dw, db) = (to(0), to(1), to(2));
@@ -225,10 +250,27 @@ impl BatchNorm {
             T,
             "batch_gradient",
             grid,
-            [x, dy, *self.saved, weight, bias, to_partial, dx, dw, db, relu, through, batch, count, plane, share]
+            [
+                x,
+                rounded,
+                dy,
+                *self.saved,
+                weight,
+                bias,
+                to_partial,
+                dx,
+                dw,
+                db,
+                relu,
+                through,
+                batch,
+                count,
+                plane,
+                share
+            ]
         );
-        let of = |(slice, input): (Option<CudaSlice<T>>, &&Tensor)| slice.map(|s| tensor(device, s, input.shape()));
-        Ok(gradients.into_iter().zip(inputs).map(of).collect())
+        let of = |(slice, shape): (Option<CudaSlice<T>>, &Shape)| slice.map(|s| tensor(device, s, shape));
+        Ok(gradients.into_iter().zip(shapes).map(of).collect())
     }
 }
 

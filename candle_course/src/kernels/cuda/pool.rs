@@ -1,7 +1,7 @@
 //! Pooling of planes on a CUDA device.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Shape, Tensor};
 
 use super::Unit;
 use super::runtime::{DeviceFloat, Input, address, alloc, blocks, device_of, elements, launch, tensor, value};
@@ -116,20 +116,20 @@ pub fn max_forward<T: DeviceFloat>(
     Ok((value(device, y, shape), places))
 }
 
-/// Every window's gradient goes to the place of its largest number.
+/// Every window's gradient goes to the place of its largest number; `shape`: the input's.
 pub fn max_backward<T: DeviceFloat>(
     windows: &Windows,
-    xs: &Tensor,
+    shape: &Shape,
     places: &CudaSlice<i32>,
     dy: &Tensor,
 ) -> Result<Tensor> {
-    let device = device_of(xs)?;
-    let len = xs.elem_count();
+    let device = device_of(dy)?;
+    let len = shape.elem_count();
     let dy = Input::of(dy);
     let (dy, dx) = (dy.view::<T>()?, alloc::<T>(device, len)?);
     let grid = elements(len);
     launch!(device, UNIT, T, "max_pool_backward", grid, [dy, *places, dx, len as i64, windows.rows, windows.columns]);
-    Ok(tensor(device, dx, xs.shape()))
+    Ok(tensor(device, dx, shape))
 }
 
 /// The mean of every window.
@@ -150,13 +150,13 @@ pub fn average_forward<T: DeviceFloat>(windows: &Windows, xs: &Tensor) -> Result
     Ok(value(device, y, shape))
 }
 
-/// Every window's gradient is spread evenly over it.
-pub fn average_backward<T: DeviceFloat>(windows: &Windows, xs: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    let device = device_of(xs)?;
-    let len = xs.elem_count();
+/// Every window's gradient is spread evenly over it; `shape`: the input's.
+pub fn average_backward<T: DeviceFloat>(windows: &Windows, shape: &Shape, dy: &Tensor) -> Result<Tensor> {
+    let device = device_of(dy)?;
+    let len = shape.elem_count();
     let dy = Input::of(dy);
     let (dy, dx) = (dy.view::<T>()?, alloc::<T>(device, len)?);
     let (rows, columns) = (windows.rows, windows.columns);
     launch!(device, UNIT, T, "average_pool_backward", elements(len), [dy, dx, len as i64, rows, columns]);
-    Ok(tensor(device, dx, xs.shape()))
+    Ok(tensor(device, dx, shape))
 }

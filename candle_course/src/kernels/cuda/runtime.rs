@@ -137,6 +137,13 @@ pub fn device_of(xs: &Tensor) -> Result<&CudaDevice> {
 /// Allocation is in the stream's order and comes from a pool: no wait, and scratch memory is
 /// simply dropped.
 pub fn alloc<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
+    if len == 0 {
+        // The driver gives no memory of no bytes.
+        // SAFETY: nothing is read of it: it is given on as memory of length 0.
+        let one = unsafe { device.alloc::<T>(1) }?;
+        // SAFETY: an allocation of this stream, which is freed as one, whatever its length.
+        return Ok(unsafe { device.cuda_stream().upgrade_device_ptr(one.leak(), 0) });
+    }
     // SAFETY: numbers have no invalid bits; every kernel writes all of its output.
     unsafe { device.alloc(len) }
 }

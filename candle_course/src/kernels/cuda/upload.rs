@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::driver::{CudaStream, PinnedHostSlice};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DeviceRepr, PinnedHostSlice};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, DeviceId};
 use candle_core::{DType, Error, Result, Storage, Tensor, WithDType};
 
-use super::runtime::tensor;
+use super::runtime::{alloc, tensor};
 
 /// A thread's own stream, and page-locked memory, from which the device fetches without the processor.
 struct Road {
@@ -37,10 +37,13 @@ pub fn upload(xs: &Tensor, device: &CudaDevice) -> Result<Tensor> {
 /// Whether [`upload`] takes this tensor.
 pub fn takes(xs: &Tensor) -> bool {
     let known = matches!(xs.dtype(), DType::U8 | DType::U32 | DType::I64 | DType::F32 | DType::F64);
-    known && xs.device().is_cpu() && xs.elem_count() > 0
+    known && xs.device().is_cpu()
 }
 
-fn copy<T: WithDType + CudaDType>(xs: &Tensor, device: &CudaDevice) -> Result<Tensor> {
+fn copy<T: WithDType + CudaDType + DeviceRepr>(xs: &Tensor, device: &CudaDevice) -> Result<Tensor> {
+    if xs.elem_count() == 0 {
+        return Ok(tensor(device, alloc::<T>(device, 0)?, xs.shape()));
+    }
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("internal error: an upload from a GPU") };

@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Shape, Tensor};
 
 use super::Unit;
 use super::runtime::{DeviceFloat, Input, address, alloc, device_of, elements, launch, tensor, value};
 use crate::kernels::losses::for_float;
-use crate::kernels::node::{Value, node};
+use crate::kernels::node::{Value, keeping};
 use crate::kernels::upsample::Mode;
 
 const UNIT: Unit = Unit { name: "upsample", source: include_str!("upsample.cu") };
@@ -91,23 +91,24 @@ fn forward<T: DeviceFloat>(xs: &Tensor, size: (usize, usize), mode: Mode) -> Res
     Ok(value(device, y, (batch, channels, size.0, size.1)))
 }
 
-fn backward<T: DeviceFloat>(xs: &Tensor, dy: &Tensor, mode: Mode) -> Result<Tensor> {
-    let (batch, channels, height, width) = xs.dims4()?;
+fn backward<T: DeviceFloat>(shape: &Shape, dy: &Tensor, mode: Mode) -> Result<Tensor> {
+    let (batch, channels, height, width) = shape.dims4()?;
     let (_, _, to_height, to_width) = dy.dims4()?;
-    let device = device_of(xs)?;
+    let device = device_of(dy)?;
     let (rows, columns) = (Table::of(device, mode, height, to_height)?, Table::of(device, mode, width, to_width)?);
-    let dx = alloc::<T>(device, xs.elem_count())?;
-    let (grid, dy, planes) = (elements(xs.elem_count()), Input::of(dy), (batch * channels) as i64);
+    let dx = alloc::<T>(device, shape.elem_count())?;
+    let (grid, dy, planes) = (elements(shape.elem_count()), Input::of(dy), (batch * channels) as i64);
     let (rows, columns) = (rows.axis::<T>(), columns.axis::<T>());
     launch!(device, UNIT, T, "upsample_backward", grid, [dy.view::<T>()?, planes, rows, columns, dx]);
-    Ok(tensor(device, dx, xs.shape()))
+    Ok(tensor(device, dx, shape))
 }
 
 /// `xs`: `[N, C, H, W]` → `[N, C, size.0, size.1]`.
 pub fn upsample(xs: &Tensor, size: (usize, usize), mode: Mode) -> Result<Tensor> {
     let xs = xs.contiguous()?;
     let y = for_float!(xs.dtype(), T => forward::<T>(&xs, size, mode)?);
-    node("upsample", &[&xs], y, move |inputs, _, dy| {
-        Ok(vec![Some(for_float!(dy.dtype(), T => backward::<T>(inputs[0], dy, mode)?))])
+    let shape = xs.shape().clone();
+    keeping("upsample", &[&xs], y, move |_, dy| {
+        Ok(vec![Some(for_float!(dy.dtype(), T => backward::<T>(&shape, dy, mode)?))])
     })
 }
