@@ -1,7 +1,12 @@
 """What rust-analyzer sees of a notebook's dependencies."""
 
 import copy
+import json
+import os
+import subprocess
 import sys
+
+import pytest
 
 from conftest import PROJECT
 
@@ -63,3 +68,50 @@ def test_metadata_without_dependencies_is_understood():
     plain = graph("ctx", ctx=[])
     plain["resolve"] = None
     assert metadata.cut(copy.deepcopy(plain)) == plain
+
+
+ANSWER = """#!/bin/sh
+echo asked >> "$(dirname "$0")/asked"
+folder=$(dirname "$4")
+echo "{\\"packages\\": [{\\"id\\": \\"path+file://$folder#ctx\\", \\"name\\": \\"ctx\\"}], \\"workspace_members\\": [], \\"resolve\\": null, \\"workspace_root\\": \\"$folder\\"}"
+"""
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Asks as rust-analyzer does in a kernel's folder; says the answer and how often cargo was asked by then."""
+    home = tmp_path / "kernels" / "one"
+    cargo = tmp_path / "cargo"
+    cargo.write_text(ANSWER)
+    cargo.chmod(0o755)
+
+    def kernel(name, manifest="with the crate", lock="versions", compiler="rustc 1.95.0"):
+        folder = home / "copies" / name
+        (folder / "quick").mkdir(parents=True, exist_ok=True)
+        for path, text in ((folder / "Cargo.toml", manifest), (folder / "quick/crate.toml", "with the crate"), (folder / "quick/empty.toml", "empty"), (folder / "pinned.lock", lock), (home / "compiler", compiler)):
+            path.write_text(text)
+        command = [sys.executable, metadata.__file__, "metadata", "--format-version=1", "--manifest-path", f"{folder}/Cargo.toml"]
+        result = subprocess.run(command, env=dict(os.environ, CANDLE_COURSE_CARGO=str(cargo)), capture_output=True, text=True, check=True)
+        answer = json.loads(result.stdout)
+        assert answer["workspace_root"] == str(folder) and answer["packages"][0]["id"] == f"path+file://{folder}#ctx"
+        return len((tmp_path / "asked").read_text().splitlines())
+
+    return kernel
+
+
+def test_cargo_is_asked_once_for_all_kernels(ask):
+    assert [ask("a"), ask("b"), ask("a")] == [1, 1, 1]
+    assert [ask("a", "empty"), ask("b", "empty")] == [2, 2]
+
+
+@pytest.mark.parametrize("change", [{"lock": "others"}, {"compiler": "rustc 1.96.0"}])
+def test_what_the_answer_follows_from_is_asked_anew(ask, change):
+    assert [ask("a"), ask("a", **change), ask("b", **change)] == [1, 2, 2]
+
+
+def test_a_notebook_with_dependencies_of_its_own_asks_every_time(ask):
+    assert [ask("a", "with more"), ask("a", "with more")] == [1, 2]
+
+
+def test_a_folder_whose_name_is_written_otherwise_in_an_answer_asks_every_time(ask):
+    assert [ask("a~b"), ask("a~b")] == [1, 2]

@@ -31,7 +31,7 @@ if os.environ.get("CANDLE_COURSE_WALK") == "all":
 PRINTED = {
     ("pt-BR", "3.6-evaluation"): [
         "a célula terminou; treinamento terminado: false",
-        "interrompido: asked to stop",
+        "interrompido: foi pedido que parasse",
         "checkpoint encontrado: true",
         "todas as perdas dos passos iguais, até o último bit: true",
     ],

@@ -21,7 +21,7 @@ sys.path.insert(0, {scripts!r})
 from pathlib import Path
 from course.build_folder import BuildFolder
 folder = BuildFolder(Path({project!r}), Path({home!r}))
-folder._prepare = lambda quiet: None
+folder._prepare = lambda: None
 print(folder.copy(), flush=True)
 import os
 os.execvp("sleep", ["sleep", "60"])
@@ -67,7 +67,7 @@ def test_features_reach_the_template_with_the_workspaces_versions(tmp_path, monk
     folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "one")
     locked = []
 
-    def build(quiet):
+    def build():
         locked.append((folder.template / "Cargo.lock").read_text())
         (folder.template / "Cargo.lock").write_text("the versions in use")
 
@@ -116,6 +116,112 @@ def kernel_cargo(folder, cargo):
     return subprocess.run([KERNEL_BIN / "cargo", "build"], cwd=folder, env=environment).returncode
 
 
+# Writes a library where it is told to, in place of the compiler; shows its arguments and what cargo sets.
+COMPILER = """\
+#!/bin/sh
+out= previous=
+echo "$CARGO_PKG_NAME" > compiled
+for argument in "$@"; do
+    echo "$argument" >> compiled
+    [ "$previous" != --out-dir ] || out=$argument
+    previous=$argument
+done
+[ -f fails ] && { echo '{"message": "broken"}' >&2; exit 1; }
+echo library > "$out/libctx.so"
+"""
+
+
+@pytest.fixture
+def kernel_folder(tmp_path, monkeypatch):
+    """A kernel's folder, whose template was compiled by a stand-in, in a path with signs in it."""
+    (tmp_path / "Cargo.lock").write_text("versions")
+    compiler = tmp_path / "it's a compiler"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "one")
+    target = folder.template / "target" / "a-b-c" / "debug" / "deps"
+
+    def build():
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "libcandle_course_notebook-1.so").write_text("ours")
+        (target / "libother-1.rlib").write_text("theirs")
+        (folder.template / "target" / ".rustc_info.json").touch()
+        arguments = ["--crate-name", "ctx", "src/lib.rs", "--emit=dep-info,link", "--out-dir", target, "-L", f"dependency={target}", "--extern", f"candle_course={target}/libcandle_course_notebook-1.so"]
+        environment = dict(os.environ, CANDLE_COURSE_RECORD=str(folder.template / "quick" / "rustc"), CARGO_PKG_NAME="ctx")
+        subprocess.run([KERNEL_BIN / "record", compiler, *arguments], env=environment, cwd=folder.template, check=True)
+        (folder.template / "compiled").unlink()
+
+    monkeypatch.setattr(folder, "_build", build)
+    monkeypatch.setattr(build_folder.paths, "PROJECT", tmp_path)
+    return folder, folder.copy()
+
+
+def kernel_build(copy, command="build", cargo="false"):
+    environment = dict(os.environ, CANDLE_COURSE_CARGO=cargo, CANDLE_COURSE_PATH=os.environ["PATH"], CANDLE_COURSE_CARGO_HOME="", CANDLE_COURSE_PYTHON="true", EVCXR_EXECUTION_SO_PATH=str(copy / "so"))
+    return subprocess.run([KERNEL_BIN / "cargo", command, "--target", "a-b-c", "--message-format=json"], cwd=copy, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("manifest", ["crate", "empty"])
+def test_a_cell_is_compiled_without_cargo(kernel_folder, manifest):
+    folder, copy = kernel_folder
+    (copy / "Cargo.toml").write_text((copy / "quick" / f"{manifest}.toml").read_text())
+    result = kernel_build(copy)
+    assert result.returncode == 0, result.stderr
+    library = copy / "target" / "a-b-c" / "debug" / "deps" / "libctx.so"
+    assert (copy / "so").read_text() == str(library) and library.exists()
+    name, *arguments = (copy / "compiled").read_text().splitlines()
+    snapshot = (copy / "snapshot").read_text().strip()
+    assert name == "ctx" and "--emit=link" in arguments
+    assert f"candle_course={snapshot}/libcandle_course_notebook-1.so" in arguments
+    assert f"dependency={folder.template}/target/a-b-c/debug/deps" in arguments and f"dependency={snapshot}" in arguments
+    (copy / "fails").touch()
+    result = kernel_build(copy, "check")
+    assert result.returncode == 1 and "broken" in result.stderr
+    assert "--emit=metadata" in (copy / "compiled").read_text().splitlines()
+
+
+def test_a_kernel_copies_no_library(kernel_folder):
+    folder, copy = kernel_folder
+    assert not [path for path in copy.rglob("*") if path.suffix in build_folder.LIBRARIES]
+    assert sum(path.stat().st_size for path in copy.rglob("*") if path.is_file()) < 20_000
+
+
+def test_other_dependencies_are_cargos_business(kernel_folder):
+    folder, copy = kernel_folder
+    with open(copy / "Cargo.toml", "a") as manifest:
+        manifest.write('hex = "1"\n')
+    assert kernel_build(copy, cargo="true").returncode == 0 and kernel_build(copy, cargo="false").returncode == 1
+    assert not (copy / "compiled").exists()
+    (copy / "Cargo.toml").write_text((copy / "quick" / "validation.toml").read_text())
+    assert kernel_build(copy, "metadata", cargo="false").returncode == 0
+    (copy / "Cargo.toml").write_text((copy / "quick" / "validation.toml").read_text().replace("notebook", "other"))
+    assert kernel_build(copy, "metadata", cargo="false").returncode == 1
+
+
+def test_a_filled_copy_has_the_very_library_that_the_kernel_has_loaded(kernel_folder):
+    folder, copy = kernel_folder
+    folder.fill(copy)
+    deps = copy / "target" / "a-b-c" / "debug" / "deps"
+    snapshot = next((folder.home / "snapshots").iterdir())
+    assert os.path.samefile(deps / "libcandle_course_notebook-1.so", snapshot / "libcandle_course_notebook-1.so")
+    assert os.path.samefile(deps / "libother-1.rlib", folder.template / "target/a-b-c/debug/deps/libother-1.rlib")
+    assert not os.path.samefile(snapshot / "libcandle_course_notebook-1.so", folder.template / "target/a-b-c/debug/deps/libcandle_course_notebook-1.so")
+
+
+def test_a_new_build_changes_nothing_for_a_kernel_that_runs(kernel_folder, monkeypatch):
+    folder, copy = kernel_folder
+    old = (copy / "snapshot").read_text().strip()
+    library = folder.template / "target/a-b-c/debug/deps/libcandle_course_notebook-1.so"
+    library.write_text("ours, rebuilt")
+    monkeypatch.setattr(folder, "_build", lambda: None)
+    new = (folder.copy() / "snapshot").read_text().strip()
+    assert new != old and open(f"{old}/{library.name}").read() == "ours" and open(f"{new}/{library.name}").read() == "ours, rebuilt"
+    folder.clean()
+    assert os.path.isdir(old), "a running kernel lost its library"
+    with pytest.raises(build_folder.say.Failure, match="restart the kernel"):
+        folder.fill(copy)
+
+
 def test_the_kernels_cargo_puts_the_pinned_versions_back(tmp_path):
     pinned = '[[package]]\nname = "candle_course"\n\n[[package]]\nname = "half"\nversion = "2.6.0"\n'
     emptied = '[[package]]\nname = "ctx"\n'
@@ -148,7 +254,7 @@ def test_another_compiler_clears_what_the_last_one_has_built(tmp_path, monkeypat
     monkeypatch.setattr(build_folder, "compiler", lambda: version[0])
     built = []
 
-    def build(quiet):
+    def build():
         deps = folder.template / "target" / "debug" / "deps"
         deps.mkdir(parents=True, exist_ok=True)
         (deps / f"libother-{version[0][6:]}.rlib").touch()
@@ -160,12 +266,11 @@ def test_another_compiler_clears_what_the_last_one_has_built(tmp_path, monkeypat
         return [path.name for path in (folder.template / "target").rglob("*.rlib")]
 
     folder.prepare()
-    copy = folder.copy()
+    folder.copy()
     assert libraries() == ["libother-1.95.0.rlib"]
     version[0] = "rustc 1.96.0"
     folder.prepare()
     assert libraries() == ["libother-1.96.0.rlib"]
-    assert (copy / "target" / "debug" / "deps" / "libother-1.95.0.rlib").exists(), "a running kernel lost its libraries"
     assert not list(folder.home.glob("trash-*"))
     folder.prepare()
     assert libraries() == ["libother-1.96.0.rlib"] and len(built) == 4
@@ -178,7 +283,7 @@ def test_another_compiler_clears_what_the_last_one_has_built(tmp_path, monkeypat
 def test_an_interrupted_clearing_is_made_good(tmp_path, monkeypatch):
     (tmp_path / "Cargo.lock").write_text("versions")
     folder = build_folder.BuildFolder(tmp_path, tmp_path / "kernels" / "one")
-    monkeypatch.setattr(folder, "_build", lambda quiet: (folder.template / "target" / "debug").mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(folder, "_build", lambda: (folder.template / "target" / "debug").mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(build_folder, "compiler", lambda: "rustc 1.95.0")
     folder.prepare()
     monkeypatch.setattr(build_folder, "compiler", lambda: "rustc 1.96.0")
@@ -220,3 +325,13 @@ def test_libraries_of_another_compiler_are_not_taken_over(tmp_path, monkeypatch)
 def test_names_of_all_kinds_are_written_as_toml():
     for name in ("plain", "a b", "🦀 ação", 'quote" and \\ and \'', "tab\tand\x7f and \x01", "line\nbreak", "日本"):
         assert tomllib.loads(f"x = {build_folder.toml(name)}") == {"x": name}
+
+
+def test_what_is_compiled_for_less_is_a_dependency_and_off_the_hot_path():
+    locked = {package["name"] for package in tomllib.loads((PROJECT / "Cargo.lock").read_text())["package"]}
+    levels = {name: settings["opt-level"] for name, settings in tomllib.loads(build_folder.cargo_config())["profile"]["dev"]["package"].items()}
+    assert levels.pop("*") == 3 and len(levels) > 100
+    assert set(levels) <= locked, set(levels) - locked
+    assert not {"candle-core", "candle-nn", "candle_course", "gemm", "gemm-common", "gemm-f16", "gemm-f32", "gemm-f64", "half", "rand", "rand_chacha", "rayon", "rayon-core", "safetensors", "flate2", "png"} & set(levels)
+    listed = [name for names in (build_folder.FOR_THE_BUILD, build_folder.NEVER_RUN, build_folder.COLD) for name in names.split()]
+    assert len(listed) == len(set(listed))

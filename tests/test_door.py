@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from course import command, reliability, say
@@ -126,10 +128,9 @@ def test_a_child_does_not_outlive_a_fault(tmp_path):
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
-def test_what_a_child_writes_is_kept_and_its_progress_shown(tmp_path, capsys):
-    output = say.run(["sh", "-c", "printf 'Compiling a\\nnoise \\377\\n'; echo error >&2"], show=lambda line: line.startswith("Compiling"))
-    assert output == "Compiling a\nnoise \\xff\nerror\n"
-    assert capsys.readouterr().err == "  Compiling a\n"
+def test_what_a_child_writes_is_kept_but_for_its_progress(tmp_path):
+    output = say.run(["sh", "-c", "printf 'Compiling a\\nnoise \\377\\n'; echo error >&2"], take=lambda line: line.startswith("Compiling"))
+    assert output == "noise \\xff\nerror\n"
     assert say.ask(["sh", "-c", "echo ' answer '; echo complaint >&2"]) == "answer"
     with pytest.raises(say.Failure, match="`false` ended with code 1"):
         say.ask(["false"])
@@ -180,3 +181,36 @@ def test_metadata_that_is_none_is_handed_on(tmp_path):
     fake.write_text(f"#!/bin/sh\ncat <<'E'\n{json.dumps(good)}\nE\n")
     result = subprocess.run([sys.executable, PROJECT / "scripts/course/analysis/metadata.py"], env=dict(os.environ, CANDLE_COURSE_CARGO=str(fake)), capture_output=True, text=True)
     assert json.loads(result.stdout) == good
+
+
+def test_of_pieces_of_work_that_run_at_once_one_that_fails_ends_the_others(tmp_path):
+    from machine import alive
+
+    def fail():
+        until = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        raise say.Failure("the reason")
+
+    began = time.monotonic()
+    with pytest.raises(say.Failure, match="the reason"):
+        say.together(fail, lambda: say.run(["sh", "-c", "echo $$ > part; mv part pid; exec sleep 600"], cwd=tmp_path))
+    assert time.monotonic() - began < 60 and not alive(int((tmp_path / "pid").read_text()))
+    done = []
+    say.together(lambda: done.append(1), lambda: done.append(2))
+    assert sorted(done) == [1, 2]
+
+
+def test_an_interruption_ends_all_that_runs_at_once(tmp_path):
+    from machine import alive, wait_for
+
+    body = f"say.together(*[lambda name=name: say.run(['sh', '-c', f'echo $$ > part-{{name}}; mv part-{{name}} {{name}}; exec sleep 600'], cwd={str(tmp_path)!r}) for name in 'ab'])"
+    code = "import errno, json, os, signal, subprocess, sys, time\nsys.path.insert(0, sys.argv[1])\nfrom course import command, say\n" + f"def main():\n    {body}\nsys.exit(command.door(main))"
+    for number, returned in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        for name in "ab":
+            (tmp_path / name).unlink(missing_ok=True)
+        command = subprocess.Popen([sys.executable, "-c", code, str(PROJECT / "scripts")], stderr=subprocess.PIPE, text=True)
+        pids = [int(wait_for(lambda: (tmp_path / name).exists() and (tmp_path / name).read_text(), "a child")) for name in "ab"]
+        command.send_signal(number)
+        assert "Traceback" not in command.communicate()[1] and command.returncode == returned
+        assert not any(map(alive, pids))

@@ -31,6 +31,9 @@ def built(project):
     for language in paths.LANGUAGES:
         text = render.text_of(render.notebook(read, language, OUTPUTS))
         (project / "notebooks" / language / "1.1-example.ipynb").write_text(text, encoding="utf-8")
+        colab = project / "notebooks" / "colab" / language / "1.1-example.ipynb"
+        colab.parent.mkdir(parents=True)
+        colab.write_text(render.text_of(render.colab(read, language)), encoding="utf-8")
     return path
 
 
@@ -248,3 +251,49 @@ def test_ids_follow_from_the_text(built):
     read = source.read(built)
     first, second = (render.text_of(render.notebook(read, "en", OUTPUTS)) for _ in range(2))
     assert first == second
+
+
+def test_a_colab_notebook_has_the_same_cells_for_a_python_runtime(built, project, monkeypatch):
+    monkeypatch.setenv("CANDLE_COURSE_REPOSITORY", "https://github.com/owner/course.git")
+    read = source.read(built)
+    rust, colab = render.notebook(read, "pt-BR", OUTPUTS), render.colab(read, "pt-BR")
+    nbformat.validate(colab)
+    assert colab.metadata.kernelspec.name == "python3" and colab.metadata.language_info.name == "python"
+    setup, *cells = [cell for cell in colab.cells if cell.cell_type == "code"]
+    assert 'colab.start("pt-BR")' in setup.source and "https://github.com/owner/course" in setup.source
+    compile(setup.source, "setup", "exec")
+    assert [cell.source for cell in cells] == [f"%%rust\n{cell.source}" for cell in rust.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in cells)
+    assert [cell.source for cell in colab.cells if cell.cell_type == "markdown"] == [cell.source for cell in rust.cells if cell.cell_type == "markdown"][1:]
+
+
+@pytest.mark.parametrize(("name", "count"), [("3.5-checkpoints", 2), ("3.1-training-loop", 1)])
+def test_lessons_with_files_to_keep_mount_a_drive(built, project, name, count):
+    path = project / "lessons" / f"{name}.md"
+    path.write_text(built.read_text(encoding="utf-8"), encoding="utf-8")
+    (project / "lessons" / "pt-BR" / f"{name}.txt").write_text(WORDS, encoding="utf-8")
+    added = [cell.source for cell in render.colab(source.read(path), "en").cells if "colab" in cell.metadata.get("tags", [])]
+    assert len(added) == count and ("mount_drive" in added[-1]) == (count == 2)
+
+
+def test_badges_stand_where_there_is_an_address(built, monkeypatch):
+    read = source.read(built)
+    table = "| 1.1 | [A](notebooks/en/1.1-a.ipynb) | [B](notebooks/pt-BR/1.1-a.ipynb) |\n"
+    monkeypatch.setenv("CANDLE_COURSE_REPOSITORY", "")
+    assert not any("badge" in cell.metadata.get("tags", []) for cell in render.notebook(read, "en").cells)
+    assert check.with_badges(table) == table
+    monkeypatch.setenv("CANDLE_COURSE_REPOSITORY", "https://github.com/owner/course")
+    badge = render.notebook(read, "en").cells[0].source
+    assert "https://colab.research.google.com/github/owner/course/blob/main/notebooks/colab/en/1.1-example.ipynb" in badge
+    marked = check.with_badges(table)
+    assert marked.count("colab-badge.svg") == 2 and check.with_badges(marked) == marked
+    monkeypatch.setenv("CANDLE_COURSE_REPOSITORY", "")
+    assert check.with_badges(marked) == table
+
+
+def test_a_stale_colab_notebook_is_named(built, project):
+    path = project / "notebooks" / "colab" / "en" / "1.1-example.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("%%rust", "%%bash"), encoding="utf-8")
+    assert "colab/en/1.1-example.ipynb is stale" in "\n".join(check.lesson(built))
+    (project / "notebooks" / "colab" / "en" / "9.9-old.ipynb").write_text("{}", encoding="utf-8")
+    assert check.strangers([built]) == ["colab/en/9.9-old.ipynb has no source in lessons/"]

@@ -174,7 +174,7 @@ macro_rules! from_errors {
 
 from_errors! {
     Io: std::io::Error;
-    Data: serde_json::Error, image::ImageError, std::num::ParseIntError, std::num::ParseFloatError, std::string::FromUtf8Error;
+    Data: serde_json::Error, image::ImageError, tiff::TiffError, std::num::ParseIntError, std::num::ParseFloatError, std::string::FromUtf8Error;
     Checkpoint: safetensors::SafeTensorError;
     Tensor: candle_core::Error;
 }

@@ -7,26 +7,31 @@ pub use crate::candle_nn;
 // core
 pub use crate::device;
 pub use crate::error::{Context, Error, ErrorKind, Result};
+pub use crate::language::set_language;
 pub use crate::random::Generator;
 pub use crate::stateful::{State, Stateful};
 
 // nn
 pub use crate::nn::{
-    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Fan, Flatten,
-    GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, RecurrentOutput, Rnn,
-    Scope, Sequential, Upsample, UpsampleMode,
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Bridge, Conv2d, ConvTranspose2d, Dropout, Fan,
+    Flatten, GroupNorm, Gru, Init, LayerNorm, Linear, Lstm, MaxPool2d, Model, Nonlinearity, Parameters, Recompute,
+    RecurrentOutput, ResNet18, Rnn, Scope, Sequential, Upsample, UpsampleMode,
 };
 pub use crate::ops;
 
 // data
 pub use crate::data::{
-    Batch, BatchPosition, Batches, Cifar10, ColorJitter, ConcatDataset, DataLoader, Dataset, Example, FashionMnist,
-    ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist, Normalize, RandomAffine, RandomCrop,
-    RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler, RandomVerticalFlip, Sampler, Satellite,
-    SatelliteTarget, SequentialSampler, Smote, Source, Split, StratifiedBatchSampler, Subset, SubsetSampler,
-    TensorDataset, Transform, WeightedRandomSampler, class_balanced_weights, class_counts, class_weights,
-    example_weights, false_color, imbalance, long_tail, ndvi, oversample, true_color, undersample,
+    Batch, BatchPosition, Batches, Cifar10, ClassMap, ColorJitter, ConcatDataset, DataLoader, Dataset, EuroSat,
+    Example, FashionMnist, Georeference, ImageDataset, ImageFolder, LoaderStatistics, MappedDataset, MixUp, Mnist,
+    Normalize, RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip, RandomQuarterTurn, RandomSampler,
+    RandomVerticalFlip, Sampler, Satellite, SatelliteTarget, Scene, SceneTiles, SequentialSampler, Smote, Source,
+    SpectralIndex, Split, StratifiedBatchSampler, Subset, SubsetSampler, TensorDataset, Transform,
+    WeightedRandomSampler, class_balanced_weights, class_counts, class_weights, example_weights, false_color,
+    imbalance, long_tail, ndvi, oversample, true_color, undersample,
 };
+
+#[cfg(feature = "hub")]
+pub use crate::data::{HubImages, HubSplit};
 
 // losses
 pub use crate::losses::{
@@ -64,16 +69,20 @@ pub use crate::schedules::{
 
 // checkpoint
 pub use crate::checkpoint::{
-    CheckpointFolder, GeneratorStates, Resume, Retention, Snapshot, fold_batch_norm, fold_batch_norm_transposed,
-    load_weights, read_weights, save_weights, write_weights,
+    CheckpointFolder, GeneratorStates, LoadReport, Resume, Retention, Snapshot, WeightLoading, fold_batch_norm,
+    fold_batch_norm_transposed, load_weights, read_weights, save_weights, write_weights,
 };
 
+// onnx
+pub use crate::onnx::OnnxExport;
+
 // training
-pub use crate::training::callbacks::{Checkpoints, EarlyStopping, Progress, TensorBoard};
+pub use crate::training::callbacks::{Checkpoints, EarlyStopping, JsonLines, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};
 pub use crate::training::{
     BackgroundTraining, Callback, EpochRecord, Evaluation, Flow, History, LearningRateRangeTest, ModelSummary,
-    RangeTestCurve, StepRecord, TrainState, Trainer, Training, evaluate, forward_backward, train_step,
+    Predictions, RangeTestCurve, StepEvaluation, StepRecord, StepTimes, TrainState, Trainer, Training, evaluate,
+    forward_backward, predict, train_step,
 };
 
 // plot

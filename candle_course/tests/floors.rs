@@ -6,12 +6,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const FLOORS: [&[&str]; 8] = [
-    &["atomic", "error", "device", "direction", "precision", "random", "setters", "sizes", "stateful", "text"],
+    &[
+        "atomic",
+        "error",
+        "device",
+        "direction",
+        "language",
+        "precision",
+        "random",
+        "setters",
+        "sizes",
+        "stateful",
+        "text",
+    ],
     &["kernels"],
     &["plot", "notebook"],
     &["ops", "data"],
     &["nn", "losses", "metrics", "optimizers", "schedules", "tensorboard"],
-    &["checkpoint", "hub"],
+    &["checkpoint", "hub", "onnx"],
     &["training", "distributed"],
     &["prelude"],
 ];

@@ -26,13 +26,16 @@ def main(arguments: list) -> int:
     if chosen.check:
         problems = [problem for path in every for problem in check.lesson(path)] + check.unrecorded(every)
         if not chosen.lessons:
-            problems += check.strangers(every)
+            problems += check.strangers(every) + check.readme()
         if problems:
             raise say.Failure("\n".join(problems))
         print(f"{len(every)} lessons and {len(every) * len(paths.LANGUAGES)} notebooks agree")
         return 0
     for path in every:
         build(path, chosen.prose)
+    readme = paths.PROJECT / "README.md"
+    if readme.exists():
+        say.write_if_changed(readme, check.with_badges(say.read_text(readme)))
     if not chosen.prose:
         build_folder.BuildFolder().clean()
     return 0
@@ -59,6 +62,8 @@ def build(path, prose_only: bool) -> None:
         say.write_if_changed(target, text)
         say.note(f"  {target.relative_to(paths.PROJECT)}: {len(text.encode()) // 1000} KB")
     stored.record({f"{language}/{lesson.name}.ipynb": text for language, text in texts.items()})
+    for language in paths.LANGUAGES:
+        say.write_if_changed(paths.NOTEBOOKS / "colab" / language / f"{lesson.name}.ipynb", render.text_of(render.colab(lesson, language)))
     # Said when they are written: a cell that turns out to be `timed` need not be run again.
     differing = check.differing_numbers(lesson, outputs)
     if differing:

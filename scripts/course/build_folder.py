@@ -1,14 +1,16 @@
-"""The build folder of the notebook kernel: compiled once, copied for each kernel.
+"""The build folder of the notebook kernel: compiled once, for every kernel.
 
 evcxr compiles a notebook's dependencies in a folder of its own. This module keeps such a folder
-(the template) compiled ahead of time with the very command that evcxr uses, so that cargo finds
-everything fresh, and gives each kernel a private copy, because every kernel writes its own
-`src/lib.rs` there. Cargo itself decides what is stale: a changed crate, compiler or feature is
-rebuilt in the template before the next copy is taken.
+(the template) compiled ahead of time with the very command that evcxr uses, and gives each kernel a
+folder of its own, because every kernel writes its `src/lib.rs` there. The compiled libraries are not
+copied: cells are compiled with the template's. Cargo itself decides what is stale: a changed crate,
+compiler or feature is rebuilt in the template before the next kernel starts.
 """
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
 import os
 import re
@@ -19,10 +21,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import paths, say
+from . import paths, progress, say
 
-# The profile that evcxr writes for its cells.
-CARGO_TOML = """\
+HERE = Path(__file__).resolve().parent
+# The manifest that evcxr writes for its cells, to the letter: `kernel-bin/cargo` compares the two.
+CARGO_TOML = """
 [package]
 name = "ctx"
 version = "1.0.0"
@@ -45,17 +48,63 @@ incremental = true
 overflow-checks = true
 
 [dependencies]
-candle_course = {dependency}
+{dependencies}
 """
 
+# With which evcxr looks whether there is such a crate.
+VALIDATION = """
+    [package]
+    name = "evcxr_dummy_validate_dep"
+    version = "0.0.1"
+    edition = "2024"
+
+    [lib]
+    path = "lib.rs"
+
+    [dependencies]
+    {dependency}
+    """
+
 # Cargo reads this from the parent of every build folder. With evcxr's profile alone the
-# dependencies carry debug assertions and train at half the speed.
+# dependencies carry debug assertions and train at half the speed. What is named is off the hot path,
+# and compiled for less: it runs during a build, or never, or once for a figure or a file.
 CARGO_CONFIG = """\
 [profile.dev.package."*"]
 opt-level = 3
 debug-assertions = false
 overflow-checks = false
 """
+# Compilers' plug-ins, and what is compiled for the machine that builds: a build script runs for a moment.
+FOR_THE_BUILD = """
+    anyhow autocfg bytemuck_derive cc darling darling_core darling_macro derive_builder_core derive_builder_macro
+    dyn-stack-macros find-msvc-tools fnv ident_case macro_rules_attribute-proc_macro monostate-impl paste pastey
+    proc-macro2 prost-derive quote rustc_version rustversion semver seq-macro serde_derive shlex strsim syn
+    synstructure thiserror-impl unicode-ident version_check yoke-derive zerocopy-derive zerofrom-derive zeroize_derive
+"""
+# Tokenizers that candle reads from GGUF files, complex products, colour profiles: no lesson has any. What
+# speaks with servers waits for them; ring's ciphers are assembly.
+NEVER_RUN = """
+    ahash aho-corasick castaway compact_str daachorse dary_heap derive_builder esaxx-rs fancy-regex gemm-c32 gemm-c64
+    http httparse macro_rules_attribute minimal-lexical monostate moxcms nom pxfm rayon-cond regex regex-automata
+    regex-syntax rustls rustls-pki-types rustls-webpki spm_precompiled static_assertions tokenizers
+    unicode-normalization-alignments unicode_categories untrusted ureq ureq-proto utf8-zero webpki-roots
+"""
+# Figures and their fonts, the readers of tables: milliseconds where they run.
+COLD = """
+    base64 bytes chrono color_quant const-oid data-url float-cmp font-types fontdb gif harfrust iana-time-zone imagesize
+    kurbo num-bigint num-integer parquet percent-encoding pico-args plotters plotters-backend plotters-svg polycool prost
+    read-fonts resvg rgb ring roxmltree rustix ryu simplecss siphasher skrifa slotmap strict-num subtle svgtypes tempfile
+    tiny-skia-path tinyvec twox-hash typed-path unicode-bidi unicode-script unicode-segmentation unicode-vo usvg weezl
+    xmlwriter zip
+"""
+# Seconds of a core for the crates that take longest to compile, to tell the time left by.
+HEAVY = {"candle-core": 109, "candle_course": 90, "read-fonts": 17, "skrifa": 13, "usvg": 12, "harfrust": 10, "candle-nn": 10, "parquet": 10, "tokenizers": 6, "rustls": 6}
+
+
+def cargo_config() -> str:
+    levels = [(FOR_THE_BUILD, 0), (NEVER_RUN, 0), (COLD, 1)]
+    lines = [f"[profile.dev.package.{name}]\nopt-level = {level}\n" for names, level in levels for name in names.split()]
+    return CARGO_CONFIG + "\n" + "".join(lines)
 
 
 def features() -> list:
@@ -98,15 +147,15 @@ def run_environment() -> dict:
     environment["CANDLE_COURSE_CARGO"] = cargo()
     environment["CANDLE_COURSE_CARGO_HOME"] = environment.get("CARGO_HOME") or str(Path.home() / ".cargo")
     environment["CANDLE_COURSE_PYTHON"] = sys.executable
-    here = Path(__file__).resolve().parent
     # Also spares the notebooks a person's own start-up code for evcxr.
-    environment.setdefault("EVCXR_CONFIG_DIR", str(here / "kernel-config"))
+    environment.setdefault("EVCXR_CONFIG_DIR", str(HERE / "kernel-config"))
     # evcxr asks rustup or the PATH for cargo; rust-analyzer inside it looks in CARGO_HOME first.
-    environment["PATH"] = f"{here / 'kernel-bin'}{os.pathsep}{environment['PATH']}"
-    environment["CARGO_HOME"] = str(here / "analysis")
+    environment["PATH"] = f"{HERE / 'kernel-bin'}{os.pathsep}{environment['PATH']}"
+    environment["CARGO_HOME"] = str(HERE / "analysis")
     return environment
 
 
+@functools.cache
 def cargo() -> str:
     """The toolchain's own cargo; rustup's stand-in for it costs a tenth of a second a cell."""
     try:
@@ -115,6 +164,7 @@ def cargo() -> str:
         return shutil.which("cargo")
 
 
+@functools.cache
 def compiler() -> str:
     """All that the compiler says of its version and of the machine it compiles for."""
     return say.ask(["rustc", "-vV"])
@@ -127,11 +177,6 @@ def host_target() -> str:
     return found.group(1)
 
 
-def progress(line: str) -> bool:
-    """Whether a line of cargo's tells how far it is."""
-    return line.lstrip().startswith(("Compiling", "Downloading", "Downloaded", "Blocking", "Updating"))
-
-
 def toml(text: str) -> str:
     """A TOML string: as in JSON, but without surrogates for what stands beyond the first plane."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -142,13 +187,16 @@ def build_command() -> tuple:
     environment = kernel_environment()
     environment.update(CARGO_TARGET_DIR="target", CARGO_BUILD_BUILD_DIR="target")
     flags = "-Cprefer-dynamic"
-    command = ["cargo"]
-    if sys.platform != "darwin" and shutil.which("mold"):
-        command = ["mold", "-run", "cargo"]
-    elif sys.platform != "darwin" and shutil.which("lld"):
+    command = linker()
+    if command == ["cargo"] and sys.platform != "darwin" and shutil.which("lld"):
         flags += " -Clink-arg=-fuse-ld=lld"
     environment["RUSTFLAGS"] = flags
     return command + ["build", "--target", host_target()], environment
+
+
+def linker() -> list:
+    """Cargo, with the quickest linker there is: what evcxr does, too."""
+    return ["mold", "-run", "cargo"] if sys.platform != "darwin" and shutil.which("mold") else ["cargo"]
 
 
 class BuildFolder:
@@ -159,11 +207,17 @@ class BuildFolder:
         self.home = home or paths.kernel_home(project)
         self.template = self.home / "template"
         self.copies = self.home / "copies"
+        # Compiled crates of a bundle, until cargo has taken what it wants of them.
+        self.ready_made = self.home / "ready-made"
 
-    def prepare(self, quiet: bool = False) -> None:
+    def is_built(self) -> bool:
+        """Whether the template was built once; what has changed since is compiled when it is needed."""
+        return (self.home / "built").exists()
+
+    def prepare(self) -> None:
         """Brings the template up to date: minutes the first time, half a second when fresh."""
         with self._locked():
-            self._prepare(quiet)
+            self._prepare()
 
     def copy(self) -> Path:
         """Makes sure the template is fresh and gives the caller a private copy of it, for
@@ -173,14 +227,63 @@ class BuildFolder:
         calling process and all of its children have ended, also across `exec`.
         """
         with self._locked():
-            self._prepare(quiet=False)
+            self._prepare()
             self.copies.mkdir(parents=True, exist_ok=True)
             name = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.copies))
             descriptor = os.open(f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.set_inheritable(descriptor, True)
-            copy_tree(self.template, name)
+            copy_tree(self.template, name, skip="target")
+            self._use_snapshot(name)
         return name
+
+    def fill(self, name: Path) -> None:
+        """Gives a copy all that cargo needs to build in it: for a notebook with dependencies of its own.
+
+        The crate's library must be the very file that the kernel has loaded: two of them would count
+        candle's tensors twice.
+        """
+        with self._locked():
+            snapshot = Path(say.read_text(name / "snapshot").strip())
+            if (name / "target" / ".rustc_info.json").exists():
+                return
+            if snapshot != self._snapshot():
+                raise say.Failure("the crate has changed since this kernel started; restart the kernel")
+            copy_tree(self.template / "target", name / "target")
+            for library in snapshot.iterdir():
+                for place in (name / "target").rglob(library.name):
+                    place.unlink()
+                    link_or_copy(library, place)
+
+    def _snapshot(self) -> Path:
+        """The libraries of our own crates as they were last built, where nothing writes them again.
+
+        Kernels compile their cells with these and with the template's third-party libraries, whose
+        names change with what is in them. So a kernel costs no disk but for its cells, and a new build
+        does not change what runs.
+        """
+        own = sorted(path for path in (self.template / "target").glob("*/debug/deps/*") if path.name.startswith(CRATES) and path.suffix in LIBRARIES)
+        marks = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in own]
+        snapshot = self.home / "snapshots" / hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
+        if not snapshot.exists():
+            unfinished = Path(tempfile.mkdtemp(prefix="trash-", dir=self.home))
+            for path in own:
+                shutil.copy2(path, unfinished / path.name)
+            snapshot.parent.mkdir(exist_ok=True)
+            os.replace(unfinished, snapshot)
+        return snapshot
+
+    def _use_snapshot(self, name: Path) -> None:
+        """Leads the compiler's arguments, as they were in the template, to the copy and the snapshot."""
+        snapshot, replay = self._snapshot(), name / "quick" / "rustc"
+        say.write_if_changed(name / "snapshot", f"{snapshot}\n")
+        if replay.exists():
+            template, copy, libraries = (str(path).replace("'", r"'\''") for path in (self.template, name, snapshot))
+            ours = re.compile(rf"{re.escape(template)}/target/[^/]+/debug/deps/(?={'|'.join(CRATES)})")
+            text = ours.sub(lambda _: f"{libraries}/", say.read_text(replay))
+            for before in ("'--out-dir' '", "CARGO_MANIFEST_DIR='"):
+                text = text.replace(f"{before}{template}", f"{before}{copy}")
+            say.write_if_changed(replay, f"{text.rstrip()} '-L' 'dependency={libraries}'\n")
 
     def clean(self) -> None:
         """Removes the copies whose kernels have ended, and the folders of deleted clones."""
@@ -208,33 +311,58 @@ class BuildFolder:
         with say.lock(self.home / "lock", "building the notebook's dependencies"):
             yield
 
-    def _prepare(self, quiet: bool) -> None:
-        dependency = f'{{ path = {toml(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
+    def _prepare(self) -> None:
+        dependency = f'candle_course = {{ path = {toml(str(self.project / "candle_course" / "notebook"))}, package = "{paths.NOTEBOOK_PACKAGE}"'
         if features():
             dependency += f", features = [{', '.join(map(toml, features()))}]"
+        dependency += " }"
         say.write_if_changed(self.home / "project", f"{self.project}\n")
-        say.write_if_changed(self.home / ".cargo" / "config.toml", CARGO_CONFIG)
-        changed = say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependency}", dependency + " }"))
+        say.write_if_changed(self.home / ".cargo" / "config.toml", cargo_config())
+        changed = say.write_if_changed(self.template / "Cargo.toml", CARGO_TOML.replace("{dependencies}", dependency + "\n"))
         say.write_if_changed(self.template / "src" / "lib.rs", "pub use candle_course;\n")
+        self._write_quick(dependency)
         self._lock_dependencies(changed)
         self._forget_other_compilers()
-        done = self.home / "built"
-        if done.exists():
-            self._build(quiet)
+        if self.is_built():
+            self._build()
         else:
             self._seed()
-            with say.step("Building the notebook's dependencies, optimised", "5 to 8 minutes on 2 cores, once"):
-                self._build(quiet)
-            say.write_if_changed(done, "built\n")
+            with say.step("Building the notebook's dependencies, optimised", "" if self.ready_made.exists() else "5 to 8 minutes on 2 cores, once"):
+                self._build()
+            say.write_if_changed(self.home / "built", "built\n")
+            self._put_away_what_was_ready()
         # What cargo made of the workspace's versions, for `kernel-bin/cargo` to put back.
         shutil.copy2(self.template / "Cargo.lock", self.template / "pinned.lock")
 
-    def _build(self, quiet: bool) -> None:
+    def _write_quick(self, dependency: str) -> None:
+        """What `kernel-bin/cargo` knows without asking cargo: the manifests of a kernel without and with the crate."""
+        quick = self.template / "quick"
+        say.write_if_changed(quick / "empty.toml", CARGO_TOML.replace("{dependencies}", ""))
+        say.write_if_changed(quick / "crate.toml", CARGO_TOML.replace("{dependencies}", dependency + "\n"))
+        say.write_if_changed(quick / "validation.toml", VALIDATION.replace("{dependency}", dependency))
+        # The kernel loads the crate as it starts; the lesson's first cell then finds it there.
+        say.write_if_changed(self.template / "config" / "init.evcxr", f":dep {dependency}\n")
+        say.write_if_changed(self.template / "config" / "evcxr.toml", (HERE / "kernel-config" / "evcxr.toml").read_text(encoding="utf-8"))
+        if not (quick / "rustc").exists():
+            # Only what is compiled is recorded.
+            os.utime(self.template / "src" / "lib.rs")
+
+    def _put_away_what_was_ready(self) -> None:
+        used = self.ready_made / "used"
+        if used.exists():
+            say.note(f"  {len(used.read_text().splitlines())} crates were ready-made")
+        shutil.rmtree(self.ready_made, ignore_errors=True)
+
+    def _build(self) -> None:
         """Runs cargo in the template; shows which crates it compiles, and all it says if it fails."""
         command, environment = build_command()
-        show = (lambda line: False) if quiet else progress
+        environment |= {"RUSTC_WORKSPACE_WRAPPER": str(HERE / "kernel-bin" / "record"), "CANDLE_COURSE_RECORD": str(self.template / "quick" / "rustc")}
+        if self.ready_made.exists():
+            library = "dylib" if sys.platform == "darwin" else "so"
+            environment |= {"RUSTC_WRAPPER": str(HERE / "bundle-bin" / "rustc"), "CANDLE_COURSE_READY_MADE": str(self.ready_made), "CANDLE_COURSE_LIBRARY": library}
         try:
-            say.run(command, show=show, log=self.home / "build.log", cwd=self.template, env=environment)
+            with progress.Build("the crate", HEAVY, self.template / "target") as build:
+                say.run(command, take=build.take, log=self.home / "build.log", cwd=self.template, env=environment | progress.VARIABLES)
         except say.Failure as failure:
             raise say.Failure(f"the crate could not be built for the notebook: {failure}") from None
 
@@ -288,9 +416,16 @@ class BuildFolder:
                 except BlockingIOError:
                     continue
                 holder.unlink()
+        used = set()
         for folder in self.copies.glob("*"):
             if folder.is_dir() and not Path(f"{folder}.lock").exists():
                 os.replace(folder, trash / folder.name)
+            elif (folder / "snapshot").exists():
+                used.add(say.read_text(folder / "snapshot").strip())
+        snapshots = sorted((self.home / "snapshots").glob("*"), key=lambda path: path.stat().st_mtime)
+        for snapshot in snapshots[:-1]:
+            if str(snapshot) not in used:
+                os.replace(snapshot, trash / snapshot.name)
 
 
 def claim(folder: Path) -> None:
@@ -318,10 +453,19 @@ def remove_orphans(kernels: Path) -> None:
 
 
 OWN = ("candle_course", "libcandle_course", "ctx", "libctx")
+CRATES = ("libcandle_course",)
+LIBRARIES = (".rlib", ".rmeta", ".so", ".dylib")
 
 
-def copy_tree(source: Path, destination: Path, own: bool = True) -> None:
-    """Copies a build folder with its modification times, which cargo compares.
+def link_or_copy(old, new) -> None:
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def copy_tree(source: Path, destination: Path, own: bool = True, skip: str = "") -> None:
+    """Copies a build folder with its modification times, which cargo compares; without the folder `skip` in it.
 
     Libraries of third-party crates are hard-linked: they never change under their name. What a
     kernel may rewrite in place (our own crate, the cell, cargo's records) is copied, or left out
@@ -331,6 +475,8 @@ def copy_tree(source: Path, destination: Path, own: bool = True) -> None:
     for folder, folders, names in os.walk(source):
         if not own:
             folders[:] = [name for name in folders if not name.startswith(OWN)]
+        if Path(folder) == source and skip in folders:
+            folders.remove(skip)
         target = destination / Path(folder).relative_to(source)
         target.mkdir(parents=True, exist_ok=True)
         libraries = Path(folder).name == "deps"
@@ -339,12 +485,9 @@ def copy_tree(source: Path, destination: Path, own: bool = True) -> None:
             if mine and not own:
                 continue
             old, new = os.path.join(folder, name), os.path.join(target, name)
-            if libraries and not mine and name.endswith((".rlib", ".rmeta", ".so", ".dylib")):
-                try:
-                    os.link(old, new)
-                    continue
-                except OSError:
-                    pass
+            if libraries and not mine and name.endswith(LIBRARIES):
+                link_or_copy(old, new)
+                continue
             inode = os.stat(old).st_ino
             if inode in seen:
                 os.link(seen[inode], new)

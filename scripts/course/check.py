@@ -18,7 +18,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?|[✓✗]|NaN|inf|true|false")
 
 # evcxr shows a value by its `Debug` alone when the cell's last expression moves a variable that the
 # cell keeps, and the unit value when a cell ends with a loop.
-LOST = re.compile(r"Figure: |Table \{|\(\)$")
+LOST = re.compile(r"Figur[ae]: |Table \{|\(\)$")
 
 
 def lesson(path: Path) -> list:
@@ -46,6 +46,10 @@ def lesson(path: Path) -> list:
         if render.text_of(wanted) != text:
             problems.append(f"{label} is stale ({difference(found, wanted)}); run scripts/build-notebooks {read.name}")
         problems += contents(label, text)
+    for language in paths.LANGUAGES:
+        target = paths.NOTEBOOKS / "colab" / language / f"{read.name}.ipynb"
+        if not target.is_file() or target.read_bytes() != render.text_of(render.colab(read, language)).encode():
+            problems.append(f"colab/{language}/{target.name} is stale; run scripts/build-notebooks --prose {read.name}")
     problems += words.problems(read)
     if len(outputs) == len(paths.LANGUAGES):
         problems += differing_numbers(read, outputs)
@@ -154,7 +158,23 @@ def strangers(known: list) -> list:
     names = {path.stem for path in known}
     return [
         f"{say.name(path.relative_to(paths.NOTEBOOKS))} has no source in lessons/"
-        for language in paths.LANGUAGES
+        for language in [part + name for part in ("", "colab/") for name in paths.LANGUAGES]
         for path in sorted((paths.NOTEBOOKS / language).glob("*.ipynb"))
         if path.stem not in names
     ]
+
+
+# A link to a notebook in the README's table, and the badge behind it.
+LINK = re.compile(r"(\[[^\]]*\]\(notebooks/([\w-]+)/([\w.-]+)\.ipynb\))( \[!\[.*?\)\]\(.*?\))?")
+
+
+def with_badges(text: str) -> str:
+    """The README with a badge behind each link to a lesson, once the project has an address."""
+    return LINK.sub(lambda match: f"{match[1]} {render.badge(match[3], match[2])}".rstrip(), text)
+
+
+def readme() -> list:
+    path = paths.PROJECT / "README.md"
+    if not path.exists() or with_badges(say.read_text(path)) == say.read_text(path):
+        return []
+    return ["README.md lacks Colab's badges, or has old ones; run scripts/build-notebooks --prose"]

@@ -7,8 +7,9 @@ import re
 import shlex
 import shutil
 import sys
+import threading
 
-from . import build_folder, evcxr, paths, say
+from . import build_folder, bundle, evcxr, paths, say
 
 # All of JupyterLab over a slow line; pip itself gives up a server that is silent, not one that drips.
 INSTALL_SECONDS = 1800
@@ -21,13 +22,23 @@ def ensure(build: bool = True) -> None:
     with say.writing(paths.user_cache()):
         installed = evcxr.find()
     check_rust(kernel=installed is None)
-    ensure_venv()
-    evcxr.ensure()
+    if build and not paths.kernels().is_relative_to(paths.user_cache()):
+        say.note(f"• The kernel cannot read a path with a space or a colon: what it needs is compiled in {paths.kernels()}, not in {say.name(paths.user_cache())} (XDG_CACHE_HOME names another place)")
+    stands = threading.Event()
+
+    def packages() -> None:
+        try:
+            ensure_venv()
+        finally:
+            stands.set()
+
+    def kernel() -> None:
+        bundle.take(stands.wait, build)
+        # Each leaves cores idle that the other can use.
+        say.together(evcxr.ensure, *[build_folder.BuildFolder().prepare] * build)
+
+    say.together(packages, kernel)
     install_kernel_specification()
-    if build:
-        if not paths.kernels().is_relative_to(paths.user_cache()):
-            say.note(f"• The kernel cannot read a path with a space or a colon: what it needs is compiled in {paths.kernels()}, not in {say.name(paths.user_cache())} (XDG_CACHE_HOME names another place)")
-        build_folder.BuildFolder().prepare()
 
 
 def set_up(prepare=ensure) -> None:
@@ -144,13 +155,17 @@ def current(stamp, wanted: str) -> bool:
         return False
 
 
-def install_kernel_specification() -> None:
-    folder = paths.VENV / "share" / "jupyter" / "kernels" / paths.KERNEL_NAME
-    specification = {
-        "argv": [str(paths.venv_python()), str(paths.PROJECT / "scripts" / "course" / "launcher.py"), "{connection_file}"],
+def kernel_specification(python) -> dict:
+    return {
+        "argv": [str(python), str(paths.PROJECT / "scripts" / "course" / "launcher.py"), "{connection_file}"],
         "display_name": "Rust (candle_course)",
         "language": "rust",
         "interrupt_mode": "message",
     }
-    with say.writing(paths.VENV):
-        say.write_if_changed(folder / "kernel.json", json.dumps(specification, indent=1) + "\n")
+
+
+def install_kernel_specification(folder=None) -> None:
+    """Where JupyterLab in `.venv` looks for it, or in another `folder` of kernels."""
+    with say.writing(folder or paths.VENV):
+        folder = (folder or paths.VENV / "share" / "jupyter" / "kernels") / paths.KERNEL_NAME
+        say.write_if_changed(folder / "kernel.json", json.dumps(kernel_specification(paths.venv_python()), indent=1) + "\n")

@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from . import build_folder, paths, say
+from . import build_folder, paths, progress, say
 
 # What GitHub says of a release: of each file its address, and the SHA-256 that it took when the file came in.
 RELEASE = f"https://api.github.com/repos/evcxr/evcxr/releases/tags/v{paths.EVCXR_VERSION}"
@@ -19,6 +19,19 @@ TARGETS = {
     ("Darwin", "arm64"): "aarch64-apple-darwin",
     ("Darwin", "x86_64"): "x86_64-apple-darwin",
 }
+# How it is compiled: for what a cell waits for (reading the code, finding the types) at full speed, for
+# what a notebook never asks for (rust-analyzer's assists, diagnostics and tests) at none.
+HOT = "hashbrown indexmap memchr ra-ap-rustc_lexer ra-ap-rustc_next_trait_solver ra-ap-rustc_type_ir ra_ap_base_db ra_ap_hir_def ra_ap_hir_expand ra_ap_hir_ty ra_ap_intern ra_ap_mbe ra_ap_parser ra_ap_span ra_ap_syntax ra_ap_tt rowan salsa triomphe".split()
+UNUSED = "ra_ap_ide_assists ra_ap_ide_diagnostics ra_ap_ide_ssr ra_ap_test_fixture ra_ap_test_utils".split()
+# Seconds of a core for the crates that take longest to compile, to tell the time left by.
+HEAVY = {"ra_ap_hir_ty": 145, "ra_ap_hir_def": 66, "ra_ap_intern": 20, "ra_ap_hir": 20, "ra_ap_ide_completion": 20, "ra_ap_hir_expand": 18, "ra_ap_ide_db": 15, "ra_ap_ide": 15, "ra_ap_ide_assists": 15, "ra_ap_syntax": 13}
+
+
+def settings() -> list:
+    """Arguments for cargo: the profile of the kernel's own build."""
+    chosen = {"opt-level": 1, "codegen-units": 16, "debug": "false", "lto": "false"}
+    chosen |= {f"package.{name}.opt-level": 3 for name in HOT} | {f"package.{name}.opt-level": 0 for name in UNUSED}
+    return [argument for name, value in chosen.items() for argument in ("--config", f"profile.release.{name}={value}")]
 
 
 def install_root() -> Path:
@@ -49,9 +62,18 @@ def ensure() -> Path:
             return found
         if not download():
             with say.step(f"Building the Rust notebook kernel, evcxr_jupyter {paths.EVCXR_VERSION}", "3 to 10 minutes, once for this machine"):
-                command = ["cargo", "install", "--locked", "--root", install_root(), "--version", f"={paths.EVCXR_VERSION}", "evcxr_jupyter"]
-                say.run(command, cwd=paths.user_cache(), show=build_folder.progress, log=paths.user_cache() / "evcxr.log")
+                build()
         return find()
+
+
+def build() -> None:
+    """Compiles it in a folder of the cache, where an interrupted build goes on."""
+    target = paths.user_cache() / "evcxr-build"
+    command = [*build_folder.linker(), "install", "--locked", "--root", install_root(), "--version", f"={paths.EVCXR_VERSION}", *settings(), "evcxr_jupyter"]
+    variables = dict(os.environ, CARGO_TARGET_DIR=str(target), **progress.VARIABLES)
+    with progress.Build("the kernel", HEAVY, target) as build:
+        say.run(command, take=build.take, cwd=paths.user_cache(), env=variables, log=paths.user_cache() / "evcxr.log")
+    shutil.rmtree(target, ignore_errors=True)
 
 
 def download() -> bool:
@@ -73,14 +95,19 @@ def download() -> bool:
         try:
             network.download(*announced(name), archive)
             binary = unpack(archive, Path(folder) / "evcxr_jupyter")
-            # A binary for a newer C library, say, would fail only when a notebook starts.
-            say.run([binary, "--help"], limit=30)
+            install(binary)
         except say.Failure as failure:
             say.note(f"  none could be used here ({failure})")
             return False
-        (root / "bin").mkdir(parents=True, exist_ok=True)
-        os.replace(binary, root / "bin" / "evcxr_jupyter")
     return True
+
+
+def install(binary: Path) -> None:
+    """Puts a program that somebody else has compiled in place, if it runs here."""
+    # One for a newer C library, say, would fail only when a notebook starts.
+    say.run([binary, "--help"], limit=30)
+    (install_root() / "bin").mkdir(parents=True, exist_ok=True)
+    os.replace(binary, install_root() / "bin" / "evcxr_jupyter")
 
 
 def announced(name: str) -> tuple:

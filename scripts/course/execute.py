@@ -52,11 +52,11 @@ class Report:
         return self.cell_seconds.index(longest) + 1, longest
 
 
-def manager(kernel_folders: list = None) -> AsyncKernelManager:
-    """A manager for the project's kernel, whatever else is installed on the machine."""
+def manager(kernel_folders: list = None, name: str = paths.KERNEL_NAME) -> AsyncKernelManager:
+    """A manager for the project's kernel, or another, whatever else is installed on the machine."""
     folders = kernel_folders or [str(paths.VENV / "share" / "jupyter" / "kernels")]
     specifications = KernelSpecManager(kernel_dirs=folders, ensure_native_kernel=False)
-    return AsyncKernelManager(kernel_name=paths.KERNEL_NAME, kernel_spec_manager=specifications)
+    return AsyncKernelManager(kernel_name=name, kernel_spec_manager=specifications)
 
 
 def run(name: str, cells: list, folder: Path, kernel=None, progress=None) -> Report:

@@ -28,6 +28,7 @@ def main(arguments: list) -> int:
     )
     parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser, as on a remote machine")
     parser.add_argument("--setup", action="store_true", help="set everything up, prove that the kernel answers, and stop")
+    parser.add_argument("--register", action="store_true", help="make the kernel known to VS Code and to every other Jupyter of this user, and stop")
     chosen, others = parser.parse_known_args(arguments)
     problem = misunderstood(others)
     if problem:
@@ -35,6 +36,8 @@ def main(arguments: list) -> int:
     environment.set_up()
     if chosen.setup:
         return prove_kernel()
+    if chosen.register:
+        return register()
 
     build_folder.BuildFolder().clean()
     for language in paths.LANGUAGES:
@@ -81,7 +84,7 @@ def misunderstood(others: list) -> str:
         elif name in FLAGS and not equals:
             waiting = None
         else:
-            near = difflib.get_close_matches(name, {*FLAGS, *VALUES, "setup"}, 1)
+            near = difflib.get_close_matches(name, {*FLAGS, *VALUES, "register", "setup"}, 1)
             return f"JupyterLab has no option {argument}" + (f"; did you mean --{near[0]}?" if near else "; `--help` shows those of this command")
     return f"--{waiting} wants a value" if waiting and waiting not in FLAGS else ""
 
@@ -114,6 +117,22 @@ def trust() -> None:
                 say.note(f"• {say.name(place)} is not as the project built it: JupyterLab hides its active outputs until you trust it")
         except say.Failure as failure:
             say.note(f"• {say.name(path.parent.name)}/{failure}")
+
+
+def register() -> int:
+    """Puts the kernel's specification where every Jupyter of this user looks for kernels.
+
+    The notebooks name it `rust`: a kernel of that name that is another's gives way only when it is removed.
+    """
+    from jupyter_core.paths import jupyter_data_dir
+
+    folder = Path(jupyter_data_dir()) / "kernels"
+    there = folder / paths.KERNEL_NAME / "kernel.json"
+    if there.exists() and "launcher.py" not in say.read_text(there):
+        raise say.Failure(f"another kernel is registered as {paths.KERNEL_NAME!r}, in {there.parent}; remove it (`jupyter kernelspec remove {paths.KERNEL_NAME}`) and run this command again")
+    environment.install_kernel_specification(folder)
+    print(f"Registered in {there.parent}: choose “Rust (candle_course)” in VS Code or in another Jupyter; notebooks of this project choose it by themselves")
+    return 0
 
 
 def prove_kernel() -> int:

@@ -3,6 +3,7 @@
 The kernel specification in `.venv` names this file; it needs the standard library only.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from course import build_folder, command, environment, evcxr, paths, say, superv
 
 
 def main(arguments: list) -> None:
+    if arguments[:1] == ["--fill"]:
+        sys.exit(command.door(lambda: build_folder.BuildFolder().fill(Path(arguments[1])), before="error: "))
     sys.exit(command.door(lambda: start(arguments), before="The Rust kernel could not start: "))
 
 
@@ -23,9 +26,13 @@ def start(arguments: list) -> int:
         binary = evcxr.find()
     if binary is None:
         raise say.Failure("the notebook kernel is not installed; run `scripts/lab` once")
+    # Past rustup's stand-ins, which look for the toolchain at every call.
+    os.environ["PATH"] = f"{Path(build_folder.cargo()).parent}{os.pathsep}{os.environ['PATH']}"
     builds = build_folder.BuildFolder()
     folder = builds.copy()
     builds.clean_in_background()
+    # Also spares the notebooks a person's own start-up code for evcxr.
+    os.environ.setdefault("EVCXR_CONFIG_DIR", str(folder / "config"))
     variables = dict(build_folder.run_environment(), EVCXR_TMPDIR=str(folder))
     return supervise.run([str(binary), "--control_file", *arguments], variables)
 

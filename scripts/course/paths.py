@@ -24,6 +24,17 @@ EVCXR_VERSION = "0.22.0"
 MINIMUM_RUST = (1, 89)
 KERNEL_RUST = (1, 95)
 MINIMUM_PYTHON = (3, 10)
+# What a runtime without Rust gets, and bundles are made with.
+TOOLCHAIN = "1.95.0"
+
+
+def repository() -> str:
+    """The project's address, as the manifest names it; empty until it has one."""
+    named = os.environ.get("CANDLE_COURSE_REPOSITORY")
+    if named is None and (PROJECT / "Cargo.toml").exists():
+        found = re.search(r'^repository = "([^"]*)"', (PROJECT / "Cargo.toml").read_text(encoding="utf-8"), re.MULTILINE)
+        named = found[1] if found else ""
+    return (named or "").rstrip("/").removesuffix(".git")
 
 
 def user_cache() -> Path:

@@ -18,18 +18,20 @@ def parts_of(script: str) -> list:
 
 OPTIM = parts_of("reference_optim")
 # A part, its script's name, and which of the script's own parts it is.
-PARTS = {name: (f"reference_{name}", ()) for name in ("ops", "losses", "metrics")}
+PARTS = {name: (f"reference_{name}", ()) for name in ("ops", "losses", "metrics", "nn", "foreign")}
 PARTS |= {"optim": ("reference_optim", OPTIM)} | {part: ("reference_optim", [part]) for part in OPTIM}
 
 
 def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/reference",
-        description="Writes what PyTorch, torchvision, scikit-learn and torchmetrics compute to candle_course/tests/data.",
+        description="Writes what PyTorch, torchvision, scikit-learn and torchmetrics compute to candle_course/tests/data. "
+        "The part foreign (not by default) writes what models of transformers and timm compute to tests/candle-transformers/data, "
+        "by an interpreter that has scripts/reference-foreign-requirements.txt, too.",
         epilog="CANDLE_COURSE_REFERENCE_PYTHON may name an interpreter that has them; else a throwaway environment is made (some GB).",
     )
     parser.add_argument("parts", nargs="*", help=f"only these: {', '.join(PARTS)}")
-    chosen = parser.parse_args(arguments).parts or ["ops", "losses", "metrics", "optim"]
+    chosen = parser.parse_args(arguments).parts or ["ops", "losses", "metrics", "nn", "optim"]
     for part in chosen:
         if part not in PARTS:
             parser.error(f"no part is called {part!r}; there are: {', '.join(PARTS)}{source.nearest(part, list(PARTS))}")

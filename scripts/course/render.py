@@ -69,11 +69,83 @@ def notebook(lesson: Lesson, language: str, outputs: list = None):
             result.cells.append(made)
             if "check" in cell.tags:
                 result.cells.append(folded(solution, language))
+    opens = badge(lesson.name, language)
+    if opens:
+        result.cells.insert(0, nbformat.v4.new_markdown_cell(opens, metadata={"tags": ["badge"]}))
     links = navigation(lesson, language)
     if links:
         result.cells.append(nbformat.v4.new_markdown_cell(links, metadata={"tags": ["navigation"]}))
     name_cells(result)
     return result
+
+
+# The first cell of a Colab notebook: the project and its kernel. {repository} is empty until the project has an address.
+COLAB_SETUP = """\
+# {comment}
+import os, pathlib, subprocess, sys
+
+here = pathlib.Path.cwd()
+project = next((folder for folder in (here, *here.parents) if (folder / "scripts/course/colab.py").exists()), here / "candle_course")
+if not project.exists():
+    address = os.environ.get("CANDLE_COURSE_REPOSITORY", "{repository}")
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", address, str(project)], check=True)
+sys.path.insert(0, str(project / "scripts"))
+from course import colab
+
+colab.start("{language}")"""
+COLAB_DRIVE = """\
+# {comment}
+from course import colab
+
+print(colab.mount_drive())"""
+COLAB_WORDS = {
+    "en": {
+        "setup": "Run this cell first. It brings the course and its Rust kernel into this runtime: a few minutes with what is ready-made, up to 20 without.",
+        "drive": "Optional: keep files beyond this runtime, in your Google Drive. Write to the folder that is printed, in place of a temporary one.",
+    },
+    "pt-BR": {
+        "setup": "Execute esta célula primeiro. Ela traz o curso e o seu kernel de Rust para este ambiente: alguns minutos com o que já vem pronto, até 20 sem isso.",
+        "drive": "Opcional: guarde arquivos além deste ambiente, no seu Google Drive. Grave na pasta impressa abaixo, em vez de uma temporária.",
+    },
+}
+# Lessons that write what one may want to keep.
+COLAB_KEEPS = ("3.5", "3.6")
+
+
+def colab(lesson: Lesson, language: str):
+    """The notebook of `language` for a Python runtime: the same cells, each of Rust with `%%rust` before it.
+
+    Without outputs: they stand in the notebook for JupyterLab, and are made anew where this one runs.
+    """
+    result = notebook(lesson, language)
+    result.metadata = nbformat.from_dict({
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "candle_course": {"source": f"lessons/{lesson.path.name}", "language": language},
+        "colab": {"name": f"{lesson.name}.ipynb", "provenance": []},
+    })
+    result.cells = [cell for cell in result.cells if "badge" not in cell.metadata.get("tags", [])]
+    for cell in result.cells:
+        if cell.cell_type == "code":
+            cell.source = f"%%rust\n{cell.source}"
+    says = COLAB_WORDS[language]
+    first = next(number for number, cell in enumerate(result.cells) if cell.cell_type == "code")
+    added = [COLAB_SETUP.format(comment=says["setup"], repository=paths.repository(), language=language)]
+    if lesson.name.startswith(COLAB_KEEPS):
+        added.append(COLAB_DRIVE.format(comment=says["drive"]))
+    result.cells[first:first] = [nbformat.v4.new_code_cell(text, metadata={"tags": ["colab"]}) for text in added]
+    name_cells(result)
+    return result
+
+
+def badge(name: str, language: str) -> str:
+    """Markdown that opens the lesson in Colab; empty while the project has no address there."""
+    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", paths.repository())
+    if not found:
+        return ""
+    opens = {"en": "Open in Colab", "pt-BR": "Abrir no Colab"}[language]
+    page = f"https://colab.research.google.com/github/{found[1]}/blob/main/notebooks/colab/{language}/{name}.ipynb"
+    return f"[![{opens}](https://colab.research.google.com/assets/colab-badge.svg)]({page})"
 
 
 def folded(solution: Code, language: str):

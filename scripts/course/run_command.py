@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import build_folder, environment, exercises, paths, source, stored
+from . import build_folder, environment, exercises, paths, say, source, stored
 
 
 def main(arguments: list) -> int:
@@ -14,13 +14,22 @@ def main(arguments: list) -> int:
         help="what stands in the exercises of a source: every stub and wrong answer, which the check must find, and then the solution (default); the solutions alone; the stubs alone",
     )
     parser.add_argument("--language", choices=paths.LANGUAGES, default=paths.LANGUAGES[0], help="the words in the code of a source")
+    parser.add_argument("--colab", action="store_true", help="as Colab runs it: the lesson's Colab notebook in a Python kernel, compared with the stored outputs")
     chosen = parser.parse_args(arguments)
+    if chosen.colab and (chosen.answers != "all" or any(Path(text).suffix == ".ipynb" for text in chosen.lessons)):
+        parser.error("--colab runs the Colab notebooks of lessons, which have stubs in their exercises; it takes neither --answers nor a file")
     # Before minutes are spent on the set-up.
     found = [find(text) for text in chosen.lessons] or source.find([])
     environment.set_up()
 
     from . import execute
 
+    if chosen.colab:
+        reports = [colab(path, chosen.language) for path in found]
+        print(execute.table(reports), flush=True)
+        build_folder.BuildFolder().clean()
+        execute.failing(reports)
+        return 0
     reports = []
     for name, cells, folder in [load(path, chosen.answers, chosen.language) for path in found]:
         reports.append(execute.run(name, cells, folder, progress=execute.show_progress(name)))
@@ -28,6 +37,33 @@ def main(arguments: list) -> int:
     build_folder.BuildFolder().clean()
     execute.failing(reports)
     return 0
+
+
+def colab(path: Path, language: str):
+    """Runs the Colab notebook of a lesson in ipykernel; its Rust cells must show what the stored ones do."""
+    from . import check, execute, render
+
+    lesson = source.read(path)
+    cells = [cell for cell in render.colab(lesson, language).cells if cell.cell_type == "code"]
+    kernel = execute.manager([str(paths.VENV / "share" / "jupyter" / "kernels")], "python3")
+    name = f"{lesson.name} (colab)"
+    report = execute.run(name, [(cell.source, cell.metadata.get("tags", [])) for cell in cells], paths.NOTEBOOKS / language, kernel=kernel, progress=execute.show_progress(name))
+    ran = [outputs for cell, outputs in zip(cells, report.outputs) if "colab" not in cell.metadata.get("tags", [])]
+    stored_outputs = check.stored_outputs(lesson, language)
+    same = pictures = 0
+    for number, (cell, new, old) in enumerate(zip(lesson.shown, ran, stored_outputs), 1):
+        # What a check says to a stub is not stored.
+        if {"timed", "check"} & set(cell.tags):
+            continue
+        if check.numbers(new) != check.numbers(old):
+            report.failure += f"{name}: Rust cell {number} shows other numbers or figures than the stored notebook\n"
+        drawn = [{kind: data for kind, data in output.get("data", {}).items() if kind.startswith("image/")} for output in (*new, *old)]
+        drawn = [images for images in drawn if images]
+        pictures += bool(drawn)
+        same += bool(drawn) and drawn[: len(drawn) // 2] == drawn[len(drawn) // 2:]
+    if not report.failure:
+        say.note(f"  {name}: the numbers of {len(ran)} Rust cells as stored; {same} of {pictures} figures to the last byte")
+    return report
 
 
 def find(text: str) -> Path:

@@ -31,6 +31,10 @@ CAUSES = [
 ]
 # Of a message without a known cause.
 SHOWN_LINES = 15
+# Whether the last line on the terminal is one that is replaced.
+_live = False
+# The programs that run, to be ended where one of several pieces of work fails.
+_children = set()
 
 
 class Failure(Exception):
@@ -38,9 +42,27 @@ class Failure(Exception):
 
 
 def note(message: str) -> None:
+    global _live
     # Nobody may listen any more.
     with contextlib.suppress(OSError, ValueError):
-        print(message, file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{message}" if _live else message, file=sys.stderr, flush=True)
+    _live = False
+
+
+def terminal() -> bool:
+    return bool(sys.stderr) and sys.stderr.isatty()
+
+
+def live(text: str) -> None:
+    """A line that the next one replaces on a terminal; elsewhere a line, if there is text in it."""
+    global _live
+    if not terminal():
+        return note(text) if text else None
+    if text or _live:
+        with contextlib.suppress(OSError, ValueError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            print(f"\r\x1b[K{text[:max(20, columns - 1)]}", end="", file=sys.stderr, flush=True)
+        _live = bool(text)
 
 
 def name(path) -> str:
@@ -55,21 +77,26 @@ def step(message: str, usually: str = ""):
     note(f"• {message}" + (f" (usually {usually})" if usually else "") + " …")
     start = time.monotonic()
     yield
-    note(f"  done in {seconds(time.monotonic() - start)}")
+    note(f"  {message}: done in {seconds(time.monotonic() - start)}")
 
 
 def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {int(value % 60):02d} s"
 
 
-def run(arguments, show=lambda line: False, limit: float = None, log: Path = None, **options) -> str:
-    """Runs a child without stdin and returns what it wrote, of which the lines that `show` picks are shown.
+def roughly(value: float) -> str:
+    """A time that is only estimated."""
+    return "1 minute" if value < 90 else f"{round(value / 60)} minutes"
+
+
+def run(arguments, take=lambda line: False, limit: float = None, log: Path = None, **options) -> str:
+    """Runs a child without stdin and returns what it wrote, but for the lines that `take` takes.
 
     `Failure` when it cannot be started, fails, or takes longer than `limit` seconds. All that it
     wrote then stands in `log`, and the message is short.
     """
     written = []
-    code = stream(arguments, lambda line: (written.append(line), note(f"  {line.strip()}") if show(line) else None), limit, **options)
+    code = stream(arguments, lambda line: None if take(line) else written.append(line), limit, **options)
     output = "".join(written)
     if code != 0:
         if log:
@@ -93,6 +120,7 @@ def stream(arguments, each, limit: float = None, **options) -> int:
         timer.daemon = True
         if limit:
             timer.start()
+        _children.add(child)
         try:
             for line in child.stdout:
                 each(line)
@@ -102,6 +130,7 @@ def stream(arguments, each, limit: float = None, **options) -> int:
             raise
         finally:
             timer.cancel()
+            _children.discard(child)
     if late:
         raise Failure(f"{called(arguments)} did not end within {seconds(limit)}")
     return child.returncode
@@ -134,6 +163,37 @@ def end(child: subprocess.Popen) -> None:
         child.wait(3)
     except subprocess.TimeoutExpired:
         child.kill()
+
+
+def together(*works) -> None:
+    """Does several pieces of work at once; where one fails, the others end, and its failure is told."""
+    failures = []
+
+    def do(work) -> None:
+        try:
+            work()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=do, args=(work,), daemon=True) for work in works]
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) and not failures:
+            for thread in threads:
+                thread.join(0.05)
+    finally:
+        # An interruption reaches this thread alone. One that waits for another process, or for a server,
+        # ends with this process.
+        if failures or sys.exc_info()[0]:
+            until = time.monotonic() + 5
+            while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
+                for child in list(_children):
+                    end(child)
+                for thread in threads:
+                    thread.join(0.05)
+    if failures:
+        raise failures[0]
 
 
 def called(arguments) -> str:

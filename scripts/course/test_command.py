@@ -33,7 +33,9 @@ def main(arguments: list) -> int:
     environment.check_project()
     if {"notebooks", "scripts", "lessons"} & set(chosen):
         environment.ensure(build=bool({"scripts", "lessons"} & set(chosen)))
-    if "scripts" in chosen:
+    elif "site" in chosen:
+        environment.ensure_venv()
+    if {"scripts", "site"} & set(chosen):
         ensure_browser()
     with tempfile.TemporaryDirectory() as folder:
         tried = Path(folder) / "tried"
@@ -72,9 +74,9 @@ def run_checks(chosen: list) -> list:
     return results
 
 
-# candle-datasets takes minutes to compile and is compiled by its own check alone; the program is built
-# in a profile of its own.
-CRATES = ["--workspace", "--exclude", "candle_datasets_oracle", "--exclude", "candle_course_program", "--locked"]
+# candle-datasets and candle-transformers take minutes to compile and are compiled by their own checks
+# alone; the program is built in a profile of its own.
+CRATES = ["--workspace", "--exclude", "candle_datasets_oracle", "--exclude", "candle_transformers_oracle", "--exclude", "candle_course_program", "--locked"]
 
 
 def crate_commands() -> list:
@@ -91,6 +93,11 @@ def datasets_commands() -> list:
         ["cargo", "test", "--locked", "-p", "candle_datasets_oracle"],
         ["cargo", "test", "--locked", "-p", "candle_course", "--features", "candle-datasets", "--lib", "candle_sets"],
     ]
+
+
+def transformers_commands() -> list:
+    """Models of candle-transformers, trained and compared with PyTorch's values."""
+    return [["cargo", "test", "--locked", "-p", "candle_transformers_oracle"]]
 
 
 def program_commands() -> list:
@@ -124,7 +131,9 @@ PACKAGES = ("candle_course_samples", "candle_course", "candle_course_notebook")
 
 
 # What a release needs on top: half an hour of compiling for what seldom changes.
-RELEASE = ("program", "datasets", "package", "oldest")
+RELEASE = ("program", "datasets", "transformers", "package", "oldest")
+
+SITE = paths.PROJECT / "tests" / "test_site.py"
 
 # name: (how long it usually takes when built, the commands)
 CHECKS = {
@@ -136,10 +145,12 @@ CHECKS = {
     "audit": ("30 s", lambda: [[sys.executable, paths.PROJECT / "scripts" / "audit"]]),
     "program": ("5 s; 5 minutes the first time", program_commands),
     "datasets": ("20 s; 8 minutes the first time", datasets_commands),
+    "transformers": ("1 minute; 6 minutes the first time", transformers_commands),
     "package": ("5 minutes", package_commands),
     "oldest": ("10 s; 3 minutes the first time", oldest_rust_commands),
-    "scripts": ("9 minutes, and 6 more for a stock kernel", lambda: [[paths.venv_python(), "-m", "pytest", "-ra", "--durations=8", paths.PROJECT / "tests"]]),
+    "scripts": ("9 minutes, and 6 more for a stock kernel", lambda: [[paths.venv_python(), "-m", "pytest", "-ra", "--durations=8", "--ignore", SITE, paths.PROJECT / "tests"]]),
     "notebooks": ("2 s", lambda: [[sys.executable, paths.PROJECT / "scripts" / "build-notebooks", "--check"]]),
+    "site": ("3 minutes", lambda: [[sys.executable, paths.PROJECT / "scripts" / "site"], [paths.venv_python(), "-m", "pytest", "-ra", SITE]]),
     "lessons": ("2 minutes a lesson", lambda: [[sys.executable, paths.PROJECT / "scripts" / "run"]]),
 }
 
@@ -182,4 +193,4 @@ def ensure_browser() -> None:
             say.run([*APT, "update"], limit=300)
             say.run([*APT, "install", "-y", "--no-install-recommends", "chromium"], limit=1800, env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
         return
-    raise say.Failure("the browser test needs Chromium or Chrome: `sudo apt install chromium`, or leave out the check named `scripts`")
+    raise say.Failure("the browser tests need Chromium or Chrome: `sudo apt install chromium`, or leave out the checks named `scripts` and `site`")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Once, OnceLock};
 
 use candle_course::checkpoint::{Snapshot, read_weights};
-use candle_course::data::{Cifar10, Dataset, ImageFolder, Mnist};
+use candle_course::data::{Cifar10, Dataset, ImageFolder, Mnist, Scene};
 use candle_course::tensorboard::Scalars;
 use candle_course::training::History;
 
@@ -82,6 +82,16 @@ pub fn images(bytes: &[u8]) {
     write("images/class/image.png", bytes);
     let images = ImageFolder::new(folder().join("images")).expect("a folder with one image");
     let _ = black_box(images.get(0));
+}
+
+/// A scene in GeoTIFF.
+pub fn geotiff(bytes: &[u8]) {
+    // What the tiff crate panics at is contained: see `parquet`.
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| std::panic::set_hook(Box::new(|_| ())));
+    if let Ok(scene) = Scene::open(write("scene.tif", bytes)) {
+        let _ = black_box((scene.to_tensor(), scene.valid(), scene.mean_std()));
+    }
 }
 
 /// A checkpoint.

@@ -36,10 +36,10 @@ pub static MNIST_TRAIN: Sample = sample! { "mnist-train": "00" "01" "02" "03" "0
 /// MNIST, handwritten digits: 28×28, grey; 1,000 test images.
 pub static MNIST_TEST: Sample = sample! { "mnist-test": "00" "01" };
 
-/// Fashion-MNIST, articles of clothing: 28×28, grey; 1,000 training images.
-pub static FASHION_MNIST_TRAIN: Sample = sample! { "fashion-mnist-train": "00" "01" };
+/// Fashion-MNIST, articles of clothing: 28×28, grey; 400 training images.
+pub static FASHION_MNIST_TRAIN: Sample = sample! { "fashion-mnist-train": "00" };
 
-/// Fashion-MNIST, articles of clothing: 28×28, grey; 500 test images.
+/// Fashion-MNIST, articles of clothing: 28×28, grey; 100 test images.
 pub static FASHION_MNIST_TEST: Sample = sample! { "fashion-mnist-test": "00" };
 
 /// CIFAR-10, photographs: 32×32, red, green and blue; 4,000 training images.
@@ -50,3 +50,7 @@ pub static CIFAR10_TRAIN: Sample = sample! { "cifar10-train":
 
 /// CIFAR-10, photographs: 32×32, red, green and blue; 750 test images.
 pub static CIFAR10_TEST: Sample = sample! { "cifar10-test": "00" "01" "02" "03" "04" "05" };
+
+/// A cut of a Sentinel-2 image, 300×300 pixels of 10 m: a TIFF of the bands B02, B03, B04 and B08,
+/// reflectance × 10,000 as u16. Without a place: its source records none.
+pub static SENTINEL2: &[u8] = include_bytes!("../images/sentinel2.tif");

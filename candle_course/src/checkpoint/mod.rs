@@ -6,7 +6,7 @@
 //! - [`CheckpointFolder`]: which of them to keep, and the newest that is whole to resume from.
 //!   A [`CheckpointLock`] keeps a second training out of it.
 //! - [`save_weights`], [`load_weights`]: the weights alone, as PyTorch's `state_dict` in
-//!   safetensors, both ways.
+//!   safetensors, both ways; [`WeightLoading`] for a part of them, or under other names.
 //! - [`fold_batch_norm`]: batch norm into the convolution before it, for inference.
 //!
 //! Why safetensors and not pickle: a pickle runs code when it is loaded; a safetensors file is a
@@ -18,6 +18,7 @@ mod fold;
 mod folder;
 mod format;
 mod generators;
+mod loading;
 mod lock;
 mod pickle;
 mod pytorch;
@@ -27,6 +28,7 @@ mod weights;
 pub use fold::{fold_batch_norm, fold_batch_norm_transposed};
 pub use folder::{CheckpointFolder, Damaged, Resume, Retention, Saved};
 pub use generators::GeneratorStates;
+pub use loading::{LoadReport, Mismatch, WeightLoading, WeightLoadingBuilder};
 pub use lock::CheckpointLock;
 pub use snapshot::Snapshot;
 pub use weights::{load_weights, read_weights, save_weights, write_weights};

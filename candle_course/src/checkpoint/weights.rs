@@ -1,7 +1,6 @@
 //! Weights alone, as PyTorch's `state_dict` in safetensors.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::path::Path;
 
@@ -9,10 +8,10 @@ use candle_core::{DType, Tensor};
 
 use crate::checkpoint::atomic;
 use crate::checkpoint::format::{self, Texts};
-use crate::checkpoint::pytorch;
+use crate::checkpoint::{WeightLoading, pytorch};
 use crate::error::{Context, Error, Result};
 use crate::nn::Parameters;
-use crate::stateful::{Stateful, in_dtype};
+use crate::stateful::in_dtype;
 
 /// Writes parameters and buffers under PyTorch's names: what `safetensors.torch.load_file` reads
 /// and `load_state_dict` takes.
@@ -96,28 +95,20 @@ pub fn read_weights(path: impl AsRef<Path>) -> Result<BTreeMap<String, Tensor>> 
 ///
 /// PyTorch's `num_batches_tracked` is passed over if the model does not count batches, and may be
 /// missing, as in PyTorch (old checkpoints and candle's `VarMap` have none): the count is then as
-/// before. Dtypes are converted.
+/// before. Dtypes are converted. [`WeightLoading`] loads a part, and under other names.
 ///
 /// # Errors
 /// If the file cannot be read, or is of another model: the message names every difference, and
 /// the model is as before.
 pub fn load_weights(parameters: &mut Parameters, path: impl AsRef<Path>) -> Result<()> {
-    let path = path.as_ref();
-    let mut tensors = read_weights(path)?;
-    const COUNT: &str = "num_batches_tracked";
-    tensors.retain(|name, _| !name.ends_with(COUNT) || parameters.get(name).is_some());
-    for (name, var) in parameters.buffers().into_iter().filter(|(name, _)| name.ends_with(COUNT)) {
-        if let Entry::Vacant(missing) = tensors.entry(name) {
-            missing.insert(var.as_tensor().copy()?);
-        }
-    }
-    parameters.load_state(&tensors).with_context(|| format!("cannot use the weights `{}`", path.display()))
+    WeightLoading::new().load(parameters, path).map(|_| ())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::Linear;
+    use crate::stateful::Stateful as _;
     use candle_core::Device;
 
     fn model(seed: u64) -> Parameters {

@@ -2,19 +2,18 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Seek};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
+use crate::data::pixels::{self, Channels, Pixels, Reading};
 use crate::data::{Dataset, Example};
 use crate::error::{Context, Error, Result};
 use crate::setters::setters;
 
-/// PNG and JPEG files, one folder per class, read when they are asked for.
+/// PNG, JPEG and TIFF files, one folder per class, read when they are asked for.
 ///
 /// ```text
 /// tiles/forest/a.png   tiles/forest/b.jpg   tiles/water/a.png
@@ -25,7 +24,8 @@ use crate::setters::setters;
 /// `ImageFolder`. Which files are images is told by their extensions, and how they are read by their
 /// content. Names that begin with a dot are passed over. Pixels are as they are stored: the orientation
 /// that a camera noted (EXIF) is not applied, as in torchvision. `inputs`: `[3, H, W]` (or `[1, H, W]`, see
-/// [`ImageFolderBuilder::grey`]), f32 in `[0, 1]`; `targets`: u32.
+/// [`ImageFolderBuilder::grey`]), f32 in `[0, 1]`, of 8 bits or of 16; a TIFF has as many channels as bands,
+/// see [`ImageFolderBuilder::scale`]; `targets`: u32.
 ///
 /// # Examples
 ///
@@ -41,8 +41,7 @@ use crate::setters::setters;
 pub struct ImageFolder {
     files: Arc<Vec<(PathBuf, u32)>>,
     class_names: Arc<Vec<String>>,
-    size: Option<(usize, usize)>,
-    grey: bool,
+    reading: Reading,
 }
 
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -57,11 +56,8 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// What this type reads, and what torchvision reads besides.
-const READABLE: [&str; 3] = ["png", "jpg", "jpeg"];
-const OTHERS: [&str; 6] = ["bmp", "pgm", "ppm", "tif", "tiff", "webp"];
-
-/// Most pixels of one image: a tensor of that size takes 1.6 GB.
-const PIXELS: u64 = 1 << 27;
+const READABLE: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
+const OTHERS: [&str; 4] = ["bmp", "pgm", "ppm", "webp"];
 
 /// The images of one class, in torchvision's order: by the path of their folder, then by name.
 fn images_of(class: &Path) -> Result<Vec<PathBuf>> {
@@ -83,7 +79,7 @@ fn images_of(class: &Path) -> Result<Vec<PathBuf>> {
                     return Err(Error::from(error).context(format!("cannot read {}", path.display())));
                 }
                 _ if OTHERS.contains(&extension.as_str()) => {
-                    return Err(Error::data(format!("{} is neither PNG nor JPEG", path.display()))
+                    return Err(Error::data(format!("{} is neither PNG nor JPEG nor TIFF", path.display()))
                         .hint("convert it, or take it out of the folder"));
                 }
                 _ => {}
@@ -101,22 +97,6 @@ fn no_file(path: &Path) -> Error {
         .hint("take it out of the folder, or give it a name that is not an image's")
 }
 
-/// An image of PNG or JPEG, told by its content, of at most so many pixels.
-fn decode(content: impl BufRead + Seek, most: u64) -> Result<DynamicImage> {
-    let mut reader = ImageReader::new(content).with_guessed_format()?;
-    // The limit of memory comes after that of pixels, which says more.
-    reader.no_limits();
-    let mut decoder = reader.into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    // A few bytes can stand for an image of any size.
-    if u64::from(width) * u64::from(height) > most {
-        return Err(Error::data(format!("expected at most {most} pixels, got {height}×{width}"))
-            .hint("cut it into tiles, or make it smaller"));
-    }
-    decoder.set_limits(Limits::default())?;
-    Ok(DynamicImage::from_decoder(decoder)?)
-}
-
 impl ImageFolder {
     /// The images below `folder`.
     ///
@@ -130,7 +110,7 @@ impl ImageFolder {
         for class in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
             let images = images_of(&class)?;
             if images.is_empty() {
-                return Err(Error::data(format!("{} has no .png, .jpg or .jpeg files", class.display())));
+                return Err(Error::data(format!("{} has no .png, .jpg, .jpeg, .tif or .tiff files", class.display())));
             }
             files.extend(images.into_iter().map(|image| (image, class_names.len() as u32)));
             class_names.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
@@ -138,12 +118,12 @@ impl ImageFolder {
         if class_names.is_empty() {
             return Err(Error::data(format!("{}: expected a sub-folder per class, got none", folder.display())));
         }
-        Ok(Self { files: Arc::new(files), class_names: Arc::new(class_names), size: None, grey: false })
+        Ok(Self { files: Arc::new(files), class_names: Arc::new(class_names), reading: Reading::default() })
     }
 
     /// The images below `folder`, as they are, unless told otherwise.
     pub fn builder(folder: impl AsRef<Path>) -> ImageFolderBuilder {
-        ImageFolderBuilder { folder: folder.as_ref().to_owned(), size: None, grey: false }
+        ImageFolderBuilder { folder: folder.as_ref().to_owned(), reading: Reading::default() }
     }
 
     /// The name of every class, in order of the targets.
@@ -166,35 +146,28 @@ impl ImageFolder {
 #[derive(Debug, Clone)]
 pub struct ImageFolderBuilder {
     folder: PathBuf,
-    size: Option<(usize, usize)>,
-    grey: bool,
+    reading: Reading,
 }
 
 impl ImageFolderBuilder {
     setters! {
         /// Resizes every image (bilinear), so that images of different sizes fit into one batch.
-        resize(height: usize, width: usize) => size = Some((height, width));
+        resize(height: usize, width: usize) => reading.size = Some((height, width));
         /// Reads grey images of one channel instead of three.
-        grey() => grey = true;
+        grey() => reading.channels = Channels::Grey;
+        /// What stored whole numbers are multiplied with: 1 / 255 of 8 bits, 1 / 65535 of 16, or what a TIFF
+        /// says itself, unless told otherwise. 0.0001 makes reflectance of Sentinel-2's numbers.
+        scale(scale: f64) => reading.scale = Some(scale);
     }
 
     /// The data set.
     ///
     /// # Errors
-    /// As [`ImageFolder::new`], or if a side is 0 or the images would have more than 2²⁷ pixels.
+    /// As [`ImageFolder::new`], or if a side is 0, the images would have more than 2²⁷ pixels, or the scale is
+    /// not finite.
     pub fn build(self) -> Result<ImageFolder> {
-        if let Some((height, width)) = self.size
-            && (height == 0 || width == 0)
-        {
-            return Err(Error::argument("height, width", "at least 1 each", format!("{height} and {width}")));
-        }
-        if let Some((height, width)) = self.size
-            && height.checked_mul(width).is_none_or(|pixels| pixels as u64 > PIXELS)
-        {
-            let got = format!("{height} and {width}");
-            return Err(Error::argument("height, width", format!("at most {PIXELS} pixels in all"), got));
-        }
-        Ok(ImageFolder { size: self.size, grey: self.grey, ..ImageFolder::new(self.folder)? })
+        pixels::check(&self.reading)?;
+        Ok(ImageFolder { reading: self.reading, ..ImageFolder::new(self.folder)? })
     }
 }
 
@@ -213,23 +186,9 @@ impl Dataset for ImageFolder {
             return Err(no_file(path));
         }
         let file = File::open(path).with_context(cannot)?;
-        let image = decode(BufReader::new(file), PIXELS).with_context(cannot)?;
-        let image = match self.size {
-            Some((h, w)) if (image.height() as usize, image.width() as usize) != (h, w) => {
-                image.resize_exact(w as u32, h as u32, FilterType::Triangle)
-            }
-            _ => image,
-        };
-        let (h, w) = (image.height() as usize, image.width() as usize);
-        let (bytes, c) = if self.grey { (image.into_luma8().into_raw(), 1) } else { (image.into_rgb8().into_raw(), 3) };
-        let mut values = vec![0f32; c * h * w];
-        for (pixel, channels) in bytes.chunks_exact(c).enumerate() {
-            for (channel, &byte) in channels.iter().enumerate() {
-                values[channel * h * w + pixel] = f32::from(byte) / 255.0;
-            }
-        }
+        let Pixels { values, size } = pixels::read(BufReader::new(file), &self.reading).with_context(cannot)?;
         Ok(Example {
-            input: Tensor::from_vec(values, (c, h, w), &Device::Cpu)?,
+            input: Tensor::from_vec(values, &size[..], &Device::Cpu)?,
             target: Tensor::new(*label, &Device::Cpu)?,
         })
     }
@@ -355,7 +314,8 @@ mod tests {
         assert!(refused(&link("/dev/zero", "2.png")).contains("2.png is no file"));
         assert!(refused(&link("..", "up")).contains("leads to a folder that the class has already"));
         assert!(
-            refused(&|class| fs::write(class.join("2.tif"), "II").unwrap()).contains("2.tif is neither PNG nor JPEG")
+            refused(&|class| fs::write(class.join("2.bmp"), "BM").unwrap())
+                .contains("2.bmp is neither PNG nor JPEG nor TIFF")
         );
         // A pipe of another name is nobody's business; one that takes a file's place later is.
         let folder = folder_with(&[("a/1.png", png.clone())]);
@@ -412,7 +372,7 @@ mod tests {
             for format in formats {
                 let (mut whole, mut worst) = (0, 0);
                 for (at, bytes) in mutations(21, &image(90, format), 100_000).enumerate() {
-                    let (result, memory) = peak_memory(|| decode(std::io::Cursor::new(&bytes), 1 << 12));
+                    let (result, memory) = peak_memory(|| pixels::decode(std::io::Cursor::new(&bytes), 1 << 12));
                     assert!(memory < 4 << 20, "mutation {at} of {format:?} takes {memory} bytes");
                     (whole, worst) = (whole + usize::from(result.is_ok()), worst.max(memory));
                 }
@@ -420,5 +380,52 @@ mod tests {
                 tried(HARMLESS, "PNG, JPEG and WebP images, damaged", 100_000);
             }
         });
+    }
+
+    #[test]
+    fn sixteen_bits_stay_sixteen() {
+        use image::{ImageBuffer, Luma, Rgb};
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        let grey: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_fn(2, 1, |x, _| Luma([1 + 40_000 * x as u16]));
+        grey.save(folder.path().join("a/1.png")).unwrap();
+        let color: ImageBuffer<Rgb<u16>, _> = ImageBuffer::from_fn(2, 1, |x, _| Rgb([x as u16, 300, 65_535]));
+        color.save(folder.path().join("a/2.png")).unwrap();
+        let values = |folder: &ImageFolder, index: usize| {
+            folder.get(index).unwrap().input.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let images = ImageFolder::new(folder.path()).unwrap();
+        let [dark, bright] = [1.0f32 / 65_535.0, 40_001.0 / 65_535.0];
+        assert_eq!(values(&images, 0), [dark, bright, dark, bright, dark, bright]);
+        assert_eq!(values(&images, 1), [0.0, dark, 300.0 / 65_535.0, 300.0 / 65_535.0, 1.0, 1.0]);
+        let raw = ImageFolder::builder(folder.path()).grey().scale(1.0).build().unwrap();
+        assert_eq!(values(&raw, 0), [1.0, 40_001.0]);
+        assert!(ImageFolder::builder(folder.path()).scale(f64::NAN).build().is_err());
+    }
+
+    #[test]
+    fn a_tiff_keeps_its_bands() {
+        use crate::data::Scene;
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        let bands: Vec<f32> = (0..13 * 4 * 6).map(|i| i as f32 - 50.0).collect();
+        let bands = Tensor::from_vec(bands, (13, 4, 6), &Device::Cpu).unwrap();
+        let names: Vec<String> = (0..13).map(|i| format!("band {i}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Scene::from_tensor(&bands, &names).unwrap().write(folder.path().join("a/1.tif")).unwrap();
+        let image = ImageFolder::new(folder.path()).unwrap().get(0).unwrap().input;
+        assert_eq!(image.to_vec3::<f32>().unwrap(), bands.to_vec3::<f32>().unwrap());
+        // Twice the size and half of it: the mean of every band stays, negative ones too.
+        for size in [(8, 12), (2, 3)] {
+            let resized = ImageFolder::builder(folder.path()).resize(size.0, size.1).build().unwrap();
+            let resized = resized.get(0).unwrap().input;
+            assert_eq!(resized.dims(), [13, size.0, size.1]);
+            let mean = |tensor: &Tensor| tensor.mean((1, 2)).unwrap().to_vec1::<f32>().unwrap();
+            for (got, expected) in mean(&resized).iter().zip(mean(&bands)) {
+                assert!((got - expected).abs() < 0.02, "{got} {expected}");
+            }
+        }
+        let grey = ImageFolder::builder(folder.path()).grey().build().unwrap();
+        assert!(grey.get(0).unwrap_err().to_string().contains("13 bands is not grey"));
     }
 }

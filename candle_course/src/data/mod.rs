@@ -8,8 +8,11 @@
 //! | for | there is |
 //! | --- | --- |
 //! | public image sets | [`Mnist`], [`FashionMnist`], [`Cifar10`]: see [`Source`] for where they come from |
+//! | land use from space, in colours or 13 bands | [`EuroSat`] |
+//! | any image set of the hub, streamed if it is large | `HubImages`, with the feature `hub` |
 //! | your own data | [`TensorDataset`], [`ImageFolder`], or your type that implements [`Dataset`] |
 //! | sets of `candle_datasets`, with the feature `candle-datasets` | `TrainTest`, `Axes` |
+//! | satellite images from GeoTIFF, their indices, tiles and maps | [`Scene`], [`SpectralIndex`], [`SceneTiles`], [`ClassMap`] |
 //! | synthetic satellite tiles | [`Satellite`], [`ndvi`], [`true_color`], [`false_color`] |
 //! | parts and sums | [`Split`], [`Subset`], [`ConcatDataset`], [`MappedDataset`] |
 //! | an order | [`SequentialSampler`], [`RandomSampler`], [`SubsetSampler`], [`WeightedRandomSampler`], [`StratifiedBatchSampler`] |
@@ -44,19 +47,25 @@ mod candle_sets;
 mod cifar10;
 mod compose;
 mod dataset;
+mod eurosat;
 mod fashion_mnist;
 mod files;
+mod geotiff;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_images;
 mod image_folder;
 mod images;
 mod imbalance;
 mod loader;
 mod mnist;
+mod pixels;
 mod sampler;
 #[cfg(feature = "samples")]
 mod samples;
 mod satellite;
+mod scene;
 mod smote;
 mod source;
 mod split;
@@ -72,7 +81,11 @@ pub use candle_sets::{Axes, TrainTest};
 pub use cifar10::Cifar10;
 pub use compose::{ConcatDataset, MappedDataset, Subset};
 pub use dataset::{Batch, Dataset, Example, TensorDataset};
+pub use eurosat::EuroSat;
 pub use fashion_mnist::FashionMnist;
+pub use geotiff::Georeference;
+#[cfg(feature = "hub")]
+pub use hub_images::{HubImages, HubImagesBuilder, HubSampler, HubSplit};
 pub use image_folder::{ImageFolder, ImageFolderBuilder};
 pub use images::ImageDataset;
 pub use imbalance::{
@@ -82,14 +95,15 @@ pub use loader::{DataLoader, DataLoaderBuilder};
 pub use mnist::Mnist;
 pub use sampler::{RandomSampler, Sampler, SequentialSampler, SubsetSampler};
 pub use satellite::{Satellite, SatelliteBuilder, SatelliteTarget, false_color, ndvi, true_color};
+pub use scene::{ClassMap, ClassMapBuilder, Scene, SceneBuilder, SceneTiles, SceneTilesBuilder, SpectralIndex};
 pub use smote::Smote;
 pub use source::{ImageSet, ImageSetBuilder, Source};
-pub use split::{Split, SplitBuilder};
+pub use split::{BlockSplitBuilder, Split, SplitBuilder};
 pub use statistics::LoaderStatistics;
 pub use stratified::StratifiedBatchSampler;
 pub use transforms::{
     BatchPosition, ColorJitter, ColorJitterBuilder, MixUp, Normalize, RandomAffine, RandomAffineBuilder, RandomCrop,
-    RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn,
-    RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
+    RandomCropBuilder, RandomErasing, RandomErasingBuilder, RandomHorizontalFlip, RandomHorizontalFlipBuilder,
+    RandomQuarterTurn, RandomVerticalFlip, RandomVerticalFlipBuilder, Transform,
 };
 pub use weighted::{WeightedRandomSampler, WeightedRandomSamplerBuilder};

@@ -55,7 +55,7 @@ mod tests {
         for (set, per_class) in [
             (Mnist::specification(), [600, 100]),
             (Cifar10::specification(), [400, 75]),
-            (FashionMnist::specification(), [100, 50]),
+            (FashionMnist::specification(), [40, 10]),
         ] {
             for split in 0..2 {
                 let raw = decode(set.sample[split], set.shape).unwrap();

@@ -19,6 +19,7 @@ use crate::data::files::{self, Format, OWN_FILES, OfficialFile, RawImages};
 #[cfg(feature = "samples")]
 use crate::data::samples;
 use crate::error::{Context, Error, Result};
+use crate::language::{chosen, told};
 use crate::random::Generator;
 use crate::setters::setters;
 use crate::text::say;
@@ -50,10 +51,14 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Folder(path) => write!(f, "the folder {}", path.display()),
-            Source::HubCache(_) => write!(f, "the local Hugging Face cache"),
-            Source::Hub(repository) => write!(f, "the Hugging Face hub ({repository})"),
-            Source::Sample => write!(f, "the sample that comes with the crate"),
+            Source::Folder(path) => f.write_str(&told!("the folder {}", "pasta {}", path.display())),
+            Source::HubCache(_) => f.write_str(chosen("the local Hugging Face cache", "cache local do Hugging Face")),
+            Source::Hub(repository) => {
+                f.write_str(&told!("the Hugging Face hub ({})", "hub do Hugging Face ({})", repository))
+            }
+            Source::Sample => {
+                f.write_str(chosen("the sample that comes with the crate", "amostra que vem com o crate"))
+            }
         }
     }
 }
@@ -240,7 +245,15 @@ impl<S: ImageSet> ImageSetBuilder<S> {
         if !self.quiet {
             let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
             let (name, train, test) = (specification.name, train.labels().len(), test.labels().len());
-            say(format!("{name}: {} training and {} test images from {source}{why}", grouped(train), grouped(test)));
+            say(told!(
+                "{}: {} training and {} test images from {}{}",
+                "{}: {} imagens de treino e {} de teste; origem: {}{}",
+                name,
+                grouped(train),
+                grouped(test),
+                source,
+                why
+            ));
         }
         Ok(S::from_parts(train, test, source))
     }

@@ -1,5 +1,9 @@
 //! Training, validation and test examples.
 
+mod blocks;
+
+pub use blocks::BlockSplitBuilder;
+
 use crate::data::imbalance::members;
 use crate::error::{Error, Result};
 use crate::random::Generator;
@@ -77,18 +81,7 @@ impl SplitBuilder {
     /// If there is not one label for every example, a fraction is negative, nothing would be left to train on, or a part that was asked for
     /// would be empty.
     pub fn build(self) -> Result<Split> {
-        for (name, fraction) in [("validation", self.validation), ("test", self.test)] {
-            if !(0.0..1.0).contains(&fraction) {
-                return Err(Error::argument(name, "a fraction from 0 to below 1", fraction));
-            }
-        }
-        if self.validation + self.test >= 1.0 {
-            return Err(Error::argument(
-                "validation, test",
-                "fractions whose sum is below 1",
-                format!("{} + {}", self.validation, self.test),
-            ));
-        }
+        check_fractions(self.validation, self.test)?;
         let members = match &self.labels {
             None => {
                 crate::sizes::check::<usize>("length", self.length)?;
@@ -128,6 +121,21 @@ impl SplitBuilder {
         }
         parts.iter_mut().for_each(|part| generator.shuffle(part));
         Ok(Split { parts })
+    }
+}
+
+fn check_fractions(validation: f64, test: f64) -> Result<()> {
+    for (name, fraction) in [("validation", validation), ("test", test)] {
+        if !(0.0..1.0).contains(&fraction) {
+            return Err(Error::argument(name, "a fraction from 0 to below 1", fraction));
+        }
+    }
+    match validation + test >= 1.0 {
+        true => {
+            let got = format!("{validation} + {test}");
+            Err(Error::argument("validation, test", "fractions whose sum is below 1", got))
+        }
+        false => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How metrics show themselves: tables and figures.
 
 use crate::error::Result;
+use crate::language::{label, told};
 use crate::metrics::{
     Average, CalibrationError, ClassificationReport, ConfusionMatrix, Metric, PrecisionRecallCurve, PrecisionSummary,
     RegressionSummary, ReportRow, RocCurve,
@@ -60,18 +61,18 @@ impl ConfusionMatrix {
     /// # Ok::<(), candle_course::Error>(())
     /// ```
     pub fn iou_table(&self) -> Result<Table> {
-        let mut table = Table::new(["class", "IoU", "Dice", "support"]);
+        let mut table = Table::new(["class", "IoU", "Dice", "support"].map(label));
         for (name, class) in self.names().iter().zip(self.per_class()?) {
             table.push(vec![Cell::text(name), score(class.iou()), score(class.dice()), Cell::from(class.support())]);
         }
         let (iou, dice) = (self.iou(Average::Macro)?, self.dice(Average::Macro)?);
-        table.push(vec![Cell::text("mean"), score(Some(iou)), score(Some(dice)), Cell::from(self.total()?)]);
+        table.push(vec![Cell::text(label("mean")), score(Some(iou)), score(Some(dice)), Cell::from(self.total()?)]);
         Ok(table)
     }
 
     /// Shows the heat map as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        match self.figure("Confusion matrix") {
+        match self.figure(label("Confusion matrix")) {
             Ok(figure) => figure.evcxr_display(),
             Err(error) => say(error),
         }
@@ -99,13 +100,19 @@ impl ClassificationReport {
         let row = |row: &ReportRow| {
             vec![Cell::text(&row.name), score(row.precision), score(row.recall), score(row.f1), Cell::from(row.support)]
         };
-        let mut table = Table::new(["class", "precision", "recall", "F1", "support"]);
+        let mut table = Table::new(["class", "precision", "recall", "F1", "support"].map(label));
         for class in &self.classes {
             table.push(row(class));
         }
         let total = self.averages.first().map_or(0, |row| row.support);
         let empty = || Cell::text("");
-        table.push(vec![Cell::text("accuracy"), empty(), empty(), score(Some(self.accuracy)), Cell::from(total)]);
+        table.push(vec![
+            Cell::text(label("accuracy")),
+            empty(),
+            empty(),
+            score(Some(self.accuracy)),
+            Cell::from(total),
+        ]);
         for average in &self.averages {
             table.push(row(average));
         }
@@ -132,13 +139,13 @@ impl RegressionSummary {
     /// # Ok::<(), candle_course::Error>(())
     /// ```
     pub fn table(&self) -> Table {
-        let mut table = Table::new(["metric", "value"]);
+        let mut table = Table::new(["metric", "value"].map(label));
         for (name, value) in [
-            ("mean squared error", self.mean_squared_error()),
-            ("root mean squared error", self.root_mean_squared_error()),
-            ("mean absolute error", self.mean_absolute_error()),
-            ("maximum error", self.maximum_error()),
-            ("mean absolute percentage error", self.mean_absolute_percentage_error()),
+            (label("mean squared error"), self.mean_squared_error()),
+            (label("root mean squared error"), self.root_mean_squared_error()),
+            (label("mean absolute error"), self.mean_absolute_error()),
+            (label("maximum error"), self.maximum_error()),
+            (label("mean absolute percentage error"), self.mean_absolute_percentage_error()),
             ("R²", self.r2()),
         ] {
             table.push(vec![Cell::text(name), score(value.ok())]);
@@ -164,12 +171,12 @@ impl PrecisionSummary {
     /// assert_eq!(summary.table().len(), 4);
     /// ```
     pub fn table(&self) -> Table {
-        let mut table = Table::new(["mean average precision", "value"]);
+        let mut table = Table::new(["mean average precision", "value"].map(label));
         for (name, value) in [("IoU 0.50 to 0.95", self.map), ("IoU 0.50", self.map_50), ("IoU 0.75", self.map_75)] {
             table.push(vec![Cell::text(name), score(Some(value))]);
         }
         for (class, value) in &self.per_class {
-            table.push(vec![Cell::text(format!("class {class}")), score(Some(*value))]);
+            table.push(vec![Cell::text(told!("class {}", "classe {}", class)), score(Some(*value))]);
         }
         table
     }
@@ -198,16 +205,16 @@ impl RocCurve {
     /// ```
     pub fn figure(&self, title: &str) -> Result<Figure> {
         LineChart::builder(title)
-            .x_label("false positive rate")
-            .y_label("true positive rate")
+            .x_label(label("false positive rate"))
+            .y_label(label("true positive rate"))
             .points(&format!("AUC {:.3}", self.area()), &thinned(&self.false_positive_rate, &self.true_positive_rate))
-            .dashed_points("chance", &[(0.0, 0.0), (1.0, 1.0)])
+            .dashed_points(label("chance"), &[(0.0, 0.0), (1.0, 1.0)])
             .build()
     }
 
     /// Shows the curve as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        match self.figure("ROC curve") {
+        match self.figure(label("ROC curve")) {
             Ok(figure) => figure.evcxr_display(),
             Err(error) => say(error),
         }
@@ -234,16 +241,16 @@ impl PrecisionRecallCurve {
         let chance = self.precision.first().copied().unwrap_or(0.0);
         LineChart::builder(title)
             .x_label("recall")
-            .y_label("precision")
-            .points("model", &thinned(&self.recall, &self.precision))
-            .dashed_points("chance", &[(0.0, chance), (1.0, chance)])
+            .y_label(label("precision"))
+            .points(label("model"), &thinned(&self.recall, &self.precision))
+            .dashed_points(label("chance"), &[(0.0, chance), (1.0, chance)])
             .y_range(0.0, 1.0)
             .build()
     }
 
     /// Shows the curve as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        match self.figure("Precision and recall") {
+        match self.figure(label("Precision and recall")) {
             Ok(figure) => figure.evcxr_display(),
             Err(error) => say(error),
         }
@@ -277,11 +284,11 @@ impl CalibrationError {
             bins.iter().map(|bin| value(bin).unwrap_or(0.0)).collect()
         };
         BarChart::builder(title)
-            .x_label("confidence")
-            .y_label("share")
+            .x_label(label("confidence"))
+            .y_label(label("share"))
             .categories(&names)
-            .bars("mean confidence", &column(|bin| bin.confidence))
-            .bars("accuracy", &column(|bin| bin.accuracy))
+            .bars(label("mean confidence"), &column(|bin| bin.confidence))
+            .bars(label("accuracy"), &column(|bin| bin.accuracy))
             .numbers(false)
             .y_range(0.0, 1.0)
             .build()
@@ -289,7 +296,7 @@ impl CalibrationError {
 
     /// Shows the reliability diagram as the result of a notebook cell.
     pub fn evcxr_display(&self) {
-        match self.figure("Reliability") {
+        match self.figure(label("Reliability")) {
             Ok(figure) => figure.evcxr_display(),
             Err(error) => say(error),
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use candle_core::Tensor;
 
 use crate::error::Result;
+use crate::language::label;
 use crate::metrics::{Average, ConfusionMatrix};
 use crate::text::{one_line, score};
 
@@ -78,7 +79,7 @@ impl ClassificationReport {
         });
         let row = |name: &str, by: Average| -> Result<ReportRow> {
             Ok(ReportRow {
-                name: name.to_owned(),
+                name: label(name).to_owned(),
                 precision: Some(matrix.precision(by)?),
                 recall: Some(matrix.recall(by)?),
                 f1: Some(matrix.f1(by)?),
@@ -96,12 +97,20 @@ impl ClassificationReport {
 impl fmt::Display for ClassificationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = || self.classes.iter().chain(&self.averages);
-        let width = rows().map(|row| row.name.chars().count()).max().unwrap_or(0).max("accuracy".len());
-        writeln!(f, "{:width$}  precision  recall      f1  support", "")?;
+        let width =
+            rows().map(|row| row.name.chars().count()).max().unwrap_or(0).max(label("accuracy").chars().count());
+        writeln!(f, "{:width$}  {:>9}  recall      f1  {:>7}", "", label("precision"), label("support"))?;
         for (i, row) in rows().enumerate() {
             if i == self.classes.len() {
                 let total = self.averages.first().map_or(0, |row| row.support);
-                writeln!(f, "\n{:width$}  {:>9}  {:>6}  {:>6}  {total:>7}", "accuracy", "", "", score(self.accuracy))?;
+                writeln!(
+                    f,
+                    "\n{:width$}  {:>9}  {:>6}  {:>6}  {total:>7}",
+                    label("accuracy"),
+                    "",
+                    "",
+                    score(self.accuracy)
+                )?;
             }
             let (precision, recall, f1) = (score(row.precision), score(row.recall), score(row.f1));
             writeln!(f, "{:width$}  {precision:>9}  {recall:>6}  {f1:>6}  {:>7}", one_line(&row.name), row.support)?;

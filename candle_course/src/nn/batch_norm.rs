@@ -11,14 +11,15 @@ use crate::sizes;
 
 /// What both layers share.
 #[derive(Debug, Clone)]
-struct BatchNorm {
-    affine: Option<(Var, Var)>,
-    running_mean: Var,
-    running_var: Var,
+pub(crate) struct BatchNorm {
+    pub(crate) affine: Option<(Var, Var)>,
+    pub(crate) running_mean: Var,
+    pub(crate) running_var: Var,
     batches: Var,
-    epsilon: f64,
+    pub(crate) epsilon: f64,
     momentum: f64,
-    relu: bool,
+    pub(crate) relu: bool,
+    scope: Scope,
 }
 
 /// Configures [`BatchNorm1d`] and [`BatchNorm2d`].
@@ -68,14 +69,21 @@ impl<Layer> BatchNormBuilder<Layer> {
         let running_var = scope.buffer("running_var", &Tensor::ones(self.channels, dtype, device)?)?;
         let batches = scope.buffer("num_batches_tracked", &Tensor::zeros((), DType::I64, device)?)?;
         let (epsilon, momentum) = (self.epsilon, self.momentum);
-        Ok(BatchNorm { affine, running_mean, running_var, batches, epsilon, momentum, relu: false })
+        let scope = scope.clone();
+        Ok(BatchNorm { affine, running_mean, running_var, batches, epsilon, momentum, relu: false, scope })
     }
 }
 
 impl BatchNorm {
+    /// Whether weight and bias are frozen: then the statistics are too.
+    fn is_frozen(&self) -> bool {
+        let frozen = |name| self.scope.parameters().is_frozen(&self.scope.full_name(name));
+        self.affine.is_some() && frozen("weight") && frozen("bias")
+    }
+
     fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         let affine = self.affine.as_ref().map(|(weight, bias)| (weight.as_tensor(), bias.as_tensor()));
-        if !train {
+        if !train || self.is_frozen() {
             let (mean, variance) = (&self.running_mean, &self.running_var);
             return ops::batch_norm_inference(xs, mean, variance, affine, self.epsilon, self.relu);
         }
@@ -93,7 +101,7 @@ macro_rules! layer {
     ($name:ident, $ranks:pat, $shapes:literal, $(#[$docs:meta])*) => {
         $(#[$docs])*
         #[derive(Debug, Clone)]
-        pub struct $name(BatchNorm);
+        pub struct $name(pub(crate) BatchNorm);
 
         impl $name {
             /// A layer for so many channels, with ε 1e-5, momentum 0.1, weight and bias; its
@@ -165,7 +173,9 @@ layer!(
     "[N, C, H, W]",
     /// Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) of `[N, C, H, W]`, as
     /// `torch.nn.BatchNorm2d`: in training with the batch's statistics, in evaluation with the
-    /// running ones.
+    /// running ones. A layer whose weight and bias are both frozen
+    /// ([`Parameters::freeze`](crate::nn::Parameters::freeze)) is as in evaluation in training, too, and its
+    /// running statistics stay: fine-tuning on few images would spoil them.
     ///
     /// Parameters: `weight`, `bias`: `[C]`; buffers: `running_mean`, `running_var`: `[C]`,
     /// `num_batches_tracked`.
@@ -208,5 +218,22 @@ mod tests {
         let text = norm.forward_t(&Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu).unwrap(), true).unwrap_err();
         assert!(text.to_string().contains("shape [N, C] or [N, C, L]"), "{text}");
         assert!(BatchNorm2d::builder(3).momentum(1.5).build(&parameters.at("b")).is_err());
+    }
+
+    #[test]
+    fn a_frozen_layer_is_in_evaluation_mode_until_it_thaws() {
+        let parameters = Parameters::new(0, &Device::Cpu);
+        let norm = BatchNorm1d::new(1, &parameters.at("body.norm")).unwrap();
+        let x = Tensor::new(&[[1f32], [3.], [5.]], &Device::Cpu).unwrap();
+        let numbers = |train: bool| norm.forward_t(&x, train).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        parameters.freeze("body.norm.bias").unwrap();
+        assert_ne!(numbers(true), numbers(false), "half of it is trained");
+        let before = norm.running_mean().to_vec1::<f32>().unwrap();
+        parameters.freeze("body").unwrap();
+        assert_eq!(numbers(true), numbers(false));
+        assert_eq!(norm.running_mean().to_vec1::<f32>().unwrap(), before);
+        parameters.unfreeze("body").unwrap();
+        assert_ne!(numbers(true), numbers(false));
+        assert_ne!(norm.running_mean().to_vec1::<f32>().unwrap(), before);
     }
 }

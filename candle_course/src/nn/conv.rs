@@ -28,9 +28,9 @@ use crate::sizes;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Var,
-    bias: Option<Var>,
-    options: Conv2dOptions,
+    pub(crate) weight: Var,
+    pub(crate) bias: Option<Var>,
+    pub(crate) options: Conv2dOptions,
 }
 
 /// Configures [`Conv2d`]. Sizes are a number or a pair (vertical, horizontal).
@@ -41,6 +41,7 @@ pub struct Conv2dBuilder {
     kernel_size: (usize, usize),
     options: Conv2dOptions,
     bias: bool,
+    init: Option<Init>,
 }
 
 fn check_sizes(sizes: &[(&str, usize)], groups: usize) -> Result<()> {
@@ -72,6 +73,7 @@ impl Conv2d {
             kernel_size: kernel_size.into().0,
             options: Conv2dOptions::default(),
             bias: true,
+            init: None,
         }
     }
 
@@ -106,6 +108,8 @@ impl Conv2dBuilder {
         groups(groups: usize) => options.groups = groups;
         /// Leaves the bias out, for use before a normalisation that has one.
         no_bias() => bias = false;
+        /// How the weight begins; uniform in ±1/√fan_in by default.
+        init(init: Init) => init = Some(init);
     }
 
     /// The layer, its parameters in `scope`.
@@ -127,7 +131,8 @@ impl Conv2dBuilder {
         )?;
         let group_in = self.in_channels / self.options.groups;
         let init = Init::default_for_fan_in(sizes::product("kernel_size", &[group_in, kernel_height, kernel_width])?);
-        let weight = scope.parameter("weight", (self.out_channels, group_in, kernel_height, kernel_width), init)?;
+        let shape = (self.out_channels, group_in, kernel_height, kernel_width);
+        let weight = scope.parameter("weight", shape, self.init.unwrap_or(init))?;
         let bias = if self.bias { Some(scope.parameter("bias", self.out_channels, init)?) } else { None };
         Ok(Conv2d { weight, bias, options: self.options })
     }
@@ -157,9 +162,9 @@ impl Module for Conv2d {
 /// ```
 #[derive(Debug, Clone)]
 pub struct ConvTranspose2d {
-    weight: Var,
-    bias: Option<Var>,
-    options: ConvTranspose2dOptions,
+    pub(crate) weight: Var,
+    pub(crate) bias: Option<Var>,
+    pub(crate) options: ConvTranspose2dOptions,
 }
 
 /// Configures [`ConvTranspose2d`]. Sizes are a number or a pair (vertical, horizontal).

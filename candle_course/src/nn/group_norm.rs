@@ -27,10 +27,10 @@ use crate::ops;
 /// ```
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
-    groups: usize,
-    weight: Var,
-    bias: Var,
-    epsilon: f64,
+    pub(crate) groups: usize,
+    pub(crate) weight: Var,
+    pub(crate) bias: Var,
+    pub(crate) epsilon: f64,
 }
 
 /// Configures [`GroupNorm`].

@@ -26,9 +26,9 @@ use crate::setters::setters;
 /// ```
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
-    shape: Vec<usize>,
-    affine: Option<(Var, Var)>,
-    epsilon: f64,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) affine: Option<(Var, Var)>,
+    pub(crate) epsilon: f64,
 }
 
 /// Configures [`LayerNorm`].

@@ -24,9 +24,9 @@ use crate::ops;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Var,
-    bias: Option<Var>,
-    relu: bool,
+    pub(crate) weight: Var,
+    pub(crate) bias: Option<Var>,
+    pub(crate) relu: bool,
 }
 
 /// Configures [`Linear`].

@@ -4,6 +4,7 @@ use candle_core::ModuleT;
 
 mod activation;
 mod batch_norm;
+mod bridge;
 mod conv;
 mod dropout;
 mod group_norm;
@@ -14,13 +15,18 @@ mod linear;
 mod long_sum_tests;
 mod pair;
 mod parameters;
+pub(crate) mod pattern;
 mod pool;
-mod rnn;
+mod recompute;
+mod resnet;
+pub(crate) mod rnn;
 mod sequential;
 mod shape;
+pub mod trainable;
 
 pub use activation::Activation;
 pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
+pub use bridge::{Bridge, BridgeBuilder};
 pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};
 pub use dropout::Dropout;
 #[cfg(test)]
@@ -32,6 +38,8 @@ pub use linear::{Linear, LinearBuilder};
 pub use pair::Pair;
 pub use parameters::{Parameters, Scope};
 pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d, Pool2dBuilder};
+pub use recompute::Recompute;
+pub use resnet::{ResNet18, ResNet18Builder};
 pub use rnn::{Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, Rnn, RnnBuilder};
 pub use sequential::Sequential;
 pub use shape::{Flatten, Upsample, UpsampleMode};

@@ -1,15 +1,18 @@
 //! Who owns the variables of a model.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
+use crate::nn::bridge::Bridge;
 use crate::nn::init::Init;
+use crate::nn::pattern::matches;
 use crate::random::{Generator, SharedGenerator};
 use crate::stateful::{Expected, State, Stateful, compare, in_dtype};
 
@@ -48,12 +51,18 @@ struct Inner {
 struct Entries {
     variables: BTreeMap<String, (Role, Var)>,
     generators: BTreeMap<String, SharedGenerator>,
+    /// Whether a model that is not of this crate's layers has variables here.
+    foreign: bool,
+    /// Patterns that were given before the variables existed that they are to match.
+    patterns: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Trainable,
     Frozen,
+    /// Frozen, and the model holds it without the graph.
+    Cut,
     Buffer,
 }
 
@@ -137,44 +146,91 @@ impl Parameters {
         self.trainable().iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// Takes the parameters whose name is `prefix` or begins with `prefix.` out of training.
-    /// Returns how many.
+    /// Takes the parameters out of training whose name is `pattern` or begins with `pattern.`; `*`
+    /// stands for any letters, so that `layer.*.norm` and `*.bias` are patterns, too. Returns how many.
     ///
     /// # Errors
     /// If no parameter matches.
-    pub fn freeze(&self, prefix: &str) -> Result<usize> {
-        self.change_role(prefix, Role::Frozen)
+    pub fn freeze(&self, pattern: &str) -> Result<usize> {
+        self.change_role(pattern, Role::Frozen)
     }
 
     /// Brings frozen parameters back; see [`Parameters::freeze`].
     ///
     /// # Errors
-    /// If no parameter matches.
-    pub fn unfreeze(&self, prefix: &str) -> Result<usize> {
-        self.change_role(prefix, Role::Trainable)
+    /// If no parameter matches, or one was frozen by [`BridgeBuilder::frozen`](crate::nn::BridgeBuilder::frozen):
+    /// nothing changes then.
+    pub fn unfreeze(&self, pattern: &str) -> Result<usize> {
+        self.change_role(pattern, Role::Trainable)
     }
 
-    fn change_role(&self, prefix: &str, new: Role) -> Result<usize> {
+    fn change_role(&self, pattern: &str, new: Role) -> Result<usize> {
         let mut entries = self.entries();
-        let mut changed = 0;
-        for (name, (role, _)) in &mut entries.variables {
-            let below = name
-                .strip_prefix(prefix)
-                .is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'));
-            if below && *role != Role::Buffer {
-                *role = new;
-                changed += 1;
-            }
-        }
-        if changed == 0 {
+        let meant: Vec<_> = entries
+            .variables
+            .iter_mut()
+            .filter(|(name, (role, _))| *role != Role::Buffer && matches(pattern, name))
+            .map(|(name, (role, _))| (name, role))
+            .collect();
+        if meant.is_empty() {
             let names: Vec<_> = entries.variables.keys().cloned().collect();
             return Err(Error::argument(
-                "prefix",
+                "pattern",
                 format!("the beginning of one of [{}]", names.join(", ")),
-                format!("`{prefix}`"),
+                format!("`{pattern}`"),
             ));
         }
-        Ok(changed)
+        let cut: Vec<_> = meant.iter().filter(|(_, role)| **role == Role::Cut).map(|(name, _)| name.as_str()).collect();
+        if new == Role::Trainable && !cut.is_empty() {
+            return Err(Error::argument(
+                "pattern",
+                "parameters that gradients reach",
+                format!("`{}`", cut.join("`, `")),
+            )
+            .hint("they were frozen when the model was built: build the model anew without `frozen(…)`"));
+        }
+        let count = meant.len();
+        meant.into_iter().filter(|(_, role)| **role != Role::Cut).for_each(|(_, role)| *role = new);
+        Ok(count)
+    }
+
+    /// Whether the parameter of that full name is frozen.
+    pub fn is_frozen(&self, name: &str) -> bool {
+        self.entries().variables.get(name).is_some_and(|(role, _)| matches!(role, Role::Frozen | Role::Cut))
+    }
+
+    /// What candle's own models are built from: variables at the root of this store, buffers as
+    /// PyTorch's batch norm names them. See [`Bridge`] for other places, buffers and frozen parts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let parameters = Parameters::new(42, &Device::Cpu);
+    /// let layer = candle_nn::linear(784, 10, parameters.var_builder().pp("fc1"))?;
+    /// assert_eq!(parameters.count(), 7850);
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    pub fn var_builder(&self) -> VarBuilder<'static> {
+        self.root().var_builder()
+    }
+
+    /// Whether a model that is not of this crate's layers has variables here.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.entries().foreign
+    }
+
+    /// Notes patterns of variables that are yet to come.
+    pub(super) fn expect_patterns(&self, patterns: impl Iterator<Item = String>) {
+        self.entries().patterns.extend(patterns);
+    }
+
+    /// The patterns that no variable came for.
+    pub(crate) fn unmatched_patterns(&self) -> Vec<String> {
+        let entries = self.entries();
+        let unmatched = |pattern: &&String| !entries.variables.keys().any(|name| matches(pattern, name));
+        entries.patterns.iter().filter(unmatched).cloned().collect()
     }
 
     /// The trainable parameters that `gradients` says nothing about: cut off from the loss by
@@ -185,13 +241,37 @@ impl Parameters {
 
     fn register(&self, name: String, role: Role, value: Tensor) -> Result<Var> {
         let mut entries = self.entries();
-        if entries.variables.contains_key(&name) {
-            return Err(Error::argument("name", "a name not yet taken", format!("`{name}`, which exists already"))
-                .hint("was the model built twice on the same `Parameters`? Create the parameters and the model in the same cell"));
-        }
+        entries.check_free(&name)?;
         let var = Var::from_tensor(&value)?;
         entries.variables.insert(name, (role, var.clone()));
         Ok(var)
+    }
+
+    /// Makes a variable for a model that is not of this crate's layers.
+    pub(super) fn create(&self, name: String, role: Role, shape: &Shape, init: Init, dtype: DType) -> Result<Var> {
+        let value = init.tensor(shape, &mut Generator::derive(self.seed(), &name), dtype, self.device())?;
+        self.entries().foreign = true;
+        self.register(name, role, value)
+    }
+
+    /// Takes over variables that exist already: all, or none.
+    pub(super) fn take_over(&self, variables: Vec<(String, Role, Var)>) -> Result<()> {
+        let mut entries = self.entries();
+        variables.iter().try_for_each(|(name, ..)| entries.check_free(name))?;
+        entries.foreign = true;
+        entries.variables.extend(variables.into_iter().map(|(name, role, var)| (name, (role, var))));
+        Ok(())
+    }
+}
+
+impl Entries {
+    fn check_free(&self, name: &str) -> Result<()> {
+        if !self.variables.contains_key(name) {
+            return Ok(());
+        }
+        Err(Error::argument("name", "a name not yet taken", format!("`{name}`, which exists already")).hint(
+            "was the model built twice on the same `Parameters`? Create the parameters and the model in the same cell",
+        ))
     }
 }
 
@@ -247,9 +327,20 @@ impl Scope {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
+    /// Whether what is called `name` was made here or below.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        let rest = name.strip_prefix(&self.path);
+        rest.is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('.'))
+    }
+
     /// The store this is a place in.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// What candle's own models are built from, their variables at this place: [`Parameters::var_builder`].
+    pub fn var_builder(&self) -> VarBuilder<'static> {
+        Bridge::new(self).var_builder()
     }
 
     /// Creates a trainable parameter.

@@ -59,7 +59,7 @@ impl<Layer> Pool2dBuilder<Layer> {
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
-pub struct MaxPool2d(Pool2dOptions);
+pub struct MaxPool2d(pub(crate) Pool2dOptions);
 
 impl MaxPool2d {
     /// Windows of this size, side by side.
@@ -94,7 +94,7 @@ impl Module for MaxPool2d {
 
 /// The mean of every window, as `torch.nn.AvgPool2d`: `[N, C, H, W]` → `[N, C, H′, W′]`.
 #[derive(Debug, Clone, Copy)]
-pub struct AvgPool2d(Pool2dOptions);
+pub struct AvgPool2d(pub(crate) Pool2dOptions);
 
 impl AvgPool2d {
     /// Windows of this size, side by side.
@@ -138,7 +138,7 @@ impl Module for AvgPool2d {
 /// `torch.nn.AdaptiveAvgPool2d`. With 1: global average pooling.
 #[derive(Debug, Clone, Copy)]
 pub struct AdaptiveAvgPool2d {
-    output_size: (usize, usize),
+    pub(crate) output_size: (usize, usize),
 }
 
 impl AdaptiveAvgPool2d {

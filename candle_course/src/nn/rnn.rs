@@ -11,11 +11,11 @@ use crate::sizes;
 
 /// One layer in one direction.
 #[derive(Debug, Clone)]
-struct Weights {
-    input: Var,
-    hidden: Var,
-    input_bias: Var,
-    hidden_bias: Var,
+pub(crate) struct Weights {
+    pub(crate) input: Var,
+    pub(crate) hidden: Var,
+    pub(crate) input_bias: Var,
+    pub(crate) hidden_bias: Var,
 }
 
 impl Weights {
@@ -40,12 +40,12 @@ impl Weights {
 }
 
 #[derive(Debug, Clone)]
-struct Stack {
-    cell: Cell,
+pub(crate) struct Stack {
+    pub(crate) cell: Cell,
     input: usize,
-    hidden: usize,
+    pub(crate) hidden: usize,
     /// By layer: forwards, and backwards if bidirectional.
-    layers: Vec<Vec<Weights>>,
+    pub(crate) layers: Vec<Vec<Weights>>,
     dropout: Option<Vec<Dropout>>,
 }
 
@@ -161,7 +161,7 @@ macro_rules! recurrent {
     ($(#[$docs:meta])* $layer:ident, $builder:ident, $cell:expr) => {
         $(#[$docs])*
         #[derive(Debug, Clone)]
-        pub struct $layer(Stack);
+        pub struct $layer(pub(crate) Stack);
 
         #[doc = concat!("Configures [`", stringify!($layer), "`].")]
         #[derive(Debug, Clone, Copy)]

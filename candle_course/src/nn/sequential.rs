@@ -1,5 +1,6 @@
 //! Layers one after the other.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::{ModuleT, Tensor};
@@ -24,7 +25,11 @@ use crate::nn::Model;
 /// # Ok::<(), candle_course::Error>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Sequential(Vec<Arc<dyn Model>>);
+pub struct Sequential {
+    layers: Vec<Arc<dyn Model>>,
+    /// The same layers, where their types are known.
+    typed: Vec<Option<Arc<dyn Any + Send + Sync>>>,
+}
 
 impl Sequential {
     /// No layers: the identity.
@@ -36,30 +41,38 @@ impl Sequential {
     #[must_use]
     #[allow(clippy::should_implement_trait)] // `add` as in tf.keras.Sequential, not `+`
     pub fn add(mut self, layer: impl Model + 'static) -> Self {
-        self.0.push(Arc::new(layer));
+        let layer = Arc::new(layer);
+        self.layers.push(layer.clone());
+        self.typed.push(Some(layer));
         self
     }
 
     /// How many layers.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.layers.len()
     }
 
     /// The layers, in order.
     pub fn layers(&self) -> &[Arc<dyn Model>] {
-        &self.0
+        &self.layers
+    }
+
+    /// The layers as what they are; none where that is not known.
+    pub(crate) fn typed(&self) -> &[Option<Arc<dyn Any + Send + Sync>>] {
+        &self.typed
     }
 
     /// Adds a layer that others may hold too.
     #[must_use]
     pub fn add_shared(mut self, layer: Arc<dyn Model>) -> Self {
-        self.0.push(layer);
+        self.layers.push(layer);
+        self.typed.push(None);
         self
     }
 
     /// Whether there are no layers.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.layers.is_empty()
     }
 }
 
@@ -71,6 +84,6 @@ impl std::fmt::Debug for Sequential {
 
 impl ModuleT for Sequential {
     fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
-        self.0.iter().try_fold(xs.clone(), |xs, layer| layer.forward_t(&xs, train))
+        self.layers.iter().try_fold(xs.clone(), |xs, layer| layer.forward_t(&xs, train))
     }
 }

@@ -51,8 +51,8 @@ pub enum UpsampleMode {
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Upsample {
-    factor: (usize, usize),
-    mode: UpsampleMode,
+    pub(crate) factor: (usize, usize),
+    pub(crate) mode: UpsampleMode,
 }
 
 impl Upsample {

@@ -4,11 +4,12 @@ use std::fmt::Debug;
 
 use candle_core::{DType, Tensor};
 
+use crate::language::{chosen, told};
 use crate::plot::compact;
 use crate::text::say;
 
 /// Checks of one exercise: what is right, and for what is not, what was expected, what came, and
-/// the likely mistake.
+/// the likely mistake, in the language that [`set_language`](crate::language::set_language) chose.
 ///
 /// [`finish`](Self::finish) prints a green or red line per check and says whether all are right. It is
 /// no error: a notebook that is run as a whole goes on behind an exercise that nobody has solved yet.
@@ -43,7 +44,7 @@ impl Check {
     /// Two equal values.
     pub fn equal<T: PartialEq + Debug>(self, what: &str, expected: T, got: T, hint: &str) -> Self {
         let right = expected == got;
-        self.add(right, what, || format!("expected {expected:?}, got {got:?}"), hint)
+        self.add(right, what, || told!("expected {:?}, got {:?}", "esperado: {:?}, obtido: {:?}", expected, got), hint)
     }
 
     /// Two numbers that differ by no more than `tolerance`; NaN is never close.
@@ -52,7 +53,15 @@ impl Check {
         self.add(
             right,
             what,
-            || format!("expected {} ± {}, got {}", long(expected), compact(tolerance), long(got)),
+            || {
+                told!(
+                    "expected {} ± {}, got {}",
+                    "esperado: {} ± {}, obtido: {}",
+                    long(expected),
+                    compact(tolerance),
+                    long(got)
+                )
+            },
             hint,
         )
     }
@@ -60,13 +69,16 @@ impl Check {
     /// Two lists of numbers that nowhere differ by more than `tolerance`.
     pub fn close_all(self, what: &str, expected: &[f64], got: &[f64], tolerance: f64, hint: &str) -> Self {
         if expected.len() != got.len() {
-            let details = format!("expected {} values, got {}", expected.len(), got.len());
+            let details =
+                told!("expected {} values, got {}", "esperados: {} valores, obtidos: {}", expected.len(), got.len());
             return self.add(false, what, || details, hint);
         }
         let worst = expected.iter().zip(got).position(|(e, g)| (e - g).abs() > tolerance || e.is_nan() || g.is_nan());
         let details = worst.map_or(String::new(), |index| {
-            format!(
-                "value {index}: expected {} ± {}, got {}",
+            told!(
+                "value {}: expected {} ± {}, got {}",
+                "valor {}: esperado: {} ± {}, obtido: {}",
+                index,
                 long(expected[index]),
                 compact(tolerance),
                 long(got[index])
@@ -78,25 +90,37 @@ impl Check {
     /// Two tensors of the same shape that nowhere differ by more than `tolerance`.
     pub fn tensors(self, what: &str, expected: &Tensor, got: &Tensor, tolerance: f64, hint: &str) -> Self {
         if expected.dims() != got.dims() {
-            let details = format!("expected shape {:?}, got {:?}", expected.dims(), got.dims());
+            let details = told!(
+                "expected shape {:?}, got {:?}",
+                "formato esperado: {:?}, obtido: {:?}",
+                expected.dims(),
+                got.dims()
+            );
             return self.add(false, what, || details, hint);
         }
         let read = |tensor: &Tensor| tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>();
         match (read(expected), read(got)) {
             (Ok(expected), Ok(got)) => self.close_all(what, &expected, &got, tolerance, hint),
-            (Err(error), _) | (_, Err(error)) => self.add(false, what, || format!("cannot be read: {error}"), hint),
+            (Err(error), _) | (_, Err(error)) => {
+                self.add(false, what, || told!("cannot be read: {}", "não pode ser lido: {}", error), hint)
+            }
         }
     }
 
     /// The shape of a tensor.
     pub fn shape(self, what: &str, expected: &[usize], got: &Tensor, hint: &str) -> Self {
         let right = expected == got.dims();
-        self.add(right, what, || format!("expected shape {expected:?}, got {:?}", got.dims()), hint)
+        self.add(
+            right,
+            what,
+            || told!("expected shape {:?}, got {:?}", "formato esperado: {:?}, obtido: {:?}", expected, got.dims()),
+            hint,
+        )
     }
 
     /// Anything that can be true.
     pub fn that(self, what: &str, right: bool, hint: &str) -> Self {
-        self.add(right, what, || "this does not hold".into(), hint)
+        self.add(right, what, || chosen("this does not hold", "isto não vale").into(), hint)
     }
 
     /// Prints the outcome; whether there was a check and every one holds.
@@ -115,7 +139,7 @@ impl Check {
             text += &format!("\n{color}{sign} {line}{END}");
         }
         if self.lines.is_empty() {
-            text += &format!("\n{RED}✗ nothing was checked{END}");
+            text += &format!("\n{RED}✗ {}{END}", chosen("nothing was checked", "nada foi verificado"));
         }
         text
     }
@@ -124,7 +148,7 @@ impl Check {
         let line = match (right, hint.is_empty()) {
             (true, _) => what.to_string(),
             (false, true) => format!("{what}: {}", details()),
-            (false, false) => format!("{what}: {}\n  hint: {hint}", details()),
+            (false, false) => format!("{what}: {}\n  {}: {hint}", details(), chosen("hint", "dica")),
         };
         self.lines.push((right, line));
         self
@@ -134,6 +158,9 @@ impl Check {
 /// As many digits as tell near numbers apart.
 fn long(value: f64) -> String {
     let text = format!("{value:.7}");
+    if value == 0.0 {
+        return "0".to_owned();
+    }
     match text.contains('.') && value.abs() >= 1e-4 {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
         false => format!("{value:e}"),
@@ -171,6 +198,11 @@ mod tests {
                 .report()
                 .contains("expected shape [2], got [1]")
         );
+    }
+
+    #[test]
+    fn zero_is_a_zero() {
+        assert_eq!([long(0.0), long(-0.0), long(1.5), long(2e-5)], ["0", "0", "1.5", "2e-5"]);
     }
 
     #[test]

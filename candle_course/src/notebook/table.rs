@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::language::chosen;
 use crate::plot::compact;
 use crate::text;
 
@@ -44,7 +45,7 @@ impl From<&String> for Cell {
 
 impl From<bool> for Cell {
     fn from(value: bool) -> Self {
-        Self::text(if value { "yes" } else { "no" })
+        Self::text(if value { chosen("yes", "sim") } else { chosen("no", "não") })
     }
 }
 

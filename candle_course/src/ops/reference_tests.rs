@@ -61,7 +61,7 @@ fn hashed(place: u32, seed: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-pub(super) fn numbers(shape: &[usize], seed: u32) -> Tensor {
+pub(crate) fn numbers(shape: &[usize], seed: u32) -> Tensor {
     let count: usize = shape.iter().product();
     let values = (0..count as u32).map(|i| (f64::from(hashed(i, seed)) / 2f64.powi(31) - 1.0) as f32);
     let values: Vec<f64> = values.map(f64::from).collect();

@@ -141,6 +141,11 @@ impl GradientAccumulator {
         Ok(self.is_full())
     }
 
+    /// How many batches a group has.
+    pub fn batches(&self) -> usize {
+        self.batches
+    }
+
     /// Whether the group has all its batches.
     pub fn is_full(&self) -> bool {
         self.count == self.batches

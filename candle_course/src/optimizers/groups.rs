@@ -4,6 +4,7 @@ use candle_core::Var;
 
 use crate::error::{Error, Result};
 use crate::nn::Parameters;
+use crate::nn::pattern::matches;
 use crate::setters::setters;
 
 /// Parameters with a learning rate and a weight decay of their own.
@@ -42,7 +43,7 @@ impl ParameterGroup {
         Self { selector, learning_rate_factor: 1.0, weight_decay: None }
     }
 
-    /// The parameters whose name is `prefix` or begins with `prefix.`.
+    /// The parameters whose name is `prefix` or begins with `prefix.`; `*` stands for any letters.
     pub fn prefix(prefix: impl Into<String>) -> Self {
         Self::new(Selector::Prefix(prefix.into()))
     }
@@ -50,6 +51,32 @@ impl ParameterGroup {
     /// The parameters of these names.
     pub fn names<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
         Self::new(Selector::Names(names.into_iter().map(Into::into).collect()))
+    }
+
+    /// A group for every layer, with smaller rates the deeper: of `layers`, named or as patterns in order
+    /// from the input to the output, the last one has the factor 1, the one before `decay`, then decay²,
+    /// and so on. What belongs to no layer has the factor 1. As in ELECTRA (Clark et al. 2020,
+    /// arXiv:2003.10555) and BEiT, for fine-tuning: what is near the input is the most general.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let parameters = Parameters::new(0, &Device::Cpu);
+    /// let layers = ["stem", "body", "head"];
+    /// for name in layers {
+    ///     Linear::new(4, 4, &parameters.at(name))?;
+    /// }
+    /// // 0.25 for the stem, 0.5 for the body, 1 for the head.
+    /// let optimizer = AdamW::builder(&parameters).groups(ParameterGroup::layer_wise(layers, 0.5)).build()?;
+    /// # Ok::<(), candle_course::Error>(())
+    /// ```
+    pub fn layer_wise<N: Into<String>>(layers: impl IntoIterator<Item = N>, decay: f64) -> Vec<Self> {
+        let groups: Vec<Self> = layers.into_iter().map(Self::prefix).collect();
+        let last = groups.len().saturating_sub(1);
+        let factor = |i: usize| decay.powi((last - i) as i32);
+        groups.into_iter().enumerate().map(|(i, group)| group.learning_rate_factor(factor(i))).collect()
     }
 
     setters! {
@@ -61,9 +88,7 @@ impl ParameterGroup {
 
     fn contains(&self, name: &str) -> bool {
         match &self.selector {
-            Selector::Prefix(prefix) => name
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.')),
+            Selector::Prefix(prefix) => matches(prefix, name),
             Selector::Names(names) => names.iter().any(|own| own == name),
         }
     }
@@ -82,6 +107,10 @@ pub enum NonFinite {
     /// No check: the parameters become NaN as well. Saves one pass over the gradients.
     Ignore,
 }
+
+/// What those forget who built a model candle's way.
+pub(crate) const FOREIGN: &str = "a model from a `VarBuilder` is built on `parameters.var_builder()`, \
+     and one on a `VarMap` is taken over by `Bridge::new(&parameters.root()).adopt(&map)`";
 
 /// The options every optimizer has.
 #[derive(Debug, Clone)]
@@ -118,7 +147,7 @@ impl Options {
         let names: Vec<String> = parameters.trainable().into_iter().map(|(name, _)| name).collect();
         if names.is_empty() {
             return Err(Error::argument("parameters", "at least one trainable parameter", 0)
-                .hint("build the model before its optimizer, and unfreeze what shall be trained"));
+                .hint(format!("build the model before its optimizer, and unfreeze what shall be trained; {FOREIGN}")));
         }
         not_negative("weight_decay", self.weight_decay)?;
         for group in &self.groups {
@@ -164,6 +193,14 @@ macro_rules! common_options {
         #[must_use]
         pub fn group(mut self, group: $crate::optimizers::ParameterGroup) -> Self {
             self.options.groups.push(group);
+            self
+        }
+
+        /// Adds several groups, as [`ParameterGroup::layer_wise`]($crate::optimizers::ParameterGroup::layer_wise)
+        /// makes them.
+        #[must_use]
+        pub fn groups(mut self, groups: impl IntoIterator<Item = $crate::optimizers::ParameterGroup>) -> Self {
+            self.options.groups.extend(groups);
             self
         }
 
@@ -243,6 +280,19 @@ mod tests {
         assert_eq!(share("backbone.fc.weight"), (0.1, 0.1));
         assert_eq!(share("head.bias"), (1.0, 0.0));
         assert_eq!(share("head.weight"), (1.0, 0.1));
+    }
+
+    #[test]
+    fn rates_shrink_layer_by_layer_and_patterns_match() {
+        let parameters = model();
+        let mut options = Options::new(0.0);
+        options.groups = ParameterGroup::layer_wise(["backbone.*.weight", "backbone", "head"], 0.5);
+        options.validate(&parameters).unwrap();
+        let factor = |name: &str| options.share(name, &parameters.get(name).unwrap()).learning_rate_factor;
+        assert_eq!(factor("backbone.fc.weight"), 0.25);
+        assert_eq!(factor("backbone.fc.bias"), 0.5);
+        assert_eq!(factor("head.weight"), 1.0);
+        assert!(ParameterGroup::layer_wise(Vec::<String>::new(), 0.5).is_empty());
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub use adam::{Adam, AdamBuilder, AdamW, AdamWBuilder};
 pub use average::{WeightAverage, WeightAverageBuilder};
 pub(crate) use clip::{GradientNorm, clip_unread};
 pub use clip::{clip_gradient_norm, clip_gradient_norm_each, clip_gradient_value, gradient_norm};
+pub(crate) use groups::FOREIGN;
 pub use groups::{NonFinite, ParameterGroup};
 pub use lion::{Lion, LionBuilder};
 pub use penalty::{l1_penalty, l2_penalty};

@@ -172,16 +172,30 @@ impl Chart for BarChart {
     }
 
     fn draw(&self, area: &Area) -> Result<()> {
+        self.draw_with(area, self.legend())
+    }
+
+    fn legend(&self) -> Vec<(Key, String)> {
+        let named = self.series.iter().enumerate().filter(|(_, (name, ..))| !name.is_empty());
+        named.map(|(i, (name, ..))| (Key::Box { color: color(i).to_rgba() }, name.clone())).collect()
+    }
+
+    fn draw_bare(&self, area: &Area) -> Result<()> {
+        self.draw_with(area, Vec::new())
+    }
+}
+
+impl BarChart {
+    fn draw_with(&self, area: &Area, legend: Vec<(Key, String)>) -> Result<()> {
         let (low, high) = self.range.unwrap_or_else(|| self.values_range());
         let whole = self.series.iter().all(|(_, values, _)| values.iter().all(|value| value.fract() == 0.0));
         let values = Axis::values(low, high, false, whole);
         let names = Axis::names(&self.categories);
-        let legend = self.series.iter().enumerate().filter(|(_, (name, ..))| !name.is_empty());
         let frame = Frame {
             title: &self.title,
             x_label: if self.horizontal { &self.label } else { &self.category_label },
             y_label: if self.horizontal { &self.category_label } else { &self.label },
-            legend: legend.map(|(i, (name, ..))| (Key::Box { color: color(i).to_rgba() }, name.clone())).collect(),
+            legend,
             x: if self.horizontal { values.clone() } else { names.clone() },
             y: if self.horizontal { Axis { downwards: true, ..names } } else { values },
         };

@@ -10,12 +10,13 @@ use base64::Engine;
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 
-use super::frame::UNIT;
+use super::frame::{Key, UNIT};
 use super::raster;
 use super::svg::{Svg, number};
 use super::text::FAMILY;
 use crate::atomic;
 use crate::error::{Error, ErrorKind, Result};
+use crate::language::chosen;
 use crate::text::one_line;
 use crate::text::xml;
 
@@ -32,6 +33,14 @@ pub(super) trait Chart: Send + Sync {
         true
     }
     fn draw(&self, area: &Area) -> Result<()>;
+    /// What the colours mean.
+    fn legend(&self) -> Vec<(Key, String)> {
+        Vec::new()
+    }
+    /// Draws the chart without its legend, which stands elsewhere.
+    fn draw_bare(&self, area: &Area) -> Result<()> {
+        self.draw(area)
+    }
 }
 
 impl<E: std::error::Error + Send + Sync + 'static> From<DrawingAreaErrorKind<E>> for Error {
@@ -143,10 +152,10 @@ impl Figure {
     }
 
     /// The figure for a place of that width and height: drawn anew where that can be done, else the
-    /// whole of it smaller where it is too wide.
-    pub(super) fn fitted(&self, size: (f64, f64)) -> Result<(Self, (f64, f64))> {
+    /// whole of it smaller where it is too wide. Without its legend if that stands elsewhere.
+    pub(super) fn fitted(&self, size: (f64, f64), legend: bool) -> Result<(Self, (f64, f64))> {
         if let Some(chart) = &self.0.chart {
-            let body = draw(size, UNIT, |area| chart.draw(area))?;
+            let body = draw(size, UNIT, |area| if legend { chart.draw(area) } else { chart.draw_bare(area) })?;
             return Ok((Self::of(&self.0.title, body, UNIT, None), size));
         }
         let scale = (size.0 / self.width() as f64).min(1.0);
@@ -165,6 +174,11 @@ impl Figure {
             scaled(size.1),
             &self.0.svg[self.0.body..]
         )
+    }
+
+    /// The legend, of a chart that can be drawn without it.
+    pub(super) fn legend(&self) -> Vec<(Key, String)> {
+        self.0.chart.as_ref().map_or_else(Vec::new, |chart| chart.legend())
     }
 
     /// The figure as a complete SVG document.
@@ -262,7 +276,7 @@ fn head(title: &str, (width, height): (u32, u32), unit: u32) -> String {
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = if self.title().is_empty() { "untitled".to_owned() } else { one_line(self.title()) };
-        write!(f, "Figure: {title} ({}×{})", self.0.size.0, self.0.size.1)
+        write!(f, "{}: {title} ({}×{})", chosen("Figure", "Figura"), self.0.size.0, self.0.size.1)
     }
 }
 

@@ -14,6 +14,7 @@ use super::palette::{AXIS, GRID, MUTED, TEXT};
 use super::svg::{LINE, Own, Svg, Words};
 use super::text;
 use crate::error::Result;
+use crate::language::told;
 
 pub(super) const TITLE: f64 = 15.0;
 pub(super) const LABEL: f64 = 13.0;
@@ -152,7 +153,7 @@ fn shortened(entries: &[(Key, String)], width: f64, most: usize) -> Vec<(Key, St
             break;
         }
         kept.truncate(shown);
-        kept.push((Key::Nothing, format!("… and {} more", entries.len() - shown)));
+        kept.push((Key::Nothing, told!("… and {} more", "… e mais {}", entries.len() - shown)));
     }
     kept
 }

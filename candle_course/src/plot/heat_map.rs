@@ -13,6 +13,7 @@ use super::raster::encode;
 use super::svg::Words;
 use super::text;
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::setters::setters;
 
 /// A matrix as coloured cells with numbers in them; a confusion matrix in particular.
@@ -75,8 +76,8 @@ impl HeatMap {
         let mut map = Self::builder(title, &counts.iter().map(share).collect::<Vec<_>>())
             .row_labels(classes)
             .column_labels(classes)
-            .x_label("predicted")
-            .y_label("true")
+            .x_label(label("predicted"))
+            .y_label(label("true"))
             .range(0.0, 1.0);
         map.texts = Some(counts.iter().map(|row| row.iter().map(u64::to_string).collect()).collect());
         map

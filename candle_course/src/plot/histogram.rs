@@ -9,6 +9,7 @@ use super::figure::{Area, Chart, Figure};
 use super::frame::{Frame, Key, stroke};
 use super::palette::color;
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::setters::setters;
 
 /// How values are distributed, one or several sets over common bins.
@@ -170,7 +171,7 @@ impl Chart for Histogram {
         let frame = Frame {
             title: &self.title,
             x_label: &self.x_label,
-            y_label: if self.density { "density" } else { "count" },
+            y_label: label(if self.density { "density" } else { "count" }),
             x: Axis::values(edges.0, edges.1, false, false),
             y: Axis::values(low, high, self.log_y, !self.density),
             legend: self.sets.iter().enumerate().filter(|(_, (name, _))| !name.is_empty()).map(key).collect(),

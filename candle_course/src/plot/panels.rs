@@ -1,7 +1,7 @@
 //! Several figures in one.
 
 use super::figure::{Area, Chart, Figure};
-use super::frame::{UNIT, title};
+use super::frame::{Key, UNIT, legend, legend_height, title};
 use super::svg::{Own, Svg};
 use crate::error::{Error, Result};
 use crate::setters::setters;
@@ -28,13 +28,14 @@ pub struct Panels {
     title: String,
     columns: usize,
     size: Option<(f64, f64)>,
+    shared: bool,
     figures: Vec<Figure>,
 }
 
 impl Panels {
     /// An empty grid of so many columns.
     pub fn builder(columns: usize) -> Self {
-        Self { title: String::new(), columns, size: None, figures: Vec::new() }
+        Self { title: String::new(), columns, size: None, shared: false, figures: Vec::new() }
     }
 
     setters! {
@@ -42,6 +43,9 @@ impl Panels {
         title(title: &str) => title = title.into();
         /// Width and height of one panel in pixels; unless set, so that the columns fill 960 pixels.
         panel_size(width: f64, height: f64) => size = Some((width, height));
+        /// One legend over all panels instead of one in each: for line, bar and scatter charts of the same
+        /// series.
+        shared_legend() => shared = true;
     }
 
     /// The next panel, row by row.
@@ -55,7 +59,7 @@ impl Panels {
     ///
     /// # Errors
     ///
-    /// When there is no panel or no column.
+    /// When there is no panel or no column, or panels that shall share a legend have different ones.
     pub fn build(self) -> Result<Figure> {
         if self.figures.is_empty() {
             return Err(Error::argument("figures", "at least one", "none").hint("did you forget `.add(figure)`?"));
@@ -65,10 +69,29 @@ impl Panels {
         }
         let panel = self.panel();
         let fitted: Vec<(Figure, (f64, f64))> =
-            self.figures.iter().map(|figure| figure.fitted(panel)).collect::<Result<_>>()?;
+            self.figures.iter().map(|figure| figure.fitted(panel, !self.shared)).collect::<Result<_>>()?;
+        let legend = if self.shared { self.common_legend()? } else { Vec::new() };
         let title = if self.title.is_empty() { self.figures[0].title().to_string() } else { self.title.clone() };
-        let figure = Figure::new(Grid { heading: self.title, columns: self.columns, panel, fitted })?;
+        let figure = Figure::new(Grid { heading: self.title, legend, columns: self.columns, panel, fitted })?;
         Ok(figure.titled(&title))
+    }
+
+    /// The legend of the first panel, which all others have, too.
+    fn common_legend(&self) -> Result<Vec<(Key, String)>> {
+        let names = |legend: &[(Key, String)]| legend.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+        let common = self.figures[0].legend();
+        for figure in &self.figures[1..] {
+            let own = figure.legend();
+            if names(&own) != names(&common) {
+                return Err(Error::argument(
+                    "shared_legend",
+                    format!("the same series in every panel, {}", names(&common).join(", ")),
+                    format!("{} in \"{}\"", names(&own).join(", "), figure.title()),
+                )
+                .hint("give the series the same names in the same order, or let each panel have its own legend"));
+            }
+        }
+        Ok(common)
     }
 
     fn panel(&self) -> (f64, f64) {
@@ -83,6 +106,7 @@ impl Panels {
 /// The figures at the size of their panels.
 struct Grid {
     heading: String,
+    legend: Vec<(Key, String)>,
     columns: usize,
     panel: (f64, f64),
     fitted: Vec<(Figure, (f64, f64))>,
@@ -103,7 +127,8 @@ impl Chart for Grid {
     fn size(&self) -> (f64, f64) {
         let columns = self.columns.min(self.fitted.len()) as f64;
         let top = if self.heading.is_empty() { 0.0 } else { 34.0 };
-        (self.panel.0 * columns, top + self.rows().map(|(_, height)| height).sum::<f64>())
+        let (width, height) = (self.panel.0 * columns, self.rows().map(|(_, height)| height).sum::<f64>());
+        (width, top + legend_height(&self.legend, (width, height)) + height)
     }
 
     fn flexible(&self) -> bool {
@@ -112,6 +137,7 @@ impl Chart for Grid {
 
     fn draw(&self, area: &Area) -> Result<()> {
         let mut top = if self.heading.is_empty() { 0.0 } else { title(area, &self.heading)? };
+        top += legend(area, &self.legend, top)?;
         for (row, height) in self.rows() {
             for (column, (figure, size)) in row.iter().enumerate() {
                 let x = column as f64 * self.panel.0 + (self.panel.0 - size.0) / 2.0;
@@ -147,6 +173,20 @@ mod tests {
         let line = LineChart::builder("a").line("x", &[1.0, 2.0]).build().unwrap();
         let inner = Panels::builder(2).add(line.clone()).add(line).build().unwrap();
         Panels::builder(1).add(inner).build().unwrap();
+    }
+
+    #[test]
+    fn panels_share_a_legend_if_they_have_the_same() {
+        let chart =
+            |name: &str| LineChart::builder("a").line(name, &[1.0, 2.0]).line("y", &[2.0, 1.0]).build().unwrap();
+        let apart = Panels::builder(2).add(chart("x")).add(chart("x")).build().unwrap();
+        let shared = Panels::builder(2).shared_legend().add(chart("x")).add(chart("x")).build().unwrap();
+        let count = |figure: &Figure| figure.svg().matches(">x</text>").count();
+        assert_eq!((count(&apart), count(&shared)), (2, 1));
+        assert_eq!(shared.height(), apart.height() + 22, "a row of the legend over the panels");
+        shared.png().unwrap();
+        let error = Panels::builder(2).shared_legend().add(chart("x")).add(chart("z")).build().unwrap_err().to_string();
+        assert!(error.contains("x, y") && error.contains("z, y"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::figure::{Area, Chart};
 use super::frame::{Dash, Frame, Key, Plot, line, px, stroke};
 use super::palette::{MUTED, TEXT, color};
 use crate::error::{Error, Result};
+use crate::language::chosen;
 
 /// Points of a curve beyond which it is thinned; a figure is about as many pixels wide.
 const MOST_POINTS: usize = 1000;
@@ -180,7 +181,10 @@ impl Cartesian {
             _ => false,
         };
         if let Some(index) = self.series.iter().position(broken) {
-            entries.push((Key::Cross { color: self.color_of(index) }, "NaN or infinite".into()));
+            entries.push((
+                Key::Cross { color: self.color_of(index) },
+                chosen("NaN or infinite", "NaN ou infinito").into(),
+            ));
         }
         entries
     }
@@ -296,13 +300,27 @@ impl Chart for Cartesian {
     }
 
     fn draw(&self, area: &Area) -> Result<()> {
+        self.draw_with(area, self.legend())
+    }
+
+    fn legend(&self) -> Vec<(Key, String)> {
+        Self::legend(self)
+    }
+
+    fn draw_bare(&self, area: &Area) -> Result<()> {
+        self.draw_with(area, Vec::new())
+    }
+}
+
+impl Cartesian {
+    fn draw_with(&self, area: &Area, legend: Vec<(Key, String)>) -> Result<()> {
         let frame = Frame {
             title: &self.title,
             x_label: &self.x_label,
             y_label: &self.y_label,
             x: self.axis(|s| s.values().0, self.log_x, self.x_range, self.x_padding),
             y: self.axis(|s| s.values().1, self.log_y, self.y_range, 0.05),
-            legend: self.legend(),
+            legend,
         };
         let plot = frame.draw(area)?;
         let area = plot.plotting_area();

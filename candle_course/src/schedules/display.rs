@@ -1,6 +1,7 @@
 //! Schedules as figures.
 
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::plot::{Figure, LineChart, Panels};
 use crate::schedules::Schedule;
 use crate::sizes;
@@ -27,9 +28,9 @@ pub trait PlotSchedule: Schedule {
         }
         sizes::check::<[f64; 8]>("steps", steps)?; // rates, momenta and their points
         let chart = |title: &str, what: &str, values: &[f64]| {
-            LineChart::builder(title).x_label("step").y_label(what).first_x(0.0).steps(what, values).build()
+            LineChart::builder(title).x_label(label("step")).y_label(what).first_x(0.0).steps(what, values).build()
         };
-        let rates = chart("Learning rate", "learning rate", &self.learning_rates(steps))?;
+        let rates = chart(label("Learning rate"), label("learning rate"), &self.learning_rates(steps))?;
         let momenta: Option<Vec<f64>> = (0..steps).map(|step| self.momentum(step)).collect();
         match momenta {
             None => Ok(rates),

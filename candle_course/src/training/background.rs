@@ -11,6 +11,7 @@ use candle_core::backprop::GradStore;
 
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Error, ErrorKind, Result, contained, panicked};
+use crate::language::{chosen, label, told};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::text::say;
 use crate::training::callbacks::{Speed, duration};
@@ -118,31 +119,42 @@ pub struct BackgroundStatus {
 impl fmt::Display for BackgroundStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(error) = &self.error {
-            return write!(f, "failed after {} steps: {error}", self.step);
+            return f.write_str(&told!(
+                "failed after {} steps: {}",
+                "falhou depois de {} passos: {}",
+                self.step,
+                error
+            ));
         }
         if self.finished {
-            write!(
-                f,
+            f.write_str(&told!(
                 "finished: {} of {} epochs, {} steps in {}",
+                "terminado: {} de {} épocas, {} passos em {}",
                 self.epoch,
                 self.epochs,
                 self.step,
                 duration(self.seconds)
-            )?;
-            return self.stopped.iter().try_for_each(|reason| write!(f, "; stopped: {reason}"));
+            ))?;
+            return self
+                .stopped
+                .iter()
+                .try_for_each(|reason| f.write_str(&told!("; stopped: {}", "; parou: {}", reason)));
         }
         if self.batches == 0 || self.loss.is_nan() && self.batch == 0 {
-            return f.write_str("starting"); // no batch is done
+            return f.write_str(chosen("starting", "começando")); // no batch is done
         }
-        write!(
-            f,
-            "running for {}: epoch {}/{}",
+        f.write_str(&told!(
+            "running for {}: epoch {}/{} · batch {}/{} · loss {} · learning rate {} · {:.0} examples/s",
+            "treinando há {}: época {}/{} · batch {}/{} · perda {} · taxa de aprendizado {} · {:.0} exemplos/s",
             duration(self.seconds),
             (self.epoch + 1).min(self.epochs),
-            self.epochs
-        )?;
-        write!(f, " · batch {}/{} · loss {}", self.batch, self.batches, compact(self.loss))?;
-        write!(f, " · learning rate {} · {:.0} examples/s", compact(self.learning_rate), self.examples_per_second)
+            self.epochs,
+            self.batch,
+            self.batches,
+            compact(self.loss),
+            compact(self.learning_rate),
+            self.examples_per_second
+        ))
     }
 }
 
@@ -298,7 +310,7 @@ impl BackgroundTraining {
     pub fn evcxr_display(&self) {
         match self.watch() {
             Ok(figure) => figure.evcxr_display(),
-            Err(error) => say(format!("no curves yet: {error}")),
+            Err(error) => say(told!("no curves yet: {}", "ainda sem curvas: {}", error)),
         }
     }
 }
@@ -315,17 +327,25 @@ impl Drop for BackgroundTraining {
 impl Seen {
     fn status_line(&self, finished: bool) -> String {
         let state = match (&self.error, finished || self.finished) {
-            (Some(error), _) => format!("failed: {error}"),
-            (None, true) => "finished".to_owned(),
-            (None, false) => format!(
+            (Some(error), _) => told!("failed: {}", "falhou: {}", error),
+            (None, true) => chosen("finished", "terminado").to_owned(),
+            (None, false) => told!(
                 "epoch {}/{} · batch {}/{}",
+                "época {}/{} · batch {}/{}",
                 (self.epoch + 1).min(self.epochs),
                 self.epochs,
                 self.batch,
                 self.batches
             ),
         };
-        format!("{state} · step {} · loss {} · {}", self.step, compact(self.loss), duration(self.seconds))
+        told!(
+            "{} · step {} · loss {} · {}",
+            "{} · passo {} · perda {} · {}",
+            state,
+            self.step,
+            compact(self.loss),
+            duration(self.seconds)
+        )
     }
 
     /// The loss of every step and of the validations, and the metrics, so far.
@@ -341,19 +361,22 @@ impl Seen {
             let epochs = self.history.epochs().iter();
             epochs.filter_map(|record| Some((record.step as f64, record.metric(name).ok()?))).collect()
         };
-        let mut loss = LineChart::builder("Loss").x_label("step").y_label("loss").points("train, every step", &steps);
+        let mut loss = LineChart::builder(label("Loss"))
+            .x_label(label("step"))
+            .y_label(label("loss"))
+            .points(label("train, every step"), &steps);
         let validation = ends("validation_loss");
         if !validation.is_empty() {
-            loss = loss.points("validation", &validation);
+            loss = loss.points(label("validation"), &validation);
         }
         let Some(last) = self.history.epochs().last() else { return loss.build() };
         let mut panels = Panels::builder(2).add(loss.build()?);
         for (name, _) in &last.metrics {
             panels = panels.add(
-                LineChart::builder(&headline(name))
-                    .x_label("step")
-                    .y_label(name)
-                    .points("validation", &ends(name))
+                LineChart::builder(&headline(label(name)))
+                    .x_label(label("step"))
+                    .y_label(label(name))
+                    .points(label("validation"), &ends(name))
                     .build()?,
             );
         }
@@ -403,7 +426,7 @@ impl Watcher {
 
     fn flow(&self) -> Flow {
         match self.shared.stop.load(Ordering::Relaxed) {
-            true => Flow::Stop("asked to stop".to_owned()),
+            true => Flow::Stop(chosen("asked to stop", "foi pedido que parasse").to_owned()),
             false => Flow::Continue,
         }
     }

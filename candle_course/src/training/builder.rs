@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::backprop::GradStore;
 
@@ -10,13 +11,14 @@ use crate::losses::Loss;
 use crate::metrics::Metric;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::{
-    GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
+    FOREIGN, GradientAccumulator, GradientNorm, Optimizer, WeightAverage, clip_gradient_value, clip_unread,
 };
 use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::setters::setters;
 use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
 use crate::training::guard::Guard;
+use crate::training::limits::Limits;
 use crate::training::losses::DeviceLosses;
 use crate::training::{Callback, History, TrainState, Trainer, Training};
 
@@ -26,7 +28,8 @@ pub struct TrainerBuilder {
     pub(super) parameters: Parameters,
     pub(super) loss: Arc<dyn Loss>,
     pub(super) optimizer: Box<dyn Optimizer>,
-    pub(super) epochs: usize,
+    pub(super) epochs: Option<usize>,
+    pub(super) limits: Limits,
     pub(super) schedule: Option<Box<dyn Schedule>>,
     pub(super) schedule_per_epoch: bool,
     pub(super) metrics: Vec<Box<dyn Metric>>,
@@ -40,6 +43,7 @@ pub struct TrainerBuilder {
     pub(super) average: Option<f64>,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) precision: Precision,
+    pub(super) checks_gradients: bool,
 }
 
 /// A bound on gradients.
@@ -71,7 +75,8 @@ impl TrainerBuilder {
             parameters: parameters.clone(),
             loss,
             optimizer,
-            epochs: 1,
+            epochs: None,
+            limits: Limits::default(),
             schedule: None,
             schedule_per_epoch: false,
             metrics: Vec::new(),
@@ -85,12 +90,32 @@ impl TrainerBuilder {
             average: None,
             checkpoints: None,
             precision: Precision::F32,
+            checks_gradients: true,
         }
     }
 
-    /// How many epochs in all (1).
-    pub fn epochs(mut self, epochs: usize) -> Self {
-        self.epochs = epochs;
+    setters! {
+        /// How many epochs in all (1, or as many as `max_steps` takes).
+        epochs(epochs: usize) => epochs = Some(epochs);
+        /// Ends the training after so many optimizer steps in all, in the middle of an epoch if need be.
+        max_steps(steps: usize) => limits.max_steps = Some(steps);
+        /// Ends every call of [`Trainer::fit`] after the first batch that is done when so much time is
+        /// over: before a job's limit, say. The next call, or a resumed training, goes on there.
+        max_time(time: Duration) => limits.max_time = Some(time);
+        /// Takes only so many batches of every epoch: to try a training out.
+        limit_batches(batches: usize) => limits.batches = Some(batches);
+        /// Validates on the first so many batches only.
+        limit_validation_batches(batches: usize) => limits.validation_batches = Some(batches);
+        /// Validates after every so many steps too, in the middle of an epoch: see
+        /// [`History::evaluations`]. Early stopping and plateaus go by the epochs' ends, as without it.
+        validate_every_steps(steps: usize) => limits.validate_every_steps = Some(steps);
+    }
+
+    /// Takes the same so many batches in every epoch: those of the first, with its order and its
+    /// augmentations. A model and a loss that cannot bring the training loss of a few batches near 0
+    /// will not learn all of them either: look for the mistake first.
+    pub fn overfit_batches(mut self, batches: usize) -> Self {
+        (self.limits.batches, self.limits.overfit) = (Some(batches), true);
         self
     }
 
@@ -181,19 +206,23 @@ impl TrainerBuilder {
         /// In which precision a CUDA device multiplies, in training and evaluation; parameters,
         /// gradients and optimizer state stay f32. All of f32 by default.
         precision(precision: Precision) => precision = precision;
+        /// Trains a model of candle's own layers without
+        /// [`check_gradients`](crate::training::check_gradients) before the first step.
+        unchecked_gradients() => checks_gradients = false;
     }
 
     /// The trainer.
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
-    /// least 0, there are no epochs, two metrics share a name, nothing can be trained, `accumulate`
+    /// least 0, there are no epochs, a limit is 0, two metrics share a name, nothing can be trained, `accumulate`
     /// is 0 or the loss cannot be split, a clipping bound is not positive, the decay is not in `[0, 1)`,
     /// or a reduced precision is asked for on another device than CUDA.
     pub fn build(self) -> Result<Trainer> {
-        if self.epochs == 0 {
+        if self.epochs == Some(0) {
             return Err(Error::argument("epochs", "at least 1", 0));
         }
+        self.limits.check()?;
         let Some(schedule) = &self.schedule else {
             return Err(Error::argument("learning_rate", "a learning rate or a schedule", "neither")
                 .hint("add `.learning_rate(0.1)` or `.schedule(…)`"));
@@ -204,7 +233,7 @@ impl TrainerBuilder {
         }
         if self.parameters.trainable().is_empty() {
             return Err(Error::argument("parameters", "at least one trainable parameter", 0)
-                .hint("was the model built on these `Parameters`, and is not all of it frozen?"));
+                .hint(format!("was the model built on these `Parameters`, and is not all of it frozen? {FOREIGN}")));
         }
         for (i, metric) in self.metrics.iter().enumerate() {
             if self.metrics[..i].iter().any(|other| other.name() == metric.name()) {
@@ -264,7 +293,10 @@ impl TrainerBuilder {
             train_metrics: self.train_metrics,
             train_values: None,
             precision: self.precision,
-            epochs: self.epochs,
+            checks_gradients: self.checks_gradients,
+            // Of so many steps at most one an epoch; how many an epoch has, only its loader tells.
+            epochs: self.epochs.or(self.limits.max_steps).unwrap_or(1),
+            limits: Limits { counts_steps: self.epochs.is_none(), ..self.limits },
             validating: false,
             state: TrainState::default(),
             running: DeviceLosses::default(),

@@ -1,10 +1,13 @@
 //! What a training looks at before the first batch.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use crate::data::DataLoader;
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::language::told;
+use crate::optimizers::GradientAccumulator;
 use crate::training::{TrainState, Training};
 
 impl Training {
@@ -14,6 +17,10 @@ impl Training {
             return Err(Error::training(format!("all {} epochs are done", self.epochs)).hint(
                 "train for longer with `trainer.set_epochs(…)`, or build a new model and trainer to start afresh",
             ));
+        }
+        if let Some(most) = self.limits.max_steps.filter(|&most| self.state.step >= most) {
+            return Err(Error::training(format!("all {most} steps of `max_steps` are done"))
+                .hint("build the trainer with more, and resume, to train for longer"));
         }
         for (name, loader) in [("train", Some(train)), ("validation", validation)] {
             if loader.is_some_and(DataLoader::is_empty) {
@@ -30,15 +37,25 @@ impl Training {
 
     /// Notes what callbacks may ask for, and refuses what only the whole of loaders and settings shows.
     pub(super) fn start(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
-        if self.state.batch > 0 && self.state.batches_per_epoch != train.len() {
+        let batches = self.limits.batches(train.len());
+        if self.state.batch > 0 && self.state.batches_per_epoch != batches {
             return Err(Error::argument(
                 "train",
                 format!("{} batches an epoch, as when the running epoch began", self.state.batches_per_epoch),
-                train.len(),
+                batches,
             )
             .hint("to resume in the middle of an epoch, data and batch size must be the same"));
         }
-        self.state.batches_per_epoch = train.len();
+        if self.limits.validate_every_steps.is_some() && validation.is_none() {
+            return Err(Error::argument("validation", "data to validate on between steps", "none")
+                .hint("pass a validation loader, or leave out `.validate_every_steps(…)`"));
+        }
+        self.limits.started = Some(Instant::now());
+        if let (true, Some(steps)) = (self.limits.counts_steps, self.limits.max_steps) {
+            let batches_per_step = self.accumulator.as_ref().map_or(1, GradientAccumulator::batches);
+            self.epochs = steps.div_ceil(batches.div_ceil(batches_per_step));
+        }
+        self.state.batches_per_epoch = batches;
         self.validating = validation.is_some();
         self.history.set_stopped(None);
         self.check_schedule_monitor()?;
@@ -95,8 +112,9 @@ impl Training {
         if !both.is_empty() {
             both.sort_unstable();
             let first: Vec<String> = both.iter().take(5).map(usize::to_string).collect();
-            self.note(format!(
+            self.note(told!(
                 "warning: {} of {} validation examples are training examples too (index {}{}); the validation flatters",
+                "atenção: {} de {} exemplos de validação também são de treino (índice {}{}); a validação sai bonita demais",
                 both.len(),
                 validated.len(),
                 first.join(", "),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::Result;
+use crate::language::{chosen, label, told};
 use crate::notebook::{Cell, Table};
 use crate::plot::{Figure, LineChart, Panels, compact};
 use crate::text::say;
@@ -18,10 +19,10 @@ impl History {
     /// A row for every epoch; the best by validation loss (or training loss) in bold.
     pub fn table(&self) -> Table {
         let names = self.names();
-        let header = ["epoch".to_owned()]
+        let header = [label("epoch").to_owned()]
             .into_iter()
-            .chain(names.iter().map(|name| name.replace('_', " ")))
-            .chain(["seconds".to_owned()]);
+            .chain(names.iter().map(|name| label(&name.replace('_', " ")).to_owned()))
+            .chain([label("seconds").to_owned()]);
         let mut table = Table::new(header.collect::<Vec<_>>());
         for record in self.epochs() {
             let columns = record.columns();
@@ -52,31 +53,42 @@ impl History {
     pub fn curves(&self) -> Result<Figure> {
         let last = self.last()?;
         let mut panels = Panels::builder(if last.metrics.is_empty() { 2 } else { 3 });
-        let mut loss = LineChart::builder("Loss").x_label("epoch").y_label("loss").first_x(1.0);
-        loss = loss.line("train", &self.values("train_loss")?);
+        let mut loss = LineChart::builder(label("Loss")).x_label(label("epoch")).y_label(label("loss")).first_x(1.0);
+        loss = loss.line(label("train"), &self.values("train_loss")?);
         if let Ok(values) = self.values("validation_loss") {
             let best = self.best("validation_loss")?;
-            loss = loss.line("validation", &values);
-            loss =
-                loss.mark(&format!("best: epoch {}", best.epoch), best.epoch as f64, best.metric("validation_loss")?);
+            loss = loss.line(label("validation"), &values);
+            loss = loss.mark(
+                &told!("best: epoch {}", "melhor: época {}", best.epoch),
+                best.epoch as f64,
+                best.metric("validation_loss")?,
+            );
         }
         panels = panels.add(loss.build()?);
         for (name, _) in &last.metrics {
             let Ok(values) = self.values(name) else { continue };
-            let mut chart = LineChart::builder(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
+            let mut chart =
+                LineChart::builder(&headline(label(name))).x_label(label("epoch")).y_label(label(name)).first_x(1.0);
             if let Ok(values) = self.values(&format!("train_{name}")) {
-                chart = chart.line("train", &values);
+                chart = chart.line(label("train"), &values);
             }
             let best = self.best(name)?;
-            chart = chart.line("validation", &values);
-            chart = chart.mark(&format!("best: epoch {}", best.epoch), best.epoch as f64, best.metric(name)?);
+            chart = chart.line(label("validation"), &values);
+            chart = chart.mark(
+                &told!("best: epoch {}", "melhor: época {}", best.epoch),
+                best.epoch as f64,
+                best.metric(name)?,
+            );
             panels = panels.add(chart.build()?);
         }
         if last.metrics.is_empty() {
             for (name, _) in &last.train_metrics {
                 let values = self.values(&format!("train_{name}"))?;
-                let chart = LineChart::builder(&headline(name)).x_label("epoch").y_label(name).first_x(1.0);
-                panels = panels.add(chart.line("train", &values).build()?);
+                let chart = LineChart::builder(&headline(label(name)))
+                    .x_label(label("epoch"))
+                    .y_label(label(name))
+                    .first_x(1.0);
+                panels = panels.add(chart.line(label("train"), &values).build()?);
             }
         }
         panels.add(self.rate_chart()?).build()
@@ -84,7 +96,11 @@ impl History {
 
     fn rate_chart(&self) -> Result<Figure> {
         let rates: Vec<(f64, f64)> = self.steps().iter().map(|step| (step.step as f64, step.learning_rate)).collect();
-        LineChart::builder("Learning rate").x_label("step").y_label("learning rate").step_points("", &rates).build()
+        LineChart::builder(label("Learning rate"))
+            .x_label(label("step"))
+            .y_label(label("learning rate"))
+            .step_points("", &rates)
+            .build()
     }
 
     /// The loss of every step, with its moving average over `window` steps.
@@ -99,10 +115,11 @@ impl History {
         let smooth: Vec<(f64, f64)> = (window..=losses.len())
             .map(|end| (end as f64, losses[end - window..end].iter().sum::<f64>() / window as f64))
             .collect();
-        let mut chart = LineChart::builder("Training loss").x_label("step").y_label("loss").first_x(1.0);
-        chart = chart.line("every step", &losses);
+        let mut chart =
+            LineChart::builder(label("Training loss")).x_label(label("step")).y_label(label("loss")).first_x(1.0);
+        chart = chart.line(label("every step"), &losses);
         if window > 1 && !smooth.is_empty() {
-            chart = chart.points(&format!("mean of {window}"), &smooth);
+            chart = chart.points(&told!("mean of {}", "média de {}", window), &smooth);
         }
         chart.build()
     }
@@ -111,7 +128,7 @@ impl History {
     pub fn evcxr_display(&self) {
         match self.curves() {
             Ok(figure) => {
-                self.stopped().iter().for_each(|reason| say(format!("stopped: {reason}")));
+                self.stopped().iter().for_each(|reason| say(told!("stopped: {}", "parou: {}", reason)));
                 self.notes().iter().for_each(say);
                 figure.evcxr_display();
             }
@@ -123,14 +140,16 @@ impl History {
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.epochs().is_empty() {
-            return writeln!(f, "a history without epochs");
+            return writeln!(f, "{}", chosen("a history without epochs", "um histórico sem épocas"));
         }
         write!(f, "{}", self.table())?;
         if let Ok(best) = self.best(self.judge()) {
             let value = compact(best.metric(self.judge()).unwrap_or(f64::NAN));
-            writeln!(f, "best {}: {value} in epoch {}", self.judge().replace('_', " "), best.epoch)?;
+            let judge = self.judge().replace('_', " ");
+            let line = told!("best {}: {} in epoch {}", "melhor {}: {} na época {}", label(&judge), value, best.epoch);
+            writeln!(f, "{line}")?;
         }
-        self.stopped().iter().try_for_each(|reason| writeln!(f, "stopped: {reason}"))?;
+        self.stopped().iter().try_for_each(|reason| writeln!(f, "{}", told!("stopped: {}", "parou: {}", reason)))?;
         self.notes().iter().try_for_each(|note| writeln!(f, "{note}"))
     }
 }
@@ -153,6 +172,7 @@ mod tests {
             seconds: 1.5,
             train_seconds: 1.0,
             examples: 60,
+            times: Default::default(),
         }
     }
 

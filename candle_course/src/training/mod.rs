@@ -10,13 +10,17 @@ pub mod diagnosis;
 mod background;
 mod builder;
 mod checks;
+mod gradient_check;
 mod guard;
 mod history;
 mod history_display;
 mod json;
+mod limits;
 mod live;
 mod losses;
+mod predictions;
 mod range_test;
+mod rehearsal;
 mod resume;
 mod state;
 mod step;
@@ -26,7 +30,9 @@ mod trainer;
 pub use background::{BackgroundStatus, BackgroundTraining};
 pub use builder::TrainerBuilder;
 pub use callbacks::{Callback, Flow};
-pub use history::{EpochRecord, History, StepRecord};
+pub use gradient_check::check_gradients;
+pub use history::{EpochRecord, History, StepEvaluation, StepRecord, StepTimes};
+pub use predictions::{Predictions, predict};
 pub use range_test::{LearningRateRangeTest, LearningRateRangeTestBuilder, RangeTestCurve};
 pub use state::{TrainState, Training};
 pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
@@ -35,6 +41,8 @@ pub use trainer::Trainer;
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod resume_tests;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use candle_core::DType;
 
 use crate::data::DataLoader;
 use crate::error::{Error, Result, always};
+use crate::language::label;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::optimizers::Optimizer;
@@ -279,14 +280,14 @@ impl RangeTestCurve {
         // The explosion at the end would flatten everything before it.
         let (first, low) = (self.smoothed[0], self.smoothed.iter().copied().fold(f64::INFINITY, f64::min));
         let margin = 0.5 * (first - low).abs().max(1e-12);
-        LineChart::builder("Learning-rate range test")
-            .x_label("learning rate")
-            .y_label("loss")
+        LineChart::builder(label("Learning-rate range test"))
+            .x_label(label("learning rate"))
+            .y_label(label("loss"))
             .log_x()
             .y_range(low - margin, first + margin)
             .dots("batch", &pairs(&self.losses))
-            .points("smoothed", &pairs(&self.smoothed))
-            .vertical("suggestion", self.suggestion())
+            .points(label("smoothed"), &pairs(&self.smoothed))
+            .vertical(label("suggestion"), self.suggestion())
             .build()
     }
 }

@@ -16,8 +16,9 @@ use crate::schedules::Schedule;
 use crate::stateful::{State, Stateful as _};
 use crate::training::builder::Clip;
 use crate::training::guard::Guard;
+use crate::training::limits::Limits;
 use crate::training::losses::DeviceLosses;
-use crate::training::{Evaluation, History, evaluate, json};
+use crate::training::{Evaluation, History, StepTimes, evaluate, json};
 
 /// Where a training stands: what a checkpoint needs to know besides tensors.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct TrainState {
     pub batches_in_step: usize,
     /// Seconds spent in the running epoch.
     pub seconds: f64,
+    /// What they went into.
+    #[serde(default)]
+    pub times: StepTimes,
     /// Optimizer steps done since the beginning.
     pub step: usize,
     /// The learning rate of the last step (of the next one, before the first).
@@ -60,11 +64,13 @@ pub struct Training {
     /// The training metrics of an epoch whose validation was interrupted.
     pub(super) train_values: Option<Vec<(String, f64)>>,
     pub(super) epochs: usize,
+    pub(super) limits: Limits,
     pub(super) validating: bool,
     pub(super) state: TrainState,
     /// The losses of the running epoch, a batch each.
     pub(super) running: DeviceLosses,
     pub(super) precision: Precision,
+    pub(super) checks_gradients: bool,
     pub(super) gradient_norm: Option<GradientNorm>,
     /// The last weights, while the model holds the best ones; training goes on from them.
     pub(super) displaced: Option<State>,
@@ -132,7 +138,7 @@ impl Training {
 
     /// Trains for longer, or shorter, in all.
     pub fn set_epochs(&mut self, epochs: usize) {
-        self.epochs = epochs;
+        (self.epochs, self.limits.counts_steps) = (epochs, false);
     }
 
     /// How many batches an epoch has; 0 before the first [`Trainer::fit`](crate::training::Trainer::fit).

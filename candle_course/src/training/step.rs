@@ -130,23 +130,25 @@ pub fn evaluate(
     loader: &DataLoader,
     metrics: &mut [Box<dyn Metric>],
 ) -> Result<Evaluation> {
-    match evaluate_while(model, loss, loader, metrics, &mut |_| Ok(ControlFlow::Continue(())))? {
+    match evaluate_while(model, loss, loader, metrics, usize::MAX, &mut |_| Ok(ControlFlow::Continue(())))? {
         ControlFlow::Continue(evaluation) => Ok(evaluation),
         ControlFlow::Break(reason) => Err(Error::training(format!("the evaluation was stopped: {reason}"))),
     }
 }
 
-/// [`evaluate`], unless `before` a batch asks to stop; it gives the reason.
+/// [`evaluate`] of the first batches, `most` at most, unless `before` a batch asks to stop; it gives the
+/// reason.
 pub(crate) fn evaluate_while(
     model: &dyn Model,
     loss: &dyn Loss,
     loader: &DataLoader,
     metrics: &mut [Box<dyn Metric>],
+    most: usize,
     before: &mut dyn FnMut(&Batch) -> Result<ControlFlow<String>>,
 ) -> Result<ControlFlow<String, Evaluation>> {
     metrics.iter_mut().for_each(|metric| metric.reset());
     let mut losses = DeviceLosses::default();
-    for batch in loader.epoch(0)? {
+    for batch in loader.epoch(0)?.take(most) {
         let batch = batch?;
         if let ControlFlow::Break(reason) = before(&batch)? {
             return Ok(ControlFlow::Break(reason));

@@ -6,6 +6,7 @@ use std::fmt;
 use candle_core::{Shape, Tensor, TensorId};
 
 use crate::error::{Context, Result};
+use crate::language::{label, told};
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::{Cell, Table};
 use crate::sizes;
@@ -188,7 +189,7 @@ impl ModelSummary {
 
     /// A row for every layer.
     pub fn table(&self) -> Table {
-        let mut table = Table::new(["layer", "type", "output", "variables", "trainable", "kept"]);
+        let mut table = Table::new(["layer", "type", "output", "variables", "trainable", "kept"].map(label));
         for layer in &self.layers {
             let variables: Vec<String> =
                 layer.variables.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
@@ -206,8 +207,9 @@ impl ModelSummary {
 
     fn totals(&self) -> String {
         let kept: usize = self.layers.iter().map(|layer| layer.kept).sum();
-        format!(
+        told!(
             "{} trainable numbers, {} kept; input {:?}, output {:?}\nmemory: variables {}, gradients {}, activations for backward at most {}",
+            "{} números treináveis, {} mantidos; entrada {:?}, saída {:?}\nmemória: variáveis {}, gradientes {}, ativações para o backward no máximo {}",
             grouped(self.trainable()),
             grouped(kept),
             self.input,

@@ -15,7 +15,9 @@ use crate::optimizers::{Optimizer, WeightAverage};
 use crate::training::callbacks::{Callbacks, Checkpoints, EVENTS};
 use crate::training::losses::DeviceLosses;
 use crate::training::step::{Forward, evaluate_while, forward, metric_values};
-use crate::training::{Callback, EpochRecord, Evaluation, History, TrainState, TrainerBuilder, Training};
+use crate::training::{
+    Callback, EpochRecord, Evaluation, History, StepEvaluation, StepTimes, TrainState, TrainerBuilder, Training,
+};
 
 /// A [`Training`], with those who listen to it and the folder it is saved in.
 ///
@@ -72,7 +74,8 @@ impl Trainer {
     ///
     /// # Errors
     /// If all epochs are done already, a loader has no batches, there are metrics but no validation
-    /// data, shapes do not fit, a parameter receives no gradient, inputs or loss are not finite, a
+    /// data, shapes do not fit, a parameter receives no gradient, a model of candle's own layers has
+    /// wrong ones ([`check_gradients`](crate::training::check_gradients)), inputs or loss are not finite, a
     /// callback, the data set or the sampler fails or panics, or another training saves into the
     /// folder of the checkpoints.
     ///
@@ -86,6 +89,7 @@ impl Trainer {
             checkpoints.start(&mut self.training)?;
         }
         self.training.release()?;
+        self.training.check_foreign(train)?;
         let result = catch_unwind(AssertUnwindSafe(|| self.run(train, validation)));
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.close();
@@ -125,22 +129,28 @@ impl Trainer {
     fn epoch(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<Option<String>> {
         if self.training.state.batch == 0 {
             self.training.running = DeviceLosses::default();
-            self.training.state.seconds = 0.0;
+            (self.training.state.seconds, self.training.state.times) = (0.0, StepTimes::default());
             self.training.metrics.iter_mut().for_each(|metric| metric.reset());
         }
         let (started, before) = (Instant::now(), self.training.state.seconds);
         let seconds = || before + started.elapsed().as_secs_f64();
         let mut stop = self.callbacks.tell(&mut self.training, Callback::epoch_start)?;
-        let batches = train.epoch_from(self.training.state.epoch, self.training.state.batch)?;
-        self.training.check_epoch(batches.total())?;
-        for batch in batches {
-            if stop.is_some() {
-                break;
-            }
+        let limits = &self.training.limits;
+        let mut batches = train.epoch_from(limits.epoch(self.training.state.epoch), self.training.state.batch)?;
+        self.training.check_epoch(limits.batches(batches.total()))?;
+        while stop.is_none() && self.training.state.batch < self.training.state.batches_per_epoch {
+            let waiting = Instant::now();
+            let Some(batch) = batches.next() else { break };
+            self.training.state.times.data += waiting.elapsed().as_secs_f64();
             stop = self.batch(&batch?)?;
+            if let (None, Some(loader)) = (&stop, validation) {
+                stop = self.validate_if_due(loader)?;
+            }
+            stop = stop.or_else(|| self.training.limits.reached(&self.training.state));
             self.training.state.seconds = seconds();
             self.save_if_due(false)?;
         }
+        drop(batches); // and what its workers made ahead
         if self.training.state.batch < self.training.state.batches_per_epoch {
             return Ok(stop);
         }
@@ -158,7 +168,10 @@ impl Trainer {
         let train_seconds = seconds();
         let evaluation = match validation.map(|loader| self.validate(loader)).transpose()? {
             Some(ControlFlow::Break(reason)) => return Ok(stop.or(Some(reason))),
-            Some(ControlFlow::Continue(evaluation)) => Some(evaluation),
+            Some(ControlFlow::Continue((evaluation, reason))) => {
+                stop = stop.or(reason);
+                Some(evaluation)
+            }
             None => None,
         };
 
@@ -178,6 +191,7 @@ impl Trainer {
             seconds: seconds(),
             train_seconds,
             examples: training.running.examples(),
+            times: training.state.times,
         };
         let observed = match &training.schedule_monitor {
             Some(name) => record.metric(name),
@@ -194,10 +208,12 @@ impl Trainer {
         let stop = callbacks.tell(training, |callback, training| callback.batch_start(training, batch))?;
         training.state.learning_rate = training.scheduled_rate();
         training.guard.before_step(batch, &training.parameters, &training.state)?;
+        let clock = Instant::now();
         // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
         let tape = Tape::start(batch.inputs.device().is_cuda() && training.accumulator.is_none());
         let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
         training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
+        let forward_ended = Instant::now();
         let gradients = match &mut training.accumulator {
             None => Some(tape.backward(&loss)?),
             // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
@@ -206,6 +222,8 @@ impl Trainer {
                 (group.add_means(&means)? || last).then(|| group.take()).transpose()?
             }
         };
+        training.state.times.forward += (forward_ended - clock).as_secs_f64();
+        training.state.times.backward += forward_ended.elapsed().as_secs_f64();
         training.running.push(&loss, &means, batch.len());
         training.state.batch += 1;
         training.state.batches_in_step += 1;
@@ -218,6 +236,7 @@ impl Trainer {
         let Some(mut gradients) = gradients else { return Ok(stop) };
         let stop =
             stop.or(callbacks.tell(training, |callback, training| callback.backward_end(training, &mut gradients))?);
+        let clock = Instant::now();
         if let Some(clip) = training.clip {
             training.gradient_norm = clip.apply(&training.parameters, &mut gradients)?;
         }
@@ -230,6 +249,7 @@ impl Trainer {
         })?;
         training.state.step += 1;
         training.average.as_mut().map_or(Ok(()), WeightAverage::update)?;
+        training.state.times.optimizer += clock.elapsed().as_secs_f64();
         let TrainState { step, learning_rate, batches_in_step, .. } = training.state;
         training.history.note_step(step, learning_rate, batches_in_step);
         training.state.batches_in_step = 0;
@@ -237,18 +257,47 @@ impl Trainer {
     }
 
     /// Loss and metrics of the validation data, by the averaged weights if there are any. If a callback
-    /// stops it, the epoch stays unfinished, with all its batches done.
-    fn validate(&mut self, loader: &DataLoader) -> Result<ControlFlow<String, Evaluation>> {
+    /// stops it, the epoch stays unfinished, with all its batches done; who stops at its end, stops the
+    /// training after it.
+    fn validate(&mut self, loader: &DataLoader) -> Result<ControlFlow<String, (Evaluation, Option<String>)>> {
         let Self { training, callbacks, .. } = self;
         if let Some(reason) = callbacks.tell(training, Callback::validation_start)? {
             return Ok(ControlFlow::Break(reason));
         }
-        training.with_average(|Training { model, loss, metrics, .. }| {
-            evaluate_while(&**model, &**loss, loader, metrics, &mut |batch| {
+        let most = training.limits.validation_batches.unwrap_or(usize::MAX);
+        let found = training.with_average(|Training { model, loss, metrics, .. }| {
+            evaluate_while(&**model, &**loss, loader, metrics, most, &mut |batch| {
                 let stop = callbacks.each(|callback| callback.validation_batch(batch))?;
                 Ok(stop.map_or(ControlFlow::Continue(()), ControlFlow::Break))
             })
+        })?;
+        Ok(match found {
+            ControlFlow::Break(reason) => ControlFlow::Break(reason),
+            ControlFlow::Continue(evaluation) => {
+                let stop =
+                    callbacks.tell(training, |callback, training| callback.validation_end(training, &evaluation))?;
+                ControlFlow::Continue((evaluation, stop))
+            }
         })
+    }
+
+    /// Validates between two steps, if it is time. What the training has gathered in its metrics stays.
+    fn validate_if_due(&mut self, loader: &DataLoader) -> Result<Option<String>> {
+        if !self.training.limits.validates(&self.training.state) {
+            return Ok(None);
+        }
+        let gathered = self.training.metrics.iter().filter(|_| self.training.train_metrics);
+        let gathered = gathered.map(|metric| metric.state()).collect::<Result<Vec<_>>>()?;
+        let found = self.validate(loader)?;
+        self.training.metrics.iter_mut().zip(&gathered).try_for_each(|(metric, state)| metric.load_state(state))?;
+        match found {
+            ControlFlow::Break(reason) => Ok(Some(reason)),
+            ControlFlow::Continue((Evaluation { loss, metrics, .. }, stop)) => {
+                let step = self.training.state.step;
+                self.training.history.push_evaluation(StepEvaluation { step, loss, metrics });
+                Ok(stop)
+            }
+        }
     }
 
     fn save_if_due(&mut self, epoch_ended: bool) -> Result<()> {

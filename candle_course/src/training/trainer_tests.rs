@@ -286,6 +286,10 @@ impl Callback for Log {
         self.0.lock().unwrap().push("validation_batch".into());
         Ok(Flow::Continue)
     }
+    fn validation_end(&mut self, _: &mut Training, _: &Evaluation) -> Result<Flow> {
+        self.0.lock().unwrap().push("validation_end".into());
+        Ok(Flow::Continue)
+    }
     fn epoch_end(&mut self, _: &mut Training) -> Result<Flow> {
         self.0.lock().unwrap().push("epoch_end".into());
         Ok(Flow::Continue)

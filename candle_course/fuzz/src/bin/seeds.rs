@@ -122,6 +122,14 @@ fn main() -> Outcome<()> {
         seeds.push(("images", image(5, 3, format)?));
     }
     let temporary = tempfile::tempdir()?;
+    let path = temporary.path().join("scene.tif");
+    let place = Georeference::projected(32_723, [300_000.0, 7_500_000.0], [10.0, 10.0])?;
+    let bands = Tensor::arange(0f32, 3.0 * 7.0 * 9.0, &Device::Cpu)?.reshape((3, 7, 9))?;
+    let scene = Scene::from_tensor(&bands, &["red", "green", "nir"])?.with_georeference(place);
+    scene.write(&path)?;
+    seeds.push(("geotiff", fs::read(&path)?));
+    ClassMap::builder(&scene, &bands.get(0)?.to_dtype(DType::U8)?).colors(&[[0.5; 3]; 7]).build()?.write(&path)?;
+    seeds.push(("geotiff", fs::read(&path)?));
     let [checkpoint, weights, events, history] = training(temporary.path())?;
     seeds.extend([("checkpoint", checkpoint), ("weights", weights), ("events", events), ("history", history)]);
     seeds.push(("pytorch_weights", pytorch()?));

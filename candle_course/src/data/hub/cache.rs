@@ -4,6 +4,7 @@
 //! datasets--owner--name/refs/main                    the commit of the last version
 //! datasets--owner--name/snapshots/<commit>/<file>    a link to
 //! datasets--owner--name/blobs/<etag>                 the content; the ETag of a large file is its sha256
+//! datasets--owner--name/names/<commit>               the files that the version has on the hub: ours alone
 //! ```
 //!
 //! Beside a content whose ETag is no checksum, `<etag>.sha256` has the one that it had when it came.
@@ -60,10 +61,27 @@ impl Cache {
         self.folder.join("snapshots").join(commit)
     }
 
+    /// The last version that was downloaded whole.
+    pub fn last_commit(&self) -> Option<String> {
+        let commit = fs::read_to_string(self.folder.join("refs/main")).ok()?;
+        Some(commit.trim().to_owned()).filter(|commit| plain(commit))
+    }
+
     /// The folder of the last version that was downloaded whole.
     pub fn last(&self) -> Option<PathBuf> {
-        let commit = fs::read_to_string(self.folder.join("refs/main")).ok()?;
-        Some(commit.trim()).filter(|commit| plain(commit)).map(|commit| self.snapshot(commit))
+        self.last_commit().map(|commit| self.snapshot(&commit))
+    }
+
+    /// Notes which files the hub has of a version: without it, what is on the disk could be all or a part.
+    pub fn note_names(&self, commit: &str, names: &[String]) -> std::io::Result<()> {
+        write(&self.folder.join("names").join(commit), &names.join("\n"))
+    }
+
+    /// The files of a version: as they were noted, or else those that are there.
+    pub fn names(&self, commit: &str) -> Vec<String> {
+        let noted = fs::read_to_string(self.folder.join("names").join(commit));
+        let noted = noted.map(|text| text.lines().filter(|name| stays_below(name)).map(str::to_owned).collect());
+        noted.unwrap_or_else(|_| files_below(&self.snapshot(commit)))
     }
 
     /// From now on `commit` is the last version.
@@ -193,6 +211,18 @@ pub(super) fn splits(files: impl Iterator<Item = String>) -> [Vec<String>; 2] {
 
 /// The parquet files below `snapshot`, if every part of both splits is there.
 pub(super) fn complete(snapshot: &Path) -> Option<[Vec<PathBuf>; 2]> {
+    let splits = splits(files_below(snapshot).into_iter());
+    // Names end in `-00000-of-00002.parquet`: a download that broke off between two parts is not
+    // a complete set.
+    let whole = |files: &Vec<String>| {
+        let parts = files.first().and_then(|file| file.strip_suffix(".parquet")?.rsplit_once("-of-")?.1.parse().ok());
+        !files.is_empty() && parts.is_none_or(|parts: usize| parts == files.len())
+    };
+    splits.iter().all(whole).then(|| splits.map(|files| files.iter().map(|file| snapshot.join(file)).collect()))
+}
+
+/// The names of the files below a folder.
+fn files_below(snapshot: &Path) -> Vec<String> {
     fn walk(folder: &Path, prefix: &str, into: &mut Vec<String>) {
         // Deeper than any set: a link that leads back up.
         if prefix.matches('/').count() > 8 {
@@ -210,14 +240,7 @@ pub(super) fn complete(snapshot: &Path) -> Option<[Vec<PathBuf>; 2]> {
     }
     let mut names = Vec::new();
     walk(snapshot, "", &mut names);
-    let splits = splits(names.into_iter());
-    // Names end in `-00000-of-00002.parquet`: a download that broke off between two parts is not
-    // a complete set.
-    let whole = |files: &Vec<String>| {
-        let parts = files.first().and_then(|file| file.strip_suffix(".parquet")?.rsplit_once("-of-")?.1.parse().ok());
-        !files.is_empty() && parts.is_none_or(|parts: usize| parts == files.len())
-    };
-    splits.iter().all(whole).then(|| splits.map(|files| files.iter().map(|file| snapshot.join(file)).collect()))
+    names
 }
 
 pub(super) fn sha256(path: &Path) -> std::io::Result<String> {

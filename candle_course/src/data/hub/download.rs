@@ -30,12 +30,21 @@ struct Sibling {
     rfilename: String,
 }
 
-/// The repository's commit and parquet files.
-pub(super) fn list(
+/// What is downloaded.
+pub(super) struct Wanted<'a> {
+    /// As it is called in messages.
+    pub name: &'a str,
+    pub repository: &'a str,
+    /// Most bytes of a file.
+    pub limit: u64,
+}
+
+/// The repository's commit and the names of its files, each of which stays below the cache's folder.
+pub(super) fn listing(
     client: &Client,
     repository: &str,
     patience: &Patience,
-) -> std::result::Result<(String, [Vec<String>; 2]), Failure> {
+) -> std::result::Result<(String, Vec<String>), Failure> {
     let path = format!("/api/datasets/{repository}/revision/main");
     let text = client.patiently(|| client.get(&path, None, Some(patience.list))?.text(LIST_BYTES))?;
     let listing: Listing = serde_json::from_str(&text)
@@ -53,7 +62,17 @@ pub(super) fn list(
     if let Some(name) = names().find(|name| !stays_below(name)) {
         return Err(refuse("file name", name));
     }
-    let splits = splits(names().cloned());
+    Ok((listing.sha.clone(), names().cloned().collect()))
+}
+
+/// The commit and the parquet files of the two splits.
+pub(super) fn list(
+    client: &Client,
+    repository: &str,
+    patience: &Patience,
+) -> std::result::Result<(String, [Vec<String>; 2]), Failure> {
+    let (commit, names) = listing(client, repository, patience)?;
+    let splits = splits(names.into_iter());
     let files = splits.iter().map(Vec::len).sum::<usize>();
     if files > MOST_FILES {
         return Err(Failure::Lasting(format!("it lists {files} parquet files, more than {MOST_FILES}")));
@@ -65,11 +84,11 @@ pub(super) fn list(
             ))));
         }
     }
-    Ok((listing.sha, splits))
+    Ok((commit, splits))
 }
 
 /// Most bytes that a file of the set can have: PNG makes images smaller, and there is room for more.
-fn limit(set: &Specification) -> u64 {
+pub(super) fn limit(set: &Specification) -> u64 {
     let pixels = set.counts.iter().sum::<usize>() * set.shape.iter().product::<usize>();
     4 * pixels as u64
 }
@@ -78,7 +97,7 @@ fn limit(set: &Specification) -> u64 {
 pub(super) fn download(
     client: &Client,
     cache: &Cache,
-    set: &Specification,
+    set: &Wanted<'_>,
     (commit, file): (&str, &str),
     silence: Duration,
     quiet: bool,
@@ -89,7 +108,7 @@ pub(super) fn download(
     if of.is_some_and(|of| of != commit) {
         return Err(Failure::Lasting(format!("{} changed in the meantime", set.repository)));
     }
-    let size = head.size(limit(set))?;
+    let size = head.size(set.limit)?;
     drop(head);
     let blob = cache.blob(&name);
     let pointer = cache.snapshot(commit).join(file);
@@ -197,13 +216,13 @@ fn wait(lock: &File, part: &Path, silence: Duration, say: impl FnOnce()) -> std:
 }
 
 /// A line every few seconds: a notebook cannot overwrite one.
-struct Lines {
+struct Lines<'a> {
     quiet: bool,
-    set: &'static str,
+    set: &'a str,
     last: Option<Instant>,
 }
 
-impl Lines {
+impl Lines<'_> {
     fn say(&self, text: &str) {
         if !self.quiet {
             crate::text::say(format!("{}: {text}", self.set));

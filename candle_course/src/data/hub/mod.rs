@@ -11,7 +11,11 @@ mod decode;
 mod download;
 #[cfg(test)]
 mod hell_tests;
+#[cfg(test)]
+mod images_tests;
 mod pages;
+pub(super) mod repository;
+pub(super) mod shards;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +24,13 @@ use std::path::PathBuf;
 use self::cache::{Cache, complete};
 use self::client::{Client, Failure};
 use self::decode::decode;
-use self::download::{download, list};
+use self::download::{Wanted, download, limit, list};
 use crate::data::files::RawImages;
 use crate::data::source::{Found, HubOptions, Source, Specification};
 use crate::error::{Context, Result};
+use crate::language::told;
+
+pub(super) use self::repository::fetch;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -38,22 +45,19 @@ pub(crate) fn load(set: &Specification, options: &HubOptions, verify: bool) -> R
         let images = read(set, &cache, &files, verify)?;
         return Ok(Found::Images(images, Source::HubCache(cache.root().to_owned())));
     }
-    if options.offline || ["CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE"].iter().any(|name| switched_on(name)) {
+    if offline(options) {
         return Ok(Found::Nothing("offline, and the complete set is not in the local cache".to_owned()));
     }
-    let endpoint = options
-        .endpoint
-        .clone()
-        .or_else(|| std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()))
-        .unwrap_or_else(|| ENDPOINT.to_owned());
-    let endpoint = endpoint.trim_end_matches('/').to_owned();
-    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
+    let (client, endpoint) = client(options, &cache);
     let patience = &options.patience;
-    let client = Client::new(endpoint.clone(), token, patience.clone());
     let (commit, remote) = match list(&client, set.repository, patience) {
         Ok(remote) => remote,
         Err(Failure::Unreachable(_)) => {
-            return Ok(Found::Nothing(format!("{endpoint} cannot be reached, so not the complete set")));
+            return Ok(Found::Nothing(told!(
+                "{} cannot be reached, so not the complete set",
+                "{} não responde, por isso não é o conjunto completo",
+                endpoint
+            )));
         }
         Err(failure) => return nothing(failure, &format!("{endpoint} did not list {}", set.repository)),
     };
@@ -63,7 +67,8 @@ pub(crate) fn load(set: &Specification, options: &HubOptions, verify: bool) -> R
             // Of this very version, files that an earlier load finished need not be fetched again.
             let pointer = cache.snapshot(&commit).join(file);
             if !pointer.is_file() || cache.check(&pointer).is_err() {
-                match download(&client, &cache, set, (&commit, file), patience.silence, options.quiet) {
+                let wanted = Wanted { name: set.name, repository: set.repository, limit: limit(set) };
+                match download(&client, &cache, &wanted, (&commit, file), patience.silence, options.quiet) {
                     Ok(_) => {}
                     // What is on disk so far stays where it can be gone on from.
                     Err(failure) => return nothing(failure, &format!("downloading {file} failed")),
@@ -76,6 +81,22 @@ pub(crate) fn load(set: &Specification, options: &HubOptions, verify: bool) -> R
     // Only now: an older version stays in use until the newer one is whole.
     cache.finish(&commit).context("cannot write to the hub's cache")?;
     Ok(Found::Images(images, Source::Hub(set.repository.to_owned())))
+}
+
+fn offline(options: &HubOptions) -> bool {
+    options.offline || ["CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE"].iter().any(|name| switched_on(name))
+}
+
+/// Who speaks to the hub, and to which address.
+fn client(options: &HubOptions, cache: &Cache) -> (Client, String) {
+    let endpoint = options
+        .endpoint
+        .clone()
+        .or_else(|| std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()))
+        .unwrap_or_else(|| ENDPOINT.to_owned());
+    let endpoint = endpoint.trim_end_matches('/').to_owned();
+    let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
+    (Client::new(endpoint.clone(), token, options.patience.clone()), endpoint)
 }
 
 /// The images of `files`; what cannot be read leaves the cache.

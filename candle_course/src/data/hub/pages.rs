@@ -1,7 +1,7 @@
 //! What the pages of a parquet file say of their sizes, looked at before the parquet crate believes it: it
 //! allocates what a page's header asks for, up to 2 GB, and for a dictionary 24 times as much.
 
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::ChunkReader;
 
 use crate::error::{Error, Result};
@@ -11,29 +11,31 @@ const MOST_OF_A_BYTE: u64 = 22;
 
 /// An error if a page asks for more than its bytes can stand for.
 pub(super) fn check(content: &impl ChunkReader, metadata: &ParquetMetaData) -> Result<()> {
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    columns.into_iter().try_for_each(|column| check_column(content, column))
+}
+
+/// [`check`] of one column of a row group.
+pub(super) fn check_column(content: &impl ChunkReader, column: &ColumnChunkMetaData) -> Result<()> {
     let damaged = |what: &str| Error::data(format!("{what} than the file has"));
-    for group in metadata.row_groups() {
-        for column in group.columns() {
-            // Signed in the file; the crate's `byte_range` panics below zero.
-            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
-            let (Ok(start), Ok(length)) = (u64::try_from(start), u64::try_from(column.compressed_size())) else {
-                return Err(Error::data("a column begins before the file"));
-            };
-            if start.checked_add(length).is_none_or(|end| end > content.len()) {
-                return Err(damaged("a column has more bytes"));
-            }
-            let chunk = content.get_bytes(start, length as usize)?;
-            let mut rest = &chunk[..];
-            while !rest.is_empty() {
-                let page = page(&mut rest).ok_or_else(|| Error::data("a page's header is none"))?;
-                rest = rest.get(page.compressed as usize..).ok_or_else(|| damaged("a page has more bytes"))?;
-                if page.uncompressed > page.compressed * MOST_OF_A_BYTE + 64 || page.values > page.uncompressed {
-                    return Err(Error::data(format!(
-                        "a page of {} bytes says that it stands for {} bytes and {} values",
-                        page.compressed, page.uncompressed, page.values
-                    )));
-                }
-            }
+    // Signed in the file; the crate's `byte_range` panics below zero.
+    let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+    let (Ok(start), Ok(length)) = (u64::try_from(start), u64::try_from(column.compressed_size())) else {
+        return Err(Error::data("a column begins before the file"));
+    };
+    if start.checked_add(length).is_none_or(|end| end > content.len()) {
+        return Err(damaged("a column has more bytes"));
+    }
+    let chunk = content.get_bytes(start, length as usize)?;
+    let mut rest = &chunk[..];
+    while !rest.is_empty() {
+        let page = page(&mut rest).ok_or_else(|| Error::data("a page's header is none"))?;
+        rest = rest.get(page.compressed as usize..).ok_or_else(|| damaged("a page has more bytes"))?;
+        if page.uncompressed > page.compressed * MOST_OF_A_BYTE + 64 || page.values > page.uncompressed {
+            return Err(Error::data(format!(
+                "a page of {} bytes says that it stands for {} bytes and {} values",
+                page.compressed, page.uncompressed, page.values
+            )));
         }
     }
     Ok(())

@@ -8,9 +8,10 @@ use crate::setters::setters;
 
 /// Rotates, shifts, scales and shears every image at random, around its centre.
 ///
-/// Images are interpolated bilinearly, masks take the nearest pixel. What comes from outside is 0, in
-/// masks too, where that is a class: with [`outside`](RandomAffineBuilder::outside) the corners get
-/// the label that loss and metrics ignore.
+/// Images are interpolated bilinearly; masks, of whatever dtype, take the nearest pixel and so keep their
+/// values. What comes from outside is 0, in masks too, where that is a class: with
+/// [`outside`](RandomAffineBuilder::outside) the corners get the label that loss and metrics ignore, with
+/// [`fill`](RandomAffineBuilder::fill) images another value.
 ///
 /// # Examples
 ///
@@ -29,7 +30,8 @@ pub struct RandomAffine {
     translate: f64,
     scale: (f64, f64),
     shear: f64,
-    outside: u32,
+    fill: f32,
+    outside: i64,
     seed: u64,
 }
 
@@ -53,6 +55,7 @@ impl RandomAffine {
             translate: 0.0,
             scale: (1.0, 1.0),
             shear: 0.0,
+            fill: 0.0,
             outside: 0,
             seed: Generator::derive(seed, Self::NAME).next_u64(),
         })
@@ -87,8 +90,10 @@ impl RandomAffineBuilder {
         scale(low: f64, high: f64) => 0.scale = (low, high);
         /// Horizontal shear, uniform in `-degrees..degrees`.
         shear(degrees: f64) => 0.shear = degrees;
+        /// The value of image pixels that come from outside (default 0).
+        fill(value: f32) => 0.fill = value;
         /// The label of mask pixels that come from outside (default 0): `ignore_index` of the loss, say.
-        outside(label: u32) => 0.outside = label;
+        outside(label: i64) => 0.outside = label;
     }
 
     /// The transform.
@@ -139,7 +144,11 @@ impl Geometry for RandomAffine {
     fn values(&self, inverse: &Inverse, plane: &[f32], out: &mut [f32], size: [usize; 2]) {
         let [h, w] = size;
         let pixel = |x: f64, y: f64| {
-            if x < 0.0 || y < 0.0 || x >= w as f64 || y >= h as f64 { 0.0 } else { plane[y as usize * w + x as usize] }
+            if x < 0.0 || y < 0.0 || x >= w as f64 || y >= h as f64 {
+                self.fill
+            } else {
+                plane[y as usize * w + x as usize]
+            }
         };
         for y in 0..h {
             for x in 0..w {
@@ -153,16 +162,26 @@ impl Geometry for RandomAffine {
         }
     }
 
-    fn labels(&self, inverse: &Inverse, plane: &[u32], out: &mut [u32], size: [usize; 2]) {
+    fn labels<T: Copy>(&self, inverse: &Inverse, plane: &[T], out: &mut [T], size: [usize; 2]) {
         let [h, w] = size;
         for y in 0..h {
             for x in 0..w {
                 let (from_x, from_y) = inverse.source(x, y, size);
                 let (from_x, from_y) = (from_x.round(), from_y.round());
                 let inside = from_x >= 0.0 && from_y >= 0.0 && from_x < w as f64 && from_y < h as f64;
-                out[y * w + x] = if inside { plane[from_y as usize * w + from_x as usize] } else { self.outside };
+                if inside {
+                    out[y * w + x] = plane[from_y as usize * w + from_x as usize];
+                }
             }
         }
+    }
+
+    fn fill(&self) -> f32 {
+        self.fill
+    }
+
+    fn outside(&self) -> i64 {
+        self.outside
     }
 }
 
@@ -217,7 +236,7 @@ mod tests {
         let turned = RandomAffine::inverse(45.0, 0.0, 1.0, [0.0, 0.0]);
         let (plane, size) = ([1u32; 49], [7, 7]);
         for (affine, label) in [(still(), 0), (RandomAffine::builder(0).outside(255).build().unwrap(), 255)] {
-            let mut out = [9; 49];
+            let mut out = [affine.outside() as u32; 49];
             affine.labels(&turned, &plane, &mut out, size);
             assert_eq!([out[0], out[6], out[42], out[48]], [label; 4]);
             assert_eq!(out[24], 1);

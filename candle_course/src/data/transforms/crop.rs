@@ -4,12 +4,13 @@ use super::{BatchPosition, Geometry, Transform, apply_geometry};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::random::Generator;
+use crate::setters::setters;
 
 /// Pads every image by `padding` pixels on every side and cuts a window of the original size out
 /// of it, at random: a shift by up to `padding` pixels, the usual augmentation for CIFAR-10.
 ///
 /// The padding is 0, which is black before normalisation and the mean colour after it; masks are
-/// padded with class 0.
+/// padded with class 0. Both can be chosen: [`RandomCrop::builder`].
 ///
 /// # Examples
 ///
@@ -30,13 +31,38 @@ use crate::random::Generator;
 #[derive(Debug, Clone)]
 pub struct RandomCrop {
     padding: usize,
+    fill: f32,
+    outside: i64,
     seed: u64,
+}
+
+/// Configures a [`RandomCrop`].
+#[derive(Debug, Clone)]
+pub struct RandomCropBuilder(RandomCrop);
+
+impl RandomCropBuilder {
+    setters! {
+        /// What images are padded with (default 0).
+        fill(value: f32) => 0.fill = value;
+        /// The label that masks are padded with (default 0): `ignore_index` of the loss, say.
+        outside(label: i64) => 0.outside = label;
+    }
+
+    /// The transform.
+    pub fn build(self) -> RandomCrop {
+        self.0
+    }
 }
 
 impl RandomCrop {
     /// Shifts by up to `padding` pixels, from `seed`.
     pub fn new(padding: usize, seed: u64) -> Self {
-        Self { padding, seed: Generator::derive(seed, Self::NAME).next_u64() }
+        Self { padding, fill: 0.0, outside: 0, seed: Generator::derive(seed, Self::NAME).next_u64() }
+    }
+
+    /// As [`RandomCrop::new`], unless told otherwise.
+    pub fn builder(padding: usize, seed: u64) -> RandomCropBuilder {
+        RandomCropBuilder(Self::new(padding, seed))
     }
 
     /// The plane, shifted by `(dy, dx)`; what comes from outside stays as it is.
@@ -66,12 +92,16 @@ impl Geometry for RandomCrop {
         (shift(), shift())
     }
 
-    fn values(&self, draw: &(isize, isize), plane: &[f32], out: &mut [f32], size: [usize; 2]) {
+    fn labels<T: Copy>(&self, draw: &(isize, isize), plane: &[T], out: &mut [T], size: [usize; 2]) {
         Self::shift(plane, out, size, *draw);
     }
 
-    fn labels(&self, draw: &(isize, isize), plane: &[u32], out: &mut [u32], size: [usize; 2]) {
-        Self::shift(plane, out, size, *draw);
+    fn fill(&self) -> f32 {
+        self.fill
+    }
+
+    fn outside(&self) -> i64 {
+        self.outside
     }
 
     fn is_identity(&self, draw: &(isize, isize)) -> bool {

@@ -56,11 +56,7 @@ macro_rules! flip {
                 position.generator(self.seed, row).chance(self.probability)
             }
 
-            fn values(&self, _: &bool, plane: &[f32], out: &mut [f32], size: [usize; 2]) {
-                $flip(plane, out, size);
-            }
-
-            fn labels(&self, _: &bool, plane: &[u32], out: &mut [u32], size: [usize; 2]) {
+            fn labels<T: Copy>(&self, _: &bool, plane: &[T], out: &mut [T], size: [usize; 2]) {
                 $flip(plane, out, size);
             }
 
@@ -144,11 +140,7 @@ impl Geometry for RandomQuarterTurn {
         position.generator(self.seed, row).below(4)
     }
 
-    fn values(&self, turns: &usize, plane: &[f32], out: &mut [f32], size: [usize; 2]) {
-        turn(*turns, plane, out, size);
-    }
-
-    fn labels(&self, turns: &usize, plane: &[u32], out: &mut [u32], size: [usize; 2]) {
+    fn labels<T: Copy>(&self, turns: &usize, plane: &[T], out: &mut [T], size: [usize; 2]) {
         turn(*turns, plane, out, size);
     }
 

@@ -6,7 +6,8 @@
 //! oversampling sampler draws twice is changed in two ways.
 //!
 //! Geometric transforms (flips, quarter turns, crop, affine) also move targets that are masks of
-//! the same height and width.
+//! the same height and width, of any dtype. A mask keeps its values: each pixel takes the nearest, none is
+//! mixed from two, and what comes from outside gets a label of its own.
 
 mod affine;
 mod color;
@@ -16,15 +17,15 @@ mod flip;
 mod mixup;
 mod normalize;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor, WithDType};
 
 use crate::data::Batch;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::random::Generator;
 
 pub use affine::{RandomAffine, RandomAffineBuilder};
 pub use color::{ColorJitter, ColorJitterBuilder};
-pub use crop::RandomCrop;
+pub use crop::{RandomCrop, RandomCropBuilder};
 pub use erasing::{RandomErasing, RandomErasingBuilder};
 pub use flip::{
     RandomHorizontalFlip, RandomHorizontalFlipBuilder, RandomQuarterTurn, RandomVerticalFlip, RandomVerticalFlipBuilder,
@@ -114,11 +115,23 @@ trait Geometry {
 
     fn draw(&self, position: &BatchPosition, row: usize, size: [usize; 2]) -> Self::Draw;
 
-    /// One plane of values, `[H, W]`; `out` is zeroed.
-    fn values(&self, draw: &Self::Draw, plane: &[f32], out: &mut [f32], size: [usize; 2]);
+    /// One plane of an image, `[H, W]`. What comes from outside is in `out` already.
+    fn values(&self, draw: &Self::Draw, plane: &[f32], out: &mut [f32], size: [usize; 2]) {
+        self.labels(draw, plane, out, size);
+    }
 
-    /// One plane of a mask.
-    fn labels(&self, draw: &Self::Draw, plane: &[u32], out: &mut [u32], size: [usize; 2]);
+    /// One plane of a mask: values are moved, and stay what they are.
+    fn labels<T: Copy>(&self, draw: &Self::Draw, plane: &[T], out: &mut [T], size: [usize; 2]);
+
+    /// What comes into an image from outside.
+    fn fill(&self) -> f32 {
+        0.0
+    }
+
+    /// What comes into a mask from outside.
+    fn outside(&self) -> i64 {
+        0
+    }
 
     /// Whether this draw changes nothing.
     fn is_identity(&self, _draw: &Self::Draw) -> bool {
@@ -134,49 +147,26 @@ fn apply_geometry<G: Geometry>(transform: &G, batch: Batch, position: &BatchPosi
     for (image, draw) in values.chunks_exact_mut(c * h * w).zip(&draws).filter(|(_, draw)| !transform.is_identity(draw))
     {
         for plane in image.chunks_exact_mut(h * w) {
-            out.fill(0.0);
+            out.fill(transform.fill());
             transform.values(draw, plane, &mut out, size);
             plane.copy_from_slice(&out);
         }
     }
-    let dims = batch.targets.dims().to_vec();
+    let dims = batch.targets.dims();
     let targets = if dims.len() >= 3 && dims[dims.len() - 2..] == size {
-        let device = batch.targets.device();
-        let planes = batch.targets.elem_count() / (n * h * w);
-        match batch.targets.dtype() {
-            DType::U32 => {
-                let mut labels: Vec<u32> = batch.targets.flatten_all()?.to_vec1()?;
-                let mut out = vec![0u32; h * w];
-                for (row, plane) in labels.chunks_exact_mut(h * w).enumerate() {
-                    let draw = &draws[row / planes];
-                    if !transform.is_identity(draw) {
-                        out.fill(0);
-                        transform.labels(draw, plane, &mut out, size);
-                        plane.copy_from_slice(&out);
-                    }
-                }
-                Tensor::from_vec(labels, dims, device)?
-            }
-            DType::F32 => {
-                let mut values: Vec<f32> = batch.targets.flatten_all()?.to_vec1()?;
-                for (row, plane) in values.chunks_exact_mut(h * w).enumerate() {
-                    let draw = &draws[row / planes];
-                    if !transform.is_identity(draw) {
-                        out.fill(0.0);
-                        transform.values(draw, plane, &mut out, size);
-                        plane.copy_from_slice(&out);
-                    }
-                }
-                Tensor::from_vec(values, dims, device)?
-            }
-            other => {
-                return Err(Error::argument(
-                    "targets",
-                    format!("masks of U32 or F32 for {}", G::NAME),
-                    format!("{other:?}"),
-                ));
-            }
-        }
+        let moved = match batch.targets.dtype() {
+            DType::U8 => masks::<G, u8>(transform, &batch.targets, &draws),
+            DType::U32 => masks::<G, u32>(transform, &batch.targets, &draws),
+            DType::I16 => masks::<G, i16>(transform, &batch.targets, &draws),
+            DType::I32 => masks::<G, i32>(transform, &batch.targets, &draws),
+            DType::I64 => masks::<G, i64>(transform, &batch.targets, &draws),
+            DType::BF16 => masks::<G, half::bf16>(transform, &batch.targets, &draws),
+            DType::F16 => masks::<G, half::f16>(transform, &batch.targets, &draws),
+            DType::F32 => masks::<G, f32>(transform, &batch.targets, &draws),
+            DType::F64 => masks::<G, f64>(transform, &batch.targets, &draws),
+            other => Err(Error::argument("targets", "masks of whole numbers or floats", format!("{other:?}"))),
+        };
+        moved.with_context(|| format!("{} cannot move the masks", G::NAME))?
     } else {
         batch.targets
     };
@@ -185,6 +175,28 @@ fn apply_geometry<G: Geometry>(transform: &G, batch: Batch, position: &BatchPosi
         targets,
         indices: batch.indices,
     })
+}
+
+/// Masks `[N, …, H, W]`, moved as their images are.
+fn masks<G: Geometry, T: WithDType>(transform: &G, targets: &Tensor, draws: &[G::Draw]) -> Result<Tensor> {
+    let &[.., h, w] = targets.dims() else { return Ok(targets.clone()) };
+    let outside = T::from_f64(transform.outside() as f64);
+    if outside.to_f64() != transform.outside() as f64 {
+        let expected = format!("a label that {:?} can hold", T::DTYPE);
+        return Err(Error::argument("outside", expected, transform.outside()));
+    }
+    let mut labels: Vec<T> = targets.flatten_all()?.to_vec1()?;
+    let planes = (labels.len() / (draws.len() * h * w).max(1)).max(1);
+    let mut out = vec![outside; h * w];
+    for (row, plane) in labels.chunks_exact_mut((h * w).max(1)).enumerate() {
+        let draw = &draws[row / planes];
+        if !transform.is_identity(draw) {
+            out.fill(outside);
+            transform.labels(draw, plane, &mut out, [h, w]);
+            plane.copy_from_slice(&out);
+        }
+    }
+    Ok(Tensor::from_vec(labels, targets.dims(), targets.device())?)
 }
 
 /// An error unless `value` is a probability.
@@ -242,5 +254,86 @@ pub(crate) mod testing {
         let flat = Batch { inputs: batch.inputs.flatten_from(1).unwrap(), ..batch.clone() };
         let error = transform.apply(flat, &BatchPosition { epoch: 0, first: 0 }).unwrap_err().to_string();
         assert!(error.contains("`inputs`: expected [N, C, H, W] images of F32"), "{error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::testing::{batch, values};
+    use super::*;
+
+    fn turning() -> RandomAffine {
+        RandomAffine::builder(3).degrees(40.0).translate(0.2).scale(0.8, 1.3).outside(2).build().unwrap()
+    }
+
+    #[test]
+    fn a_float_mask_keeps_its_values() {
+        let at = BatchPosition { epoch: 0, first: 0 };
+        let images = batch([4, 1, 32, 32], false);
+        let mask: Vec<f32> = (0..4 * 32 * 32).map(|i| f32::from(u8::from(i / 5 % 3 == 0))).collect();
+        let mask = Tensor::from_vec(mask, (4, 1, 32, 32), &Device::Cpu).unwrap();
+        let moved = turning().apply(Batch { targets: mask.clone(), ..images }, &at).unwrap().targets;
+        let values = values(&moved);
+        assert!(values.iter().all(|&value| value == 0.0 || value == 1.0 || value == 2.0));
+        for value in [0.0, 1.0, 2.0] {
+            assert!(values.iter().filter(|&&other| other == value).count() > 300);
+        }
+        assert_eq!((moved.dims(), moved.dtype()), (mask.dims(), DType::F32));
+    }
+
+    /// Whatever their dtype, masks of the same labels come out the same.
+    #[test]
+    fn masks_of_every_dtype_move_alike() {
+        let at = BatchPosition { epoch: 1, first: 7 };
+        let images = batch([6, 2, 8, 8], false);
+        let labels: Vec<u32> = (0..6 * 64).map(|i| i * 7 % 11).collect();
+        let labels = Tensor::from_vec(labels, (6, 8, 8), &Device::Cpu).unwrap();
+        for transform in [
+            Box::new(turning()) as Box<dyn Transform>,
+            Box::new(RandomHorizontalFlip::new(1)),
+            Box::new(RandomQuarterTurn::new(2)),
+            Box::new(RandomCrop::builder(3, 4).outside(2).build()),
+        ] {
+            let moved = |dtype| {
+                let targets = labels.to_dtype(dtype).unwrap();
+                let moved = transform.apply(Batch { targets, ..images.clone() }, &at).unwrap().targets;
+                assert_eq!(moved.dtype(), dtype);
+                values(&moved)
+            };
+            let expected = moved(DType::U32);
+            assert_ne!(expected, values(&labels));
+            for dtype in
+                [DType::U8, DType::I16, DType::I32, DType::I64, DType::BF16, DType::F16, DType::F32, DType::F64]
+            {
+                assert_eq!(moved(dtype), expected, "{dtype:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_chosen() {
+        let at = BatchPosition { epoch: 0, first: 0 };
+        let images = batch([8, 1, 5, 5], false);
+        let ones = Tensor::ones((8, 5, 5), DType::I64, &Device::Cpu).unwrap();
+        let images = Batch { inputs: images.inputs.ones_like().unwrap(), targets: ones, ..images };
+        for transform in [
+            Box::new(RandomCrop::builder(2, 1).fill(-3.0).outside(-100).build()) as Box<dyn Transform>,
+            Box::new(RandomAffine::builder(1).translate(0.4).fill(-3.0).outside(-100).build().unwrap()),
+        ] {
+            let moved = transform.apply(images.clone(), &at).unwrap();
+            let (pixels, labels) = (values(&moved.inputs), values(&moved.targets));
+            assert!(pixels.contains(&-3.0) && labels.contains(&-100.0) && labels.contains(&1.0));
+            assert!(labels.iter().all(|&label| label == 1.0 || label == -100.0));
+            assert!(pixels.iter().all(|pixel| (-3.0..=1.0).contains(pixel)));
+        }
+        let crop = RandomCrop::builder(2, 1).outside(-100).build();
+        let bytes = Batch { targets: images.targets.to_dtype(DType::U8).unwrap(), ..images };
+        let error = crop.apply(bytes, &at).unwrap_err().to_string();
+        assert!(
+            error.contains("random crop cannot move the masks") && error.contains("that U8 can hold, got -100"),
+            "{error}"
+        );
     }
 }

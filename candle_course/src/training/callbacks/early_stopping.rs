@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::direction::Direction;
 use crate::error::{Error, Result};
+use crate::language::told;
 use crate::setters::setters;
 use crate::stateful::{Expected, State, compare, nest, part};
 use crate::training::callbacks::monitor::Monitor;
@@ -132,13 +133,16 @@ impl EarlyStopping {
         let (monitor, epochs) = (&self.monitor.name, self.waited);
         Flow::Stop(match self.best {
             Some(best) => {
-                format!(
-                    "{monitor} has not improved on {} of epoch {} for {epochs} epochs",
+                told!(
+                    "{} has not improved on {} of epoch {} for {} epochs",
+                    "{} não melhora o valor {} da época {} há {} épocas",
+                    monitor,
                     number(best),
-                    self.best_epoch
+                    self.best_epoch,
+                    epochs
                 )
             }
-            None => format!("{monitor} has not been finite for {epochs} epochs"),
+            None => told!("{} has not been finite for {} epochs", "{} não é finito há {} épocas", monitor, epochs),
         })
     }
 }
@@ -169,7 +173,12 @@ impl Callback for EarlyStopping {
         if !self.best_tensors.is_empty() {
             training.hold(&self.best_tensors)?;
             let epoch = self.best_epoch;
-            training.note(format!("the weights are those of epoch {epoch}, the best by {}", self.monitor.name));
+            training.note(told!(
+                "the weights are those of epoch {}, the best by {}",
+                "os pesos são os da época {}, a melhor por {}",
+                epoch,
+                self.monitor.name
+            ));
         }
         Ok(Flow::Continue)
     }

@@ -7,10 +7,11 @@ use candle_core::backprop::GradStore;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::stateful::{self, State};
-use crate::training::Training;
+use crate::training::{Evaluation, Training};
 
 mod checkpoints;
 mod early_stopping;
+mod json_lines;
 mod list;
 pub(crate) mod monitor;
 mod progress;
@@ -18,6 +19,7 @@ mod tensorboard;
 
 pub use checkpoints::{Checkpoints, CheckpointsBuilder};
 pub use early_stopping::{EarlyStopping, EarlyStoppingBuilder};
+pub use json_lines::{JsonLines, JsonLinesBuilder};
 pub(crate) use list::Callbacks;
 pub use progress::Progress;
 pub(crate) use progress::{Speed, duration, number};
@@ -35,7 +37,7 @@ pub enum Flow {
 }
 
 /// The events of a training, in the order in which they happen.
-pub const EVENTS: [(&str, &str); 10] = [
+pub const EVENTS: [(&str, &str); 11] = [
     ("fit_start", "once, before the first epoch"),
     ("epoch_start", "before the first batch of every epoch, or the first after resuming in its middle"),
     ("batch_start", "before the forward pass of every batch"),
@@ -43,6 +45,7 @@ pub const EVENTS: [(&str, &str); 10] = [
     ("step_end", "after every optimizer step"),
     ("validation_start", "before the validation pass, if there is validation data"),
     ("validation_batch", "before every batch of the validation pass"),
+    ("validation_end", "after the validation pass, at an epoch's end or between steps"),
     ("epoch_end", "after validation; the epoch's record is in the history"),
     ("fit_end", "once, after the last epoch or after a stop"),
     ("fit_failed", "once, instead of fit_end, if an error ends the training"),
@@ -130,6 +133,15 @@ pub trait Callback: Any + Send {
     /// # Errors
     /// As [`Callback::fit_start`].
     fn validation_batch(&mut self, batch: &Batch) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// After the validation pass, with what it found: before the epoch's record is made, or between steps
+    /// ([`validate_every_steps`](crate::training::TrainerBuilder::validate_every_steps)).
+    ///
+    /// # Errors
+    /// As [`Callback::fit_start`].
+    fn validation_end(&mut self, training: &mut Training, evaluation: &Evaluation) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 

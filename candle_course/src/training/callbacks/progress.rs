@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::language::{label, told};
 use crate::text::say;
 use crate::training::{Callback, Flow, Training};
 
@@ -131,16 +132,20 @@ impl Callback for Progress {
         if self.printed.elapsed() >= self.every && !last {
             let state = training.state();
             let mut parts = vec![
-                format!("epoch {}/{}", state.epoch + 1, training.epochs()),
+                told!("epoch {}/{}", "época {}/{}", state.epoch + 1, training.epochs()),
                 format!("batch {}/{}", state.batch, state.batches_per_epoch),
-                format!("step {}", state.step),
-                format!("loss {}", number(training.running_loss()?)),
+                told!("step {}", "passo {}", state.step),
+                told!("loss {}", "perda {}", number(training.running_loss()?)),
             ];
             let metrics = training.running_metrics();
-            parts.extend(metrics.into_iter().map(|(name, value)| format!("train {name} {}", number(value))));
-            parts.push(format!("learning rate {}", number(state.learning_rate)));
-            parts.push(format!("{:.0} examples/s", self.speed.examples_per_second(training)));
-            parts.extend(self.seconds_left(training).map(|seconds| format!("{} left", duration(seconds))));
+            parts.extend(
+                metrics
+                    .into_iter()
+                    .map(|(name, value)| told!("train {} {}", "{} de treino {}", label(&name), number(value))),
+            );
+            parts.push(told!("learning rate {}", "taxa de aprendizado {}", number(state.learning_rate)));
+            parts.push(told!("{:.0} examples/s", "{:.0} exemplos/s", self.speed.examples_per_second(training)));
+            parts.extend(self.seconds_left(training).map(|seconds| told!("{} left", "faltam {}", duration(seconds))));
             self.line(parts.join(" · "));
         }
         Ok(Flow::Continue)
@@ -149,17 +154,24 @@ impl Callback for Progress {
     fn epoch_end(&mut self, training: &mut Training) -> Result<Flow> {
         let record = training.history().last()?;
         let mut parts = vec![
-            format!("epoch {}/{}", record.epoch, training.epochs()),
-            format!("step {}", record.step),
-            format!("train loss {}", number(record.train_loss)),
+            told!("epoch {}/{}", "época {}/{}", record.epoch, training.epochs()),
+            told!("step {}", "passo {}", record.step),
+            told!("train loss {}", "perda de treino {}", number(record.train_loss)),
         ];
-        parts.extend(record.train_metrics.iter().map(|(name, value)| format!("train {name} {}", number(*value))));
-        parts.extend(record.validation_loss.map(|loss| format!("validation loss {}", number(loss))));
-        parts.extend(record.metrics.iter().map(|(name, value)| format!("{name} {}", number(*value))));
-        parts.push(format!("learning rate {}", number(record.learning_rate)));
-        parts.push(format!("{:.0} examples/s", record.examples as f64 / record.train_seconds));
+        parts.extend(
+            record
+                .train_metrics
+                .iter()
+                .map(|(name, value)| told!("train {} {}", "{} de treino {}", label(name), number(*value))),
+        );
+        parts.extend(
+            record.validation_loss.map(|loss| told!("validation loss {}", "perda de validação {}", number(loss))),
+        );
+        parts.extend(record.metrics.iter().map(|(name, value)| format!("{} {}", label(name), number(*value))));
+        parts.push(told!("learning rate {}", "taxa de aprendizado {}", number(record.learning_rate)));
+        parts.push(told!("{:.0} examples/s", "{:.0} exemplos/s", record.examples as f64 / record.train_seconds));
         parts.push(duration(record.seconds));
-        parts.extend(self.seconds_left(training).map(|seconds| format!("{} left", duration(seconds))));
+        parts.extend(self.seconds_left(training).map(|seconds| told!("{} left", "faltam {}", duration(seconds))));
         self.line(parts.join(" · "));
         Ok(Flow::Continue)
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::setters::setters;
 use crate::tensorboard::{HyperParameters, SummaryWriter};
 use crate::training::diagnosis::Probe;
-use crate::training::{Callback, Flow, Training};
+use crate::training::{Callback, Evaluation, Flow, Training};
 
 /// Writes a training as a TensorBoard run: after every epoch the losses and metrics of training
 /// and validation, on one chart each (page *Custom scalars*), and histograms of weights and
@@ -18,7 +18,7 @@ use crate::training::{Callback, Flow, Training};
 ///
 /// | tag | what |
 /// | --- | --- |
-/// | `loss/train`, `loss/validation` | an epoch's mean, at the epoch's last step |
+/// | `loss/train`, `loss/validation` | an epoch's mean, at the epoch's last step; validations between steps too |
 /// | `accuracy/train`, `accuracy/validation` | so for every metric |
 /// | `step/loss`, `step/learning_rate`, `step/gradient_norm` | every few steps |
 /// | `weights/fc1.weight`, `gradients/fc1.weight` | histograms, an epoch's last step |
@@ -167,6 +167,17 @@ impl Callback for TensorBoard {
             self.writer.scalar("step/learning_rate", state.learning_rate, state.step)?;
             if let Some(norm) = training.gradient_norm() {
                 self.writer.scalar("step/gradient_norm", norm, state.step)?;
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn validation_end(&mut self, training: &mut Training, evaluation: &Evaluation) -> Result<Flow> {
+        let state = training.state();
+        if state.batch < state.batches_per_epoch {
+            self.writer.scalar("loss/validation", evaluation.loss, state.step)?;
+            for (name, value) in &evaluation.metrics {
+                self.writer.scalar(&format!("{name}/validation"), *value, state.step)?;
             }
         }
         Ok(Flow::Continue)

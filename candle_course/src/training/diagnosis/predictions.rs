@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 
 use crate::data::{DataLoader, Dataset};
 use crate::error::{Error, Result};
+use crate::language::{chosen, label, told};
 use crate::nn::Model;
 use crate::notebook::Table;
 use crate::plot::{Figure, ImageGrid};
@@ -153,7 +154,7 @@ impl PredictionReport {
 
     /// A row for every answer.
     pub fn table(&self) -> Table {
-        let mut table = Table::new(["example", "target", "predicted", "confidence", "loss"]);
+        let mut table = Table::new(["example", "target", "predicted", "confidence", "loss"].map(label));
         for p in &self.predictions {
             table.push((
                 p.index,
@@ -180,7 +181,8 @@ impl PredictionReport {
             .predictions
             .iter()
             .map(|p| {
-                let was = if p.is_right() { String::new() } else { format!(" (is {})", self.class(p.target)) };
+                let was =
+                    if p.is_right() { String::new() } else { told!(" (is {})", " (é {})", self.class(p.target)) };
                 format!("{}{was} {:.0} %", self.class(p.predicted), 100.0 * p.confidence)
             })
             .collect();
@@ -194,8 +196,8 @@ impl PredictionReport {
 
     fn summary(&self) -> String {
         match self.predictions.len() {
-            0 => "no answers".to_owned(),
-            count => format!("{count} answers, {:.2} % right", 100.0 * self.accuracy()),
+            0 => chosen("no answers", "nenhuma resposta").to_owned(),
+            count => told!("{} answers, {:.2} % right", "{} respostas, {:.2} % certas", count, 100.0 * self.accuracy()),
         }
     }
 

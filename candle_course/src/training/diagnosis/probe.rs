@@ -7,6 +7,7 @@ use candle_core::{DType, Device, ModuleT, Tensor, Var};
 
 use crate::data::Batch;
 use crate::error::{Error, Result, always};
+use crate::language::{label, told};
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::Table;
@@ -216,15 +217,24 @@ impl LayerReport {
         for layer in &self.layers {
             let name = &layer.name;
             if layer.dead * 10 > layer.units {
-                findings.push(format!(
-                    "{name}: {} of {} units are dead, 0 for all {} examples; lower the learning rate, look at the initial values, or use a leaky activation",
-                    layer.dead, layer.units, layer.shape.first().unwrap_or(&1)
+                findings.push(told!(
+                    "{}: {} of {} units are dead, 0 for all {} examples; lower the learning rate, look at the initial values, or use a leaky activation",
+                    "{}: {} de {} unidades estão mortas, 0 para todos os {} exemplos; diminua a taxa de aprendizado, examine os valores iniciais ou use uma ativação com vazamento (leaky)",
+                    name,
+                    layer.dead,
+                    layer.units,
+                    layer.shape.first().unwrap_or(&1)
                 ));
             } else if layer.std < 1e-4 {
-                findings.push(format!("{name}: activations hardly vary (standard deviation {})", compact(layer.std)));
+                findings.push(told!(
+                    "{}: activations hardly vary (standard deviation {})",
+                    "{}: as ativações quase não variam (desvio-padrão {})",
+                    name,
+                    compact(layer.std)
+                ));
             }
             if layer.gradient_rms.is_none_or(|rms| rms == 0.0) {
-                findings.push(format!("{name}: no gradient arrives here"));
+                findings.push(told!("{}: no gradient arrives here", "{}: nenhum gradiente chega aqui", name));
             }
         }
         let reached: Vec<(&str, f64)> = self
@@ -235,13 +245,19 @@ impl LayerReport {
         if let (Some((first, first_rms)), Some((last, last_rms))) = (reached.first(), reached.last()) {
             let ratio = first_rms / last_rms;
             if ratio < 1e-3 {
-                findings.push(format!(
-                    "gradients vanish: from {last} back to {first} they shrink to {}; use ReLU, normalisation, skip connections or better initial values",
+                findings.push(told!(
+                    "gradients vanish: from {} back to {} they shrink to {}; use ReLU, normalisation, skip connections or better initial values",
+                    "os gradientes desaparecem: de {} até {} encolhem para {}; use ReLU, normalização, skip connections ou valores iniciais melhores",
+                    last,
+                    first,
                     compact(ratio)
                 ));
             } else if ratio > 1e3 {
-                findings.push(format!(
-                    "gradients explode: from {last} back to {first} they grow {} times; clip them, normalise, or lower the initial values",
+                findings.push(told!(
+                    "gradients explode: from {} back to {} they grow {} times; clip them, normalise, or lower the initial values",
+                    "os gradientes explodem: de {} até {} crescem {} vezes; corte-os, normalize ou diminua os valores iniciais",
+                    last,
+                    first,
                     compact(ratio)
                 ));
             }
@@ -251,7 +267,7 @@ impl LayerReport {
 
     /// A row for every layer.
     pub fn table(&self) -> Table {
-        let mut table = Table::new(["layer", "shape", "mean", "std", "zeros", "dead units", "gradient rms"]);
+        let mut table = Table::new(["layer", "shape", "mean", "std", "zeros", "dead units", "gradient rms"].map(label));
         for layer in &self.layers {
             table.push((
                 layer.name.clone(),
@@ -259,7 +275,7 @@ impl LayerReport {
                 layer.mean,
                 layer.std,
                 format!("{:.1} %", 100.0 * layer.zeros),
-                format!("{} of {}", layer.dead, layer.units),
+                told!("{} of {}", "{} de {}", layer.dead, layer.units),
                 layer.gradient_rms,
             ));
         }
@@ -272,10 +288,10 @@ impl LayerReport {
     /// If a value is not finite.
     pub fn figure(&self) -> Result<Figure> {
         let names: Vec<&str> = self.layers.iter().map(|layer| layer.name.as_str()).collect();
-        let bars = |title: &str, label: &str, value: fn(&LayerStatistics) -> f64| {
+        let bars = |title: &str, y: &str, value: fn(&LayerStatistics) -> f64| {
             let values: Vec<f64> = self.layers.iter().map(value).collect();
-            BarChart::builder(title)
-                .y_label(label)
+            BarChart::builder(label(title))
+                .y_label(label(y))
                 .categories(&names)
                 .bars("", &values)
                 .horizontal()

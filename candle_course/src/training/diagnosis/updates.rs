@@ -7,6 +7,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::language::label;
 use crate::notebook::Table;
 use crate::plot::{Figure, LineChart};
 use crate::training::{Callback, Flow, Training};
@@ -64,7 +65,7 @@ impl UpdateRatios {
 
     /// The median ratio of every parameter, in words what it means.
     pub fn table(&self) -> Table {
-        let mut table = Table::new(["parameter", "median of ‖Δw‖/‖w‖", "verdict"]);
+        let mut table = Table::new(["parameter", "median of ‖Δw‖/‖w‖", "verdict"].map(label));
         for (name, points) in self.recorded().iter() {
             let mut ratios: Vec<f64> = points.iter().map(|&(_, ratio)| ratio).collect();
             ratios.sort_by(f64::total_cmp);
@@ -73,11 +74,11 @@ impl UpdateRatios {
                 name.clone(),
                 median,
                 match median {
-                    m if m < 1e-5 => "hardly moves",
-                    m if m < 1e-4 => "slow",
-                    m if m <= 1e-2 => "usual",
-                    m if m <= 1e-1 => "fast",
-                    _ => "jumps: lower the learning rate",
+                    m if m < 1e-5 => label("hardly moves"),
+                    m if m < 1e-4 => label("slow"),
+                    m if m <= 1e-2 => label("usual"),
+                    m if m <= 1e-1 => label("fast"),
+                    _ => label("jumps: lower the learning rate"),
                 },
             ));
         }
@@ -89,7 +90,8 @@ impl UpdateRatios {
     /// # Errors
     /// If nothing was recorded.
     pub fn figure(&self) -> Result<Figure> {
-        let mut chart = LineChart::builder("Update-to-weight ratio").x_label("step").y_label("‖Δw‖ / ‖w‖").log_y();
+        let mut chart =
+            LineChart::builder(label("Update-to-weight ratio")).x_label(label("step")).y_label("‖Δw‖ / ‖w‖").log_y();
         for (name, points) in self.recorded().iter() {
             let points: Vec<(f64, f64)> =
                 points.iter().filter(|(_, ratio)| *ratio > 0.0).map(|&(step, ratio)| (step as f64, ratio)).collect();

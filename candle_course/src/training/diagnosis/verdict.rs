@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::language::{chosen, label, told};
 use crate::plot::compact;
 use crate::text::say;
 use crate::training::History;
@@ -26,11 +27,11 @@ pub enum Fit {
 impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Good => "good fit",
-            Self::StillLearning => "still learning",
+            Self::Good => chosen("good fit", "bom ajuste"),
+            Self::StillLearning => chosen("still learning", "ainda aprendendo"),
             Self::Underfitting => "underfitting",
             Self::Overfitting => "overfitting",
-            Self::Diverging => "diverging",
+            Self::Diverging => chosen("diverging", "divergindo"),
         })
     }
 }
@@ -88,9 +89,9 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "verdict: {}", self.fit)?;
+        writeln!(f, "{}", told!("verdict: {}", "veredito: {}", self.fit))?;
         self.evidence.iter().try_for_each(|evidence| writeln!(f, "- {evidence}"))?;
-        write!(f, "try: {}", self.advice)
+        write!(f, "{}", told!("try: {}", "tente: {}", self.advice))
     }
 }
 
@@ -118,9 +119,10 @@ impl History {
         let recent = (epochs / 4).max(1);
         let fell = |values: &[f64]| values[epochs - 1 - recent] - values[epochs - 1];
 
-        let begun = format!("the first step's loss was {}", compact(start));
-        let ended = format!(
+        let begun = told!("the first step's loss was {}", "a perda do primeiro passo foi {}", compact(start));
+        let ended = told!(
             "in the last epoch the training loss is {}, the validation loss {}",
+            "na última época a perda de treino é {}; a de validação, {}",
             compact(train_end),
             compact(validation_end)
         );
@@ -130,21 +132,31 @@ impl History {
         let rose = train_end - lowest > 0.5 * if above_zero { lowest } else { measure };
         let settled_high = if above_zero { train_end > 0.6 * start } else { start - train_end < 0.4 * measure };
         let left = match above_zero {
-            true => format!("{} of the first loss is left", percent(train_end / start)),
-            false => format!("the training loss fell by {}", compact(start - train_end)),
+            true => told!("{} of the first loss is left", "restam {} da primeira perda", percent(train_end / start)),
+            false => told!("the training loss fell by {}", "a perda de treino caiu {}", compact(start - train_end)),
         };
         let gap = match above_zero {
-            true => format!("the gap is {} of the first loss", percent((validation_end - train_end) / start)),
-            false => format!("the gap is {}", compact(validation_end - train_end)),
+            true => told!(
+                "the gap is {} of the first loss",
+                "a distância é {} da primeira perda",
+                percent((validation_end - train_end) / start)
+            ),
+            false => told!("the gap is {}", "a distância é {}", compact(validation_end - train_end)),
         };
         let (fit, evidence, advice) = if train_end > start || rose {
-            let from = format!("the training loss rose to {} from its lowest, {}", compact(train_end), compact(lowest));
-            (Fit::Diverging, vec![begun, from], "a lower learning rate, a warm-up, gradient clipping")
+            let from = told!(
+                "the training loss rose to {} from its lowest, {}",
+                "a perda de treino subiu para {} a partir da menor, {}",
+                compact(train_end),
+                compact(lowest)
+            );
+            (Fit::Diverging, vec![begun, from], chosen(STEADIER.0, STEADIER.1))
         } else if (risen > 0.05 * measure && train_end < train[best]) || validation_end - train_end > 0.25 * measure {
             let mut evidence = vec![ended];
             if risen > 0.0 {
-                evidence.push(format!(
+                evidence.push(told!(
                     "the validation loss was lowest in epoch {} ({}) and has risen by {} since, while the training loss went from {} to {}",
+                    "a perda de validação foi a menor na época {} ({}) e subiu {} desde então, enquanto a de treino foi de {} a {}",
                     self.epochs()[best].epoch,
                     compact(validation[best]),
                     compact(risen),
@@ -156,24 +168,43 @@ impl History {
             (
                 Fit::Overfitting,
                 evidence,
-                "more data or augmentation, dropout, weight decay, label smoothing, a smaller model, early stopping",
+                chosen(
+                    "more data or augmentation, dropout, weight decay, label smoothing, a smaller model, early stopping",
+                    "mais dados ou data augmentation, dropout, weight decay, label smoothing, um modelo menor, early stopping",
+                ),
             )
         } else if fell(&train) > 0.03 * measure && fell(&validation) > 0.03 * measure {
-            let over = format!(
-                "over the last {recent} epochs the training loss fell by {}, the validation loss by {}",
+            let over = told!(
+                "over the last {} epochs the training loss fell by {}, the validation loss by {}",
+                "nas últimas {} épocas a perda de treino caiu {}; a de validação, {}",
+                recent,
                 compact(fell(&train)),
                 compact(fell(&validation))
             );
-            (Fit::StillLearning, vec![ended, over], "more epochs, or a higher learning rate")
+            (
+                Fit::StillLearning,
+                vec![ended, over],
+                chosen("more epochs, or a higher learning rate", "mais épocas, ou uma taxa de aprendizado maior"),
+            )
         } else if settled_high {
-            let left = format!("{left}, and it no longer falls");
+            let left = told!("{}, and it no longer falls", "{}, e ela não cai mais", left);
             (
                 Fit::Underfitting,
                 vec![begun, ended, left],
-                "a larger model, a better learning rate, less regularisation, better inputs",
+                chosen(
+                    "a larger model, a better learning rate, less regularisation, better inputs",
+                    "um modelo maior, uma taxa de aprendizado melhor, menos regularização, entradas melhores",
+                ),
             )
         } else {
-            (Fit::Good, vec![begun, ended, left, gap], "what there is: evaluate it on the test set, once")
+            (
+                Fit::Good,
+                vec![begun, ended, left, gap],
+                chosen(
+                    "what there is: evaluate it on the test set, once",
+                    "o que você tem: avalie no conjunto de teste, uma vez",
+                ),
+            )
         };
         Ok(Verdict { fit, evidence, advice })
     }
@@ -187,15 +218,36 @@ impl History {
             let validation = record.validation_loss.filter(|&loss| bad(loss)).map(|loss| (record, loss, "validation"));
             bad(record.train_loss).then_some((record, record.train_loss, "training")).or(validation)
         })?;
-        let mut evidence = vec![format!("the {which} loss of epoch {} is {loss}", record.epoch)];
-        let mut advice = "a lower learning rate, a warm-up, gradient clipping";
+        let mut evidence = vec![told!(
+            "the {} loss of epoch {} is {}",
+            "a perda de {} da época {} é {}",
+            match which {
+                "validation" => label("validation"),
+                _ => chosen("training", "treino"),
+            },
+            record.epoch,
+            loss
+        )];
+        let mut advice = chosen(STEADIER.0, STEADIER.1);
         if which == "validation" {
-            evidence.push(format!("the training loss of that epoch is {}", compact(record.train_loss)));
-            advice = "looking for NaN or infinity in the validation data; a lower learning rate, a warm-up, gradient clipping";
+            evidence.push(told!(
+                "the training loss of that epoch is {}",
+                "a perda de treino dessa época é {}",
+                compact(record.train_loss)
+            ));
+            advice = chosen(
+                "looking for NaN or infinity in the validation data; a lower learning rate, a warm-up, gradient clipping",
+                "procurar NaN ou infinito nos dados de validação; uma taxa de aprendizado menor, um warm-up, gradient clipping",
+            );
         }
         Some(Verdict { fit: Fit::Diverging, evidence, advice })
     }
 }
+
+const STEADIER: (&str, &str) = (
+    "a lower learning rate, a warm-up, gradient clipping",
+    "uma taxa de aprendizado menor, um warm-up, gradient clipping",
+);
 
 fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
@@ -225,6 +277,7 @@ mod tests {
                 seconds: 0.0,
                 train_seconds: 0.0,
                 examples: 1,
+                times: Default::default(),
             };
             history.record_steps(|_| Ok(if epoch == 0 { start } else { train_loss })).unwrap();
             history.push(record);

@@ -1,0 +1,240 @@
+//! One image of any format that is read, as planes of f32.
+
+use std::io::{BufRead, Seek, SeekFrom};
+
+use image::imageops::{self, FilterType};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageReader, Limits, Luma};
+
+use crate::data::geotiff::{self, Raster, Samples};
+use crate::error::{Error, Result};
+use crate::sizes;
+
+/// Most pixels of one image: a tensor of that size takes 1.6 GB.
+pub(super) const PIXELS: u64 = 1 << 27;
+
+/// How many channels a photograph becomes. A TIFF keeps its bands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Channels {
+    #[default]
+    Color,
+    Grey,
+    /// Grey or colour, whichever it is stored as.
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
+    Stored,
+}
+
+/// How images are read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reading {
+    pub channels: Channels,
+    /// Height and width to resize to.
+    pub size: Option<(usize, usize)>,
+    /// What a stored whole number is multiplied with: 1 / 255 of 8 bits, 1 / 65535 of 16 unless told.
+    pub scale: Option<f64>,
+}
+
+/// An image: `[C, H, W]`.
+#[derive(Debug)]
+pub(super) struct Pixels {
+    pub values: Vec<f32>,
+    pub size: [usize; 3],
+}
+
+/// Fails if the size is none that an image can have, or the scale is no number.
+pub(super) fn check(reading: &Reading) -> Result<()> {
+    if let Some(scale) = reading.scale.filter(|scale| !scale.is_finite()) {
+        return Err(Error::argument("scale", "a finite number", scale));
+    }
+    let Some((height, width)) = reading.size else { return Ok(()) };
+    let got = || format!("{height} and {width}");
+    if height == 0 || width == 0 {
+        return Err(Error::argument("height, width", "at least 1 each", got()));
+    }
+    match height.checked_mul(width).is_some_and(|pixels| pixels as u64 <= PIXELS) {
+        true => Ok(()),
+        false => Err(Error::argument("height, width", format!("at most {PIXELS} pixels in all"), got())),
+    }
+}
+
+/// An image of PNG, JPEG or TIFF, told by its content.
+pub(super) fn read(mut content: impl BufRead + Seek, reading: &Reading) -> Result<Pixels> {
+    let head = content.fill_buf()?;
+    if head.starts_with(b"II*\0")
+        || head.starts_with(b"MM\0*")
+        || head.starts_with(b"II+\0")
+        || head.starts_with(b"MM\0+")
+    {
+        let length = content.seek(SeekFrom::End(0))?;
+        content.seek(SeekFrom::Start(0))?;
+        return bands(geotiff::read(content, length, None)?, reading);
+    }
+    let image = decode(content, PIXELS)?;
+    let image = match reading.size {
+        Some((h, w)) if (image.height() as usize, image.width() as usize) != (h, w) => {
+            image.resize_exact(w as u32, h as u32, FilterType::Triangle)
+        }
+        _ => image,
+    };
+    let (h, w) = (image.height() as usize, image.width() as usize);
+    let grey = match reading.channels {
+        Channels::Grey => true,
+        Channels::Color => false,
+        Channels::Stored => !image.color().has_color(),
+    };
+    // The limits of a decoder are in bytes of the image: f32 is larger.
+    let c = if grey { 1 } else { 3 };
+    let mut values = sizes::filled("the image", 0f32, c * h * w)?;
+    let deep = image.color().bytes_per_pixel() / image.color().channel_count() > 1;
+    match (deep, grey) {
+        (false, true) => planes(image.into_luma8().as_raw(), c, reading.scale, 255.0, &mut values),
+        (false, false) => planes(image.into_rgb8().as_raw(), c, reading.scale, 255.0, &mut values),
+        (true, true) => planes(image.into_luma16().as_raw(), c, reading.scale, 65_535.0, &mut values),
+        (true, false) => planes(image.into_rgb16().as_raw(), c, reading.scale, 65_535.0, &mut values),
+    }
+    Ok(Pixels { values, size: [c, h, w] })
+}
+
+fn planes<T: Copy + Into<f32>>(pixels: &[T], c: usize, scale: Option<f64>, most: f32, values: &mut [f32]) {
+    let plane = values.len() / c;
+    for (pixel, channels) in pixels.chunks_exact(c).enumerate() {
+        for (channel, &stored) in channels.iter().enumerate() {
+            let stored: f32 = stored.into();
+            values[channel * plane + pixel] = match scale {
+                Some(scale) => (f64::from(stored) * scale) as f32,
+                None => stored / most,
+            };
+        }
+    }
+}
+
+/// The bands of a TIFF: as the file scales them, or else as whole numbers of other formats are.
+fn bands(raster: Raster, reading: &Reading) -> Result<Pixels> {
+    let [c, h, w] = raster.size;
+    let usual = match raster.samples {
+        Samples::U8(_) => 1.0 / 255.0,
+        Samples::U16(_) => 1.0 / 65_535.0,
+        Samples::I16(_) => 1.0 / 32_767.0,
+        Samples::F32(_) => 1.0,
+    };
+    let mut values = sizes::filled("the image", 0f32, sizes::product("the image", &[c, h, w])?)?;
+    for (band, plane) in values.chunks_exact_mut(h * w).enumerate() {
+        let told = &raster.bands[band];
+        let (scale, offset) = match reading.scale {
+            Some(scale) => (scale, 0.0),
+            None if (told.scale, told.offset) != (1.0, 0.0) => (told.scale, told.offset),
+            None => (usual, 0.0),
+        };
+        for (pixel, value) in plane.iter_mut().enumerate() {
+            *value = (f64::from(raster.samples.get(band * h * w + pixel)) * scale + offset) as f32;
+        }
+    }
+    fitted(values, [c, h, w], reading)
+}
+
+/// Planes in the size that is asked for.
+pub(super) fn fitted(values: Vec<f32>, [c, h, w]: [usize; 3], reading: &Reading) -> Result<Pixels> {
+    if reading.channels == Channels::Grey && c != 1 {
+        return Err(Error::data(format!("an image of {c} bands is not grey")));
+    }
+    match reading.size {
+        Some((height, width)) if (height, width) != (h, w) => {
+            let planes: Vec<Vec<f32>> =
+                values.chunks_exact(h * w).map(|plane| resized(plane, [h, w], [height, width])).collect();
+            Ok(Pixels { values: planes.concat(), size: [c, height, width] })
+        }
+        _ => Ok(Pixels { values, size: [c, h, w] }),
+    }
+}
+
+/// A plane in another size. `image` clamps floats to 0 and 1, so they are brought there and back: what is
+/// interpolated is a mean, and moves with its values.
+fn resized(plane: &[f32], [h, w]: [usize; 2], [height, width]: [usize; 2]) -> Vec<f32> {
+    let finite = || plane.iter().copied().filter(|value| value.is_finite());
+    let (low, high) = (finite().fold(f32::INFINITY, f32::min), finite().fold(f32::NEG_INFINITY, f32::max));
+    if low >= high {
+        return vec![if low == high { low } else { f32::NAN }; height * width];
+    }
+    let within: Vec<f32> = plane.iter().map(|value| (value - low) / (high - low)).collect();
+    let image: ImageBuffer<Luma<f32>, _> =
+        ImageBuffer::from_raw(w as u32, h as u32, within).expect("a plane has its size");
+    let image = imageops::resize(&image, width as u32, height as u32, FilterType::Triangle);
+    image.into_raw().into_iter().map(|value| low + value * (high - low)).collect()
+}
+
+/// An image of PNG or JPEG, told by its content, of at most so many pixels.
+pub(super) fn decode(content: impl BufRead + Seek, most: u64) -> Result<DynamicImage> {
+    let mut reader = ImageReader::new(content).with_guessed_format()?;
+    // The limit of memory comes after that of pixels, which says more.
+    reader.no_limits();
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    // A few bytes can stand for an image of any size.
+    if u64::from(width) * u64::from(height) > most {
+        return Err(Error::data(format!("expected at most {most} pixels, got {height}×{width}"))
+            .hint("cut it into tiles, or make it smaller"));
+    }
+    decoder.set_limits(Limits::default())?;
+    Ok(DynamicImage::from_decoder(decoder)?)
+}
+
+/// The labels of a mask in PNG, grey or indexed by a palette, of up to 16 bits, or in TIFF, `[H, W]`; taken
+/// from the nearest pixel where another size is asked for.
+#[cfg(feature = "hub")]
+pub(super) fn labels(bytes: &[u8], size: Option<(usize, usize)>) -> Result<(Vec<u32>, [usize; 2])> {
+    let (labels, [h, w]) = if bytes.starts_with(b"\x89PNG") { png_labels(bytes)? } else { tiff_labels(bytes)? };
+    let Some((height, width)) = size.filter(|&size| size != (h, w)) else { return Ok((labels, [h, w])) };
+    // Centres of pixels: no shift to a corner.
+    let from = |at: usize, old: usize, new: usize| (2 * at + 1) * old / (2 * new);
+    let nearest = (0..height).flat_map(|y| {
+        let line = &labels[from(y, h, height) * w..][..w];
+        (0..width).map(move |x| line[from(x, w, width)])
+    });
+    Ok((nearest.collect(), [height, width]))
+}
+
+#[cfg(feature = "hub")]
+fn png_labels(bytes: &[u8]) -> Result<(Vec<u32>, [usize; 2])> {
+    let mut decoder = png::Decoder::new_with_limits(std::io::Cursor::new(bytes), png::Limits { bytes: 1 << 28 });
+    // `image` would give the palette's colours.
+    decoder.set_transformations(png::Transformations::IDENTITY);
+    let broken = |error: png::DecodingError| Error::data(format!("the mask is no whole PNG: {error}"));
+    let mut reader = decoder.read_info().map_err(broken)?;
+    let (info, (color, depth)) = (reader.info(), reader.output_color_type());
+    let (h, w) = (info.height as usize, info.width as usize);
+    if !matches!(color, png::ColorType::Grayscale | png::ColorType::Indexed) {
+        return Err(Error::data(format!("expected a mask of one channel, got {color:?}"))
+            .hint("the mask's column must hold labels, not their colours"));
+    }
+    if h as u64 * w as u64 > PIXELS {
+        return Err(Error::data(format!("expected at most {PIXELS} pixels, got {h}×{w}")));
+    }
+    let mut stored = sizes::filled("the mask", 0u8, reader.output_buffer_size().unwrap_or(usize::MAX))?;
+    reader.next_frame(&mut stored).map_err(broken)?;
+    let line = stored.len() / h.max(1);
+    let bits = depth as usize;
+    let label = |line: &[u8], x: usize| match bits {
+        16 => u32::from(u16::from_be_bytes([line[2 * x], line[2 * x + 1]])),
+        8 => u32::from(line[x]),
+        // Several in a byte, the first in the highest bits.
+        _ => u32::from(line[x * bits / 8] >> (8 - bits - x * bits % 8)) & ((1 << bits) - 1),
+    };
+    let labels = stored.chunks_exact(line.max(1)).take(h).flat_map(|line| (0..w).map(move |x| label(line, x)));
+    Ok((labels.collect(), [h, w]))
+}
+
+#[cfg(feature = "hub")]
+fn tiff_labels(bytes: &[u8]) -> Result<(Vec<u32>, [usize; 2])> {
+    use crate::error::Context;
+    let raster = geotiff::read(std::io::Cursor::new(bytes), bytes.len() as u64, None)
+        .context("expected a mask in PNG or TIFF: others change the labels")?;
+    let [c, h, w] = raster.size;
+    if c != 1 {
+        return Err(Error::data(format!("expected a mask of one band, got {c}")));
+    }
+    let label = |pixel| {
+        let value = raster.samples.get(pixel);
+        let whole = value >= 0.0 && value.fract() == 0.0 && value < 16_777_216.0;
+        whole.then_some(value as u32).ok_or_else(|| Error::data(format!("expected labels from 0 on, got {value}")))
+    };
+    Ok(((0..h * w).map(label).collect::<Result<_>>()?, [h, w]))
+}
