@@ -50,12 +50,37 @@ pub(super) fn write(bands: &[Band], classes: &[String]) -> Option<String> {
     for (class, name) in classes.iter().enumerate() {
         items.push_str(&format!("  <Item name=\"CLASS_{class}\">{}</Item>\n", xml(&xml(name))));
     }
-    (!items.is_empty()).then(|| format!("<GDALMetadata>\n{items}</GDALMetadata>"))
+    // A text of TIFF is ASCII: letters beyond it go by their numbers, as XML has them.
+    let ascii = |letter: char| if letter.is_ascii() { letter.to_string() } else { format!("&#{};", letter as u32) };
+    (!items.is_empty()).then(|| format!("<GDALMetadata>\n{items}</GDALMetadata>").chars().map(ascii).collect())
 }
 
 /// Text without XML's escapes.
 fn plain(text: &str) -> String {
-    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'").replace("&amp;", "&")
+    let mut parts = text.split("&#");
+    let mut letters = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let named = part.split_once(';').and_then(|(number, rest)| {
+            let number = match number.strip_prefix(['x', 'X']) {
+                Some(digits) => u32::from_str_radix(digits, 16),
+                None => number.parse(),
+            };
+            Some((char::from_u32(number.ok()?)?, rest))
+        });
+        match named {
+            Some((letter, rest)) => {
+                letters.push(letter);
+                letters.push_str(rest);
+            }
+            None => letters.extend(["&#", part]),
+        }
+    }
+    letters
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&amp;", "&")
 }
 
 #[cfg(test)]
@@ -68,11 +93,17 @@ mod tests {
             Band { name: Some("near <infra> & \"red\"".into()), scale: 1e-4, offset: -0.1 },
             Band::default(),
             Band { name: Some("B04".into()), ..Band::default() },
+            Band { name: Some("água &#233; μm".into()), ..Band::default() },
         ];
-        let text = write(&bands, &["water & ice".into()]).unwrap();
-        let mut again = vec![Band::default(); 3];
+        let text = write(&bands, &["water & ice".into(), "vegetação".into()]).unwrap();
+        assert!(text.is_ascii() && text.contains("CLASS_1\">vegeta&#231;&#227;o<"), "{text}");
+        let mut again = vec![Band::default(); 4];
         read(&text, &mut again).unwrap();
         assert_eq!(again, bands);
+        let hexadecimal = write(&bands, &[]).unwrap().replace("&#225;", "&#xE1;");
+        read(&hexadecimal, &mut again).unwrap();
+        assert_eq!(again, bands);
+        assert_eq!(plain("&#; &#9999999; &#x; &# &amp;#1"), "&#; &#9999999; &#x; &# &#1");
         assert!(text.contains("<Item name=\"CLASS_0\">water &amp;amp; ice</Item>"), "{text}");
         assert_eq!(write(&[Band::default()], &[]), None);
         let broken = text.replace("0.0001", "much");
