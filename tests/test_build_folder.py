@@ -200,7 +200,11 @@ def test_other_dependencies_are_cargos_business(kernel_folder):
 
 def test_a_filled_copy_has_the_very_library_that_the_kernel_has_loaded(kernel_folder):
     folder, copy = kernel_folder
+    # Cargo was asked something before, and left this.
+    (copy / "target").mkdir(exist_ok=True)
+    (copy / "target" / ".rustc_info.json").write_text("asked")
     folder.fill(copy)
+    assert (copy / "target" / ".rustc_info.json").read_text() != "asked"
     deps = copy / "target" / "a-b-c" / "debug" / "deps"
     snapshot = next((folder.home / "snapshots").iterdir())
     assert os.path.samefile(deps / "libcandle_course_notebook-1.so", snapshot / "libcandle_course_notebook-1.so")

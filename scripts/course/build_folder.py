@@ -245,7 +245,9 @@ class BuildFolder:
         """
         with self._locked():
             snapshot = Path(say.read_text(name / "snapshot").strip())
-            if (name / "target" / ".rustc_info.json").exists():
+            # Not what cargo leaves in `target`: it leaves some of it when it is merely asked something.
+            filled = name / "filled"
+            if filled.exists():
                 return
             if snapshot != self._snapshot():
                 raise say.Failure("the crate has changed since this kernel started; restart the kernel")
@@ -254,6 +256,7 @@ class BuildFolder:
                 for place in (name / "target").rglob(library.name):
                     place.unlink()
                     link_or_copy(library, place)
+            filled.touch()
 
     def _snapshot(self) -> Path:
         """The libraries of our own crates as they were last built, where nothing writes them again.
@@ -485,6 +488,8 @@ def copy_tree(source: Path, destination: Path, own: bool = True, skip: str = "")
             if mine and not own:
                 continue
             old, new = os.path.join(folder, name), os.path.join(target, name)
+            if os.path.lexists(new):
+                os.unlink(new)
             if libraries and not mine and name.endswith(LIBRARIES):
                 link_or_copy(old, new)
                 continue
