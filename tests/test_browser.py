@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, SETUP
 from course.test_command import BROWSERS
+from playwright.sync_api import TimeoutError as TooLong
 from playwright.sync_api import sync_playwright
 
 LESSON_SECONDS = 600
@@ -130,8 +131,16 @@ IDLE = "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.st
 
 
 def wait_for_kernel(page):
-    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=180_000)
-    page.wait_for_function(f"() => {IDLE}", timeout=180_000)
+    """Until it is idle; a page that has missed the kernel's first word is loaded again, as a reader would."""
+    for attempt in range(3):
+        try:
+            page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady", timeout=90_000)
+            page.wait_for_function(f"() => {IDLE}", timeout=90_000)
+            return
+        except TooLong:
+            if attempt == 2:
+                raise
+            page.reload()
 
 
 # A training of 100 steps of at least 0.1 s each, watched by a view that refreshes itself.
