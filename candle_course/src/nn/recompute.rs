@@ -99,12 +99,12 @@ fn flat(tensors: &[Tensor]) -> candle_core::Result<Tensor> {
 
 impl ModuleT for Recompute {
     fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
-        let trainable = self.scope.parameters().trainable();
-        let variables: Vec<(String, Var)> =
-            trainable.into_iter().filter(|(name, _)| self.scope.contains(name)).collect();
         if !train {
             return self.layer.forward_t(xs, false);
         }
+        let trainable = self.scope.parameters().trainable();
+        let variables: Vec<(String, Var)> =
+            trainable.into_iter().filter(|(name, _)| self.scope.contains(name)).collect();
         let drawn = Generators::note(&self.scope);
         let value = {
             let _silent = Tape::start(false);

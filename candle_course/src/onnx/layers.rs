@@ -1,6 +1,6 @@
 //! The crate's layers as operators.
 
-use candle_core::{DType, Device, Module, ModuleT, Tensor};
+use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
 
 use super::graph::{Attribute, Graph, Value};
 use crate::error::Result;
@@ -80,12 +80,15 @@ impl ToOnnx for Linear {
     }
 }
 
+/// The inputs of a convolution's node: what comes in, its weight and its bias.
+fn with_weights(graph: &mut Graph, input: &Value, weight: &Var, bias: Option<&Var>) -> Result<Vec<String>> {
+    let variables = [Some(weight), bias].into_iter().flatten().map(|variable| graph.variable(variable));
+    std::iter::once(Ok(input.name().to_owned())).chain(variables).collect()
+}
+
 impl ToOnnx for Conv2d {
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
-        let mut inputs = vec![input.name().to_owned(), graph.variable(&self.weight)?];
-        if let Some(bias) = &self.bias {
-            inputs.push(graph.variable(bias)?);
-        }
+        let inputs = with_weights(graph, input, &self.weight, self.bias.as_ref())?;
         let (_, _, height, width) = self.weight.dims4()?;
         let attributes = [
             ("kernel_shape", pair((height, width))),
@@ -101,10 +104,7 @@ impl ToOnnx for Conv2d {
 
 impl ToOnnx for ConvTranspose2d {
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
-        let mut inputs = vec![input.name().to_owned(), graph.variable(&self.weight)?];
-        if let Some(bias) = &self.bias {
-            inputs.push(graph.variable(bias)?);
-        }
+        let inputs = with_weights(graph, input, &self.weight, self.bias.as_ref())?;
         let (_, _, height, width) = self.weight.dims4()?;
         let attributes = [
             ("kernel_shape", pair((height, width))),
