@@ -165,12 +165,28 @@ def test_the_day_is_told_alike_by_the_overview_and_the_menu(site, language):
     assert sum(int(length) for _, length, _ in expected) > 300
 
 
+
+@pytest.mark.parametrize("language", paths.LANGUAGES)
+def test_a_lesson_opens_elsewhere_where_the_project_has_an_address(pages, language, tmp_path, monkeypatch):
+    assert "badge" not in pages[f"{language}/{LESSONS[1]}.html"].counts
+    monkeypatch.setenv("CANDLE_COURSE_REPOSITORY", "https://github.com/owner/course.git")
+    site_pages.build(tmp_path / "site")
+    for lesson in LESSONS:
+        page = Page(tmp_path / "site" / language / f"{lesson}.html")
+        assert page.counts["badge"] == 3
+        colab = next(link for link in page.links if "colab.research" in link)
+        name = colab.partition("/owner/course/blob/main/")[2]
+        assert (PROJECT / name).is_file() and language in name and lesson in name
+        assert any(f"/owner/course/main?urlpath=lab/tree/notebooks/{language}/{lesson}.ipynb" in link for link in page.links)
+
+
 def test_no_formula_is_left_unset(pages):
     for name, page in pages.items():
         text = " ".join(page.text)
         left = re.search(r".{0,20}(?:[$]|\\[a-zA-Z]{2,}).{0,20}", text)
         assert not left, f"{name}: {left.group()}"
     assert pages["en/3.3-losses.html"].counts["<math>"] > 60
+    assert "<mtext>fan_in</mtext>" in site_text.mathematics(r"\text{fan\_in}", False, "here")
 
 
 def test_lessons_are_chained_and_lead_to_the_modules_before_and_after(site):
@@ -484,9 +500,10 @@ def test_a_summary_is_printed_on_one_page(tab, name):
     page = tab(f"pt-BR/{name}.summary.html")
     printed = page.pdf(format="A4", prefer_css_page_size=False)
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
-    page.emulate_media(media="print")
-    page.set_viewport_size({"width": 688, "height": 1000})
-    assert page.evaluate("[...document.querySelectorAll('.formula')].every(box => box.scrollWidth <= box.clientWidth + 1)"), "a formula is cut"
+    for media, width in [("screen", DESKTOP["width"]), ("print", 688)]:
+        page.emulate_media(media=media)
+        page.set_viewport_size({"width": width, "height": 1000})
+        assert page.evaluate("[...document.querySelectorAll('.formula')].every(box => box.scrollWidth <= box.clientWidth + 1)"), f"a formula is cut on {media}"
 
 
 def test_without_scripts_everything_can_be_read(browser, site):

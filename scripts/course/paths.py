@@ -37,6 +37,12 @@ def repository() -> str:
     return (named or "").rstrip("/").removesuffix(".git")
 
 
+def on_github() -> str:
+    """`owner/name` where the project's address is one of GitHub's, which Colab, Binder and Codespaces open; else empty."""
+    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", repository())
+    return found[1] if found else ""
+
+
 def user_cache() -> Path:
     """The folder that outlives a clone: `$XDG_CACHE_HOME/candle_course`."""
     named = os.environ.get("XDG_CACHE_HOME")

@@ -140,11 +140,10 @@ def colab(lesson: Lesson, language: str):
 
 def badge(name: str, language: str) -> str:
     """Markdown that opens the lesson in Colab; empty while the project has no address there."""
-    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", paths.repository())
-    if not found:
+    if not paths.on_github():
         return ""
     opens = {"en": "Open in Colab", "pt-BR": "Abrir no Colab"}[language]
-    page = f"https://colab.research.google.com/github/{found[1]}/blob/main/notebooks/colab/{language}/{name}.ipynb"
+    page = f"https://colab.research.google.com/github/{paths.on_github()}/blob/main/notebooks/colab/{language}/{name}.ipynb"
     return f"[![{opens}](https://colab.research.google.com/assets/colab-badge.svg)]({page})"
 
 

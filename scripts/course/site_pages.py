@@ -137,6 +137,12 @@ class Pages:
     def has_summary(self, lesson) -> bool:
         return bool(lesson.objectives and site_teaching.take_away(lesson))
 
+    def badges(self, lesson) -> list:
+        """Where else the lesson opens; nowhere while the project has no address there."""
+        project = paths.on_github()
+        named = self.course["badges"] if project else []
+        return [{"name": badge["name"], "url": badge["url"].format(project=project, language=self.language, lesson=lesson.name)} for badge in named]
+
     def lesson(self, position: int, lesson) -> str:
         neighbours = {entry["place"]: {"title": entry[self.language], "href": entry["url"]} for entry in self.course["neighbours"]}
         before, after = neighbours.get("before"), neighbours.get("after")
@@ -145,10 +151,9 @@ class Pages:
         if position + 1 < len(self.lessons):
             following = self.lessons[position + 1]
             after = {"title": following.title, "href": f"{following.name}.html", "break": self.course["breaks"].get(lesson.number)}
-        badges = [{"name": badge["name"], "url": badge["url"].format(language=self.language, lesson=lesson.name)} for badge in self.course["badges"]]
         return self.page(
             "lesson.html", lesson.title, f"{lesson.name}.html", lesson.description, lesson.name, lesson=lesson, tags=self.tags(lesson),
-            has_summary=self.has_summary(lesson), badges=badges, before=before, after=after,
+            has_summary=self.has_summary(lesson), badges=self.badges(lesson), before=before, after=after,
         )
 
     def topics(self) -> list:

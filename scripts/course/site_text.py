@@ -142,7 +142,8 @@ def mathematics(formula: str, display: bool, where: str) -> str:
     unknown = re.search(r"\\[A-Za-z]+", written)
     if unknown:
         raise say.Failure(f"{where}: {unknown.group()} in the formula {formula.strip()!r} is not understood")
-    written = spaced(written)
+    # Within \text the converter leaves the escapes of LaTeX's own signs.
+    written = re.sub(r"\\([_%#&$])", r"\1", spaced(written))
     return f'<div class="formula scroll">{written}</div>' if display else written
 
 
