@@ -115,3 +115,34 @@ def test_a_notebook_with_dependencies_of_its_own_asks_every_time(ask):
 
 def test_a_folder_whose_name_is_written_otherwise_in_an_answer_asks_every_time(ask):
     assert [ask("a~b"), ask("a~b")] == [1, 2]
+
+
+@pytest.fixture
+def ask_cargo(tmp_path):
+    """Asks the cargo that rust-analyzer finds; says its answer, its status and how often the real one was asked by then."""
+    cargo, asked = tmp_path / "cargo", tmp_path / "asked"
+    cargo.write_text(f'#!/bin/sh\necho asked >> "{asked}"\n[ -f "{tmp_path}/fails" ] && exit 3\necho "answer to $*"\n')
+    cargo.chmod(0o755)
+
+    def ask(*arguments, **variables):
+        environment = dict(os.environ, CANDLE_COURSE_CARGO=str(cargo), CANDLE_COURSE_PATH=os.environ["PATH"], CANDLE_COURSE_CARGO_HOME=str(tmp_path), CANDLE_COURSE_PYTHON=sys.executable, CANDLE_COURSE_ANSWERS=str(tmp_path / "answers"), **variables)
+        result = subprocess.run([PROJECT / "scripts/course/analysis/bin/cargo", *arguments], env=environment, capture_output=True, text=True)
+        return result.stdout.strip(), result.returncode, len(asked.read_text().splitlines())
+
+    return ask
+
+
+def test_what_the_compiler_says_of_itself_is_asked_once(ask_cargo, tmp_path):
+    question = ("rustc", "-Z", "unstable-options", "--print", "cfg", "--", "-O")
+    assert [ask_cargo(*question), ask_cargo(*question), ask_cargo("--version")] == [(f"answer to {' '.join(question)}", 0, 1)] * 2 + [("answer to --version", 0, 2)]
+    assert ask_cargo(*question, RUSTFLAGS="-Ctarget-cpu=native")[2] == 3
+    (tmp_path / "config.toml").write_text("[build]\nrustflags = []\n")
+    assert ask_cargo(*question)[2] == 4
+    assert [ask_cargo("locate-project")[2], ask_cargo("locate-project")[2]] == [5, 6]
+
+
+def test_an_answer_that_failed_is_not_kept(ask_cargo, tmp_path):
+    (tmp_path / "fails").touch()
+    assert ask_cargo("--version") == ("", 3, 1)
+    (tmp_path / "fails").unlink()
+    assert [ask_cargo("--version"), ask_cargo("--version")] == [("answer to --version", 0, 2)] * 2

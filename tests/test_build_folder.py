@@ -226,6 +226,54 @@ def test_a_new_build_changes_nothing_for_a_kernel_that_runs(kernel_folder, monke
         folder.fill(copy)
 
 
+def test_cargo_is_asked_only_when_something_has_changed(kernel_folder, tmp_path, monkeypatch):
+    folder, _ = kernel_folder
+    source, library = tmp_path / "candle_course" / "src" / "lib.rs", folder.template / "target/a-b-c/debug/deps/libother-1.rlib"
+    make, built, meanwhile = folder._build, [], []
+
+    def build():
+        built.append(True)
+        make()
+        if meanwhile:
+            source.write_text(meanwhile.pop())
+
+    monkeypatch.setattr(folder, "_build", build)
+
+    def builds():
+        built.clear()
+        folder.prepare()
+        return len(built)
+
+    assert builds() == 0
+    source.parent.mkdir(parents=True)
+    source.write_text("mod a;")
+    meanwhile.append("mod a; mod b;")
+    assert [builds(), builds(), builds()] == [1, 1, 0], "a change during a build"
+    source.unlink()
+    assert [builds(), builds()] == [1, 0]
+    library.unlink()
+    assert [builds(), builds()] == [1, 0]
+    monkeypatch.setenv("RUSTFLAGS", "-Ctarget-cpu=native")
+    assert [builds(), builds()] == [1, 0]
+    monkeypatch.setenv("CANDLE_COURSE_FEATURES", "cuda")
+    assert [builds(), builds()] == [1, 0]
+
+
+@pytest.mark.parametrize(("manifest", "arguments", "answer"), [
+    ("empty", ["--print", "sysroot"], "/nonexistent"), ("crate", ["--print", "sysroot"], "real --print sysroot"), ("empty", ["-vV"], "real -vV"),
+])
+def test_rusts_library_is_read_once(kernel_folder, tmp_path, manifest, arguments, answer):
+    _, copy = kernel_folder
+    (copy / "Cargo.toml").write_text((copy / "quick" / f"{manifest}.toml").read_text())
+    real = tmp_path / "bin" / "rustc"
+    real.parent.mkdir()
+    real.write_text('#!/bin/sh\necho "real $*"\n')
+    real.chmod(0o755)
+    environment = dict(os.environ, CANDLE_COURSE_PATH=f"{real.parent}:{os.environ['PATH']}", CANDLE_COURSE_CARGO_HOME="")
+    result = subprocess.run([KERNEL_BIN / "rustc", *arguments], cwd=copy, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == answer
+
+
 def test_the_kernels_cargo_puts_the_pinned_versions_back(tmp_path):
     pinned = '[[package]]\nname = "candle_course"\n\n[[package]]\nname = "half"\nversion = "2.6.0"\n'
     emptied = '[[package]]\nname = "ctx"\n'

@@ -3,8 +3,8 @@
 evcxr compiles a notebook's dependencies in a folder of its own. This module keeps such a folder
 (the template) compiled ahead of time with the very command that evcxr uses, and gives each kernel a
 folder of its own, because every kernel writes its `src/lib.rs` there. The compiled libraries are not
-copied: cells are compiled with the template's. Cargo itself decides what is stale: a changed crate,
-compiler or feature is rebuilt in the template before the next kernel starts.
+copied: cells are compiled with the template's. A changed crate, compiler or feature is rebuilt in the
+template before the next kernel starts; what of it is stale, cargo itself decides.
 """
 
 import contextlib
@@ -210,6 +210,10 @@ class BuildFolder:
         # Compiled crates of a bundle, until cargo has taken what it wants of them.
         self.ready_made = self.home / "ready-made"
 
+    def answers(self) -> Path:
+        """Where is kept what `analysis/bin/cargo` was told of this compiler."""
+        return self.home / "metadata" / digest([compiler()])
+
     def is_built(self) -> bool:
         """Whether the template was built once; what has changed since is compiled when it is needed."""
         return (self.home / "built").exists()
@@ -266,8 +270,7 @@ class BuildFolder:
         does not change what runs.
         """
         own = sorted(path for path in (self.template / "target").glob("*/debug/deps/*") if path.name.startswith(CRATES) and path.suffix in LIBRARIES)
-        marks = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in own]
-        snapshot = self.home / "snapshots" / hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
+        snapshot = self.home / "snapshots" / digest([marks(own)])
         if not snapshot.exists():
             unfinished = Path(tempfile.mkdtemp(prefix="trash-", dir=self.home))
             for path in own:
@@ -326,6 +329,9 @@ class BuildFolder:
         self._write_quick(dependency)
         self._lock_dependencies(changed)
         self._forget_other_compilers()
+        sources, fresh = self._sources(), self.home / "fresh"
+        if self.is_built() and fresh.exists() and say.read_text(fresh) == f"{sources} {self._results()}\n":
+            return
         if self.is_built():
             self._build()
         else:
@@ -336,6 +342,26 @@ class BuildFolder:
             self._put_away_what_was_ready()
         # What cargo made of the workspace's versions, for `kernel-bin/cargo` to put back.
         shutil.copy2(self.template / "Cargo.lock", self.template / "pinned.lock")
+        # The sources as they were before: what has changed meanwhile is built the next time.
+        say.write_if_changed(fresh, f"{sources} {self._results()}\n")
+
+    def _sources(self) -> str:
+        """Names all that a build follows from, by what cargo looks at too: times and sizes of files.
+
+        Where it is the same, a kernel need not wait for cargo, which asks it of 220 packages.
+        """
+        files = [self.project / "Cargo.toml", self.project / "Cargo.lock", self.home / ".cargo" / "config.toml", self.template / "Cargo.toml"]
+        for folder, folders, names in os.walk(self.project / "candle_course"):
+            folders[:] = sorted(name for name in folders if name != "target" and not name.startswith("."))
+            files += [Path(folder, name) for name in names]
+        variables = {name: value for name, value in os.environ.items() if re.match(r"CARGO|RUST|CC|CXX|C(XX)?FLAGS|AR$|LD|PKG_CONFIG|CUDA|MAC|SDK", name)}
+        return digest([marks(sorted(files)), sorted(variables.items()), linker(), compiler()])
+
+    def _results(self) -> str:
+        """Names what a build has left: a library that is gone has to be made again."""
+        target = self.template / "target"
+        libraries = [target / "debug" / "deps", *sorted(target.glob("*/debug/deps"))]
+        return digest([marks(libraries + [self.template / name for name in ("Cargo.lock", "pinned.lock", "quick/rustc", "src/lib.rs")])])
 
     def _write_quick(self, dependency: str) -> None:
         """What `kernel-bin/cargo` knows without asking cargo: the manifests of a kernel without and with the crate."""
@@ -453,6 +479,22 @@ def remove_orphans(kernels: Path) -> None:
         record = home / "project"
         if record.is_file() and not Path(say.read_text(record).strip()).exists():
             shutil.rmtree(home, ignore_errors=True)
+
+
+def marks(files: list) -> list:
+    """What tells whether a file is the one that it was; None for one that is gone."""
+    found = []
+    for path in files:
+        try:
+            status = os.stat(path)
+            found.append((str(path), status.st_size, status.st_mtime_ns))
+        except FileNotFoundError:
+            found.append((str(path), None))
+    return found
+
+
+def digest(told: list) -> str:
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
 
 
 OWN = ("candle_course", "libcandle_course", "ctx", "libctx")

@@ -33,7 +33,7 @@ def start(arguments: list) -> int:
     builds.clean_in_background()
     # Also spares the notebooks a person's own start-up code for evcxr.
     os.environ.setdefault("EVCXR_CONFIG_DIR", str(folder / "config"))
-    variables = dict(build_folder.run_environment(), EVCXR_TMPDIR=str(folder))
+    variables = dict(build_folder.run_environment(), EVCXR_TMPDIR=str(folder), CANDLE_COURSE_ANSWERS=str(builds.answers()))
     return supervise.run([str(binary), "--control_file", *arguments], variables)
 
 

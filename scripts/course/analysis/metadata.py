@@ -75,6 +75,10 @@ def cache(arguments: list):
     # Any other name is written in other signs in the answer.
     if not re.fullmatch(r"/[\w./+-]+", str(folder), re.ASCII):
         return None
+    answers = os.environ.get("CANDLE_COURSE_ANSWERS")
+    if answers and folder.match("lib/rustlib/src/rust/library"):
+        # Rust's own library, which the compiler brings.
+        return Path(answers) / hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:24], folder
     manifest, quick = (folder / "Cargo.toml").read_bytes(), folder / "quick"
     if manifest not in [(quick / name).read_bytes() for name in ("empty.toml", "crate.toml")]:
         return None
@@ -106,7 +110,7 @@ def main() -> None:
 
 def keep(path: Path, folder: Path, text: str) -> None:
     with contextlib.suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.write_text(text.replace(str(folder), HERE), encoding="utf-8")
         os.replace(temporary, path)
