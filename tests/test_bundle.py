@@ -183,7 +183,7 @@ def test_a_kernel_that_does_not_run_here_is_compiled_instead(release, capsys):
     assert evcxr.find() is None and "evcxr_jupyter: compiled here instead" in capsys.readouterr().err and ready()
 
 
-def hand_over(tmp_path, *arguments, files=LIBRARIES):
+def hand_over(tmp_path, *arguments, files=LIBRARIES, sources=""):
     """Calls the wrapper as cargo does; what the compiler would have done stands in `compiled`."""
     store, out = tmp_path / "store", tmp_path / "out"
     store.mkdir(exist_ok=True)
@@ -194,7 +194,7 @@ def hand_over(tmp_path, *arguments, files=LIBRARIES):
     compiler = tmp_path / "rustc"
     compiler.write_text(f'#!/bin/sh\necho compiled\necho "$*" >> {tmp_path}/compiled\n')
     compiler.chmod(0o755)
-    environment = dict(os.environ, CANDLE_COURSE_READY_MADE=str(store), CANDLE_COURSE_LIBRARY="so")
+    environment = dict(os.environ, CANDLE_COURSE_READY_MADE=str(store), CANDLE_COURSE_LIBRARY="so", CANDLE_COURSE_SOURCES=sources)
     result = subprocess.run([WRAPPER, compiler, *arguments], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result, out, (tmp_path / "compiled").exists()
@@ -228,6 +228,44 @@ def test_anything_else_is_compiled(tmp_path, arguments):
     assert compiled and result.stdout == "compiled\n" and not list(out.iterdir())
 
 
+OWN = {
+    f"libcandle_course-{HASH}.rlib": b"library", f"libcandle_course-{HASH}.rmeta": b"metadata", f"candle_course-{HASH}.d": b"x: @project@/candle_course/src/lib.rs\n",
+    f"libcandle_course_samples-{HASH}.rlib": b"samples", f"libcandle_course_samples-{HASH}.rmeta": b"of samples", f"candle_course_samples-{HASH}.d": b"",
+    "libcandle_course_notebook.rlib": b"notebook", "libcandle_course_notebook.so": b"shared", "candle_course_notebook.d": b"",
+}
+
+
+def test_the_crate_itself_is_handed_over_where_its_sources_are_the_same(tmp_path):
+    # Cargo asks for it under another name wherever it lies.
+    asked = compile_as(tmp_path, "candle_course", "lib", "-fedcba9876543210")
+    assert hand_over(tmp_path, *asked, files=OWN)[2]
+    (tmp_path / "compiled").unlink()
+    result, out, compiled = hand_over(tmp_path, *asked, files=OWN, sources="/home/a/course")
+    assert not compiled
+    for suffix, text in (("rlib", b"library"), ("rmeta", b"metadata")):
+        assert (out / f"libcandle_course-fedcba9876543210.{suffix}").read_bytes() == (out / f"libcandle_course-{HASH}.{suffix}").read_bytes() == text
+    assert (out / "candle_course-fedcba9876543210.d").read_text() == "x: /home/a/course/candle_course/src/lib.rs\n"
+    told = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(each["emit"], os.path.basename(each["artifact"])) for each in told] == [("metadata", "libcandle_course-fedcba9876543210.rmeta"), ("link", "libcandle_course-fedcba9876543210.rlib")]
+
+
+def test_the_dynamic_library_is_handed_over(tmp_path):
+    result, out, compiled = hand_over(tmp_path, *compile_as(tmp_path, "candle_course_notebook", "dylib", ""), files=OWN, sources="/home/a/course")
+    assert not compiled and (out / "libcandle_course_notebook.so").read_bytes() == b"shared" and (out / "libcandle_course_notebook.rlib").read_bytes() == b"notebook"
+    assert hand_over(tmp_path, *compile_as(tmp_path, "ctx", "cdylib", ""), files=OWN, sources="/home/a/course")[2]
+
+
+def test_the_crate_is_named_by_what_is_in_its_files(tmp_path):
+    def project(name, text):
+        for path in ("candle_course/src/lib.rs", "candle_course/Cargo.toml", "candle_course/samples/images/a.webp", "candle_course/notebook/src/lib.rs", "Cargo.toml"):
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(path)
+        (tmp_path / name / "candle_course/src/lib.rs").write_text(text)
+        return build_folder.own_sources(tmp_path / name)
+
+    assert project("a", "one") == project("b", "one") != project("b", "two")
+
+
 def test_questions_go_to_the_compiler(tmp_path):
     assert hand_over(tmp_path, "-vV")[2]
     assert hand_over(tmp_path, "-", "--crate-name", "___", "--print=file-names", "--crate-type", "bin", "--crate-type", "rlib")[2]
@@ -248,7 +286,7 @@ def test_an_archive_is_the_same_for_the_same_files(tmp_path):
     assert [path.read_bytes() for path in (tmp_path / "unpacked").iterdir()] == [b"library"]
 
 
-def test_only_dependencies_are_packed(tmp_path):
+def test_dependencies_are_packed_and_the_crate_as_it_was_last_compiled(tmp_path, monkeypatch):
     deps, script = tmp_path / "a-b-c/debug/deps", tmp_path / f"debug/build/serde-{HASH}"
     deps.mkdir(parents=True)
     script.mkdir(parents=True)
@@ -257,6 +295,18 @@ def test_only_dependencies_are_packed(tmp_path):
     for name in (f"build_script_build-{HASH}", "build-script-build", f"build_script_build-{HASH}.d"):
         (script / name).touch()
     assert sorted(path.name for path in bundle.compiled(tmp_path)) == sorted([*LIBRARIES, f"build_script_build-{HASH}", f"build_script_build-{HASH}.d"])
+    monkeypatch.setattr(paths, "PROJECT", tmp_path / "project")
+    (tmp_path / "project/candle_course").mkdir(parents=True)
+    (tmp_path / "project/Cargo.toml").touch()
+    for name, text in OWN.items():
+        (deps / name).write_bytes(text.replace(b"@project@", bytes(tmp_path / "project")))
+    older = deps / "libcandle_course-fedcba9876543210.rlib"
+    older.touch()
+    os.utime(older, (1_000_000, 1_000_000))
+    (tmp_path / "temporary").mkdir()
+    packed = {path.name: path for path in bundle.own(tmp_path, tmp_path / "temporary")}
+    assert {name: path.read_bytes() for name, path in packed.items() if name in OWN} == OWN
+    assert set(packed) - set(OWN) == {f"sources-{build_folder.own_sources(paths.PROJECT)}"}
 
 
 def test_the_key_names_what_decides(monkeypatch):

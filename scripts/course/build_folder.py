@@ -382,6 +382,12 @@ class BuildFolder:
             say.note(f"  {len(used.read_text().splitlines())} crates were ready-made")
         shutil.rmtree(self.ready_made, ignore_errors=True)
 
+    def _has_ready_made_crate(self) -> bool:
+        """Whether the bundle's crate was made of these very sources, as it would be made here."""
+        settings = features() or [name for name in os.environ if name.startswith("CARGO_PROFILE_")]
+        plain = re.fullmatch(r"[\w/.+-]+", str(self.project), re.ASCII)
+        return bool(plain and not settings) and (self.ready_made / f"sources-{own_sources(self.project)}").exists()
+
     def _build(self) -> None:
         """Runs cargo in the template; shows which crates it compiles, and all it says if it fails."""
         command, environment = build_command()
@@ -389,6 +395,7 @@ class BuildFolder:
         if self.ready_made.exists():
             library = "dylib" if sys.platform == "darwin" else "so"
             environment |= {"RUSTC_WRAPPER": str(HERE / "bundle-bin" / "rustc"), "CANDLE_COURSE_READY_MADE": str(self.ready_made), "CANDLE_COURSE_LIBRARY": library}
+            environment["CANDLE_COURSE_SOURCES"] = str(self.project) if self._has_ready_made_crate() else ""
         try:
             with progress.Build("the crate", HEAVY, self.template / "target") as build:
                 say.run(command, take=build.take, log=self.home / "build.log", cwd=self.template, env=environment | progress.VARIABLES)
@@ -479,6 +486,15 @@ def remove_orphans(kernels: Path) -> None:
         record = home / "project"
         if record.is_file() and not Path(say.read_text(record).strip()).exists():
             shutil.rmtree(home, ignore_errors=True)
+
+
+def own_sources(project: Path) -> str:
+    """Names what the crate is compiled of, by what is in the files: the same on every machine."""
+    told, crate = hashlib.sha256(), project / "candle_course"
+    files = [path for folder in ("src", "samples", "notebook") for path in (crate / folder).rglob("*") if path.is_file() and "target" not in path.parts]
+    for path in sorted([project / "Cargo.toml", *crate.glob("*.*"), *files]):
+        told.update(f"{path.relative_to(project).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return told.hexdigest()[:16]
 
 
 def marks(files: list) -> list:

@@ -6,7 +6,8 @@ have, or has for another compiler, is compiled here instead, and a line says so.
 Cargo itself decides what of the compiled dependencies is used. Its own records would not do: they name
 the folders of the machine that made them. So cargo builds, and `bundle-bin/rustc`, in the compiler's
 place, hands it each crate that the bundle has under the very name that cargo asks for: a name that tells
-the crate's version, features, settings and compiler.
+the crate's version, features, settings and compiler. The crate of this project is handed over where its
+sources are those that the bundle was made of.
 """
 
 import argparse
@@ -124,7 +125,7 @@ def install_kernel(archive: Path, temporary: Path) -> None:
 
 def install_libraries(archive: Path, temporary: Path) -> None:
     """Puts the compiled crates where the next build finds them."""
-    unpack(archive, temporary / "libraries", lambda name: re.fullmatch(r"[\w.+-]+-[0-9a-f]{16}(\.\w+)?", name))
+    unpack(archive, temporary / "libraries", lambda name: re.fullmatch(r"[\w.+-]+-[0-9a-f]{16}(\.\w+)?|(lib)?candle_course_notebook\.\w+", name))
     store = build_folder.BuildFolder().ready_made
     shutil.rmtree(store, ignore_errors=True)
     store.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,8 @@ def main(arguments: list) -> int:
     template = build_folder.BuildFolder().template / "target"
     with say.step("Packing"):
         pack(folder / kernel_name(), [evcxr.find()])
-        pack(folder / libraries_name(), compiled(template))
+        with tempfile.TemporaryDirectory() as temporary:
+            pack(folder / libraries_name(), compiled(template) + own(template, Path(temporary)))
     return write_sums(folder)
 
 
@@ -214,6 +216,20 @@ def compiled(target: Path) -> list:
     libraries = [path for path in target.rglob("deps/*") if path.suffix in (".rlib", ".rmeta", ".so", ".dylib", ".d")]
     scripts = [path for path in target.rglob("build/*/build_script_*-*") if re.fullmatch(r"build_script_\w+-[0-9a-f]{16}(\.d)?", path.name)]
     return [path for path in libraries + scripts if not path.name.startswith(build_folder.OWN)]
+
+
+def own(target: Path, temporary: Path) -> list:
+    """The project's own crates, as they were last compiled, and in `temporary` what names their sources."""
+    libraries = []
+    for crate, mark in (("candle_course", "-*"), ("candle_course_samples", "-*"), (paths.NOTEBOOK_PACKAGE, "")):
+        # Other features leave others under other names.
+        newest = max(target.glob(f"*/debug/deps/lib{crate}{mark}.rlib"), key=lambda path: path.stat().st_mtime)
+        libraries += [path for path in newest.parent.glob(f"{newest.stem}.*") if path.suffix in build_folder.LIBRARIES]
+        sources = newest.with_name(f"{newest.stem.removeprefix('lib')}.d")
+        told = sources.read_text(encoding="utf-8").replace(f"{paths.PROJECT}/", "@project@/")
+        (temporary / sources.name).write_text(told, encoding="utf-8")
+    (temporary / f"sources-{build_folder.own_sources(paths.PROJECT)}").touch()
+    return libraries + sorted(temporary.iterdir())
 
 
 def pack(archive: Path, files: list) -> None:
