@@ -19,7 +19,7 @@ from course import build_folder, bundle, evcxr, paths, reliability, say
 WRAPPER = PROJECT / "scripts" / "course" / "bundle-bin" / "rustc"
 COMPILER = "rustc 1.95.0\nhost: x86_64-unknown-linux-gnu\nrelease: 1.95.0"
 HASH = "0123456789abcdef"
-LIBRARIES = {f"libserde-{HASH}.rlib": b"library", f"libserde-{HASH}.rmeta": b"metadata", f"serde-{HASH}.d": b"sources"}
+LIBRARIES = {f"libserde-{HASH}.rlib": b"library", f"libserde-{HASH}.rmeta": b"metadata", f"serde-{HASH}.d": b"@template@/x: @registry@/serde-1.0/src/lib.rs\n"}
 
 
 def archive(files: dict, **changes) -> bytes:
@@ -194,19 +194,21 @@ def hand_over(tmp_path, *arguments, files=LIBRARIES, sources=""):
     compiler = tmp_path / "rustc"
     compiler.write_text(f'#!/bin/sh\necho compiled\necho "$*" >> {tmp_path}/compiled\n')
     compiler.chmod(0o755)
-    environment = dict(os.environ, CANDLE_COURSE_READY_MADE=str(store), CANDLE_COURSE_LIBRARY="so", CANDLE_COURSE_SOURCES=sources)
+    environment = dict(os.environ, CANDLE_COURSE_READY_MADE=str(store), CANDLE_COURSE_LIBRARY="so", CANDLE_COURSE_SOURCES=sources, CANDLE_COURSE_TEMPLATE="/t")
     result = subprocess.run([WRAPPER, compiler, *arguments], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result, out, (tmp_path / "compiled").exists()
 
 
 def compile_as(tmp_path, name, kind, extra=f"-{HASH}"):
-    return ["--crate-name", name, "--edition=2021", "src/lib.rs", "--crate-type", kind, "--emit=dep-info,metadata,link", "-C", "opt-level=3", "-C", "metadata=x", "-C", f"extra-filename={extra}", "--out-dir", str(tmp_path / "out")]
+    return ["--crate-name", name, "--edition=2021", "/home/me/.cargo/registry/src/index-2/serde-1.0/src/lib.rs", "--crate-type", kind, "--emit=dep-info,metadata,link", "-C", "opt-level=3", "-C", "metadata=x", "-C", f"extra-filename={extra}", "--out-dir", str(tmp_path / "out")]
 
 
 def test_a_crate_of_the_bundle_is_handed_over_with_what_cargo_listens_for(tmp_path):
     result, out, compiled = hand_over(tmp_path, *compile_as(tmp_path, "serde", "lib"))
-    assert not compiled and {path.name: path.read_bytes() for path in out.iterdir()} == LIBRARIES
+    # What it was made of lies elsewhere here, and cargo compiles anew what is made of files that are gone.
+    assert (out / f"serde-{HASH}.d").read_text() == "/t/x: /home/me/.cargo/registry/src/index-2/serde-1.0/src/lib.rs\n"
+    assert not compiled and {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".d"} == {name: text for name, text in LIBRARIES.items() if not name.endswith(".d")}
     told = [json.loads(line) for line in result.stderr.splitlines()]
     assert [(each["$message_type"], each["emit"], os.path.basename(each["artifact"])) for each in told] == [
         ("artifact", "metadata", f"libserde-{HASH}.rmeta"), ("artifact", "link", f"libserde-{HASH}.rlib")]
@@ -303,10 +305,12 @@ def test_dependencies_are_packed_and_the_crate_as_it_was_last_compiled(tmp_path,
     older = deps / "libcandle_course-fedcba9876543210.rlib"
     older.touch()
     os.utime(older, (1_000_000, 1_000_000))
+    (deps / f"serde-{HASH}.d").write_text(f"{deps}/x: /home/a/.cargo/registry/src/index.crates.io-1/serde-1.0/src/lib.rs {tmp_path}/a-b-c/debug/build/out/a.rs\n")
     (tmp_path / "temporary").mkdir()
-    packed = {path.name: path for path in bundle.own(tmp_path, tmp_path / "temporary")}
+    packed = {path.name: path for path in bundle.portable(bundle.compiled(tmp_path) + bundle.own(tmp_path), tmp_path, tmp_path / "temporary")}
     assert {name: path.read_bytes() for name, path in packed.items() if name in OWN} == OWN
-    assert set(packed) - set(OWN) == {f"sources-{build_folder.own_sources(paths.PROJECT)}"}
+    assert set(packed) == {*OWN, *LIBRARIES, f"build_script_build-{HASH}", f"build_script_build-{HASH}.d", f"sources-{build_folder.own_sources(paths.PROJECT)}"}
+    assert packed[f"serde-{HASH}.d"].read_text() == "@template@/a-b-c/debug/deps/x: @registry@/serde-1.0/src/lib.rs @template@/a-b-c/debug/build/out/a.rs\n"
 
 
 def test_the_key_names_what_decides(monkeypatch):

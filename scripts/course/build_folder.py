@@ -394,7 +394,7 @@ class BuildFolder:
         environment |= {"RUSTC_WORKSPACE_WRAPPER": str(HERE / "kernel-bin" / "record"), "CANDLE_COURSE_RECORD": str(self.template / "quick" / "rustc")}
         if self.ready_made.exists():
             library = "dylib" if sys.platform == "darwin" else "so"
-            environment |= {"RUSTC_WRAPPER": str(HERE / "bundle-bin" / "rustc"), "CANDLE_COURSE_READY_MADE": str(self.ready_made), "CANDLE_COURSE_LIBRARY": library}
+            environment |= {"RUSTC_WRAPPER": str(HERE / "bundle-bin" / "rustc"), "CANDLE_COURSE_READY_MADE": str(self.ready_made), "CANDLE_COURSE_LIBRARY": library, "CANDLE_COURSE_TEMPLATE": str(self.template)}
             environment["CANDLE_COURSE_SOURCES"] = str(self.project) if self._has_ready_made_crate() else ""
         try:
             with progress.Build("the crate", HEAVY, self.template / "target") as build:

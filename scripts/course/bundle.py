@@ -197,7 +197,7 @@ def main(arguments: list) -> int:
     with say.step("Packing"):
         pack(folder / kernel_name(), [evcxr.find()])
         with tempfile.TemporaryDirectory() as temporary:
-            pack(folder / libraries_name(), compiled(template) + own(template, Path(temporary)))
+            pack(folder / libraries_name(), portable(compiled(template) + own(template), template.parent, Path(temporary)))
     return write_sums(folder)
 
 
@@ -218,18 +218,25 @@ def compiled(target: Path) -> list:
     return [path for path in libraries + scripts if not path.name.startswith(build_folder.OWN)]
 
 
-def own(target: Path, temporary: Path) -> list:
-    """The project's own crates, as they were last compiled, and in `temporary` what names their sources."""
-    libraries = []
+def own(target: Path) -> list:
+    """The project's own crates, as they were last compiled."""
+    files = []
     for crate, mark in (("candle_course", "-*"), ("candle_course_samples", "-*"), (paths.NOTEBOOK_PACKAGE, "")):
         # Other features leave others under other names.
         newest = max(target.glob(f"*/debug/deps/lib{crate}{mark}.rlib"), key=lambda path: path.stat().st_mtime)
-        libraries += [path for path in newest.parent.glob(f"{newest.stem}.*") if path.suffix in build_folder.LIBRARIES]
-        sources = newest.with_name(f"{newest.stem.removeprefix('lib')}.d")
-        told = sources.read_text(encoding="utf-8").replace(f"{paths.PROJECT}/", "@project@/")
-        (temporary / sources.name).write_text(told, encoding="utf-8")
+        files += [path for path in newest.parent.glob(f"{newest.stem}.*") if path.suffix in build_folder.LIBRARIES]
+        files.append(newest.with_name(f"{newest.stem.removeprefix('lib')}.d"))
+    return files
+
+
+def portable(files: list, template: Path, temporary: Path) -> list:
+    """The files, and in `temporary` those that name where sources lie, without the folders of this machine."""
+    for path in files:
+        if path.suffix == ".d":
+            told = path.read_text(encoding="utf-8").replace(f"{paths.PROJECT}/", "@project@/").replace(str(template), "@template@")
+            (temporary / path.name).write_text(re.sub(r"/\S*/registry/src/[^/\s]+/", "@registry@/", told), encoding="utf-8")
     (temporary / f"sources-{build_folder.own_sources(paths.PROJECT)}").touch()
-    return libraries + sorted(temporary.iterdir())
+    return [path for path in files if path.suffix != ".d"] + sorted(temporary.iterdir())
 
 
 def pack(archive: Path, files: list) -> None:
