@@ -1,15 +1,18 @@
 //! Any image set of the Hugging Face hub.
 
-use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufReader, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use crate::data::hub::fetch;
-use crate::data::hub::repository::Choice;
-use crate::data::hub::shards::{Array, Beside, Columns, Rows, Shard, Wanted};
+use crate::data::hub::address::{Address, Kind};
+use crate::data::hub::download;
+use crate::data::hub::repository::{self, Choice};
+use crate::data::hub::shards::{Array, Beside, Columns, Rows, Shard, Stored, Wanted};
+use crate::data::hub::version::{Version, with_version};
 use crate::data::pixels::{self, Channels, Pixels, Reading};
 use crate::data::source::HubOptions;
 use crate::data::{Dataset, Example, Sampler, Source};
@@ -21,6 +24,8 @@ use crate::text::say;
 
 /// Bytes of encoded images that are shuffled together while a split is streamed; twice as many are kept.
 const BUFFER: u64 = 32 << 20;
+/// Most bytes of a file: those of the hub have some hundred megabytes.
+const FILE_BYTES: u64 = 16 << 30;
 /// Row groups that are larger do not fit beside each other.
 const LARGEST: u64 = 2 << 30;
 
@@ -30,6 +35,8 @@ const LARGEST: u64 = 2 << 30;
 /// is told by what the library `datasets` noted in them: which column has images, which labels, and the
 /// names of the classes; [`HubImagesBuilder`] says otherwise. Images are PNG, JPEG or TIFF, grey or colour,
 /// of 8 or 16 bits, a TIFF of any number of bands, or arrays of numbers (`Array3D`); a mask is PNG or TIFF.
+/// Where the files hold paths instead, the images are files of the same repository, found from its top or from
+/// where the parquet file lies, and come into the cache as well.
 ///
 /// # Examples
 ///
@@ -53,7 +60,7 @@ pub struct HubImages {
 /// Configures [`HubImages`].
 #[derive(Debug, Clone)]
 pub struct HubImagesBuilder {
-    repository: String,
+    address: Address,
     choice: Choice,
     wanted: Wanted,
     reading: Reading,
@@ -66,7 +73,7 @@ impl HubImages {
     /// The set `owner/name`.
     pub fn builder(repository: impl Into<String>) -> HubImagesBuilder {
         HubImagesBuilder {
-            repository: repository.into(),
+            address: Address::new(Kind::Dataset, repository),
             choice: Choice::default(),
             wanted: Wanted::default(),
             reading: Reading { channels: Channels::Stored, ..Reading::default() },
@@ -103,6 +110,9 @@ impl HubImages {
 
 impl HubImagesBuilder {
     setters! {
+        /// A branch, a tag or a commit; `main` by default. `refs/convert/parquet` is where the hub keeps what
+        /// it has made of sets in other formats.
+        revision(revision: impl Into<String>) => address.revision = revision.into();
         /// Which of several variants of the set: the folder that its files lie in.
         configuration(name: impl Into<String>) => choice.configuration = Some(name.into());
         /// Only these splits.
@@ -129,6 +139,8 @@ impl HubImagesBuilder {
         in_memory() => in_memory = true;
         /// Does not speak to the hub; its local cache is still used.
         offline(offline: bool) => hub.offline = offline;
+        /// Asks the hub for the newest version, whatever is in the cache.
+        refresh() => hub.refresh = true;
         /// The hub's address, `HF_ENDPOINT` or `https://huggingface.co` by default.
         endpoint(endpoint: impl Into<String>) => hub.endpoint = Some(endpoint.into());
         /// The hub's local cache, by default `HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`.
@@ -143,22 +155,27 @@ impl HubImagesBuilder {
     /// If the set cannot be had, has several configurations of which none is chosen, lacks a split or a
     /// column, or a file is damaged.
     pub fn load(self) -> Result<HubImages> {
-        let name = &self.repository;
-        let plain = |part: &str| {
-            let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            !part.is_empty() && part.len() <= 96 && !part.starts_with('.') && part.bytes().all(ordinary)
-        };
-        if !name.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name)) {
-            return Err(Error::argument("repository", "`owner/name`", format!("{name:?}")));
-        }
+        self.address.check()?;
         pixels::check(&self.reading)?;
         if self.limit == Some(0) {
             return Err(Error::argument("limit", "at least one example", 0));
         }
-        self.read().with_context(|| format!("cannot load {}", self.repository))
+        self.read().with_context(|| format!("cannot load {}", self.address.name))
     }
 
     fn read(&self) -> Result<HubImages> {
+        let wanted = download::Wanted { limit: FILE_BYTES, quiet: self.hub.quiet };
+        let found = with_version(&self.address, &self.hub, wanted, &mut |version| self.read_version(version))?;
+        let ((splits, class_names), source) = found.map_err(|missing| missing.into_error(&self.address.name))?;
+        if !self.hub.quiet {
+            let told: Vec<String> = splits.iter().map(|(name, split)| format!("{name} {}", split.len())).collect();
+            say(format!("{}: {} images from {source}", self.address.name, told.join(", ")));
+        }
+        Ok(HubImages { splits, class_names, source })
+    }
+
+    /// The splits and the names of the classes; nothing if a file cannot be had.
+    fn read_version(&self, version: &Version<'_>) -> Result<Option<(BTreeMap<String, HubSplit>, Arc<Vec<String>>)>> {
         let mut rows: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         let mut enough = |split: &str, files: &[PathBuf]| {
             let Some(limit) = self.limit else { return Ok(false) };
@@ -169,19 +186,20 @@ impl HubImagesBuilder {
             *read = files.len();
             Ok(*total >= limit)
         };
-        let (files, source) = fetch(&self.repository, &self.hub, &self.choice, &mut enough)?;
+        let Some(files) = repository::files(version, &self.address.name, &self.choice, &mut enough)? else {
+            return Ok(None);
+        };
         let mut splits = BTreeMap::new();
         let mut class_names = Arc::new(Vec::new());
         for (split, files) in files {
-            let (split_of, names) = HubSplit::new(self, &files).with_context(|| format!("in the split {split}"))?;
+            let what = || format!("in the split {split}");
+            let Some((split_of, names)) = HubSplit::new(self, version, &files).with_context(what)? else {
+                return Ok(None);
+            };
             class_names = names;
             splits.insert(split, split_of);
         }
-        if !self.hub.quiet {
-            let told: Vec<String> = splits.iter().map(|(name, split)| format!("{name} {}", split.len())).collect();
-            say(format!("{}: {} images from {source}", self.repository, told.join(", ")));
-        }
-        Ok(HubImages { splits, class_names, source })
+        Ok(Some((splits, class_names)))
     }
 }
 
@@ -196,6 +214,8 @@ impl HubImagesBuilder {
 pub struct HubSplit(Arc<Inner>);
 
 struct Inner {
+    /// The folder of the repository's files.
+    root: PathBuf,
     shards: Vec<Shard>,
     columns: Columns,
     reading: Reading,
@@ -229,7 +249,11 @@ impl std::fmt::Debug for HubSplit {
 }
 
 impl HubSplit {
-    fn new(builder: &HubImagesBuilder, files: &[PathBuf]) -> Result<(Self, Arc<Vec<String>>)> {
+    fn new(
+        builder: &HubImagesBuilder,
+        version: &Version<'_>,
+        files: &[PathBuf],
+    ) -> Result<Option<(Self, Arc<Vec<String>>)>> {
         let shards = files.iter().map(|file| Shard::open(file)).collect::<Result<Vec<_>>>()?;
         let first = shards.first().ok_or_else(|| Error::data("there is no file"))?;
         let (columns, names) = first.columns(&builder.wanted)?;
@@ -257,6 +281,7 @@ impl HubSplit {
         // Two windows: the workers are in the next while the last batches of this one are made.
         let kept = if builder.in_memory { groups.len() } else { (2 * window).min(groups.len()) };
         let mut inner = Inner {
+            root: version.folder(),
             shards,
             columns,
             reading: builder.reading,
@@ -267,14 +292,18 @@ impl HubSplit {
             kept,
             memory: Mutex::new(Vec::new()),
         };
-        if inner.reading.channels == Channels::Stored && inner.columns.array.is_none() {
+        if inner.columns.stored == Stored::Path && !inner.fetch_images(version)? {
+            return Ok(None);
+        }
+        if inner.reading.channels == Channels::Stored && !matches!(inner.columns.stored, Stored::Array(_)) {
             // Grey or colour, as the first: a set may mix them, and a batch cannot.
-            let image = inner.rows(0)?.images.get(0).map(<[u8]>::to_vec).unwrap_or_default();
+            let rows = inner.rows(0)?;
             let reading = Reading { size: None, ..inner.reading };
-            let Pixels { size, .. } = pixels::read(Cursor::new(image), &reading).context("the first image")?;
+            let image = inner.image(0, rows.images.get(0).unwrap_or_default(), &reading);
+            let Pixels { size, .. } = image.context("the first image")?;
             inner.reading.channels = if size[0] == 1 { Channels::Grey } else { Channels::Color };
         }
-        Ok((Self(Arc::new(inner)), Arc::new(names)))
+        Ok(Some((Self(Arc::new(inner)), Arc::new(names))))
     }
 
     /// The label of every example, without reading an image.
@@ -305,6 +334,49 @@ impl HubSplit {
 }
 
 impl Inner {
+    /// Whether all images can be had that the files name by their paths.
+    fn fetch_images(&self, version: &Version<'_>) -> Result<bool> {
+        let there: HashSet<&str> = version.names().iter().map(String::as_str).collect();
+        let (mut names, mut row) = (Vec::new(), 0);
+        for group in self.groups.iter().take_while(|group| group.first < self.length) {
+            let shard = &self.shards[group.shard];
+            let folder = shard.path.parent().and_then(|folder| folder.strip_prefix(&self.root).ok()?.to_str());
+            let folder = folder.filter(|folder| !folder.is_empty()).map(|folder| folder.replace('\\', "/"));
+            for path in shard.paths(group.number, &self.columns, group.rows)?.into_iter().take(self.length - row) {
+                let beside = folder.as_ref().map(|folder| format!("{folder}/{path}"));
+                match beside.filter(|name| there.contains(name.as_str())).or_else(|| Some(path.clone())) {
+                    Some(name) if there.contains(name.as_str()) => names.push(name),
+                    _ if version.is_cached() => return Ok(false),
+                    _ => {
+                        let what = format!("row {row}: the image {path:?} is no file of the repository");
+                        return Err(Error::data(what).hint("images are had by the bytes or from the same repository"));
+                    }
+                }
+                row += 1;
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        version.get_many(&names)
+    }
+
+    /// What stands in the column of images for one of `shard`, decoded.
+    fn image(&self, shard: usize, stored: &[u8], reading: &Reading) -> Result<Pixels> {
+        match self.columns.stored {
+            Stored::Array(array) => plain(stored, array, reading),
+            Stored::Bytes => pixels::read(Cursor::new(stored), reading),
+            Stored::Path => {
+                // It was a name of the repository's when it was fetched.
+                let path = std::str::from_utf8(stored).map_err(|_| Error::data("its path is no text"))?;
+                let beside = self.shards[shard].path.parent().map(|folder| folder.join(path));
+                let path = beside.filter(|path| path.is_file()).unwrap_or_else(|| self.root.join(path));
+                let what = || format!("cannot read {}", path.display());
+                let file = File::open(&path).map_err(Error::from).with_context(what)?;
+                pixels::read(BufReader::new(file), reading).with_context(what)
+            }
+        }
+    }
+
     fn check_label(&self, label: u32) -> Result<()> {
         match self.classes == 0 || (label as usize) < self.classes {
             true => Ok(()),
@@ -363,11 +435,8 @@ impl Dataset for HubSplit {
         };
         let missing = || Error::data("it is not there");
         let image = rows.images.get(row).ok_or_else(missing).with_context(file)?;
-        let Pixels { values, size } = match inner.columns.array {
-            Some(array) => plain(image, array, &inner.reading),
-            None => pixels::read(Cursor::new(image), &inner.reading),
-        }
-        .with_context(file)?;
+        let shard = inner.groups[group].shard;
+        let Pixels { values, size } = inner.image(shard, image, &inner.reading).with_context(file)?;
         let target = match inner.columns.beside {
             Beside::Nothing => Tensor::new(0u32, &Device::Cpu)?,
             Beside::Label(_) => {
