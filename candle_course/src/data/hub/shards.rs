@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::basic::{LogicalType, Type};
+use parquet::basic::{ConvertedType, LogicalType, Type};
 use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -177,8 +177,10 @@ impl Shard {
         let blob = |name: &str| {
             let leaf = number_of(name)?;
             let of = schema.column(leaf);
-            (of.physical_type() == Type::BYTE_ARRAY)
-                .then(|| (leaf, of.logical_type_ref() == Some(&LogicalType::String)))
+            // Older writers name the one type, newer the other.
+            let is_text =
+                of.converted_type() == ConvertedType::UTF8 || of.logical_type_ref() == Some(&LogicalType::String);
+            (of.physical_type() == Type::BYTE_ARRAY).then_some((leaf, is_text))
         };
         let image_of = |name: &str| bytes_of(name).is_some() || blob(name).is_some();
         let named = |names: &[&str]| names.iter().find(|name| image_of(name)).map(|&name| name.to_owned());
