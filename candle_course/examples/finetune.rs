@@ -17,6 +17,8 @@ use candle_course::prelude::*;
 
 /// Clothes with a label: few, so that what was learnt elsewhere counts.
 const CLOTHES: usize = 200;
+/// Digits to learn from first.
+const DIGITS: usize = 2000;
 /// More, to judge by. (The sample that comes with the crate has no more than 300.)
 const UNSEEN: usize = 1000;
 const EPOCHS: usize = 10;
@@ -56,10 +58,10 @@ fn pretrained(device: &Device) -> Result<(State, WeightLoading)> {
     }
     println!("no weights given: training our own on digits");
     let mnist = Mnist::load()?;
-    let digits = loader(Subset::new(mnist.train(), &(0..4000).collect::<Vec<_>>())?, device)?;
+    let digits = loader(Subset::new(mnist.train(), &(0..DIGITS).collect::<Vec<_>>())?, device)?;
     let unseen = loader(Subset::new(mnist.test(), &(0..UNSEEN).collect::<Vec<_>>())?, device)?;
     let (parameters, model) = build(10, device)?;
-    let accuracy = train((&parameters, &model), AdamW::builder(&parameters).build()?, 4, (&digits, &unseen))?;
+    let accuracy = train((&parameters, &model), AdamW::builder(&parameters).build()?, 3, (&digits, &unseen))?;
     println!("accuracy on digits that it has not seen: {accuracy:.3}");
     Ok((parameters.state()?, WeightLoading::builder().skip("fc").build()?))
 }

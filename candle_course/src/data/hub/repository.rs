@@ -33,11 +33,13 @@ pub(in crate::data) fn files(
         Err(_) if version.is_cached() => return Ok(None),
         splits => splits?,
     };
+    // In the order in which they are asked for.
+    let order = if choice.splits.is_empty() { splits.keys().cloned().collect() } else { choice.splits.clone() };
     let mut all = BTreeMap::new();
-    for (split, names) in splits {
+    for split in order {
         let mut files = Vec::new();
-        for name in names {
-            let Some(path) = version.get(&name)? else { return Ok(None) };
+        for name in &splits[&split] {
+            let Some(path) = version.get(name)? else { return Ok(None) };
             files.push(path);
             if enough(&split, &files)? {
                 break;
