@@ -25,6 +25,8 @@ import reference_environment  # noqa: E402
 from course import benchmarks  # noqa: E402
 
 WORKERS = [1, 2, 4, 8]
+FILES = {"jpeg-64": "JPEG of 64 × 64, decoded lazily", "png-64": "PNG of 64 × 64, decoded lazily"}
+FILES |= {"jpeg-256": "JPEG of 256 × 256, decoded lazily", "png-256": "PNG of 256 × 256, decoded lazily"}
 
 
 def torch_child(case, workers, folder):
@@ -62,6 +64,7 @@ def torch_child(case, workers, folder):
             return torch.zeros(3, 8, 8), index
 
     normalise = transforms.Normalize((0.1307,), (0.3081,))
+    colours = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     batch, shuffle, seconds = 64, True, 3.0
     if case == "mnist":
         data = torchvision.datasets.MNIST(folder, transform=transforms.Compose([transforms.ToTensor(), normalise]))
@@ -69,9 +72,11 @@ def torch_child(case, workers, folder):
         data = torchvision.datasets.MNIST(folder)
         data = TensorDataset(normalise(data.data.unsqueeze(1).float() / 255), data.targets)
     elif case == "cifar10":
-        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        steps.append(transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor(), colours]
         data = Cifar(transforms.Compose(steps))
+    elif case in FILES:
+        steps = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), colours]
+        data = torchvision.datasets.ImageFolder(f"{folder}/{case}", transforms.Compose(steps))
     else:
         data, batch, shuffle, seconds = SlowFiles(16 * 40 * max(workers, 1)), 16, False, 0.0
     loader = DataLoader(
@@ -142,7 +147,8 @@ class Sides:
         self.binary, self.python, self.folder, self.rounds = binary, python, folder, rounds
 
     def run(self, title, case, workers, against=()):
-        commands = {"this crate": [self.binary, case, str(workers)]}
+        ours = ["files", str(workers), f"{self.folder}/{case}"] if case in FILES else [case, str(workers)]
+        commands = {"this crate": [self.binary, *ours]}
         if self.python:
             for name, other in against:
                 commands[name] = [self.python, __file__, "--child", other, str(workers), str(self.folder)]
@@ -159,13 +165,25 @@ class Sides:
         return result
 
 
-def compare(sides):
+def compare(sides, files_only):
     ratios = []
 
     def ratio(what, ours, theirs, target):
         ratios.append((what, ours[0] / theirs[0], f"{target} or more"))
         ratios.append((f"{what}: peak memory", ours[1] / theirs[1], "0.5 or less"))
 
+    files = {case: sides.run(title, case, 2, [("torchvision's ImageFolder", case)]) for case, title in FILES.items()}
+    if sides.python:
+        for case, title in FILES.items():
+            ratio(title, files[case]["this crate"], files[case]["torchvision's ImageFolder"], 3)
+    if not files_only:
+        in_memory(sides, ratio, ratios)
+    print(f"\n{'ratio':<46} {'measured':>9}  target")
+    for what, value, target in ratios:
+        print(f"{what:<46} {value:>9.2f}  {target}")
+
+
+def in_memory(sides, ratio, ratios):
     dataset, tensors = ("torchvision MNIST + transforms", "mnist"), ("TensorDataset of ready tensors", "mnist-tensors")
     mnist = sides.run("MNIST, normalised", "mnist", 2, [dataset, tensors])
     cifar = sides.run("CIFAR-10, crop, flip, normalise", "cifar10", 2, [("torchvision transforms", "cifar10")])
@@ -178,17 +196,14 @@ def compare(sides):
     one = slow[1]["this crate"][0]
     for workers in WORKERS[1:]:
         ratios.append((f"2 ms of I/O: {workers} workers over linear", slow[workers]["this crate"][0] / (workers * one), "0.9 or more"))
-    print(f"\n{'ratio':<46} {'measured':>9}  target")
-    for what, value, target in ratios:
-        print(f"{what:<46} {value:>9.2f}  {target}")
 
 
-def bench(rounds, python):
+def bench(rounds, python, files_only):
     print("building (minutes, the first time)", flush=True)
     binary = benchmarks.binary("data")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([binary, "export", folder], check=True)
-        compare(Sides(binary, python, folder, rounds))
+        compare(Sides(binary, python, folder, rounds), files_only)
 
 
 def main():
@@ -197,16 +212,17 @@ def main():
         return
     parser = argparse.ArgumentParser(prog="scripts/bench data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="measure PyTorch's DataLoader as well")
+    parser.add_argument("--files", action="store_true", help="only what reads images from files")
     parser.add_argument("--rounds", type=argument_types.count, default=2, help="runs of every measurement, 2 by default")
     options = parser.parse_args()
     python = os.environ.get("CANDLE_COURSE_REFERENCE_PYTHON")
     if not options.compare:
-        bench(options.rounds, None)
+        bench(options.rounds, None, options.files)
     elif python:
-        bench(options.rounds, python)
+        bench(options.rounds, python, options.files)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            bench(options.rounds, reference_environment.make(folder))
+            bench(options.rounds, reference_environment.make(folder), options.files)
 
 
 if __name__ == "__main__":

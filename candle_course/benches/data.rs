@@ -1,7 +1,8 @@
 //! One measurement of the loader, as a line of JSON: `data <case> [workers]`.
 //!
-//! Cases: `mnist`, `cifar10`, `io` and `export <folder>`, which writes the images that the cases
-//! use, for another framework to read. Called by `scripts/bench_data.py`.
+//! Cases: `mnist`, `cifar10`, `io`, `files` (a folder of `export`'s behind the workers) and `export <folder>`,
+//! which writes the images that the cases use, for another framework to read. Called by
+//! `scripts/bench_data.py`.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use candle_course::prelude::*;
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 
 /// 2 ms of waiting per example, as for a small file on a disk or a network.
 struct SlowFiles(usize);
@@ -54,7 +58,21 @@ fn main() -> Result<()> {
             let files = SlowFiles(16 * 40 * count.max(1));
             measure(DataLoader::builder(files).batch_size(16).workers(count).build()?, 0.0)
         }
-        _ => Err(Error::argument("arguments", "mnist|cifar10|io <workers>, or export <folder>", arguments.join(" "))),
+        ["files", count, folder] => {
+            let loader = DataLoader::builder(ImageFolder::new(folder)?)
+                .batch_size(64)
+                .shuffle(1)
+                .transform(RandomHorizontalFlip::new(3))
+                .transform(Normalize::new(&CIFAR_MEAN, &CIFAR_STD)?)
+                .workers(workers(count)?)
+                .build()?;
+            measure(loader, 3.0)
+        }
+        _ => Err(Error::argument(
+            "arguments",
+            "mnist|cifar10|io <workers>, files <workers> <folder>, or export <folder>",
+            arguments.join(" "),
+        )),
     }
 }
 
@@ -77,6 +95,9 @@ fn measure(loader: DataLoader, seconds: f64) -> Result<()> {
     println!("{{\"examples_per_second\": {:.1}}}", examples as f64 / start.elapsed().as_secs_f64());
     Ok(())
 }
+
+const CIFAR_MEAN: [f64; 3] = [0.4914, 0.4822, 0.4465];
+const CIFAR_STD: [f64; 3] = [0.2470, 0.2435, 0.2616];
 
 /// MNIST as IDX files where torchvision looks for them, CIFAR-10 as raw bytes, `[N, H, W, C]`.
 fn export(folder: &Path) -> Result<()> {
@@ -101,6 +122,36 @@ fn export(folder: &Path) -> Result<()> {
         .collect();
     fs::write(folder.join("cifar10-images.bin"), pixels)?;
     fs::write(folder.join("cifar10-labels.bin"), cifar.labels().iter().map(|&label| label as u8).collect::<Vec<_>>())?;
+    for (side, count) in [(64, 1600), (256, 400)] {
+        photographs(folder, &cifar, side, count)?;
+    }
+    Ok(())
+}
+
+/// Pictures of `side` pixels, photographs side by side, in two classes: as JPEG of quality 90 and as PNG.
+fn photographs(folder: &Path, cifar: &ImageDataset, side: u32, count: usize) -> Result<()> {
+    let broken = |error: image::ImageError| Error::data(format!("an image cannot be written: {error}"));
+    let across = side / 32;
+    for at in 0..count {
+        let mut picture = RgbImage::new(side, side);
+        for (x, y, pixel) in picture.enumerate_pixels_mut() {
+            let tile = (y / 32 * across + x / 32) as usize;
+            let photograph = cifar.bytes((at * 7 + tile * 13) % cifar.len())?;
+            let place = (y % 32 * 32 + x % 32) as usize;
+            pixel.0 = [0, 1, 2].map(|channel| photograph[channel * 1024 + place]);
+        }
+        for kind in ["jpeg", "png"] {
+            let class = folder.join(format!("{kind}-{side}/{}", ["even", "odd"][at % 2]));
+            fs::create_dir_all(&class)?;
+            let out = std::io::BufWriter::new(fs::File::create(class.join(format!("{at:04}.{kind}")))?);
+            let color = ExtendedColorType::Rgb8;
+            match kind {
+                "jpeg" => JpegEncoder::new_with_quality(out, 90).write_image(&picture, side, side, color),
+                _ => PngEncoder::new(out).write_image(&picture, side, side, color),
+            }
+            .map_err(broken)?;
+        }
+    }
     Ok(())
 }
 

@@ -15,6 +15,8 @@ pub mod data;
 pub mod device;
 pub mod direction;
 pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod kernels;
 pub mod language;
 pub mod losses;

@@ -73,6 +73,10 @@ pub use crate::checkpoint::{
     fold_batch_norm_transposed, load_weights, read_weights, save_weights, write_weights,
 };
 
+// hub
+#[cfg(feature = "hub")]
+pub use crate::hub::HubRepository;
+
 // onnx
 pub use crate::onnx::OnnxExport;
 

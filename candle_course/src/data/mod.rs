@@ -52,7 +52,7 @@ mod fashion_mnist;
 mod files;
 mod geotiff;
 #[cfg(feature = "hub")]
-mod hub;
+pub(crate) mod hub;
 #[cfg(feature = "hub")]
 mod hub_images;
 mod image_folder;
@@ -67,7 +67,7 @@ mod samples;
 mod satellite;
 mod scene;
 mod smote;
-mod source;
+pub(crate) mod source;
 mod split;
 mod statistics;
 mod stratified;

@@ -94,15 +94,28 @@ pub(super) fn read(mut content: impl BufRead + Seek, reading: &Reading) -> Resul
     Ok(Pixels { values, size: [c, h, w] })
 }
 
+/// Channels that stand side by side, each in a plane of its own.
 fn planes<T: Copy + Into<f32>>(pixels: &[T], c: usize, scale: Option<f64>, most: f32, values: &mut [f32]) {
+    match scale {
+        Some(scale) => separate(pixels, c, values, |stored| (f64::from(stored.into()) * scale) as f32),
+        None => separate(pixels, c, values, |stored| stored.into() / most),
+    }
+}
+
+fn separate<T: Copy>(pixels: &[T], c: usize, values: &mut [f32], value: impl Fn(T) -> f32) {
     let plane = values.len() / c;
-    for (pixel, channels) in pixels.chunks_exact(c).enumerate() {
-        for (channel, &stored) in channels.iter().enumerate() {
-            let stored: f32 = stored.into();
-            values[channel * plane + pixel] = match scale {
-                Some(scale) => (f64::from(stored) * scale) as f32,
-                None => stored / most,
-            };
+    // Planes of their own instead of indices: the compiler takes several pixels at once.
+    if c == 3 {
+        let (red, rest) = values.split_at_mut(plane);
+        let (green, blue) = rest.split_at_mut(plane);
+        let planes = red.iter_mut().zip(green).zip(blue);
+        for (pixel, ((red, green), blue)) in pixels.chunks_exact(3).zip(planes) {
+            (*red, *green, *blue) = (value(pixel[0]), value(pixel[1]), value(pixel[2]));
+        }
+    } else {
+        for (channel, plane) in values.chunks_exact_mut(plane.max(1)).enumerate() {
+            let stored = pixels[channel..].iter().step_by(c);
+            plane.iter_mut().zip(stored).for_each(|(plane, &stored)| *plane = value(stored));
         }
     }
 }

@@ -132,6 +132,8 @@ pub(crate) struct HubOptions {
     pub endpoint: Option<String>,
     pub cache: Option<PathBuf>,
     pub offline: bool,
+    /// Asks the hub for the newest version, whatever is in the cache.
+    pub refresh: bool,
     pub quiet: bool,
     pub patience: Patience,
 }

@@ -12,8 +12,8 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     pattern.is_empty() || ends.into_iter().any(|end| is_like(pattern.as_bytes(), &name.as_bytes()[..end]))
 }
 
-/// Whether the whole of `text` is like `pattern`.
-fn is_like(pattern: &[u8], text: &[u8]) -> bool {
+/// Whether the whole of `text` is like `pattern`, in which `*` stands for any letters.
+pub(crate) fn is_like(pattern: &[u8], text: &[u8]) -> bool {
     // Where the last `*` was, and what it has taken so far: the only place to come back to.
     let (mut p, mut t, mut star) = (0, 0, None);
     while t < text.len() {

@@ -1,7 +1,7 @@
 //! The hub's local cache: its layout, which the hub's other libraries share, and what names may be in it.
 //!
 //! ```text
-//! datasets--owner--name/refs/main                    the commit of the last version
+//! datasets--owner--name/refs/main                    the commit of the branch's last version
 //! datasets--owner--name/snapshots/<commit>/<file>    a link to
 //! datasets--owner--name/blobs/<etag>                 the content; the ETag of a large file is its sha256
 //! datasets--owner--name/names/<commit>               the files that the version has on the hub: ours alone
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::address::Address;
 use crate::data::files::hex;
 use crate::error::{Context, Error, Result};
 
@@ -22,11 +23,14 @@ use crate::error::{Context, Error, Result};
 pub(super) struct Cache {
     root: PathBuf,
     folder: PathBuf,
+    /// Whose versions are asked for: a branch, a tag or a commit.
+    revision: String,
+    is_commit: bool,
 }
 
 impl Cache {
     /// In `root`, or where the environment says.
-    pub fn new(root: Option<PathBuf>, repository: &str) -> Option<Self> {
+    pub fn new(root: Option<PathBuf>, of: &Address) -> Option<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = root
             .or_else(|| variable("HF_HUB_CACHE"))
@@ -35,8 +39,8 @@ impl Cache {
                 let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty())?;
                 Some(home.join(".cache/huggingface/hub"))
             })?;
-        let folder = root.join(format!("datasets--{}", repository.replace('/', "--")));
-        Some(Self { root, folder })
+        let folder = root.join(of.folder());
+        Some(Self { root, folder, revision: of.revision.clone(), is_commit: of.is_commit() })
     }
 
     pub fn root(&self) -> &Path {
@@ -61,15 +65,13 @@ impl Cache {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// The last version that was downloaded whole.
+    /// The revision's last version that was downloaded.
     pub fn last_commit(&self) -> Option<String> {
-        let commit = fs::read_to_string(self.folder.join("refs/main")).ok()?;
+        if self.is_commit {
+            return Some(self.revision.clone()).filter(|commit| self.snapshot(commit).is_dir());
+        }
+        let commit = fs::read_to_string(self.folder.join("refs").join(&self.revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| plain(commit))
-    }
-
-    /// The folder of the last version that was downloaded whole.
-    pub fn last(&self) -> Option<PathBuf> {
-        self.last_commit().map(|commit| self.snapshot(&commit))
     }
 
     /// Notes which files the hub has of a version: without it, what is on the disk could be all or a part.
@@ -77,16 +79,23 @@ impl Cache {
         write(&self.folder.join("names").join(commit), &names.join("\n"))
     }
 
-    /// The files of a version: as they were noted, or else those that are there.
-    pub fn names(&self, commit: &str) -> Vec<String> {
-        let noted = fs::read_to_string(self.folder.join("names").join(commit));
-        let noted = noted.map(|text| text.lines().filter(|name| stays_below(name)).map(str::to_owned).collect());
-        noted.unwrap_or_else(|_| files_below(&self.snapshot(commit)))
+    /// The files of a version, as the hub has them; nothing if they were not noted.
+    pub fn noted_names(&self, commit: &str) -> Option<Vec<String>> {
+        let noted = fs::read_to_string(self.folder.join("names").join(commit)).ok()?;
+        Some(noted.lines().filter(|name| stays_below(name)).map(str::to_owned).collect())
     }
 
-    /// From now on `commit` is the last version.
+    /// The files of a version that are there.
+    pub fn names_there(&self, commit: &str) -> Vec<String> {
+        files_below(&self.snapshot(commit))
+    }
+
+    /// From now on `commit` is the revision's last version.
     pub fn finish(&self, commit: &str) -> std::io::Result<()> {
-        write(&self.folder.join("refs/main"), commit)
+        match self.is_commit {
+            true => Ok(()),
+            false => write(&self.folder.join("refs").join(&self.revision), commit),
+        }
     }
 
     pub fn record_checksum(&self, name: &str, checksum: &str) -> std::io::Result<()> {
@@ -153,7 +162,10 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    // Behind the whole name: tags have dots.
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
     fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).inspect_err(|_| {
         // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
@@ -194,33 +206,6 @@ pub(super) fn checksum_of(name: &str) -> Option<&str> {
     Some(name).filter(|name| name.len() == 64 && name.bytes().all(digit))
 }
 
-/// Parquet files of the training and of the test split, in order.
-pub(super) fn splits(files: impl Iterator<Item = String>) -> [Vec<String>; 2] {
-    let mut splits: [Vec<String>; 2] = [vec![], vec![]];
-    for file in files.filter(|file| file.ends_with(".parquet")) {
-        let name = file.rsplit('/').next().unwrap_or_default();
-        for (split, prefix) in ["train", "test"].iter().enumerate() {
-            if name.starts_with(prefix) {
-                splits[split].push(file.clone());
-            }
-        }
-    }
-    splits.iter_mut().for_each(|files| files.sort());
-    splits
-}
-
-/// The parquet files below `snapshot`, if every part of both splits is there.
-pub(super) fn complete(snapshot: &Path) -> Option<[Vec<PathBuf>; 2]> {
-    let splits = splits(files_below(snapshot).into_iter());
-    // Names end in `-00000-of-00002.parquet`: a download that broke off between two parts is not
-    // a complete set.
-    let whole = |files: &Vec<String>| {
-        let parts = files.first().and_then(|file| file.strip_suffix(".parquet")?.rsplit_once("-of-")?.1.parse().ok());
-        !files.is_empty() && parts.is_none_or(|parts: usize| parts == files.len())
-    };
-    splits.iter().all(whole).then(|| splits.map(|files| files.iter().map(|file| snapshot.join(file)).collect()))
-}
-
 /// The names of the files below a folder.
 fn files_below(snapshot: &Path) -> Vec<String> {
     fn walk(folder: &Path, prefix: &str, into: &mut Vec<String>) {
@@ -257,6 +242,7 @@ pub(super) fn sha256(path: &Path) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::Kind;
     use super::*;
 
     #[test]
@@ -284,7 +270,7 @@ mod tests {
     #[test]
     fn nothing_outside_the_cache_is_removed() {
         let home = tempfile::tempdir().unwrap();
-        let cache = Cache::new(Some(home.path().join("hub")), "a/b").unwrap();
+        let cache = Cache::new(Some(home.path().join("hub")), &Address::new(Kind::Dataset, "a/b")).unwrap();
         let other = home.path().join("a".repeat(64));
         fs::write(&other, "of somebody else").unwrap();
         let pointer = cache.snapshot("c").join("x.parquet");
@@ -298,8 +284,8 @@ mod tests {
         // A commit that leads elsewhere is none.
         fs::create_dir_all(cache.folder.join("refs")).unwrap();
         fs::write(cache.folder.join("refs/main"), "../../..").unwrap();
-        assert_eq!(cache.last(), None);
+        assert_eq!(cache.last_commit(), None);
         cache.finish("c").unwrap();
-        assert_eq!(cache.last(), Some(cache.snapshot("c")));
+        assert_eq!(cache.last_commit().as_deref(), Some("c"));
     }
 }

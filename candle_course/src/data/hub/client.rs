@@ -87,7 +87,8 @@ impl Client {
                 .timeout_global(within.map(left))
                 .build();
             if let Some(range) = range {
-                request = request.header("Range", range);
+                // Bytes of the file, not of a packed one.
+                request = request.header("Range", range).header("Accept-Encoding", "identity");
             }
             // The token is the endpoint's, not of the storage that it redirects to.
             if let Some(token) = self.token.as_ref().filter(|_| host == origin(&self.endpoint)) {
@@ -197,12 +198,12 @@ impl Answer {
         Some((range.split_once('-')?.0.parse().ok()?, size.parse().ok()?))
     }
 
-    /// The size of the whole file: not empty, and at most `limit`.
-    pub fn size(&self, limit: u64) -> Result<u64, Failure> {
+    /// The size of the whole file: at most `limit`, and not empty unless that may be.
+    pub fn size(&self, limit: u64, empty: bool) -> Result<u64, Failure> {
         match self.extent() {
-            Some((_, 0)) => Err(Failure::Lasting(format!("{} has an empty file", self.host))),
+            Some((_, 0)) if !empty => Err(Failure::Lasting(format!("{} has an empty file", self.host))),
             Some((_, size)) if size > limit => Err(Failure::Lasting(format!(
-                "{} announces a file of {:.1} MB, more than the set can have ({:.1} MB)",
+                "{} announces a file of {:.1} MB, more than it can have ({:.1} MB)",
                 self.host,
                 size as f64 / 1e6,
                 limit as f64 / 1e6

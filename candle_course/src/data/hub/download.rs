@@ -8,15 +8,14 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::cache::{Cache, checksum_of, damaged, plain, sha256, splits, stays_below};
-use super::client::{Client, Failure, escape};
-use crate::data::source::{Patience, Specification};
+use super::address::Address;
+use super::cache::{Cache, checksum_of, damaged, plain, sha256, stays_below};
+use super::client::{Client, Failure};
+use crate::data::source::Patience;
 use crate::error::Error;
 
 /// Of the list of a repository's files.
 const LIST_BYTES: u64 = 16 << 20;
-/// Parquet files of a set, training and test together: the sets here have two or three.
-const MOST_FILES: usize = 64;
 
 /// What the hub says about a repository; it says more.
 #[derive(Deserialize)]
@@ -30,27 +29,27 @@ struct Sibling {
     rfilename: String,
 }
 
-/// What is downloaded.
-pub(super) struct Wanted<'a> {
-    /// As it is called in messages.
-    pub name: &'a str,
-    pub repository: &'a str,
+/// What may come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
     /// Most bytes of a file.
     pub limit: u64,
+    /// Says nothing of the downloads.
+    pub quiet: bool,
 }
 
 /// The repository's commit and the names of its files, each of which stays below the cache's folder.
 pub(super) fn listing(
     client: &Client,
-    repository: &str,
+    address: &Address,
     patience: &Patience,
 ) -> std::result::Result<(String, Vec<String>), Failure> {
-    let path = format!("/api/datasets/{repository}/revision/main");
+    let path = address.listing();
     let text = client.patiently(|| client.get(&path, None, Some(patience.list))?.text(LIST_BYTES))?;
     let listing: Listing = serde_json::from_str(&text)
         .map_err(|error| Failure::Lasting(format!("the answer is no list of files ({error})")))?;
     let refuse = |what: &str, name: &str| {
-        let problem = format!("the list of files of {repository} has the {what} {name:?}, which leads elsewhere");
+        let problem = format!("the list of files of {} has the {what} {name:?}, which leads elsewhere", address.name);
         Failure::Refused(
             Error::data(problem).hint("nothing was downloaded: a file of that name would lie outside the cache"),
         )
@@ -65,57 +64,35 @@ pub(super) fn listing(
     Ok((listing.sha.clone(), names().cloned().collect()))
 }
 
-/// The commit and the parquet files of the two splits.
-pub(super) fn list(
-    client: &Client,
-    repository: &str,
-    patience: &Patience,
-) -> std::result::Result<(String, [Vec<String>; 2]), Failure> {
-    let (commit, names) = listing(client, repository, patience)?;
-    let splits = splits(names.into_iter());
-    let files = splits.iter().map(Vec::len).sum::<usize>();
-    if files > MOST_FILES {
-        return Err(Failure::Lasting(format!("it lists {files} parquet files, more than {MOST_FILES}")));
-    }
-    for (split, files) in ["train", "test"].iter().zip(&splits) {
-        if files.is_empty() {
-            return Err(Failure::Refused(Error::data(format!(
-                "{repository}: expected parquet files of a {split} split, got none"
-            ))));
-        }
-    }
-    Ok((commit, splits))
-}
-
-/// Most bytes that a file of the set can have: PNG makes images smaller, and there is room for more.
-pub(super) fn limit(set: &Specification) -> u64 {
-    let pixels = set.counts.iter().sum::<usize>() * set.shape.iter().product::<usize>();
-    4 * pixels as u64
-}
-
 /// Downloads a file of `commit`, or waits for another process that is at it.
 pub(super) fn download(
     client: &Client,
     cache: &Cache,
-    set: &Wanted<'_>,
+    address: &Address,
+    wanted: &Wanted,
     (commit, file): (&str, &str),
     silence: Duration,
-    quiet: bool,
 ) -> std::result::Result<PathBuf, Failure> {
-    let path = format!("/datasets/{}/resolve/main/{}", set.repository, escape(file));
-    let head = client.patiently(|| client.get(&path, Some("bytes=0-0"), None))?;
+    let path = address.file(file);
+    // Other files may be empty, and where the hub gives no checksum, nothing can be said of them.
+    let parquet = file.ends_with(".parquet");
+    let head = match client.patiently(|| client.get(&path, Some("bytes=0-0"), None)) {
+        // An empty file has no first byte.
+        Err(Failure::NoSuchRange(_)) if !parquet => client.patiently(|| client.get(&path, None, None))?,
+        head => head?,
+    };
     let (of, name) = head.identity()?;
     if of.is_some_and(|of| of != commit) {
-        return Err(Failure::Lasting(format!("{} changed in the meantime", set.repository)));
+        return Err(Failure::Lasting(format!("{} changed in the meantime", address.name)));
     }
-    let size = head.size(set.limit)?;
+    let size = head.size(wanted.limit, !parquet)?;
     drop(head);
     let blob = cache.blob(&name);
     let pointer = cache.snapshot(commit).join(file);
     fs::create_dir_all(cache.blobs())?;
     let part = cache.blob(&format!("{name}.part"));
     let lock = File::create(cache.blob(&format!("{name}.lock")))?;
-    let mut lines = Lines { quiet, set: set.name, last: None };
+    let mut lines = Lines { quiet: wanted.quiet, of: &address.name, last: None };
     wait(&lock, &part, silence, || lines.say(&format!("another process is downloading {file}, waiting for it")))?;
     // Without a checksum from the hub, nothing says that an older file or part has this content.
     let known = checksum_of(&name);
@@ -128,7 +105,8 @@ pub(super) fn download(
                     start = 0;
                 }
                 if start == size {
-                    return Ok(());
+                    // An empty file is one, too.
+                    return Ok(OpenOptions::new().create(true).append(true).open(&part).map(|_| ())?);
                 }
                 let answer =
                     client.get(&path, Some(&format!("bytes={start}-")), None).map_err(|failure| match failure {
@@ -141,7 +119,7 @@ pub(super) fn download(
                 let mut to = OpenOptions::new().create(true).append(true).open(&part)?;
                 answer.copy(&mut to, start, size, silence, |done| lines.progress(file, done, size))
             })?;
-            verify(&part, &pointer, known)
+            verify(&part, &pointer, known, parquet)
         };
         let resumes = part.exists();
         let checksum = match fetch() {
@@ -166,8 +144,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
 }
 
 /// The checksum of a download that has all its bytes; removes it unless it is the one that is known, or
-/// where none is, unless it looks like a parquet file.
-fn verify(part: &Path, pointer: &Path, known: Option<&str>) -> std::result::Result<String, Failure> {
+/// where none is, unless it looks like a parquet file if it is to be one.
+fn verify(part: &Path, pointer: &Path, known: Option<&str>, parquet: bool) -> std::result::Result<String, Failure> {
     const MAGIC: &[u8] = b"PAR1";
     let got = sha256(part)?;
     match known {
@@ -176,6 +154,7 @@ fn verify(part: &Path, pointer: &Path, known: Option<&str>) -> std::result::Resu
             Err(Failure::Refused(damaged(pointer, known, &got)))
         }
         Some(_) => Ok(got),
+        None if !parquet => Ok(got),
         None => {
             let content = fs::read(part)?;
             if content.len() >= 12 && content.starts_with(MAGIC) && content.ends_with(MAGIC) {
@@ -218,14 +197,14 @@ fn wait(lock: &File, part: &Path, silence: Duration, say: impl FnOnce()) -> std:
 /// A line every few seconds: a notebook cannot overwrite one.
 struct Lines<'a> {
     quiet: bool,
-    set: &'a str,
+    of: &'a str,
     last: Option<Instant>,
 }
 
 impl Lines<'_> {
     fn say(&self, text: &str) {
         if !self.quiet {
-            crate::text::say(format!("{}: {text}", self.set));
+            crate::text::say(format!("{}: {text}", self.of));
         }
     }
 

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::tests::{COMMIT, Hub, Request, Trick, digest, mnist_hub};
 use super::*;
-use crate::data::source::Patience;
+use crate::data::source::{Patience, Source};
 use crate::data::{ImageSet, Mnist};
 use crate::test_support::{mutations, tried};
 
@@ -128,9 +129,9 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
             let next = count.fetch_add(1, Ordering::SeqCst);
             send(stream, &format!("302 Found\r\nLocation: /api/{next}"), b"")
         })),
-        ("65 parquet files", false, listed(Box::leak(serde_json::json!({
+        ("lists 10001 files", true, listed(Box::leak(serde_json::json!({
             "sha": COMMIT,
-            "siblings": (0..65).map(|n| serde_json::json!({ "rfilename": format!("train-{n}.parquet") })).collect::<Vec<_>>(),
+            "siblings": (0..10_001).map(|n| serde_json::json!({ "rfilename": format!("{n}/train.parquet") })).collect::<Vec<_>>(),
         }).to_string().into_boxed_str()))),
         ("no plain name", true, head(named(&format!("{commit}\r\nX-Linked-ETag: \"../../../../evil\"")))),
         ("no plain name", true, head(named(&format!("{commit}\r\nETag: \"/tmp/evil\"")))),
@@ -141,7 +142,8 @@ fn every_trick_ends_in_time_says_what_happened_and_does_no_harm() {
         ("which leads elsewhere", true, listed(r#"{"sha": "a", "siblings": [{"rfilename": "../../../../../train-evil.parquet"}]}"#)),
         ("which leads elsewhere", true, listed(r#"{"sha": "a", "siblings": [{"rfilename": "/tmp/train-evil.parquet"}]}"#)),
         ("which leads elsewhere", true, listed(r#"{"sha": "a", "siblings": [{"rfilename": "..\\..\\train-evil.parquet"}]}"#)),
-        ("expected parquet files of a train split, got none", true, listed(r#"{"sha": "a", "siblings": []}"#)),
+        ("expected parquet files, got none", true, listed(r#"{"sha": "a", "siblings": []}"#)),
+        ("expected some of test, got train", true, listed(r#"{"sha": "a", "siblings": [{"rfilename": "test.parquet"}]}"#)),
         // What the file is called, and how large it is.
         ("no answer within 2.5 s", false, Box::new(|request, _| request.range.is_some() && stall())),
         ("gives no ETag", false, head(named(&commit))),

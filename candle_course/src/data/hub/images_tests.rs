@@ -10,7 +10,7 @@ use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
@@ -23,15 +23,26 @@ use crate::test_support::{HARMLESS, alone, mutations, peak_memory, quietly, trie
 /// A column of a file.
 pub(super) enum Column {
     Images(Vec<Vec<u8>>),
+    /// Beside bytes that are none.
+    Paths(Vec<&'static str>),
+    /// A column of its own.
+    Text(Vec<&'static str>),
     Numbers(Vec<i64>),
+}
+
+fn blobs(group: &mut SerializedRowGroupWriter<'_, &mut Vec<u8>>, values: &[ByteArray], levels: &[i16]) {
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(values, Some(levels), None).unwrap();
+    column.close().unwrap();
 }
 
 /// A parquet file of these columns, `rows` to a group, with the features that `datasets` would note.
 pub(super) fn file(columns: &[(&str, Column)], rows: usize, features: serde_json::Value) -> Vec<u8> {
     let fields = columns.iter().map(|(name, column)| match column {
-        Column::Images(_) => {
+        Column::Images(_) | Column::Paths(_) => {
             format!("optional group {name} {{ optional binary bytes; optional binary path (STRING); }}")
         }
+        Column::Text(_) => format!("optional binary {name} (STRING);"),
         Column::Numbers(_) => format!("optional int64 {name};"),
     });
     let schema = format!("message schema {{ {} }}", fields.collect::<Vec<_>>().join(" "));
@@ -46,6 +57,7 @@ pub(super) fn file(columns: &[(&str, Column)], rows: usize, features: serde_json
             .unwrap();
     let total = match &columns[0].1 {
         Column::Images(images) => images.len(),
+        Column::Paths(paths) | Column::Text(paths) => paths.len(),
         Column::Numbers(numbers) => numbers.len(),
     };
     for first in (0..total).step_by(rows) {
@@ -57,11 +69,17 @@ pub(super) fn file(columns: &[(&str, Column)], rows: usize, features: serde_json
                 Column::Images(images) => {
                     let bytes: Vec<ByteArray> =
                         images[range.clone()].iter().map(|image| ByteArray::from(image.clone())).collect();
-                    for (values, level) in [(bytes.as_slice(), 2), (&[], 1)] {
-                        let mut column = group.next_column().unwrap().unwrap();
-                        column.typed::<ByteArrayType>().write_batch(values, Some(&vec![level; n]), None).unwrap();
-                        column.close().unwrap();
-                    }
+                    blobs(&mut group, &bytes, &vec![2; n]);
+                    blobs(&mut group, &[], &vec![1; n]);
+                }
+                Column::Paths(paths) => {
+                    let paths: Vec<ByteArray> = paths[range.clone()].iter().map(|&path| path.into()).collect();
+                    blobs(&mut group, &[], &vec![1; n]);
+                    blobs(&mut group, &paths, &vec![2; n]);
+                }
+                Column::Text(texts) => {
+                    let texts: Vec<ByteArray> = texts[range.clone()].iter().map(|&text| text.into()).collect();
+                    blobs(&mut group, &texts, &vec![1; n]);
                 }
                 Column::Numbers(numbers) => {
                     let mut column = group.next_column().unwrap().unwrap();
@@ -261,6 +279,62 @@ fn grey_and_colour_8_and_16_bits_and_masks() {
         error.contains("row 1 of row group 0 of") && error.contains("expected a mask of one channel, got Rgb"),
         "{error}"
     );
+}
+
+/// Images as files of the repository, which a column names, from its top or from where the parquet file lies.
+#[test]
+fn images_may_be_files_of_the_repository() {
+    let image = |shade: u8| encoded(&ImageBuffer::<Luma<u8>, _>::from_pixel(3, 2, Luma([shade])), ImageFormat::Png);
+    const NAMES: [&str; 5] = ["images/a.png", "images/b.png", "images/c.png", "images/d.png", "images/a.png"];
+    let labels = || ("label", Column::Numbers(vec![4, 3, 2, 1, 0]));
+    let columns = |column: Column| file(&[("image", column), labels()], 2, json!({ "image": { "_type": "Image" } }));
+    for (column, folder, parquet) in [
+        (Column::Paths(NAMES.to_vec()), "", "data/train-00000-of-00001.parquet"),
+        (Column::Paths(NAMES.to_vec()), "data/", "data/train-00000-of-00001.parquet"),
+        (Column::Text(NAMES.to_vec()), "data/", "data/train.parquet"),
+        (Column::Text(NAMES.to_vec()), "", "train.parquet"),
+    ] {
+        let mut files = HashMap::from([(parquet.to_owned(), columns(column))]);
+        for (at, name) in NAMES[..4].iter().enumerate() {
+            files.insert(format!("{folder}{name}"), image(at as u8 * 10));
+        }
+        let mut hub = Hub { repository: "o/n", files, ..Hub::default() };
+        // The parquet file breaks off twice.
+        hub.cuts = std::sync::Mutex::new(vec![20, 100]);
+        let hub = Arc::new(hub);
+        let (endpoint, cache) = (hub.serve(), tempfile::tempdir().unwrap());
+        let set = from("o/n", &endpoint, &cache).load().unwrap();
+        let check = |set: &HubImages| {
+            let train = set.split("train").unwrap();
+            let batch = train.batch(&[3, 0, 4, 1]).unwrap();
+            assert_eq!(batch.inputs.dims(), [4, 1, 2, 3]);
+            let shades: Vec<f32> = batch.inputs.flatten_from(1).unwrap().max(1).unwrap().to_vec1().unwrap();
+            assert_eq!(shades, [30.0, 0.0, 0.0, 10.0], "{folder} {parquet}");
+            assert_eq!(batch.targets.to_vec1::<u32>().unwrap(), [1, 4, 0, 3]);
+        };
+        check(&set);
+        let asked = hub.requests.lock().unwrap().len();
+        let again = from("o/n", "http://127.0.0.1:9", &cache).offline(true).load().unwrap();
+        check(&again);
+        assert_eq!(*again.source(), Source::HubCache(cache.path().to_owned()));
+        assert_eq!(hub.requests.lock().unwrap().len(), asked);
+        // No more of them than are wanted.
+        let (endpoint, cache) = (
+            Arc::new(Hub { repository: "o/n", files: hub.files.clone(), ..Hub::default() }).serve(),
+            tempfile::tempdir().unwrap(),
+        );
+        let few = from("o/n", &endpoint, &cache).limit(2).load().unwrap();
+        assert_eq!(few.split("train").unwrap().len(), 2);
+        let there =
+            |name: &str| cache.path().join(format!("datasets--o--n/snapshots/{}/{folder}{name}", super::tests::COMMIT));
+        assert!(there(NAMES[1]).exists() && !there(NAMES[2]).exists());
+    }
+    for path in ["/etc/passwd", "../../x.png", "https://example.com/x.png", "images/e.png"] {
+        let files = HashMap::from([("train.parquet".to_owned(), columns(Column::Paths(vec![path; 5])))]);
+        let error =
+            load(Hub { repository: "o/n", files, ..Hub::default() }, |builder| builder).unwrap_err().to_string();
+        assert!(error.contains(&format!("row 0: the image {path:?} is no file of the repository")), "{error}");
+    }
 }
 
 /// As the library `datasets` writes an `Array3D`: lists in lists in lists.

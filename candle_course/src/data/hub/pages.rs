@@ -1,7 +1,7 @@
 //! What the pages of a parquet file say of their sizes, looked at before the parquet crate believes it: it
 //! allocates what a page's header asks for, up to 2 GB, and for a dictionary 24 times as much.
 
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::ChunkReader;
 
 use crate::error::{Error, Result};
@@ -9,13 +9,7 @@ use crate::error::{Error, Result};
 /// Snappy, the only compression that is built in, copies at most 64 bytes for 3.
 const MOST_OF_A_BYTE: u64 = 22;
 
-/// An error if a page asks for more than its bytes can stand for.
-pub(super) fn check(content: &impl ChunkReader, metadata: &ParquetMetaData) -> Result<()> {
-    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
-    columns.into_iter().try_for_each(|column| check_column(content, column))
-}
-
-/// [`check`] of one column of a row group.
+/// An error if a page of a column of a row group asks for more than its bytes can stand for.
 pub(super) fn check_column(content: &impl ChunkReader, column: &ColumnChunkMetaData) -> Result<()> {
     let damaged = |what: &str| Error::data(format!("{what} than the file has"));
     // Signed in the file; the crate's `byte_range` panics below zero.

@@ -1,18 +1,11 @@
-//! The parquet files of any repository of images: which split and configuration they are of, and how they
-//! come onto the disk.
+//! The parquet files of any repository of images: which split and configuration they are of.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::cache::Cache;
-use super::client::Failure;
-use super::download::{Wanted, download, listing};
-use super::{client, nothing, offline};
-use crate::data::source::{Found, HubOptions, Source};
-use crate::error::{Context, Error, Result};
+use super::version::Version;
+use crate::error::{Error, Result};
 
-/// Most bytes of a shard: those of the hub have some hundred megabytes.
-const SHARD_BYTES: u64 = 16 << 30;
 /// Names of splits may be as many as there are files.
 const MOST_FILES: usize = 10_000;
 
@@ -27,79 +20,32 @@ pub(in crate::data) struct Choice {
 /// Parquet files by the name of their split, in order.
 type Splits = BTreeMap<String, Vec<String>>;
 
-/// The files of the chosen splits, on the disk. `enough` is asked after every file whether its split wants
-/// more.
-pub(in crate::data) fn fetch(
+/// The files of the chosen splits, on the disk; nothing if one cannot be had. `enough` is asked after every
+/// file whether its split wants more.
+pub(in crate::data) fn files(
+    version: &Version<'_>,
     repository: &str,
-    options: &HubOptions,
     choice: &Choice,
     enough: &mut dyn FnMut(&str, &[PathBuf]) -> Result<bool>,
-) -> Result<(BTreeMap<String, Vec<PathBuf>>, Source)> {
-    let cache = Cache::new(options.cache.clone(), repository)
-        .ok_or_else(|| Error::data("no home folder for the hub's cache").hint("say where with `.cache`"))?;
-    if let Some(commit) = cache.last_commit() {
-        let snapshot = cache.snapshot(&commit);
-        let names = cache.names(&commit);
-        if let Ok(splits) = chosen(repository, &names, choice) {
-            let there = |_: &str, name: &str| {
-                let path = snapshot.join(name);
-                if !path.is_file() {
-                    return Ok(None);
-                }
-                cache.check(&path)?;
-                Ok(Some(path))
-            };
-            if let Some(files) = collect(&splits, there, enough)? {
-                return Ok((files, Source::HubCache(cache.root().to_owned())));
-            }
-        }
-    }
-    let unreachable = |reason: String| Error::data(reason).hint("it is not in the local cache either");
-    if offline(options) {
-        return Err(unreachable(format!("{repository} cannot be had offline")));
-    }
-    let (client, endpoint) = client(options, &cache);
-    let failed = |failure: Failure, what: &str| match nothing(failure, what) {
-        Ok(Found::Nothing(reason)) => unreachable(reason),
-        Ok(Found::Images(..)) => unreachable(what.to_owned()),
-        Err(error) => error,
-    };
-    let (commit, names) = listing(&client, repository, &options.patience)
-        .map_err(|failure| failed(failure, &format!("{endpoint} did not list {repository}")))?;
-    let splits = chosen(repository, &names, choice)?;
-    cache.note_names(&commit, &names).context("cannot write to the hub's cache")?;
-    let wanted = Wanted { name: repository, repository, limit: SHARD_BYTES };
-    let get = |_: &str, name: &str| {
-        let pointer = cache.snapshot(&commit).join(name);
-        if !pointer.is_file() || cache.check(&pointer).is_err() {
-            download(&client, &cache, &wanted, (&commit, name), options.patience.silence, options.quiet)
-                .map_err(|failure| failed(failure, &format!("downloading {name} failed")))?;
-        }
-        Ok(Some(pointer))
-    };
-    let files = collect(&splits, get, enough)?.unwrap_or_default();
-    // Only now: an older version stays in use until the newer one is whole.
-    cache.finish(&commit).context("cannot write to the hub's cache")?;
-    Ok((files, Source::Hub(repository.to_owned())))
-}
-
-/// The path of every file that is wanted; nothing if one is not to be had.
-fn collect(
-    splits: &Splits,
-    get: impl Fn(&str, &str) -> Result<Option<PathBuf>>,
-    enough: &mut dyn FnMut(&str, &[PathBuf]) -> Result<bool>,
 ) -> Result<Option<BTreeMap<String, Vec<PathBuf>>>> {
+    let splits = match chosen(repository, version.names(), choice) {
+        // What is in the cache need not be all.
+        Err(_) if version.is_cached() => return Ok(None),
+        splits => splits?,
+    };
+    // In the order in which they are asked for.
+    let order = if choice.splits.is_empty() { splits.keys().cloned().collect() } else { choice.splits.clone() };
     let mut all = BTreeMap::new();
-    for (split, names) in splits {
+    for split in order {
         let mut files = Vec::new();
-        for name in names {
-            let Some(path) = get(split, name)? else { return Ok(None) };
+        for name in &splits[&split] {
+            let Some(path) = version.get(name)? else { return Ok(None) };
             files.push(path);
-            if enough(split, &files)? {
+            if enough(&split, &files)? {
                 break;
             }
         }
-        all.insert(split.clone(), files);
+        all.insert(split, files);
     }
     Ok(Some(all))
 }
@@ -149,7 +95,7 @@ fn chosen(repository: &str, names: &[String], choice: &Choice) -> Result<Splits>
     let known: Vec<&str> = configurations.keys().map(String::as_str).collect();
     if known.is_empty() {
         return Err(Error::data(format!("{repository}: expected parquet files, got none"))
-            .hint("the hub converts many sets to parquet: look whether the page has a branch `refs/convert/parquet`"));
+            .hint("the hub converts many sets to parquet: try `.revision(\"refs/convert/parquet\")`"));
     }
     let configuration = match &choice.configuration {
         Some(name) => name.clone(),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parquet::basic::{ConvertedType, LogicalType, Type};
 use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -27,6 +28,16 @@ pub(in crate::data) enum Beside {
     Mask(usize),
 }
 
+/// How images are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::data) enum Stored {
+    /// Encoded, in the column itself.
+    Bytes,
+    /// As files of the repository, which the column names.
+    Path,
+    Array(Array),
+}
+
 /// Images that are lists of lists of lists of numbers, as the library `datasets` writes its `Array3D`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::data) struct Array {
@@ -39,8 +50,7 @@ pub(in crate::data) struct Array {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::data) struct Columns {
     pub image: usize,
-    /// Unless they are encoded.
-    pub array: Option<Array>,
+    pub stored: Stored,
     pub beside: Beside,
 }
 
@@ -122,6 +132,23 @@ impl Shard {
         value["info"]["features"].clone()
     }
 
+    /// Whether the first row of a column of encoded images has none, as where a path stands beside it.
+    fn begins_empty(&self, leaf: usize) -> Result<bool> {
+        let groups = self.metadata.row_groups();
+        let Some(group) = groups.iter().position(|group| group.num_rows() > 0) else { return Ok(false) };
+        let column = groups[group].columns().get(leaf);
+        let empty = column.and_then(|column| column.statistics()?.null_count_opt());
+        if let Some(empty) = empty {
+            // Where some have bytes, those that have none are named when they are read.
+            return Ok(u64::try_from(groups[group].num_rows()).is_ok_and(|rows| rows == empty));
+        }
+        self.guarded(group, || {
+            let ColumnReader::ByteArrayColumnReader(mut reader) = self.reader(group, leaf)? else { return Ok(false) };
+            let (mut values, mut levels) = (Vec::new(), Vec::new());
+            Ok(reader.read_records(1, Some(&mut levels), None, &mut values)?.1 == 0)
+        })
+    }
+
     /// The columns to read, and the names of the classes.
     pub fn columns(&self, wanted: &Wanted) -> Result<(Columns, Vec<String>)> {
         let schema = self.metadata.file_metadata().schema_descr();
@@ -147,7 +174,16 @@ impl Shard {
             Error::data(format!("expected a column {name:?} {what}, got the columns {columns:?}"))
         };
         let (images, classes) = (of_type("Image"), of_type("ClassLabel"));
-        let named = |names: &[&str]| names.iter().find(|name| bytes_of(name).is_some()).map(|&name| name.to_owned());
+        let blob = |name: &str| {
+            let leaf = number_of(name)?;
+            let of = schema.column(leaf);
+            // Older writers name the one type, newer the other.
+            let is_text =
+                of.converted_type() == ConvertedType::UTF8 || of.logical_type_ref() == Some(&LogicalType::String);
+            (of.physical_type() == Type::BYTE_ARRAY).then_some((leaf, is_text))
+        };
+        let image_of = |name: &str| bytes_of(name).is_some() || blob(name).is_some();
+        let named = |names: &[&str]| names.iter().find(|name| image_of(name)).map(|&name| name.to_owned());
         let image = wanted
             .image
             .clone()
@@ -157,8 +193,18 @@ impl Shard {
         let image = image.or_else(|| arrays.first().map(|name| (*name).clone())).unwrap_or_else(|| "image".to_owned());
         let array = array(&features[&image])?;
         let nested = || paths.iter().position(|path| path.starts_with(&format!("{image}.")));
-        let leaf = if array.is_some() { nested() } else { bytes_of(&image) };
-        let leaf = leaf.ok_or_else(|| missing("of images, with their bytes,", &image))?;
+        let leaf = match array {
+            Some(array) => nested().map(|leaf| (leaf, Stored::Array(array))),
+            None => match (bytes_of(&image), paths.iter().position(|path| *path == format!("{image}.path"))) {
+                (Some(bytes), Some(path)) if self.begins_empty(bytes)? => Some((path, Stored::Path)),
+                (Some(bytes), _) => Some((bytes, Stored::Bytes)),
+                (None, Some(path)) => Some((path, Stored::Path)),
+                (None, None) => {
+                    blob(&image).map(|(leaf, is_text)| (leaf, if is_text { Stored::Path } else { Stored::Bytes }))
+                }
+            },
+        };
+        let (leaf, stored) = leaf.ok_or_else(|| missing("of images, their bytes or paths", &image))?;
         let other_image = || images.iter().find(|name| ***name != image).map(|name| (*name).clone());
         let label = || {
             let usual = ["label", "labels"].into_iter().find(|name| number_of(name).is_some()).map(str::to_owned);
@@ -172,7 +218,7 @@ impl Shard {
         let (beside, classes) = match beside {
             None => (Beside::Nothing, vec![]),
             Some((mask, true)) => {
-                let leaf = bytes_of(&mask).ok_or_else(|| missing("of masks, with their bytes,", &mask))?;
+                let leaf = bytes_of(&mask).ok_or_else(|| missing("of masks with their bytes", &mask))?;
                 (Beside::Mask(leaf), vec![])
             }
             Some((label, false)) => {
@@ -182,16 +228,17 @@ impl Shard {
                 (Beside::Label(leaf), names)
             }
         };
-        Ok((Columns { image: leaf, array, beside }, classes))
+        Ok((Columns { image: leaf, stored, beside }, classes))
     }
 
     /// All rows of a group.
     pub fn read(&self, group: usize, columns: &Columns) -> Result<Rows> {
         let rows = self.groups(columns)?.get(group).map_or(0, |group| group.0);
         self.guarded(group, || {
-            let images = match columns.array {
-                Some(array) => self.arrays(group, columns.image, rows, array)?,
-                None => self.blobs(group, columns.image, rows, "image")?,
+            let images = match columns.stored {
+                Stored::Array(array) => self.arrays(group, columns.image, rows, array)?,
+                Stored::Bytes => self.blobs(group, columns.image, rows, "image")?,
+                Stored::Path => self.blobs(group, columns.image, rows, "path")?,
             };
             let (labels, masks) = match columns.beside {
                 Beside::Nothing => Default::default(),
@@ -200,6 +247,13 @@ impl Shard {
             };
             Ok(Rows { images, labels, masks })
         })
+    }
+
+    /// The paths of a group's images, where that is how they are stored.
+    pub fn paths(&self, group: usize, columns: &Columns, rows: usize) -> Result<Vec<String>> {
+        let paths = self.guarded(group, || self.blobs(group, columns.image, rows, "path"))?;
+        let text = |row: usize| String::from_utf8(paths.get(row).unwrap_or_default().to_vec()).ok();
+        (0..rows).map(text).collect::<Option<_>>().ok_or_else(|| Error::data("a path is no text"))
     }
 
     /// The labels of a group alone.
@@ -242,7 +296,7 @@ impl Shard {
                     row + records - 1,
                     records - count
                 ))
-                .hint("the file holds paths instead of bytes, perhaps"));
+                .hint("some rows of the column are empty"));
             }
             if records == 0 {
                 return Err(Error::data(format!("it has {} {what}s instead of {rows}", blobs.ends.len())));

@@ -17,13 +17,13 @@ use image::ImageFormat;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::data::source::Patience;
+use crate::data::source::{Patience, Source};
 use crate::data::{Cifar10, Dataset, ImageDataset, ImageSetBuilder, Mnist};
 
-pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A request: what for, and which bytes.
-pub(super) struct Request {
+pub(crate) struct Request {
     pub path: String,
     /// First and last.
     pub range: Option<(usize, Option<usize>)>,
@@ -31,12 +31,16 @@ pub(super) struct Request {
 }
 
 /// Answers in the place of an honest server, or not.
-pub(super) type Trick = Box<dyn Fn(&Request, &mut TcpStream) -> bool + Send + Sync>;
+pub(crate) type Trick = Box<dyn Fn(&Request, &mut TcpStream) -> bool + Send + Sync>;
 
 /// What a server has, and what it was asked.
 #[derive(Default)]
-pub(super) struct Hub {
+pub(crate) struct Hub {
     pub repository: &'static str,
+    /// Of a model, not of data.
+    pub model: bool,
+    /// Instead of `main`.
+    pub revision: Option<&'static str>,
     pub files: HashMap<String, Vec<u8>>,
     pub trick: Option<Trick>,
     /// ETags that are no checksums.
@@ -51,7 +55,7 @@ pub(super) struct Hub {
     pub content_requests: AtomicUsize,
 }
 
-pub(super) fn digest(content: &[u8]) -> String {
+pub(crate) fn digest(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -90,7 +94,12 @@ impl Hub {
             let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
             let _ = stream.write_all(body);
         };
-        if path == format!("/api/datasets/{}/revision/main", self.repository) {
+        let kind = if self.model { Kind::Model } else { Kind::Dataset };
+        let mut address = Address::new(kind, self.repository);
+        if let Some(revision) = self.revision {
+            address.revision = revision.to_owned();
+        }
+        if path == address.listing() {
             let siblings: Vec<_> = self.files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
             let body = serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string();
             return send(
@@ -98,13 +107,16 @@ impl Hub {
                 body.as_bytes(),
             );
         }
-        let prefix = format!("/datasets/{}/resolve/main/", self.repository);
-        let Some(content) = path.strip_prefix(&prefix).and_then(|name| self.files.get(name)) else {
+        let Some(content) = path.strip_prefix(&address.file("")).and_then(|name| self.files.get(name)) else {
             return send("404 Not Found\r\nContent-Length: 0".to_owned(), b"");
         };
         let (start, end) = range.filter(|_| !self.whole).unwrap_or((0, None));
-        if start >= content.len() {
+        if start >= content.len() && range.is_some() {
             return send("416 Range Not Satisfiable\r\nContent-Length: 0".to_owned(), b"");
+        }
+        if content.is_empty() {
+            let head = format!("200 OK\r\nX-Repo-Commit: {COMMIT}\r\nETag: \"{}\"", digest(content));
+            return send(format!("{head}\r\nContent-Length: 0"), b"");
         }
         let end = end.unwrap_or(content.len() - 1).min(content.len() - 1);
         let etag = if self.weak { "weak-1.0".to_owned() } else { digest(content) };
@@ -326,7 +338,7 @@ fn files_that_are_no_such_set_are_named() {
         (b"not parquet at all".to_vec(), "is damaged or not of MNIST"),
         (
             parquet_file("picture", &sample.train(), &[0]),
-            r#"expected a column `image` or `img` with bytes and an integer column `label`, got the columns ["label", "picture"]"#,
+            r#"expected a column "image" of images, their bytes or paths, got the columns ["picture", "label"]"#,
         ),
         (parquet_file("img", &cifar.train(), &[0]), "row 0: expected an image of 28×28, got 32×32"),
     ] {

@@ -1,51 +1,73 @@
-//! Models as ONNX files, each with an input and what the model makes of it: the Rust half of
+//! Every layer, the networks of the lessons and a few larger ones as ONNX files, each with an input and what the model makes of it: the Rust half of
 //! `scripts/interop`, which runs them in ONNX Runtime. `cargo run --release --example export_onnx folder`.
+
+mod lessons;
 
 use std::path::Path;
 
 use candle_course::onnx::{Graph, ToOnnx, Value};
 use candle_course::prelude::*;
 
-/// A U-Net of one step down and one up, as a model of one's own.
-struct SmallUNet {
-    down: Conv2d,
-    norm: BatchNorm2d,
-    pool: MaxPool2d,
-    middle: Conv2d,
-    up: ConvTranspose2d,
-    out: Conv2d,
+/// Two convolutions, each with its norm and ReLU.
+fn twice(from: usize, to: usize, scope: &Scope) -> Result<Sequential> {
+    let mut model = Sequential::new();
+    for (i, from) in [from, to].into_iter().enumerate() {
+        model = model
+            .add(Conv2d::builder(from, to, 3).padding(1).build(&scope.at(format!("{i}.conv")))?)
+            .add(BatchNorm2d::new(to, &scope.at(format!("{i}.norm")))?.with_relu());
+    }
+    Ok(model)
 }
 
-impl SmallUNet {
-    fn new(parameters: &Parameters) -> Result<Self> {
+/// A U-Net as a model of one's own, two steps down and two up: that of `benches`.
+struct UNet {
+    down: [Sequential; 2],
+    pool: MaxPool2d,
+    bottom: Sequential,
+    enlarge: [ConvTranspose2d; 2],
+    up: [Sequential; 2],
+    head: Conv2d,
+}
+
+impl UNet {
+    fn new(scope: &Scope) -> Result<Self> {
+        let enlarge =
+            |name: &str, from: usize, to: usize| ConvTranspose2d::builder(from, to, 2).stride(2).build(&scope.at(name));
         Ok(Self {
-            down: Conv2d::builder(3, 8, 3).padding(1).build(&parameters.at("down"))?,
-            norm: BatchNorm2d::new(8, &parameters.at("norm"))?.with_relu(),
+            down: [twice(4, 16, &scope.at("down1"))?, twice(16, 32, &scope.at("down2"))?],
             pool: MaxPool2d::new(2)?,
-            middle: Conv2d::builder(8, 16, 3).padding(1).build(&parameters.at("middle"))?.with_relu(),
-            up: ConvTranspose2d::builder(16, 8, 2).stride(2).build(&parameters.at("up"))?,
-            out: Conv2d::new(16, 4, 1, &parameters.at("out"))?,
+            bottom: twice(32, 64, &scope.at("bottom"))?,
+            enlarge: [enlarge("enlarge2", 64, 32)?, enlarge("enlarge1", 32, 16)?],
+            up: [twice(64, 32, &scope.at("up2"))?, twice(32, 16, &scope.at("up1"))?],
+            head: Conv2d::new(16, 5, 1, &scope.at("head"))?,
         })
     }
 }
 
-impl ModuleT for SmallUNet {
+impl ModuleT for UNet {
     fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
-        let skip = self.norm.forward_t(&self.down.forward(xs)?, train)?;
-        let ys = self.up.forward(&self.middle.forward(&self.pool.forward(&skip)?)?)?;
-        self.out.forward(&Tensor::cat(&[&ys, &skip], 1)?)
+        let first = self.down[0].forward_t(xs, train)?;
+        let second = self.down[1].forward_t(&self.pool.forward(&first)?, train)?;
+        let mut up = self.bottom.forward_t(&self.pool.forward(&second)?, train)?;
+        up = self.up[0].forward_t(&Tensor::cat(&[&second, &self.enlarge[0].forward(&up)?], 1)?, train)?;
+        up = self.up[1].forward_t(&Tensor::cat(&[&first, &self.enlarge[1].forward(&up)?], 1)?, train)?;
+        self.head.forward(&up)
     }
 }
 
-impl ToOnnx for SmallUNet {
+impl ToOnnx for UNet {
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
-        let skip = graph.apply(&self.down, input)?;
-        let skip = graph.apply(&self.norm, &skip)?;
-        let ys = graph.apply(&self.pool, &skip)?;
-        let ys = graph.apply(&self.middle, &ys)?;
-        let ys = graph.apply(&self.up, &ys)?;
-        let joined = graph.concat(&[&ys, &skip], 1)?;
-        graph.apply(&self.out, &joined)
+        let first = graph.apply(&self.down[0], input)?;
+        let ys = graph.apply(&self.pool, &first)?;
+        let second = graph.apply(&self.down[1], &ys)?;
+        let ys = graph.apply(&self.pool, &second)?;
+        let mut up = graph.apply(&self.bottom, &ys)?;
+        for (level, skip) in [second, first].iter().enumerate() {
+            let enlarged = graph.apply(&self.enlarge[level], &up)?;
+            let joined = graph.concat(&[skip, &enlarged], 1)?;
+            up = graph.apply(&self.up[level], &joined)?;
+        }
+        graph.apply(&self.head, &up)
     }
 }
 
@@ -61,7 +83,7 @@ fn write(folder: &Path, name: &str, parameters: &Parameters, model: &dyn ToOnnx,
     // So that running statistics are not those of the start.
     model.forward_t(&numbers(&[&[4], &shape[1..]].concat())?, true)?;
     let example = numbers(shape)?;
-    let builder = || OnnxExport::builder(parameters).input("xs").output("ys");
+    let builder = || OnnxExport::builder(parameters).input("xs").output("ys").layer::<lessons::Residual>();
     builder().build()?.save(model, &example, folder.join(format!("{name}.onnx")))?;
     builder().fold_batch_norms().build()?.save(model, &example, folder.join(format!("{name}.folded.onnx")))?;
     builder().opset(22).build()?.save(model, &example, folder.join(format!("{name}.opset22.onnx")))?;
@@ -128,7 +150,7 @@ fn main() -> Result<()> {
         ("rnn_relu", Box::new(Rnn::builder(5, 4).relu().bidirectional(true).build(&at("rnn_relu"))?), &[2, 6, 5]),
         ("lstm", Box::new(Lstm::builder(5, 4).layers(2).bidirectional(true).build(&at("lstm"))?), &[2, 6, 5]),
         ("gru", Box::new(Gru::builder(5, 4).layers(2).build(&at("gru"))?), &[2, 6, 5]),
-        ("unet", Box::new(SmallUNet::new(&parameters)?), &[1, 3, 16, 16]),
+        ("unet", Box::new(UNet::new(&at("unet"))?), &[1, 4, 32, 16]),
         ("resnet18", Box::new(ResNet18::new(10, &at("resnet18"))?), &[1, 3, 64, 64]),
         (
             "cnn",
@@ -145,9 +167,10 @@ fn main() -> Result<()> {
             &[1, 3, 8, 8],
         ),
     ];
-    for (name, layer, shape) in &layers {
+    let networks = lessons::networks(&parameters)?;
+    for (name, layer, shape) in layers.iter().chain(&networks) {
         write(folder, name, &parameters, &**layer, shape)?;
     }
-    println!("{} models", layers.len());
+    println!("{} models", layers.len() + networks.len());
     Ok(())
 }

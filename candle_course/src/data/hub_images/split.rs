@@ -1,191 +1,28 @@
-//! Any image set of the Hugging Face hub.
+//! A split of an image set, decoded as its examples are asked for.
 
-use std::collections::BTreeMap;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufReader, Cursor};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use crate::data::hub::fetch;
-use crate::data::hub::repository::Choice;
-use crate::data::hub::shards::{Array, Beside, Columns, Rows, Shard, Wanted};
+use super::HubImagesBuilder;
+use crate::data::hub::shards::{Array, Beside, Columns, Rows, Shard, Stored};
+use crate::data::hub::version::Version;
 use crate::data::pixels::{self, Channels, Pixels, Reading};
-use crate::data::source::HubOptions;
-use crate::data::{Dataset, Example, Sampler, Source};
+use crate::data::{Dataset, Example, Sampler};
 use crate::error::{Context, Error, Result};
 use crate::random::Generator;
-use crate::setters::setters;
 use crate::sizes;
-use crate::text::say;
 
 /// Bytes of encoded images that are shuffled together while a split is streamed; twice as many are kept.
 const BUFFER: u64 = 32 << 20;
 /// Row groups that are larger do not fit beside each other.
 const LARGEST: u64 = 2 << 30;
 
-/// An image set of the hub: parquet files with a column of images and one of labels or masks.
-///
-/// The files come into the hub's cache once, and from there afterwards, without a network. What a set holds
-/// is told by what the library `datasets` noted in them: which column has images, which labels, and the
-/// names of the classes; [`HubImagesBuilder`] says otherwise. Images are PNG, JPEG or TIFF, grey or colour,
-/// of 8 or 16 bits, a TIFF of any number of bands, or arrays of numbers (`Array3D`); a mask is PNG or TIFF.
-///
-/// # Examples
-///
-/// ```no_run
-/// use candle_course::prelude::*;
-///
-/// let set = HubImages::builder("blanchon/EuroSAT_RGB").load()?;
-/// let train = set.split("train")?;
-/// println!("{:?}, {} images", set.class_names(), train.len());
-/// let sampler = train.sampler(42);
-/// let loader = DataLoader::builder(train).batch_size(64).sampler(sampler).workers(2).build()?;
-/// # Ok::<(), Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct HubImages {
-    splits: BTreeMap<String, HubSplit>,
-    class_names: Arc<Vec<String>>,
-    source: Source,
-}
-
-/// Configures [`HubImages`].
-#[derive(Debug, Clone)]
-pub struct HubImagesBuilder {
-    repository: String,
-    choice: Choice,
-    wanted: Wanted,
-    reading: Reading,
-    limit: Option<usize>,
-    in_memory: bool,
-    hub: HubOptions,
-}
-
-impl HubImages {
-    /// The set `owner/name`.
-    pub fn builder(repository: impl Into<String>) -> HubImagesBuilder {
-        HubImagesBuilder {
-            repository: repository.into(),
-            choice: Choice::default(),
-            wanted: Wanted::default(),
-            reading: Reading { channels: Channels::Stored, ..Reading::default() },
-            limit: None,
-            in_memory: false,
-            hub: HubOptions::default(),
-        }
-    }
-
-    /// The names of the splits that were loaded.
-    pub fn splits(&self) -> Vec<&str> {
-        self.splits.keys().map(String::as_str).collect()
-    }
-
-    /// A split: `train`, say.
-    ///
-    /// # Errors
-    /// If there is none of this name.
-    pub fn split(&self, name: &str) -> Result<HubSplit> {
-        let split = self.splits.get(name).cloned();
-        split.ok_or_else(|| Error::argument("split", format!("one of {}", self.splits().join(", ")), name))
-    }
-
-    /// The name of every class, in order of the labels; none where the set tells none.
-    pub fn class_names(&self) -> &[String] {
-        &self.class_names
-    }
-
-    /// Where the set was found.
-    pub fn source(&self) -> &Source {
-        &self.source
-    }
-}
-
-impl HubImagesBuilder {
-    setters! {
-        /// Which of several variants of the set: the folder that its files lie in.
-        configuration(name: impl Into<String>) => choice.configuration = Some(name.into());
-        /// Only these splits.
-        splits(names: &[&str]) => choice.splits = names.iter().map(|&name| name.to_owned()).collect();
-        /// The column of images.
-        image(column: impl Into<String>) => wanted.image = Some(column.into());
-        /// The column of labels, whole numbers.
-        label(column: impl Into<String>) => wanted.label = Some(column.into());
-        /// The column of masks, images themselves.
-        mask(column: impl Into<String>) => wanted.mask = Some(column.into());
-        /// At most so many examples of every split, its first: no more files are fetched than they take.
-        limit(examples: usize) => limit = Some(examples);
-        /// Resizes every image (bilinear), and masks by their nearest pixel.
-        resize(height: usize, width: usize) => reading.size = Some((height, width));
-        /// Reads grey images of one channel; as they are stored, unless told.
-        grey() => reading.channels = Channels::Grey;
-        /// Reads colour images of three channels; as they are stored, unless told.
-        color() => reading.channels = Channels::Color;
-        /// What stored whole numbers are multiplied with, as in
-        /// [`ImageFolderBuilder::scale`](crate::data::ImageFolderBuilder::scale).
-        scale(scale: f64) => reading.scale = Some(scale);
-        /// Keeps all encoded images in memory, once they are read; otherwise 70 MB of them at most, or two row
-        /// groups where these are larger.
-        in_memory() => in_memory = true;
-        /// Does not speak to the hub; its local cache is still used.
-        offline(offline: bool) => hub.offline = offline;
-        /// The hub's address, `HF_ENDPOINT` or `https://huggingface.co` by default.
-        endpoint(endpoint: impl Into<String>) => hub.endpoint = Some(endpoint.into());
-        /// The hub's local cache, by default `HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`.
-        cache(cache: impl AsRef<Path>) => hub.cache = Some(cache.as_ref().to_owned());
-        /// Does not say which source was used.
-        quiet() => hub.quiet = true;
-    }
-
-    /// Fetches what is not in the cache, and reads what the files say of themselves.
-    ///
-    /// # Errors
-    /// If the set cannot be had, has several configurations of which none is chosen, lacks a split or a
-    /// column, or a file is damaged.
-    pub fn load(self) -> Result<HubImages> {
-        let name = &self.repository;
-        let plain = |part: &str| {
-            let ordinary = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            !part.is_empty() && part.len() <= 96 && !part.starts_with('.') && part.bytes().all(ordinary)
-        };
-        if !name.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name)) {
-            return Err(Error::argument("repository", "`owner/name`", format!("{name:?}")));
-        }
-        pixels::check(&self.reading)?;
-        if self.limit == Some(0) {
-            return Err(Error::argument("limit", "at least one example", 0));
-        }
-        self.read().with_context(|| format!("cannot load {}", self.repository))
-    }
-
-    fn read(&self) -> Result<HubImages> {
-        let mut rows: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        let mut enough = |split: &str, files: &[PathBuf]| {
-            let Some(limit) = self.limit else { return Ok(false) };
-            let (read, total) = rows.entry(split.to_owned()).or_default();
-            for file in &files[*read..] {
-                *total += Shard::open(file)?.rows()?;
-            }
-            *read = files.len();
-            Ok(*total >= limit)
-        };
-        let (files, source) = fetch(&self.repository, &self.hub, &self.choice, &mut enough)?;
-        let mut splits = BTreeMap::new();
-        let mut class_names = Arc::new(Vec::new());
-        for (split, files) in files {
-            let (split_of, names) = HubSplit::new(self, &files).with_context(|| format!("in the split {split}"))?;
-            class_names = names;
-            splits.insert(split, split_of);
-        }
-        if !self.hub.quiet {
-            let told: Vec<String> = splits.iter().map(|(name, split)| format!("{name} {}", split.len())).collect();
-            say(format!("{}: {} images from {source}", self.repository, told.join(", ")));
-        }
-        Ok(HubImages { splits, class_names, source })
-    }
-}
-
-/// A split of [`HubImages`].
+/// A split of [`HubImages`](crate::data::HubImages).
 ///
 /// `inputs`: `[C, H, W]`, f32; `targets`: u32, a scalar label, or `[H, W]` of a mask, or a scalar 0 where the
 /// set has neither. Images are decoded when they are asked for, by whoever asks: the loader's workers. Of a
@@ -196,6 +33,8 @@ impl HubImagesBuilder {
 pub struct HubSplit(Arc<Inner>);
 
 struct Inner {
+    /// The folder of the repository's files.
+    root: PathBuf,
     shards: Vec<Shard>,
     columns: Columns,
     reading: Reading,
@@ -229,7 +68,11 @@ impl std::fmt::Debug for HubSplit {
 }
 
 impl HubSplit {
-    fn new(builder: &HubImagesBuilder, files: &[PathBuf]) -> Result<(Self, Arc<Vec<String>>)> {
+    pub(super) fn new(
+        builder: &HubImagesBuilder,
+        version: &Version<'_>,
+        files: &[PathBuf],
+    ) -> Result<Option<(Self, Arc<Vec<String>>)>> {
         let shards = files.iter().map(|file| Shard::open(file)).collect::<Result<Vec<_>>>()?;
         let first = shards.first().ok_or_else(|| Error::data("there is no file"))?;
         let (columns, names) = first.columns(&builder.wanted)?;
@@ -257,6 +100,7 @@ impl HubSplit {
         // Two windows: the workers are in the next while the last batches of this one are made.
         let kept = if builder.in_memory { groups.len() } else { (2 * window).min(groups.len()) };
         let mut inner = Inner {
+            root: version.folder(),
             shards,
             columns,
             reading: builder.reading,
@@ -267,14 +111,18 @@ impl HubSplit {
             kept,
             memory: Mutex::new(Vec::new()),
         };
-        if inner.reading.channels == Channels::Stored && inner.columns.array.is_none() {
+        if inner.columns.stored == Stored::Path && !inner.fetch_images(version)? {
+            return Ok(None);
+        }
+        if inner.reading.channels == Channels::Stored && !matches!(inner.columns.stored, Stored::Array(_)) {
             // Grey or colour, as the first: a set may mix them, and a batch cannot.
-            let image = inner.rows(0)?.images.get(0).map(<[u8]>::to_vec).unwrap_or_default();
+            let rows = inner.rows(0)?;
             let reading = Reading { size: None, ..inner.reading };
-            let Pixels { size, .. } = pixels::read(Cursor::new(image), &reading).context("the first image")?;
+            let image = inner.image(0, rows.images.get(0).unwrap_or_default(), &reading);
+            let Pixels { size, .. } = image.context("the first image")?;
             inner.reading.channels = if size[0] == 1 { Channels::Grey } else { Channels::Color };
         }
-        Ok((Self(Arc::new(inner)), Arc::new(names)))
+        Ok(Some((Self(Arc::new(inner)), Arc::new(names))))
     }
 
     /// The label of every example, without reading an image.
@@ -305,6 +153,49 @@ impl HubSplit {
 }
 
 impl Inner {
+    /// Whether all images can be had that the files name by their paths.
+    fn fetch_images(&self, version: &Version<'_>) -> Result<bool> {
+        let there: HashSet<&str> = version.names().iter().map(String::as_str).collect();
+        let (mut names, mut row) = (Vec::new(), 0);
+        for group in self.groups.iter().take_while(|group| group.first < self.length) {
+            let shard = &self.shards[group.shard];
+            let folder = shard.path.parent().and_then(|folder| folder.strip_prefix(&self.root).ok()?.to_str());
+            let folder = folder.filter(|folder| !folder.is_empty()).map(|folder| folder.replace('\\', "/"));
+            for path in shard.paths(group.number, &self.columns, group.rows)?.into_iter().take(self.length - row) {
+                let beside = folder.as_ref().map(|folder| format!("{folder}/{path}"));
+                match beside.filter(|name| there.contains(name.as_str())).or_else(|| Some(path.clone())) {
+                    Some(name) if there.contains(name.as_str()) => names.push(name),
+                    _ if version.is_cached() => return Ok(false),
+                    _ => {
+                        let what = format!("row {row}: the image {path:?} is no file of the repository");
+                        return Err(Error::data(what).hint("images are had by the bytes or from the same repository"));
+                    }
+                }
+                row += 1;
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        version.get_many(&names)
+    }
+
+    /// What stands in the column of images for one of `shard`, decoded.
+    fn image(&self, shard: usize, stored: &[u8], reading: &Reading) -> Result<Pixels> {
+        match self.columns.stored {
+            Stored::Array(array) => plain(stored, array, reading),
+            Stored::Bytes => pixels::read(Cursor::new(stored), reading),
+            Stored::Path => {
+                // It was a name of the repository's when it was fetched.
+                let path = std::str::from_utf8(stored).map_err(|_| Error::data("its path is no text"))?;
+                let beside = self.shards[shard].path.parent().map(|folder| folder.join(path));
+                let path = beside.filter(|path| path.is_file()).unwrap_or_else(|| self.root.join(path));
+                let what = || format!("cannot read {}", path.display());
+                let file = File::open(&path).map_err(Error::from).with_context(what)?;
+                pixels::read(BufReader::new(file), reading).with_context(what)
+            }
+        }
+    }
+
     fn check_label(&self, label: u32) -> Result<()> {
         match self.classes == 0 || (label as usize) < self.classes {
             true => Ok(()),
@@ -363,11 +254,8 @@ impl Dataset for HubSplit {
         };
         let missing = || Error::data("it is not there");
         let image = rows.images.get(row).ok_or_else(missing).with_context(file)?;
-        let Pixels { values, size } = match inner.columns.array {
-            Some(array) => plain(image, array, &inner.reading),
-            None => pixels::read(Cursor::new(image), &inner.reading),
-        }
-        .with_context(file)?;
+        let shard = inner.groups[group].shard;
+        let Pixels { values, size } = inner.image(shard, image, &inner.reading).with_context(file)?;
         let target = match inner.columns.beside {
             Beside::Nothing => Tensor::new(0u32, &Device::Cpu)?,
             Beside::Label(_) => {
