@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod buffer;
+pub mod cat;
 pub mod conv;
 mod conv_backward;
 #[cfg(feature = "cuda")]
