@@ -17,6 +17,7 @@ mod interleave;
 pub mod layer_norm;
 pub mod node;
 pub mod norm;
+mod panels;
 pub mod parallel;
 pub mod pool;
 pub mod real;
