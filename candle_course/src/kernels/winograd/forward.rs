@@ -16,7 +16,7 @@ struct Forward<'a, T> {
     geometry: &'a Geometry,
     tiles: &'a Tiles,
     x: &'a [T],
-    /// As [`FilterPoints`] writes them.
+    /// As `filter_points` gives them.
     filters: &'a [T],
     bias: Option<&'a [T]>,
     relu: bool,
