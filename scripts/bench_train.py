@@ -5,9 +5,12 @@ One process per implementation and model; they take rounds in turn, so that a bu
 all of them. Reported are milliseconds per step, examples per second, peak memory and ratios of
 rounds that were neighbours: median, with minimum and maximum.
 
+PyTorch runs in each of its settings: as it comes; on a CPU, models of images with their channels
+last in memory, too; compiled (`torch.compile`, on a CPU with channels last) for the models of
+--compile. The line "PyTorch at its best" is the fastest of them.
+
 With --device cuda the steps run on the first GPU, and nothing is read between them; memory is what
-the device's allocator had in use at most. PyTorch then runs as it comes, and compiled
-(`torch.compile`) for the models of --compile. With --threads the models run on so many CPU threads.
+the device's allocator had in use at most. With --threads the models run on so many CPU threads.
 """
 
 import argparse
@@ -115,7 +118,7 @@ def torch_model(name):
     return UNet()
 
 
-def torch_training(name, batch, precision, device, compiled):
+def torch_training(name, batch, precision, device, compiled, channels_last=False):
     """A function that takes a training step and returns the loss."""
     import torch
     import torch.nn.functional as F
@@ -128,6 +131,8 @@ def torch_training(name, batch, precision, device, compiled):
     x = torch.randn(batch, *SHAPES[name], device=device)
     y = torch.randint(0, classes, (batch, *SHAPES[name][1:]) if unet else (batch,), device=device)
     model = torch_model(name).to(device)
+    if channels_last:
+        model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     sgd = name == "cifar" or name.startswith("resnet18")
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9) if sgd else torch.optim.AdamW(model.parameters(), 1e-3)
     forward = torch.compile(model, dynamic=False) if compiled else model
@@ -143,20 +148,25 @@ def torch_training(name, batch, precision, device, compiled):
     return step
 
 
-def torch_child(name, device, compiled):
+def peak_memory():
+    """Megabytes that this process had at most."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+def torch_child(name, device, compiled, channels_last):
     """The counterpart of benches/train.rs."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
     gpu = device == "cuda"
 
-    def peak_memory():
+    def peak():
         if gpu:
-            peak = torch.cuda.max_memory_allocated() / 1e6
+            most = torch.cuda.max_memory_allocated() / 1e6
             torch.cuda.reset_peak_memory_stats()
-            return peak
-        status = pathlib.Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+            return most
+        return peak_memory()
 
     def measure(step, steps):
         begin = time.perf_counter()
@@ -178,13 +188,13 @@ def torch_child(name, device, compiled):
             gc.collect()
             if gpu:
                 torch.cuda.empty_cache()
-            key, running = (batch, precision), torch_training(name, int(batch), precision, device, compiled)
+            key, running = (batch, precision), torch_training(name, int(batch), precision, device, compiled, channels_last)
             measure(running, 3)
             if float(seconds) > 0:
                 steps = max(3, min(1000, int(float(seconds) / measure(running, 3))))
-            peak_memory()
+            peak()
         measure(running, 1)  # not timed: what the other implementations pushed out of the caches
-        print(measure(running, steps) * 1e3, peak_memory(), flush=True)
+        print(measure(running, steps) * 1e3, peak(), flush=True)
 
 
 class Child:
@@ -250,15 +260,27 @@ def spread(values, form):
     return f"{form(statistics.median(values))} ({form(min(values))}–{form(max(values))})"
 
 
+def is_of_images(model):
+    return len(SHAPES[model]) == 3
+
+
+def ratios_to(ours, theirs):
+    """How many times as long theirs took, in rounds that were neighbours."""
+    return spread([other / mine for other, mine in zip(theirs, ours)], lambda x: f"{x:.2f}")
+
+
 def children_of(model, arguments, binary):
     """One process per implementation: this crate first."""
     device = arguments.device
     children = {"this crate": Child([binary, "ours", model, device])}
     if arguments.compare:
         torch = [sys.executable, __file__, "--device", device, "--child", model]
+        channels_last = ["--channels-last"] if device == "cpu" and is_of_images(model) else []
         children["PyTorch"] = Child(torch)
+        if channels_last:
+            children["PyTorch, channels last"] = Child([*torch, *channels_last])
         if model in arguments.compile:
-            children["PyTorch, compiled"] = Child([*torch, "--compiled"])
+            children["PyTorch, compiled"] = Child([*torch, *channels_last, "--compiled"])
         if model in arguments.plain:
             children["candle"] = Child([binary, "candle", model, device])
     return children
@@ -271,32 +293,37 @@ def report(model, batch, precision, setting, children):
             if setting in child.failed:
                 print(f"| {model} | {batch} | {precision} | {name} | failed | | | |", flush=True)
             continue
-        ratios = [theirs / mine for theirs, mine in zip(child.rounds, ours)]
-        ratio = "" if name == "this crate" else spread(ratios, lambda x: f"{x:.2f}") if ratios else "–"
+        ratio = "" if name == "this crate" else ratios_to(ours, child.rounds) if ours else "–"
         times = spread(child.rounds, lambda x: f"{x:.3g}")
         rate = batch * 1e3 / statistics.median(child.rounds)
         print(f"| {model} | {batch} | {precision} | {name} | {times} | {rate:.0f} | {child.memory:.0f} | {ratio} |", flush=True)
+    settings = {name: child.rounds for name, child in children.items() if name.startswith("PyTorch") and child.rounds}
+    if len(settings) > 1 and ours:
+        best = min(settings, key=lambda name: statistics.median(settings[name]))
+        print(f"| {model} | {batch} | {precision} | PyTorch at its best ({best}) | | | | {ratios_to(ours, settings[best])} |", flush=True)
+    for child in children.values():
         child.clear()
 
 
 def scaling(arguments, binary):
-    """Milliseconds per step by number of CPU threads, this crate's and PyTorch's."""
-    print("| model | threads | this crate, ms | PyTorch, ms | ratio |\n| --- | --- | --- | --- | --- |")
+    """Milliseconds per step by number of CPU threads, this crate's and PyTorch's at its best."""
+    print("| model | threads | this crate, ms | PyTorch at its best, ms | ratio |\n| --- | --- | --- | --- | --- |")
     for model in arguments.models:
         for threads in arguments.threads:
             environment = {**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
             # On as many cores: threads that the system moves about would measure the system.
             cores = ["taskset", "--cpu-list", f"0-{threads - 1}"] if threads <= os.cpu_count() and shutil.which("taskset") else []
-            pair = [[*cores, binary, "ours", model], [*cores, sys.executable, __file__, "--child", model]]
-            pair = [Child(command, environment) for command in pair]
-            for child in pair:
+            torch = [*cores, sys.executable, __file__, "--child", model]
+            commands = [[*cores, binary, "ours", model], torch] + [[*torch, "--channels-last"]] * is_of_images(model)
+            children = [Child(command, environment) for command in commands]
+            for child in children:
                 child.wait()
             for _ in range(arguments.rounds):
-                for child in pair:
+                for child in children:
                     child.round(f"{arguments.batch[0]} f32 {arguments.seconds}", 0.3)
-            ours, theirs = (statistics.median(child.rounds) for child in pair)
-            print(f"| {model} | {threads} | {ours:.3g} | {theirs:.3g} | {theirs / ours:.2f} |", flush=True)
-            for child in pair:
+            ours, *theirs = (statistics.median(child.rounds) for child in children)
+            print(f"| {model} | {threads} | {ours:.3g} | {min(theirs):.3g} | {min(theirs) / ours:.2f} |", flush=True)
+            for child in children:
                 child.end()
 
 
@@ -323,11 +350,12 @@ def main():
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--channels-last", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.binary and not arguments.child and (arguments.compare or arguments.threads):
         reference_environment.enter()
     if arguments.child:
-        return torch_child(arguments.child, arguments.device, arguments.compiled)
+        return torch_child(arguments.child, arguments.device, arguments.compiled, arguments.channels_last)
 
     binary = arguments.binary or build(arguments)
     if arguments.threads:

@@ -41,10 +41,16 @@ impl<T: Element> Kernel<T> for ReluBackward<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, _: S) {
-        for ((dx, &y), &dy) in self.dx.iter_mut().zip(self.y).zip(self.dy) {
-            // In this order a NaN lets the gradient pass, as in PyTorch.
-            *dx = if y <= T::ZERO { T::ZERO } else { dy };
-        }
+        mask_by_relu(self.y, self.dy, self.dx);
+    }
+}
+
+/// 0 where the output of the ReLU is 0, `dy` elsewhere, for as many as `dx` has room for.
+#[inline(always)]
+pub fn mask_by_relu<T: Element>(y: &[T], dy: &[T], dx: &mut [T]) {
+    for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+        // In this order a NaN lets the gradient pass, as in PyTorch.
+        *dx = if y <= T::ZERO { T::ZERO } else { dy };
     }
 }
 

@@ -66,9 +66,42 @@ impl<T: Element> Drop for Scratch<T> {
     }
 }
 
+/// Parts of a buffer with such sizes, each behind the other, with room between them so that every one
+/// begins where a cache line begins.
+pub fn parts<const N: usize, T>(buffer: &mut [T], sizes: [usize; N]) -> [&mut [T]; N] {
+    let mut rest = buffer;
+    sizes.map(|size| {
+        let skipped = rest.as_ptr().align_offset(ALIGNMENT).min(rest.len() - size);
+        let (part, behind) = std::mem::take(&mut rest)[skipped..].split_at_mut(size);
+        rest = behind;
+        part
+    })
+}
+
+/// Bytes of a cache line.
+const ALIGNMENT: usize = 64;
+
+/// The numbers of a buffer for [`parts`].
+pub fn with_room<T, const N: usize>(sizes: [usize; N]) -> usize {
+    sizes.iter().map(|size| size + ALIGNMENT / size_of::<T>()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_begin_at_cache_lines_and_do_not_overlap() {
+        for shift in 0..20 {
+            let sizes = [7, 0, 33, 16];
+            let mut buffer = vec![0f32; shift + with_room::<f32, 4>(sizes)];
+            for (i, part) in parts(&mut buffer[shift..], sizes).into_iter().enumerate() {
+                assert!(part.len() == sizes[i] && (part.as_ptr() as usize).is_multiple_of(ALIGNMENT));
+                assert!(part.iter().all(|&x| x == 0.0));
+                part.fill(1.0);
+            }
+        }
+    }
 
     #[test]
     fn scratch_is_reused_and_nests() {

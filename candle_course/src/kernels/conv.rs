@@ -14,6 +14,7 @@ use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Epilogue, InPlace, Target, packed_tile, panel_columns, tile};
+use super::winograd;
 
 /// The sizes of a 2-d convolution; pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,6 +267,11 @@ unsafe fn pack_runs<T: Element, S: Simd<T>>(simd: S, runs: &[Run], stride: usize
                     simd.store(target.add(i), simd.load(source.add(i)));
                     i += S::LANES;
                 }
+            } else if stride == 2 {
+                // As below, with a stride that the compiler knows.
+                for i in 0..run.len {
+                    *target.add(i) = *source.add(i * 2);
+                }
             } else {
                 for i in 0..run.len {
                     *target.add(i) = *source.add(i * stride);
@@ -304,9 +310,12 @@ fn forward_packed<T: Element>(g: &Geometry, x: &[T], panels: &[T], bias: Option<
 /// `y[n, o] = Σ weight[o] ⋆ x[n] + bias[o]`, then ReLU if asked. All contiguous; weight is
 /// `[out, in/groups, kh, kw]`.
 pub fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
-    match depthwise::applies(g) {
-        true => depthwise::forward(g, x, weight, bias, relu),
-        false => forward_general(g, x, weight, bias, relu),
+    if depthwise::applies(g) {
+        depthwise::forward(g, x, weight, bias, relu)
+    } else if winograd::pays::<T>(g) {
+        winograd::forward(g, x, winograd::Filters::new(g, weight), bias, relu)
+    } else {
+        forward_general(g, x, weight, bias, relu)
     }
 }
 
@@ -349,9 +358,12 @@ pub fn backward_input<T: Element>(g: &Geometry, dy: &[T], weight: &[T]) -> Vec<T
 
 /// The transposed convolution: [`backward_input`] with a bias per input channel.
 pub fn transposed<T: Element>(g: &Geometry, dy: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
-    match depthwise::applies(g) {
-        true => depthwise::transposed(g, dy, weight, bias),
-        false => transposed_general(g, dy, weight, bias),
+    if depthwise::applies(g) {
+        return depthwise::transposed(g, dy, weight, bias);
+    }
+    match adjoint(g).filter(winograd::pays::<T>) {
+        Some(adjoint) => winograd::forward(&adjoint, dy, winograd::Filters::adjoint(&adjoint, weight), bias, false),
+        None => transposed_general(g, dy, weight, bias),
     }
 }
 
@@ -440,7 +452,7 @@ mod tests {
                 let wide = |values: Vec<f32>| values.into_iter().map(f64::from);
                 for (name, same) in [
                     ("input", dot(&x, wide(backward_input(&g, &dy, &weight)))),
-                    ("weight", dot(&weight, wide(backward_weight(&g, &x, &dy)))),
+                    ("weight", dot(&weight, wide(backward_weight(&g, &x, dy[..].into(), false).0))),
                 ] {
                     assert!((same - product).abs() < 1e-3, "{name} of {g:?}: {same}, not {product}");
                 }

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use super::activation::mask_by_relu;
 use super::buffer::{Scratch, written};
 use super::conv::{Geometry, Run, pad, runs};
 use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
+use super::reduce::channel_sums;
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Epilogue, Offsets, Target, Walk, packed_tile, panel_columns, strided_tile};
+use super::winograd;
 
 struct Scatter<'a, T> {
     geometry: &'a Geometry,
@@ -35,8 +38,13 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
         let buffer = &mut *buffer;
         let (packed, product) = buffer.split_at_mut(inner * columns);
         debug_assert!(S::TILE_ROWS * columns <= product.len());
+        let side_by_side = are_side_by_side(g) && S::TILE_ROWS.is_multiple_of(2);
         for image in self.images {
-            padded.fill(T::ZERO);
+            // SAFETY: every image comes once.
+            let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
+            if !side_by_side {
+                padded.fill(T::ZERO);
+            }
             for start in (0..pixels).step_by(columns) {
                 let count = columns.min(pixels - start);
                 runs(g, start, start + count, &mut block_runs);
@@ -60,6 +68,15 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
                                 Epilogue { bias: std::ptr::null(), relu: false, accumulate: false },
                             );
                         }
+                        if side_by_side {
+                            for row in (0..rows).step_by(2) {
+                                let k = panel * S::TILE_ROWS + row;
+                                let bias = self.bias.map_or(T::ZERO, |bias| bias[group * g.group_in() + k / 4]);
+                                let (left, right) = product[row * columns..].split_at(columns);
+                                interleave(&block_runs, left, right, bias, &mut dx[offsets[group * depth + k]..]);
+                            }
+                            continue;
+                        }
                         for row in 0..rows {
                             let offset = offsets[group * depth + panel * S::TILE_ROWS + row];
                             scatter(&block_runs, g.stride.1, &product[row * columns..], &mut padded[offset..]);
@@ -67,10 +84,31 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
                     }
                 }
             }
-            // SAFETY: every image comes once.
-            let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
-            crop(g, padded, self.bias, dx);
+            if !side_by_side {
+                crop(g, padded, self.bias, dx);
+            }
         }
+    }
+}
+
+/// Whether windows of 2 × 2 lie side by side and cover the image: every number is written once.
+fn are_side_by_side(g: &Geometry) -> bool {
+    let (two, one) = ((2, 2), (1, 1));
+    (g.kernel, g.stride, g.dilation, g.padding) == (two, two, one, (0, 0))
+        && (2 * g.output.0, 2 * g.output.1) == g.input
+}
+
+/// Numbers for the left and the right places of windows two pixels wide, plus `bias`, in turns.
+#[inline(always)]
+fn interleave<T: Element>(runs: &[Run], left: &[T], right: &[T], bias: T, target: &mut [T]) {
+    let mut first = 0;
+    for run in runs {
+        let pairs = left[first..][..run.len].iter().zip(&right[first..][..run.len]);
+        for (places, (&left, &right)) in target[run.source..][..2 * run.len].chunks_exact_mut(2).zip(pairs) {
+            places[0] = left + bias;
+            places[1] = right + bias;
+        }
+        first += run.len;
     }
 }
 
@@ -117,14 +155,30 @@ const PIXELS: usize = 1024;
 /// How many such sums are added in `T` before they go into f64.
 const RUNS: usize = 64;
 
+/// The gradient of a convolution's output.
+#[derive(Clone, Copy)]
+pub struct OutputGradient<'a, T> {
+    pub values: &'a [T],
+    /// The output, if ReLU followed: where it is 0, no gradient passes.
+    pub relu: Option<&'a [T]>,
+}
+
+impl<'a, T> From<&'a [T]> for OutputGradient<'a, T> {
+    fn from(values: &'a [T]) -> Self {
+        Self { values, relu: None }
+    }
+}
+
 /// The weight gradient of `images`: `[group][depth][channel]`, channels padded to whole vectors.
 struct WeightGradient<'a, T> {
     geometry: &'a Geometry,
     x: &'a [T],
-    dy: &'a [T],
+    dy: OutputGradient<'a, T>,
     images: Range<usize>,
     /// Zeros at first.
     sums: &'a mut [f64],
+    /// The gradient of the bias, if wanted. Zeros at first.
+    bias: &'a mut [f64],
 }
 
 fn padded_channels<S: Simd<T>, T>(g: &Geometry) -> usize {
@@ -147,6 +201,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
         let padded = &mut *padded;
         let mut transposed = Scratch::<T>::new(pixels * lanes);
         let transposed = &mut *transposed;
+        let mut masked = Scratch::<T>::new(if self.dy.relu.is_some() { g.group_out() * pixels } else { 0 });
         let mut few = vec![T::ZERO; self.sums.len()];
         let move_few = |few: &mut [T], sums: &mut [f64]| {
             for (sum, few) in sums.iter_mut().zip(few) {
@@ -159,7 +214,14 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
             pad(g, &self.x[image * g.image()..][..g.image()], padded);
             for group in 0..g.groups {
                 let first = (image * g.out_channels + group * g.group_out()) * pixels;
-                let dy = &self.dy[first..][..g.group_out() * pixels];
+                let mut dy = &self.dy.values[first..][..g.group_out() * pixels];
+                if let Some(y) = self.dy.relu {
+                    mask_by_relu(&y[first..], dy, &mut masked);
+                    dy = &masked;
+                }
+                for (sum, plane) in self.bias.iter_mut().skip(group * g.group_out()).zip(dy.chunks_exact(pixels)) {
+                    *sum += super::reduce::sum(plane);
+                }
                 transpose(simd, dy, g.group_out(), pixels, transposed, lanes);
                 let share = group * depth * lanes..(group + 1) * depth * lanes;
                 let few = &mut few[share.clone()];
@@ -192,6 +254,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
                                         rows: S::WALK_ROWS.min(depth - k),
                                         columns: columns.min(lanes - channel),
                                     },
+                                    true,
                                 );
                             }
                         }
@@ -238,44 +301,106 @@ impl<T: Element> Kernel<T> for Lanes<'_> {
     }
 }
 
-/// The gradient of the weight, `[out, in/groups, kh, kw]`.
-pub fn backward_weight<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+/// Whether [`backward_weight`] takes a gradient as it came before a ReLU.
+pub fn masks_in_passing<T: Element>(g: &Geometry) -> bool {
+    !depthwise::applies(g) && !winograd::pays::<T>(g)
+}
+
+/// The gradient of the weight, `[out, in/groups, kh, kw]`, and, if wanted, that of the bias, `[out]`.
+/// `dy` may have a ReLU to pass if it [`masks_in_passing`].
+pub fn backward_weight<T: Element>(
+    g: &Geometry,
+    x: &[T],
+    dy: OutputGradient<'_, T>,
+    bias: bool,
+) -> (Vec<T>, Option<Vec<T>>) {
+    if masks_in_passing::<T>(g) {
+        return backward_weight_general(g, x, dy, bias);
+    }
+    debug_assert!(dy.relu.is_none());
     match depthwise::applies(g) {
-        true => depthwise::backward_weight(g, x, dy),
-        false => backward_weight_general(g, x, dy),
+        true => {
+            let bias = bias.then(|| channel_sums(dy.values, g.out_channels, g.pixels()));
+            (depthwise::backward_weight(g, x, dy.values), bias)
+        }
+        false => {
+            let (dw, db) = winograd::backward_weight(g, x, dy.values);
+            (dw, bias.then_some(db))
+        }
     }
 }
 
 /// As [`backward_weight`], for any groups.
+pub(super) fn backward_weight_general<T: Element>(
+    g: &Geometry,
+    x: &[T],
+    dy: OutputGradient<'_, T>,
+    bias: bool,
+) -> (Vec<T>, Option<Vec<T>>) {
+    let add = |images, sums: &mut [f64], bias: &mut [f64]| {
+        T::dispatch(WeightGradient { geometry: g, x, dy, images, sums, bias });
+    };
+    let (dw, db) = summed_weight_gradient(g, g.batch, if bias { g.out_channels } else { 0 }, add);
+    (dw, bias.then(|| db.into_iter().map(T::of).collect()))
+}
+
+/// Numbers of depth whose sums one thread adds up at a time.
+const DEPTHS: usize = 32;
+
+/// The gradient of the weight as the sum of `units`, which `add` adds to
+/// `[group][depth][channel]`, channels padded to whole vectors; and `others` sums besides, which are
+/// `add`'s last argument.
 ///
-/// The batch is divided into as many parts as there are threads, each summed in order: the bits
+/// They are divided into as many parts as there are threads, each summed in order: the bits
 /// depend on the number of threads, not on their timing.
-pub(super) fn backward_weight_general<T: Element>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+pub(super) fn summed_weight_gradient<T: Element>(
+    g: &Geometry,
+    units: usize,
+    others: usize,
+    add: impl Fn(Range<usize>, &mut [f64], &mut [f64]) + Sync,
+) -> (Vec<T>, Vec<f64>) {
     let (depth, lanes) = (g.depth(), T::dispatch(Lanes(g)));
-    let len = g.groups * depth * lanes;
-    let parts = threads().min(g.batch);
-    let mut sums = vec![0f64; parts * len];
+    let numbers = g.groups * depth * lanes;
+    let len = numbers + others;
+    let parts = threads().min(units);
+    let mut sums = Scratch::<f64>::new(parts * len);
     let shares = Parts::new(&mut sums);
     for_ranges(parts, |range| {
         for part in range {
-            let images = g.batch * part / parts..g.batch * (part + 1) / parts;
             // SAFETY: every part comes once.
             let sums = unsafe { shares.get(part * len..(part + 1) * len) };
-            T::dispatch(WeightGradient { geometry: g, x, dy, images, sums });
+            sums.fill(0.0);
+            let (sums, others) = sums.split_at_mut(numbers);
+            add(units * part / parts..units * (part + 1) / parts, sums, others);
         }
     });
-    written(g.out_channels * depth, |dw| {
-        for (channel, row) in dw.chunks_exact_mut(depth).enumerate() {
-            let (group, lane) = (channel / g.group_out(), channel % g.group_out());
-            for (k, value) in row.iter_mut().enumerate() {
-                let place = (group * depth + k) * lanes + lane;
-                *value = T::of(sums.chunks_exact(len).map(|part| part[place]).sum());
+    let sums: &[f64] = &sums;
+    let mut totals = vec![0.0; others];
+    for part in sums.chunks_exact(len) {
+        totals.iter_mut().zip(&part[numbers..]).for_each(|(total, part)| *total += part);
+    }
+    let dw = written(g.out_channels * depth, |dw| {
+        let dw = Parts::new(dw);
+        let blocks = depth.div_ceil(DEPTHS);
+        for_ranges(g.groups * blocks, |range| {
+            let mut total = Scratch::<f64>::new(DEPTHS * lanes);
+            for unit in range {
+                let (group, first) = (unit / blocks, unit % blocks * DEPTHS);
+                let depths = DEPTHS.min(depth - first);
+                let total = &mut total[..depths * lanes];
+                total.fill(0.0);
+                for part in sums.chunks_exact(len) {
+                    let part = &part[(group * depth + first) * lanes..][..depths * lanes];
+                    total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+                }
+                for lane in 0..g.group_out() {
+                    let row = (group * g.group_out() + lane) * depth + first;
+                    // SAFETY: every unit writes its own depths.
+                    let row = unsafe { dw.get(row..row + depths) };
+                    row.iter_mut().enumerate().for_each(|(k, value)| *value = T::of(total[k * lanes + lane]));
+                }
             }
-        }
-    })
-}
-
-/// The gradient of the bias: the sum over batch and pixels, `[out]`.
-pub fn backward_bias<T: Element>(g: &Geometry, dy: &[T]) -> Vec<T> {
-    super::reduce::channel_sums(dy, g.out_channels, g.pixels())
+        });
+    });
+    (dw, totals)
 }

@@ -91,13 +91,6 @@ pub fn product_over_rows<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<
     sums.into_iter().map(T::of).collect()
 }
 
-/// [`gemm`] on this thread alone, for work that is itself one of several parts.
-pub fn gemm_serial<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accumulate: bool) {
-    assert!(b.rows == a.columns && out.len() == a.rows * b.columns);
-    // SAFETY: `out` has the product's size, and is borrowed mutably.
-    unsafe { product(a, b, out.as_mut_ptr(), b.columns, accumulate) };
-}
-
 /// # Safety
 /// `out` must be valid for `a.rows` rows of `b.columns` numbers, `out_stride` apart, that nobody
 /// else uses.

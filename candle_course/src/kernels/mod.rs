@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod buffer;
+pub mod cat;
 pub mod conv;
 mod conv_backward;
 #[cfg(feature = "cuda")]
@@ -12,9 +13,11 @@ pub mod cuda;
 mod depthwise;
 pub mod dropout;
 pub mod gemm;
+mod interleave;
 pub mod layer_norm;
 pub mod node;
 pub mod norm;
+mod panels;
 pub mod parallel;
 pub mod pool;
 pub mod real;
@@ -26,10 +29,11 @@ pub mod tape;
 mod tile;
 pub(crate) mod transfer;
 pub mod upsample;
+mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use conv_backward::{backward_bias, backward_weight, scatter_input};
+pub use conv_backward::{OutputGradient, backward_weight, masks_in_passing, scatter_input};
 
 pub mod losses;
 pub mod updates;

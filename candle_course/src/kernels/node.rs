@@ -211,7 +211,7 @@ pub fn node(
 ///
 /// `backward` is given which inputs want a gradient, and the gradient of the output. It must not hold
 /// the output, which would then hold itself.
-#[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))] // the CPU's operations are recorded by no tape
+#[cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))] // the CPU's operations look at their inputs again
 pub fn keeping(
     name: &'static str,
     inputs: &[&Tensor],
@@ -222,7 +222,7 @@ pub fn keeping(
 }
 
 fn with_backward(name: &'static str, inputs: &[&Tensor], value: Value, backward: Backward) -> Result<Tensor> {
-    if !inputs.iter().any(|input| input.track_op()) {
+    if tape::is_without_graph() || !inputs.iter().any(|input| input.track_op()) {
         return Ok(value.tensor());
     }
     if tape::is_recording() {

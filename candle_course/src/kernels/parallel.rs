@@ -25,6 +25,15 @@ pub fn for_ranges(items: usize, work: impl Fn(Range<usize>) + Sync) {
     barrier_pool().execute_chunked(items, work);
 }
 
+/// Calls `work` on one range per thread, which together cover `0..items`: for work that begins with
+/// something all items of a range share. Must not be nested.
+pub fn for_shares(items: usize, work: impl Fn(Range<usize>) + Sync) {
+    let shares = threads().min(items);
+    for_ranges(shares, |range| {
+        range.for_each(|share| work(items * share / shares..items * (share + 1) / shares));
+    });
+}
+
 /// A mutable slice whose parts go to different threads.
 pub struct Parts<'a, T> {
     start: *mut T,

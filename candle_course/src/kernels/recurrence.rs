@@ -1,8 +1,9 @@
 //! Recurrent layers over whole sequences: every thread takes some examples through all steps.
 
 use super::buffer::{Scratch, written};
-use super::gemm::{Matrix, gemm_serial, product_over_rows};
-use super::parallel::{Parts, for_ranges};
+use super::gemm::{Matrix, product_over_rows};
+use super::panels::Panels;
+use super::parallel::{Parts, for_shares};
 use super::real::Real;
 use super::simd::{Kernel, Simd};
 
@@ -228,9 +229,10 @@ impl Recurrence {
         // Else every step of an example overwrites the same place.
         let kept_steps = if keep { steps } else { 1 };
         let mut kept = vec![T::ZERO; examples * kept_steps * kept_len];
+        let weight = Panels::new(self.weights(weight).t());
         let out = written(examples * self.rows() * hidden, |out| {
             let (out, kept) = (Parts::new(out), Parts::new(&mut kept));
-            for_ranges(examples, |range| {
+            for_shares(examples, |range| {
                 // SAFETY: ranges of examples do not overlap.
                 let (out, kept) = unsafe {
                     let per = (self.rows() * hidden, kept_steps * kept_len);
@@ -240,9 +242,7 @@ impl Recurrence {
                 let mut state = first[range.start * states..range.end * states].to_vec();
                 let mut products = Scratch::new(count * width);
                 for step in self.order() {
-                    let h =
-                        Matrix { values: &state, rows: count, columns: hidden, row_stride: states, column_stride: 1 };
-                    gemm_serial(h, self.weights(weight).t(), &mut products, false);
+                    weight.multiply(count, &state, states, &mut products);
                     for example in 0..count {
                         let state = &mut state[example * states..][..states];
                         T::dispatch(Step {
@@ -280,11 +280,12 @@ impl Recurrence {
         let &Self { cell, examples, steps, hidden, .. } = self;
         let (width, states, kept_len, rows) = (self.width(), cell.states() * hidden, cell.kept() * hidden, self.rows());
         let (mut from_hidden, mut d_state) = (Vec::new(), Vec::new());
+        let weight = Panels::new(self.weights(weight));
         let from_input = written(examples * steps * width, |d_input| {
             from_hidden = written(examples * steps * width, |d_hidden| {
                 d_state = written(examples * states, |d_state| {
                     let (d_input, d_hidden, d_state) = (Parts::new(d_input), Parts::new(d_hidden), Parts::new(d_state));
-                    for_ranges(examples, |range| {
+                    for_shares(examples, |range| {
                         // SAFETY: ranges of examples do not overlap.
                         let (d_input, d_hidden, state) = unsafe {
                             let part = |per: usize| range.start * per..range.end * per;
@@ -331,14 +332,7 @@ impl Recurrence {
                                     from_hidden: &mut d_hidden[at..][..width],
                                 });
                             }
-                            let gates = Matrix {
-                                values: &d_hidden[step * width..],
-                                rows: count,
-                                columns: width,
-                                row_stride: steps * width,
-                                column_stride: 1,
-                            };
-                            gemm_serial(gates, self.weights(weight), &mut through, false);
+                            weight.multiply(count, &d_hidden[step * width..], steps * width, &mut through);
                             for (state, through) in state.chunks_exact_mut(states).zip(through.chunks_exact(hidden)) {
                                 state.iter_mut().zip(through).for_each(|(d, &through)| *d += through);
                             }

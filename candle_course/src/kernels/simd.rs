@@ -115,6 +115,10 @@ pub trait Simd<T>: Copy {
     unsafe fn store_first(self, p: *mut T, v: Self::V, count: usize);
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a − b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `max(a, b)`; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a · b + c`.
@@ -276,6 +280,16 @@ impl<T: Element, const LANES: usize> Simd<T> for Plain<LANES> {
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
-//! A backward pass of our own, for the training loop on a GPU.
+//! A backward pass of our own, for the training loop.
 //!
-//! candle's adds every gradient to a tensor of zeros: two launches and three passes over memory
-//! for each input of each operation. While a tape runs, [`node`](super::node::node)s are written on
+//! candle's adds every gradient to a tensor of zeros: three passes over memory, and on a GPU two
+//! launches, for each input of each operation. While a tape runs, [`node`](super::node::node)s are written on
 //! it, and their outputs are leaves to candle, like variables. Backwards, the tape goes from node
 //! to node and hands gradients over as they are; only through what candle's own operations computed
 //! in between it asks candle. What a node kept is freed as soon as it has been passed; of a node that
@@ -10,7 +10,7 @@
 //! A tape belongs to a thread and to one loss: `Tensor::backward`, called while it runs, ends at
 //! the nodes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::marker::PhantomData;
 
@@ -47,6 +47,27 @@ struct Recording {
 thread_local! {
     /// The innermost last; `None` where nothing is to be recorded.
     static TAPES: RefCell<Vec<Option<Recording>>> = const { RefCell::new(Vec::new()) };
+}
+
+thread_local! {
+    static WITHOUT_GRAPH: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What `work` gives, where nodes neither record themselves nor keep their inputs.
+pub fn without_graph<R>(work: impl FnOnce() -> R) -> R {
+    struct Reset(bool);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            WITHOUT_GRAPH.set(self.0);
+        }
+    }
+    let _reset = Reset(WITHOUT_GRAPH.replace(true));
+    work()
+}
+
+/// Whether nodes of this thread are to have no graph.
+pub(super) fn is_without_graph() -> bool {
+    WITHOUT_GRAPH.get()
 }
 
 /// Records nodes until the backward pass, or until it is dropped.

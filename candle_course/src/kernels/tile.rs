@@ -224,13 +224,18 @@ pub struct Walk {
 }
 
 impl Walk {
+    /// `steps` in a line.
+    pub fn line(steps: usize, step: usize) -> Self {
+        Self { rows: 1, columns: steps, row_step: 0, column_step: step }
+    }
+
     /// The distance of the last step from the first.
     pub fn last(&self) -> usize {
         (self.rows - 1) * self.row_step + (self.columns - 1) * self.column_step
     }
 }
 
-/// `sums += a · b` where row `i` of `a` begins at `a + offsets[i]` and is walked with strides,
+/// `target = a · b` where row `i` of `a` begins at `a + offsets[i]` and is walked with strides,
 /// and `b` is `[walk.rows · walk.columns][b_stride]`. Only the first ROWS offsets count.
 ///
 /// # Safety
@@ -276,7 +281,7 @@ unsafe fn strided<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usiz
 /// Where the rows of a tile of [`strided_tile`] begin: [`Simd::WALK_ROWS`] count.
 pub type Offsets = [usize; 8];
 
-/// [`strided`] for the instruction set's tile, with as many vectors as the target has columns for.
+/// [`strided`] for the instruction set's tile, added to the target if `accumulate`, with as many vectors as the target has columns for.
 ///
 /// # Safety
 /// As for [`strided`].
@@ -289,8 +294,9 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
     b: *const T,
     b_stride: usize,
     target: Target<T>,
+    accumulate: bool,
 ) {
-    let epilogue = Epilogue { bias: std::ptr::null(), relu: false, accumulate: true };
+    let epilogue = Epilogue { bias: std::ptr::null(), relu: false, accumulate };
     macro_rules! tile {
         ($rows:literal, $vectors:literal) => {
             strided::<T, S, $rows, $vectors>(simd, walk, a, offsets, b, b_stride, target, epilogue)

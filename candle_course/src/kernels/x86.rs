@@ -69,6 +69,18 @@ impl Simd<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the machine has AVX-512.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the machine has AVX-512.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` exists, so the machine has AVX-512.
         unsafe { _mm512_max_ps(a, b) }
@@ -160,6 +172,18 @@ impl Simd<f32> for Avx2 {
     fn add(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: `self` exists, so the machine has AVX2.
         unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the machine has AVX2.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the machine has AVX2.
+        unsafe { _mm256_mul_ps(a, b) }
     }
 
     #[inline(always)]

@@ -104,7 +104,7 @@ impl ConvTranspose2d {
             false => None,
         };
         let dw = match weight.track_op() {
-            true => Some(tensor(kernels::backward_weight(g, dy, x.get::<T>()?), weight.shape())?),
+            true => Some(tensor(kernels::backward_weight(g, dy, x.get::<T>()?.into(), false).0, weight.shape())?),
             false => None,
         };
         let mut gradients = vec![dx, dw];

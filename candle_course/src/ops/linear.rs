@@ -8,6 +8,7 @@ use super::support::{
 use crate::error::{Error, Result};
 use crate::kernels::gemm::{Matrix, gemm, product_over_rows};
 use crate::kernels::node::{Gradients, Value};
+use crate::kernels::parallel::{SMALL, for_parts};
 use crate::kernels::simd::Element;
 use crate::kernels::{activation, buffer::written, reduce};
 
@@ -26,15 +27,19 @@ impl Linear {
         let bias = bias.as_ref().map(|bias| bias.get::<T>()).transpose()?;
         let (x, w) = (Matrix::new(x.get::<T>()?, self.rows, self.inputs), w.get()?);
         let w = Matrix::new(w, self.outputs, self.inputs).t();
-        let mut y = written(self.rows * self.outputs, |y| {
+        // Whole rows.
+        let share = (SMALL / 4 / self.outputs).max(1) * self.outputs;
+        let y = written(self.rows * self.outputs, |y| {
             if let Some(bias) = bias {
-                y.chunks_exact_mut(self.outputs).for_each(|row| row.copy_from_slice(bias));
+                for_parts(y, share, |_, y| {
+                    y.chunks_exact_mut(self.outputs).for_each(|row| row.copy_from_slice(bias));
+                });
             }
             gemm(x, w, y, bias.is_some());
+            if self.relu {
+                for_parts(y, share, |_, y| y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y }));
+            }
         });
-        if self.relu {
-            y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y });
-        }
         Ok(Value::cpu(y, shape))
     }
 

@@ -107,7 +107,8 @@ fn every_instruction_set_and_a_single_thread() {
     }
     for (name, value, level, threads) in settings {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["ops::", "nn::", "losses::", "metrics::", "optimizers::", "--test-threads", "2", "--show-output"])
+            .args(["ops::", "nn::", "losses::", "metrics::", "optimizers::", "kernels::winograd"])
+            .args(["kernels::interleave", "--test-threads", "2", "--show-output"])
             // Half a minute without any kernel that has instruction sets.
             .args(["--skip", "agree_with_pytorch_in_f", "--skip", "tensor_operations_agrees_with_pytorch"])
             .env(MARK, "1")
@@ -183,7 +184,8 @@ fn relu_at_zero_and_at_nan() {
     }
 }
 
-/// A NaN reaches every number that it enters, and no other, through the fused ReLU and the maximum too.
+/// A NaN reaches every number that it enters, and no other, through the fused ReLU and the maximum too (of
+/// 3 × 3 convolutions of many channels the whole tile: see `kernels::winograd`).
 #[test]
 fn nan_stays_nan() {
     for dtype in [DType::F32, DType::F64] {

@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use crate::data::DataLoader;
 use crate::error::{Error, Result};
 use crate::nn::Model;
+use crate::ops::no_grad;
 use crate::training::Trainer;
 
 /// What [`predict`] gives: all batches as one, in the loader's order.
@@ -44,7 +45,7 @@ pub fn predict(model: &dyn Model, loader: &DataLoader) -> Result<Predictions> {
     for batch in loader.epoch(0)? {
         let batch = batch?;
         let cpu = |tensor: &Tensor| tensor.detach().to_device(&candle_core::Device::Cpu);
-        outputs.push(cpu(&model.forward_t(&batch.inputs, false)?)?);
+        outputs.push(cpu(&no_grad(|| model.forward_t(&batch.inputs, false))?)?);
         targets.push(cpu(&batch.targets)?);
         indices.extend(batch.indices);
     }

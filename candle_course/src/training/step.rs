@@ -11,6 +11,7 @@ use crate::kernels::tape::Tape;
 use crate::losses::{Loss, Mean};
 use crate::metrics::Metric;
 use crate::nn::Model;
+use crate::ops::no_grad;
 use crate::optimizers::Optimizer;
 use crate::training::losses::DeviceLosses;
 
@@ -63,8 +64,8 @@ pub(crate) fn forward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Resu
 /// # Errors
 /// If shapes do not fit, or the loss is not a scalar.
 pub fn forward_backward(model: &dyn Model, loss: &dyn Loss, batch: &Batch) -> Result<Backward> {
-    // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
-    let tape = Tape::start(batch.inputs.device().is_cuda());
+    // candle's own backward pass adds every gradient to zeros.
+    let tape = Tape::start(true);
     let predictions = model.forward_t(&batch.inputs, true)?;
     let value = scalar(loss.forward(&predictions, &batch.targets)?)?;
     let gradients = tape.backward(&value)?;
@@ -153,7 +154,7 @@ pub(crate) fn evaluate_while(
         if let ControlFlow::Break(reason) = before(&batch)? {
             return Ok(ControlFlow::Break(reason));
         }
-        let predictions = model.forward_t(&batch.inputs, false)?.detach();
+        let predictions = no_grad(|| model.forward_t(&batch.inputs, false))?.detach();
         let means = loss.means(&predictions, &batch.targets)?;
         losses.push(&sum(&means)?, &means, batch.len());
         for metric in metrics.iter_mut() {

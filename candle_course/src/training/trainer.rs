@@ -209,8 +209,8 @@ impl Trainer {
         training.state.learning_rate = training.scheduled_rate();
         training.guard.before_step(batch, &training.parameters, &training.state)?;
         let clock = Instant::now();
-        // On a GPU launches cost more than on a CPU, and candle's backward pass has two more per gradient.
-        let tape = Tape::start(batch.inputs.device().is_cuda() && training.accumulator.is_none());
+        // candle's own backward pass adds every gradient to zeros.
+        let tape = Tape::start(training.accumulator.is_none());
         let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
         training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
         let forward_ended = Instant::now();
