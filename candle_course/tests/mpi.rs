@@ -93,7 +93,9 @@ impl Callback for Ends {
         }
         let kill = |pids: &[String]| Command::new("kill").arg("-9").args(pids).status();
         match (self.how.as_str(), training.rank()) {
-            ("kill-one", 1) => drop(kill(&[std::process::id().to_string()])?),
+            ("kill-one", 1) => {
+                kill(&[std::process::id().to_string()])?;
+            }
             ("fail", 1) => return Err(Error::training("the disk is full")),
             ("panic", 1) => panic!("nobody home"),
             ("kill-all", rank) => {

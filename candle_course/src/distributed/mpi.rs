@@ -145,9 +145,7 @@ impl Communicator for MpiCommunicator {
         let starts: Vec<i32> =
             counts.iter().scan(0, |start, &count| Some(std::mem::replace(start, *start + count))).collect();
         let mut all = vec![0u8; total as usize];
-        let mut parts = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
-        world.all_gather_varcount_into(bytes, &mut parts);
-        drop(parts);
+        world.all_gather_varcount_into(bytes, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
         let part = |(&start, &count): (&i32, &i32)| all[start as usize..][..count as usize].to_vec();
         Ok(starts.iter().zip(&counts).map(part).collect())
     }

@@ -56,7 +56,8 @@ impl Trainer {
     ///
     /// The section `model` holds the last weights: those that the training goes on from. Other
     /// weights that the model may hold stand beside it: the best, which early stopping brought back,
-    /// in `held weights`; the average of [`ema`](crate::training::TrainerBuilder::ema) in `average`.
+    /// in `held weights`; the average of [`ema`](crate::training::TrainerBuilder::ema) in `average`. Of several ranks
+    /// all call this: it holds the generators of each.
     ///
     /// # Errors
     /// If a state cannot be had.
@@ -102,7 +103,7 @@ impl Trainer {
     }
 
     /// Goes back to what [`Trainer::snapshot`] saved. Build the trainer as it was built then; the
-    /// number of epochs may differ.
+    /// number of epochs may differ. Of several ranks all call this.
     ///
     /// # Errors
     /// If the snapshot is of another training: another model, optimizer, accumulation, average, or
