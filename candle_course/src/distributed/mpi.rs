@@ -144,7 +144,10 @@ impl Communicator for MpiCommunicator {
         let counts: Vec<i32> = counts.iter().map(|&count| count as i32).collect();
         let starts: Vec<i32> =
             counts.iter().scan(0, |start, &count| Some(std::mem::replace(start, *start + count))).collect();
-        let mut all = vec![0u8; total as usize];
+        // An empty slice of bytes begins at the address 1, which Open MPI and MPICH take for `MPI_IN_PLACE`.
+        static NOTHING: [u8; 1] = [0];
+        let bytes = if bytes.is_empty() { &NOTHING[..0] } else { bytes };
+        let mut all = vec![0u8; (total as usize).max(1)];
         world.all_gather_varcount_into(bytes, &mut PartitionMut::new(&mut all[..], &counts[..], &starts[..]));
         let part = |(&start, &count): (&i32, &i32)| all[start as usize..][..count as usize].to_vec();
         Ok(starts.iter().zip(&counts).map(part).collect())
