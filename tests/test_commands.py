@@ -13,7 +13,7 @@ def call(name, *arguments, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("name", ["lab", "run", "test", "bench", "build-notebooks", "site", "tensorboard-picture"])
+@pytest.mark.parametrize("name", ["lab", "run", "test", "bench", "build-notebooks", "scaling", "site", "tensorboard-picture"])
 def test_every_command_explains_itself(tmp_path, name):
     result = call(name, "--help", folder=tmp_path)
     assert result.returncode == 0

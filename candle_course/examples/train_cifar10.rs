@@ -1,12 +1,17 @@
 //! Trains a convolutional network on CIFAR-10 from the command line: balanced or with three classes
-//! cut to a tenth, with checkpoints, exact resume and TensorBoard.
+//! cut to a tenth, with checkpoints, exact resume and TensorBoard; on several processes, if asked.
 //!
 //! ```text
 //! cargo run --release --example train_cifar10 -- --help
+//! cargo build --release --example train_cifar10 --features mpi
+//! mpirun -n 2 target/release/examples/train_cifar10 --distributed --batch-size 64
 //! ```
 
 use std::collections::BTreeMap;
 
+use std::sync::Arc;
+
+use candle_course::distributed::{SingleProcess, launch};
 use candle_course::prelude::*;
 
 // An allocator that keeps large freed blocks spares every batch the page faults of fresh memory.
@@ -18,7 +23,7 @@ Trains a convolutional network with batch normalization on CIFAR-10.
 
   --data FOLDER          the CIFAR-10 binary files (else CANDLE_COURSE_DATA, the hub, the sample)
   --epochs N             epochs (15)
-  --batch-size N         examples in a batch (128)
+  --batch-size N         examples in a batch, of every process (128)
   --learning-rate X      the highest rate of the one-cycle schedule (0.2)
   --weight-decay X       weight decay (0.0005)
   --width N              channels of the first layer (32)
@@ -31,6 +36,7 @@ Trains a convolutional network with batch normalization on CIFAR-10.
   --workers N            threads that load batches (1)
   --seed N               seed of weights, order and augmentation (0)
   --device NAME          cpu, cuda, metal or best (best)
+  --distributed          train with the processes that mpirun or srun started
   --checkpoints FOLDER   save the whole state after every epoch, and the best
   --resume               go on from the newest checkpoint
   --tensorboard FOLDER   write a run for TensorBoard
@@ -55,7 +61,7 @@ impl Arguments {
                 return Err(Error::argument("command line", "one of the options above", word));
             }
             let value = match name.as_str() {
-                "resume" => "yes".to_owned(),
+                "resume" | "distributed" => "yes".to_owned(),
                 _ => words.next().ok_or_else(|| Error::argument(&word, "a value after it", "nothing"))?,
             };
             values.insert(name, value);
@@ -70,7 +76,7 @@ impl Arguments {
             let name = line.split_whitespace().next()?;
             let default = line.rsplit_once('(').and_then(|(_, text)| text.strip_suffix(')'));
             match self.text(name) {
-                Some(_) if name == "resume" => Some("--resume".to_owned()),
+                Some(_) if ["resume", "distributed"].contains(&name) => Some(format!("--{name}")),
                 Some(value) => Some(format!("--{name} {}", quoted(value))),
                 None => {
                     default.filter(|text| !text.contains(' ') && *text != "off").map(|text| format!("--{name} {text}"))
@@ -133,8 +139,26 @@ fn network(parameters: &Parameters, width: usize, dropout: f64) -> Result<Sequen
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse()?;
-    println!("command: {}", command());
-    println!("settings: {}", arguments.effective());
+    match arguments.text("distributed") {
+        Some(_) => launch(|communicator| train(&arguments, communicator)),
+        None => train(&arguments, Arc::new(SingleProcess)),
+    }
+}
+
+/// Prints on the first of several ranks alone.
+macro_rules! say {
+    ($rank:expr, $($text:tt)+) => {
+        if $rank == 0 {
+            println!($($text)+);
+        }
+    };
+}
+
+/// What one rank does.
+fn train(arguments: &Arguments, communicator: Arc<dyn Communicator>) -> Result<()> {
+    let (rank, ranks) = (communicator.rank(), communicator.size());
+    say!(rank, "command: {}", command());
+    say!(rank, "settings: {}", arguments.effective());
     let seed: u64 = arguments.number("seed")?.unwrap_or(0);
     let epochs: usize = arguments.number("epochs")?.unwrap_or(15);
     let batch_size: usize = arguments.number("batch-size")?.unwrap_or(128);
@@ -142,7 +166,8 @@ fn main() -> Result<()> {
     let accumulate: usize = arguments.number("accumulate")?.unwrap_or(1);
     let device = device::by_name(arguments.text("device").unwrap_or("best"))?;
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
-    println!("{build} build of {}, on {device:?}, {} threads", env!("CARGO_PKG_VERSION"), rayon::current_num_threads());
+    let threads = rayon::current_num_threads();
+    say!(rank, "{build} build of {}, {ranks} ranks, on {device:?}, {threads} threads", env!("CARGO_PKG_VERSION"));
 
     let builder = Cifar10::builder();
     let cifar = match arguments.text("data") {
@@ -161,7 +186,7 @@ fn main() -> Result<()> {
         "long-tail" => train_set = train_set.select(&long_tail(train_set.labels(), 50.0, seed)?)?,
         other => return Err(Error::argument("imbalance", "none, three or long-tail", other)),
     }
-    println!("training images per class: {:?}", class_counts(train_set.labels(), 10)?);
+    say!(rank, "training images per class: {:?}", class_counts(train_set.labels(), 10)?);
 
     let mut loss = CrossEntropy::builder().label_smoothing(0.05);
     let mut loader = DataLoader::builder(train_set.clone()).shuffle(seed);
@@ -181,14 +206,15 @@ fn main() -> Result<()> {
         .drop_last(true)
         .workers(arguments.number("workers")?.unwrap_or(1))
         .device(&device)
-        .build()?;
+        .build()?
+        .shard(rank, ranks)?;
     let plain = |set: &ImageDataset| DataLoader::builder(set.clone()).batch_size(250).device(&device).build();
-    let (validation, test) = (plain(&validation_set)?, plain(&test_set)?);
+    let (validation, test) = (plain(&validation_set)?.shard(rank, ranks)?, plain(&test_set)?);
 
     let parameters = Parameters::new(seed, &device);
     let width = arguments.number("width")?.unwrap_or(32);
     let model = network(&parameters, width, arguments.number("dropout")?.unwrap_or(0.1))?;
-    println!("{}", ModelSummary::sequential(&model, &parameters, (batch_size, 3, 32, 32))?);
+    say!(rank, "{}", ModelSummary::sequential(&model, &parameters, (batch_size, 3, 32, 32))?);
     let decay = arguments.number("weight-decay")?.unwrap_or(5e-4);
     let optimizer = Sgd::builder(&parameters).momentum(0.9).nesterov(true).weight_decay(decay).build()?;
     let steps = epochs * train.len().div_ceil(accumulate);
@@ -197,6 +223,7 @@ fn main() -> Result<()> {
         .epochs(epochs)
         .schedule(schedule)
         .accumulate(accumulate)
+        .distributed(communicator)
         .metric(Accuracy::default());
     if let Some(norm) = arguments.number("clip-norm")? {
         builder = builder.clip_norm(norm);
@@ -208,10 +235,11 @@ fn main() -> Result<()> {
         builder = builder.checkpoints(Checkpoints::builder(folder).keep_best(1, "accuracy").build()?);
     }
     let mut writer = None;
-    if let Some(folder) = arguments.text("tensorboard") {
+    // A run is written by one rank: the others must not even begin one.
+    if let Some(folder) = arguments.text("tensorboard").filter(|_| rank == 0) {
         let hyper_parameters = HyperParameters::new()
             .number("learning_rate", rate)
-            .number("batch_size", (batch_size * accumulate) as f64)
+            .number("batch_size", (batch_size * accumulate * ranks) as f64)
             .number("weight_decay", decay)
             .text("imbalance", arguments.text("imbalance").unwrap_or("none"))
             .text("balance", arguments.text("balance").unwrap_or("none"));
@@ -225,12 +253,16 @@ fn main() -> Result<()> {
             .text("checkpoints")
             .ok_or_else(|| Error::argument("resume", "--checkpoints FOLDER to resume from", "no folder"))?;
         match trainer.resume(folder)? {
-            true => println!("resumed after step {}", trainer.state().step),
-            false => println!("no checkpoint in {folder}: starting afresh"),
+            true => say!(rank, "resumed after step {}", trainer.state().step),
+            false => say!(rank, "no checkpoint in {folder}: starting afresh"),
         }
     }
     if trainer.state().epoch < epochs {
         trainer.fit(&train, Some(&validation))?;
+    }
+    // The test set is small enough for one.
+    if rank > 0 {
+        return Ok(());
     }
     println!("{}", trainer.history());
 

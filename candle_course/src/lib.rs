@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod direction;
+pub mod distributed;
 pub mod error;
 #[cfg(feature = "hub")]
 pub mod hub;

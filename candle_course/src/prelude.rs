@@ -89,6 +89,9 @@ pub use crate::training::{
     forward_backward, predict, train_step,
 };
 
+// distributed
+pub use crate::distributed::{Communicator, LocalCommunicator};
+
 // plot
 pub use crate::plot::{BarChart, Figure, HeatMap, Histogram, ImageGrid, LineChart, Panels, ScatterChart};
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import environment, paths, reliability, say, source
+from . import environment, mpi, paths, reliability, say, source
 
 # A mirror that says nothing is given up after half a minute.
 APT = ("apt-get", "-q", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30", "-o", "Acquire::Retries=2")
@@ -100,6 +100,15 @@ def transformers_commands() -> list:
     return [["cargo", "test", "--locked", "-p", "candle_transformers_oracle"]]
 
 
+def mpi_commands() -> list:
+    """Processes of MPI on this machine, over loopback. Nothing is installed for it: a machine with MPI has its own."""
+    missing = mpi.missing()
+    if missing:
+        say.note(f"  {missing}: TRAINING ON SEVERAL PROCESSES IS NOT CHECKED; the crate's tests did it with threads")
+        return []
+    return [["cargo", "test", "--locked", "-p", "candle_course", "--features", "mpi", "--test", "mpi"]]
+
+
 def program_commands() -> list:
     return [["cargo", "run", "--locked", "-q", "-p", "candle_course_program", "--profile", "program"]]
 
@@ -140,6 +149,7 @@ CHECKS = {
     "format": ("1 s", lambda: [["cargo", "fmt", "--all", "--check"]]),
     "lint": ("10 s; 3 minutes the first time", lambda: [["cargo", "clippy", *CRATES, "--all-targets", "--", "-D", "warnings"]]),
     "crate": ("2 minutes; 8 minutes the first time", crate_commands),
+    "mpi": ("1 minute; 5 minutes the first time", mpi_commands),
     "docs": ("10 s; 2 minutes the first time", lambda: [["cargo", "doc", *CRATES, "--no-deps"]]),
     "licences": ("10 s", licence_commands),
     "audit": ("30 s", lambda: [[sys.executable, paths.PROJECT / "scripts" / "audit"]]),

@@ -91,6 +91,16 @@ impl Snapshot {
         self
     }
 
+    /// All texts, by the names that they have in the file.
+    pub(crate) fn texts(&self) -> &Texts {
+        &self.texts
+    }
+
+    /// Back from sections and [`Snapshot::texts`].
+    pub(crate) fn from_parts(sections: BTreeMap<String, Tensors>, texts: Texts) -> Self {
+        Self { sections, texts }
+    }
+
     /// The names of the sections.
     pub fn sections(&self) -> Vec<&str> {
         self.sections.keys().map(String::as_str).collect()

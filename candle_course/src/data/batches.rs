@@ -19,16 +19,44 @@ pub(super) struct Recipe {
     pub(super) batch_size: usize,
     pub(super) drop_last: bool,
     pub(super) device: Device,
+    pub(super) shard: Shard,
+}
+
+/// Which part of every batch this loader makes; the whole, unless there are several ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shard {
+    pub(super) rank: usize,
+    pub(super) ranks: usize,
+}
+
+impl Shard {
+    pub(super) const WHOLE: Self = Self { rank: 0, ranks: 1 };
 }
 
 impl Recipe {
-    pub(super) fn batches(&self, examples: usize) -> usize {
-        if self.drop_last { examples / self.batch_size } else { examples.div_ceil(self.batch_size) }
+    /// How many examples all ranks' batches have together.
+    fn joint(&self) -> usize {
+        self.batch_size.saturating_mul(self.shard.ranks)
     }
 
-    /// Where batch `number` lies in an epoch's `indices`.
+    /// How many batches an epoch has for all ranks; one of them may have no example of the last.
+    pub(super) fn batches(&self, examples: usize) -> usize {
+        if self.drop_last { examples / self.joint() } else { examples.div_ceil(self.joint()) }
+    }
+
+    /// How many batches of an epoch have an example for this rank.
+    pub(super) fn own_batches(&self, examples: usize) -> usize {
+        let batches = self.batches(examples);
+        batches - usize::from(batches > 0 && self.range(batches - 1, examples).is_empty())
+    }
+
+    /// Where batch `number` lies in an epoch's `indices`. Of what all ranks take together each has a
+    /// contiguous part, so that every example keeps its place in the epoch, and with it its augmentation.
     fn range(&self, number: usize, examples: usize) -> std::ops::Range<usize> {
-        number * self.batch_size..((number + 1) * self.batch_size).min(examples)
+        let Shard { rank, ranks } = self.shard;
+        let start = number * self.joint();
+        let count = self.joint().min(examples - start.min(examples));
+        start + count * rank / ranks..start + count * (rank + 1) / ranks
     }
 
     /// The tensor on the device.
@@ -107,6 +135,8 @@ pub struct Batches {
     pub(super) indices: Arc<Vec<usize>>,
     pub(super) next: usize,
     pub(super) total: usize,
+    /// Those that have an example for this rank: all, or all but the last.
+    pub(super) own: usize,
     pub(super) stopped: bool,
     pub(super) pending: Option<Pending>,
     pub(super) ahead: usize,
@@ -144,7 +174,8 @@ impl Batches {
         self.next
     }
 
-    /// How many batches the epoch has, from its beginning.
+    /// How many batches the epoch has, from its beginning; of a loader's
+    /// [`shard`](crate::data::DataLoader::shard) the last may have no example for this rank, and does not come.
     pub fn total(&self) -> usize {
         self.total
     }
@@ -157,7 +188,7 @@ impl Batches {
     /// Keeps the workers busy, up to the bound of batches in memory.
     pub(super) fn submit(&mut self) {
         if let Some(pending) = &mut self.pending {
-            while pending.submitted < self.total && pending.submitted - self.next < self.ahead {
+            while pending.submitted < self.own && pending.submitted - self.next < self.ahead {
                 pending.workers.submit(&pending.epoch, pending.submitted);
                 pending.submitted += 1;
             }
@@ -222,7 +253,7 @@ impl Iterator for Batches {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = if self.stopped { 0 } else { self.total - self.next };
+        let left = if self.stopped { 0 } else { self.own.saturating_sub(self.next) };
         (left, Some(left))
     }
 }

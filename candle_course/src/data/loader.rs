@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use crate::data::batches::{Batches, Pending, Recipe};
+use crate::data::batches::{Batches, Pending, Recipe, Shard};
 use crate::data::statistics::LoaderStatistics;
 use crate::data::transforms::Transform;
 use crate::data::workers::{Epoch, Workers};
@@ -99,7 +99,7 @@ impl DataLoader {
         }
     }
 
-    /// How many batches an epoch has.
+    /// How many batches an epoch has; the same on every rank.
     pub fn len(&self) -> usize {
         self.recipe.batches(self.sampler.len())
     }
@@ -158,7 +158,7 @@ impl DataLoader {
             return Err(Error::argument("sampler", format!("indices below {examples}, the data set's size"), index)
                 .hint("was the sampler made for another data set?"));
         }
-        let total = self.recipe.batches(indices.len());
+        let (total, own) = (self.recipe.batches(indices.len()), self.recipe.own_batches(indices.len()));
         if batch > total {
             return Err(Error::argument("batch", format!("at most {total}, the batches of an epoch"), batch));
         }
@@ -174,6 +174,7 @@ impl DataLoader {
             indices,
             next: batch,
             total,
+            own,
             stopped: false,
             pending,
             ahead: self.prefetch.saturating_add(self.workers()),
@@ -195,6 +196,65 @@ impl DataLoader {
         let unknown = Arc::as_ptr(dataset).cast::<()>() as usize;
         let indices = contained(ErrorKind::Data, "the sampler", || self.sampler.possible())?;
         Ok(indices.into_iter().map(|index| dataset.origin(index).unwrap_or((unknown, index))).collect())
+    }
+
+    /// The part of every batch that `rank` of `ranks` processes takes; the workers are shared with this
+    /// loader.
+    ///
+    /// The order of an epoch stays what it is, and with the transforms' draws; `ranks` batches of this loader
+    /// that follow each other are one batch of all ranks, of which each takes `batch_size` examples. So `ranks`
+    /// ranks with batches of B see what one process sees with batches of `ranks`·B, whatever the sampler: no
+    /// example twice, none lost, and nothing to tell the sampler at an epoch's beginning. An epoch's last batch
+    /// is shared as evenly as it goes; a rank for which nothing is left has one batch less, though
+    /// [`DataLoader::len`] is the same for all. As in a loader of one process, batch norm and transforms of whole
+    /// batches ([`MixUp`](crate::data::MixUp)) see one rank's part.
+    ///
+    /// PyTorch's `DistributedSampler` repeats examples to make the ranks even.
+    ///
+    /// # Errors
+    /// If `rank` is not below `ranks`, the loader is a part already, or an epoch has fewer examples than ranks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use candle_course::prelude::*;
+    ///
+    /// let numbers = Tensor::arange(0u32, 11, &Device::Cpu)?;
+    /// let loader = DataLoader::builder(TensorDataset::new(numbers.clone(), numbers)?).batch_size(4).build()?;
+    /// let indices = |rank: usize| -> Result<Vec<Vec<usize>>> {
+    ///     loader.shard(rank, 2)?.epoch(0)?.map(|batch| Ok(batch?.indices)).collect()
+    /// };
+    /// assert_eq!(indices(0)?, [vec![0, 1, 2, 3], vec![8]]);
+    /// assert_eq!(indices(1)?, [vec![4, 5, 6, 7], vec![9, 10]]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn shard(&self, rank: usize, ranks: usize) -> Result<Self> {
+        if rank >= ranks {
+            return Err(Error::argument("rank", format!("a number below {ranks}, the ranks"), rank)
+                .hint("ranks are counted from 0"));
+        }
+        if self.recipe.shard != Shard::WHOLE {
+            return Err(Error::argument("loader", "one that takes whole batches", format!("{:?}", self.recipe.shard)));
+        }
+        let examples = self.sampler.len();
+        if examples < ranks {
+            return Err(Error::argument("ranks", format!("at most {examples}, the examples of an epoch"), ranks));
+        }
+        let Recipe { dataset, transforms, batch_size, drop_last, device, .. } = &*self.recipe;
+        let recipe = Recipe {
+            dataset: Arc::clone(dataset),
+            transforms: transforms.clone(),
+            batch_size: *batch_size,
+            drop_last: *drop_last,
+            device: device.clone(),
+            shard: Shard { rank, ranks },
+        };
+        Ok(Self { recipe: Arc::new(recipe), statistics: Arc::default(), ..self.clone() })
+    }
+
+    /// Which rank's part of how many this is; `(0, 1)` if it takes whole batches.
+    pub fn sharded(&self) -> (usize, usize) {
+        (self.recipe.shard.rank, self.recipe.shard.ranks)
     }
 
     /// What the epoch that was iterated last spent its time on.
@@ -280,6 +340,7 @@ impl DataLoaderBuilder {
                 batch_size: self.batch_size,
                 drop_last: self.drop_last,
                 device: self.device,
+                shard: Shard::WHOLE,
             }),
             sampler,
             workers,
@@ -324,6 +385,66 @@ mod tests {
             }
         }
         assert_eq!(DataLoader::builder(numbers(3)).build().unwrap().epoch(7).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn ranks_take_what_one_process_takes_each_example_once_at_its_place() {
+        /// Writes into the inputs at which place of the epoch an example came.
+        struct Place;
+        impl Transform for Place {
+            fn apply(&self, batch: Batch, position: &crate::data::BatchPosition) -> Result<Batch> {
+                let places: Vec<f32> = (0..batch.len()).map(|row| (position.first + row) as f32).collect();
+                Ok(Batch { inputs: Tensor::new(places, &Device::Cpu)?, ..batch })
+            }
+        }
+        for (examples, batch_size, ranks) in [(24, 2, 4), (23, 2, 4), (17, 2, 4), (9, 1, 4), (4, 3, 4), (50, 7, 3)] {
+            for drop_last in [false, true] {
+                for workers in [0, 2] {
+                    let of = |batch_size: usize| {
+                        DataLoader::builder(numbers(examples))
+                            .shuffle(7)
+                            .transform(Place)
+                            .batch_size(batch_size.min(examples as usize))
+                            .drop_last(drop_last)
+                            .workers(workers)
+                            .build()
+                            .unwrap()
+                    };
+                    let read = |batches: Batches| -> Vec<(Vec<usize>, Vec<f32>)> {
+                        let read = |batch: Batch| (batch.indices, batch.inputs.to_vec1::<f32>().unwrap());
+                        batches.map(|batch| read(batch.unwrap())).collect()
+                    };
+                    let (one, many) = (of(batch_size * ranks), of(batch_size));
+                    let parts: Vec<DataLoader> = (0..ranks).map(|rank| many.shard(rank, ranks).unwrap()).collect();
+                    // A data set smaller than a batch of all: one process's batch is cut to it.
+                    if drop_last && (examples as usize) < batch_size * ranks {
+                        assert!(parts.iter().all(DataLoader::is_empty));
+                        continue;
+                    }
+                    assert!(parts.iter().all(|part| part.len() == one.len()), "{examples} {batch_size} {ranks}");
+                    for first in [0, one.len() - 1] {
+                        let mut left = vec![(Vec::new(), Vec::new()); one.len() - first];
+                        for part in &parts {
+                            let batches = part.epoch_from(3, first).unwrap();
+                            assert_eq!(batches.total(), one.len());
+                            for (i, (indices, places)) in read(batches).into_iter().enumerate() {
+                                assert!(!indices.is_empty());
+                                left[i].0.extend(indices);
+                                left[i].1.extend(places);
+                            }
+                        }
+                        assert_eq!(left, read(one.epoch_from(3, first).unwrap()), "{examples} {batch_size} {ranks}");
+                    }
+                }
+            }
+        }
+        let loader = DataLoader::builder(numbers(10)).batch_size(4).build().unwrap();
+        let text = |rank, ranks| loader.shard(rank, ranks).unwrap_err().to_string();
+        assert!(text(2, 2).contains("`rank`: expected a number below 2"), "{}", text(2, 2));
+        assert!(text(0, 11).contains("at most 10, the examples of an epoch"), "{}", text(0, 11));
+        let part = loader.shard(1, 2).unwrap();
+        assert_eq!((part.sharded(), loader.sharded()), ((1, 2), (0, 1)));
+        assert!(part.shard(0, 2).unwrap_err().to_string().contains("takes whole batches"));
     }
 
     #[test]

@@ -161,12 +161,32 @@ impl GradientAccumulator {
     /// # Errors
     /// If the group is empty.
     pub fn take(&mut self) -> Result<GradStore> {
+        self.take_by(None)
+    }
+
+    /// What this group adds to the gradient of a larger one, of several ranks, whose terms are means of `wholes`.
+    ///
+    /// # Errors
+    /// As [`GradientAccumulator::take`].
+    pub(crate) fn take_part_of(&mut self, wholes: &[MeanOf]) -> Result<GradStore> {
+        if !self.is_empty() && wholes.len() != self.terms.len() {
+            return Err(Error::argument("wholes", format!("{} terms", self.terms.len()), wholes.len()));
+        }
+        self.take_by(Some(wholes))
+    }
+
+    fn take_by(&mut self, wholes: Option<&[MeanOf]>) -> Result<GradStore> {
         let trainable = self.parameters.trainable();
         let count = std::mem::take(&mut self.count);
         let mut whole: Option<GradStore> = None;
-        for (mut sum, of) in std::mem::take(&mut self.terms) {
-            if count > 1 {
-                divide(&trainable, &mut sum, &of)?;
+        for (term, (mut sum, of)) in std::mem::take(&mut self.terms).into_iter().enumerate() {
+            if wholes.is_some() && count == 1 {
+                // A gradient that is alone is that of the mean still.
+                change(&trainable, &mut sum, |gradient| Ok(gradient.to_dtype(sum_dtype(gradient.dtype()))?))?;
+                multiply(&trainable, &mut sum, &of)?;
+            }
+            if wholes.is_some() || count > 1 {
+                divide(&trainable, &mut sum, wholes.map_or(&of, |wholes| &wholes[term]))?;
                 for (_, var) in &trainable {
                     if let Some(gradient) = sum.get(var).filter(|gradient| gradient.dtype() != var.dtype()) {
                         let gradient = gradient.to_dtype(var.dtype())?;

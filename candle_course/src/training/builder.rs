@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use candle_core::backprop::GradStore;
 
+use crate::distributed::Communicator;
 use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
@@ -16,10 +17,11 @@ use crate::optimizers::{
 use crate::precision::Precision;
 use crate::schedules::Schedule;
 use crate::setters::setters;
-use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, Progress};
+use crate::training::callbacks::{Callbacks, Checkpoints, EarlyStopping, JsonLines, Progress, TensorBoard};
 use crate::training::guard::Guard;
 use crate::training::limits::Limits;
 use crate::training::losses::DeviceLosses;
+use crate::training::ranks::Ranks;
 use crate::training::{Callback, History, TrainState, Trainer, Training};
 
 /// Configures a [`Trainer`].
@@ -44,6 +46,7 @@ pub struct TrainerBuilder {
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) precision: Precision,
     pub(super) checks_gradients: bool,
+    pub(super) communicator: Option<Arc<dyn Communicator>>,
 }
 
 /// A bound on gradients.
@@ -91,6 +94,7 @@ impl TrainerBuilder {
             checkpoints: None,
             precision: Precision::F32,
             checks_gradients: true,
+            communicator: None,
         }
     }
 
@@ -211,12 +215,38 @@ impl TrainerBuilder {
         unchecked_gradients() => checks_gradients = false;
     }
 
+    /// Trains with other ranks: every rank builds the same training, with loaders of its part of the data
+    /// ([`DataLoader::shard`](crate::data::DataLoader::shard)), and calls `fit`. P ranks with batches of B take
+    /// the steps of one process with batches of P·B, but for rounding and for what looks at whole batches:
+    ///
+    /// - The weights of rank 0 go to all before the first step, and are compared to the bit after every epoch.
+    /// - Gradients and losses are weighted by what the loss is a mean of, so that uneven batches are exact; a loss
+    ///   that cannot be split is refused. Clipping, the average of the weights, and what the optimizer does with
+    ///   gradients that are not finite follow on every rank from the same gradient.
+    /// - Batch norm normalises by the rank's own batch, as in one process with batches of B; the running statistics
+    ///   are averaged at every step. Dropout draws differently on every rank.
+    /// - Losses and metrics are those of all ranks, and so early stopping and schedules decide the same. A validation
+    ///   loader may be a shard or whole; whole, every rank goes through all of it.
+    /// - Rank 0 alone writes: checkpoints, the last finite weights, progress lines, TensorBoard, JSON lines. Your own
+    ///   callbacks are called on all ranks ([`Training::rank`]); whichever asks to stop stops all, between two steps.
+    /// - An error of one rank is an error of all. One in the data, the model or the loss leaves every rank with the
+    ///   same message and weights; after any other the communicator
+    ///   [gives up](crate::distributed::Communicator::abort).
+    /// - [`Trainer::resume`] reads on rank 0. In the middle of an epoch the number of ranks may change if ranks times
+    ///   batch size does not, at its end in any case: the order of the examples is the same.
+    ///
+    /// A group of one rank is a training without ranks, to the bit.
+    pub fn distributed(mut self, communicator: Arc<dyn Communicator>) -> Self {
+        self.communicator = Some(communicator);
+        self
+    }
+
     /// The trainer.
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
     /// least 0, there are no epochs, a limit is 0, two metrics share a name, nothing can be trained, `accumulate`
-    /// is 0 or the loss cannot be split, a clipping bound is not positive, the decay is not in `[0, 1)`,
+    /// is 0, the loss cannot be split where it has to be, a clipping bound is not positive, the decay is not in `[0, 1)`,
     /// or a reduced precision is asked for on another device than CUDA.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == Some(0) {
@@ -250,6 +280,12 @@ impl TrainerBuilder {
             return Err(Error::argument("accumulate", format!("1 with this loss: {reason}"), self.accumulate)
                 .hint("the loss of a large batch does not follow from those of its parts: take larger batches, or a loss that is a mean over examples or positions"));
         }
+        if let Some(communicator) = self.communicator.as_ref().filter(|communicator| communicator.size() > 1)
+            && let Some(reason) = self.loss.whole()
+        {
+            return Err(Error::argument("distributed", format!("1 rank with this loss: {reason}"), communicator.size())
+                .hint("the loss of a batch does not follow from those of its parts: choose a loss that is a mean over examples or positions"));
+        }
         if let Some(Clip::Norm(bound) | Clip::Value(bound)) = self.clip
             && !(bound.is_finite() && bound > 0.0)
         {
@@ -265,6 +301,16 @@ impl TrainerBuilder {
         if let Some(progress) = self.progress {
             callbacks.push(Box::new(progress));
         }
+        let ranks = self.communicator.filter(|communicator| communicator.size() > 1).map(Ranks::new);
+        let mut checkpoints = self.checkpoints;
+        let mut last_finite_folder = self.last_finite_folder;
+        if ranks.as_ref().is_some_and(|ranks| ranks.rank() > 0) {
+            callbacks.remove::<Progress>();
+            callbacks.remove::<TensorBoard>();
+            callbacks.remove::<JsonLines>();
+            last_finite_folder = None;
+            checkpoints.iter_mut().for_each(Checkpoints::silence);
+        }
         let mut history = History::default();
         history.set_directions(&self.metrics);
         let accumulator = match self.accumulate {
@@ -276,8 +322,9 @@ impl TrainerBuilder {
             None => None,
         };
         let mut guard = Guard::default();
-        let checkpoint_folder = self.checkpoints.as_ref().map(|checkpoints| checkpoints.folder().to_owned());
-        self.last_finite_folder.or(checkpoint_folder).iter().for_each(|folder| guard.set_folder(folder));
+        let writing = checkpoints.as_ref().filter(|checkpoints| !checkpoints.is_silent());
+        let checkpoint_folder = writing.map(|checkpoints| checkpoints.folder().to_owned());
+        last_finite_folder.or(checkpoint_folder).iter().for_each(|folder| guard.set_folder(folder));
         let mut training = Training {
             model: self.model,
             parameters: self.parameters,
@@ -304,8 +351,9 @@ impl TrainerBuilder {
             displaced: None,
             guard,
             history,
+            ranks,
         };
         training.state.learning_rate = training.scheduled_rate();
-        Ok(Trainer { training, callbacks, checkpoints: self.checkpoints })
+        Ok(Trainer { training, callbacks, checkpoints })
     }
 }

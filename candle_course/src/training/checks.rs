@@ -28,6 +28,7 @@ impl Training {
                     .hint("with drop_last, is the data set smaller than a batch?"));
             }
         }
+        self.check_shards(train, validation)?;
         if validation.is_none() && !self.metrics.is_empty() && !self.train_metrics {
             return Err(Error::argument("validation", "data to compute the metrics on", "none")
                 .hint("pass a validation loader, or add `.train_metrics()`"));

@@ -28,6 +28,8 @@ pub(crate) struct Guard {
     unread: Vec<(usize, Tensor, Vec<usize>)>,
     /// The examples of the last batch.
     last: Vec<usize>,
+    /// Whether the weights were set back.
+    set_back: bool,
 }
 
 fn all_finite(tensor: &Tensor) -> Result<bool> {
@@ -78,6 +80,7 @@ impl Guard {
     /// Before a step: refuses inputs that are not finite, and takes a copy of the parameters now
     /// and then, if they are finite.
     pub(crate) fn before_step(&mut self, batch: &Batch, parameters: &Parameters, state: &TrainState) -> Result<()> {
+        self.set_back = false;
         let bad = bad_examples(batch)?;
         if !bad.is_empty() {
             return Err(Error::training(format!(
@@ -154,19 +157,35 @@ impl Guard {
         Ok(())
     }
 
+    /// Whether the weights were set back since the training began.
+    pub(crate) fn has_set_back(&self) -> bool {
+        self.set_back
+    }
+
+    /// Sets the weights back to the last finite ones, and saves them; returns where.
+    pub(crate) fn set_back(&mut self, parameters: &Parameters) -> Result<Option<PathBuf>> {
+        if self.finite.is_empty() {
+            return Ok(None);
+        }
+        self.set_back = true;
+        parameters.clone().load_state(&self.finite)?;
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let path = folder.join("last-finite.safetensors");
+        std::fs::create_dir_all(folder)
+            .map_err(Error::from)
+            .and_then(|()| write_weights(&self.finite, None, &path))
+            .with_context(|| format!("cannot save {}", path.display()))?;
+        Ok(Some(path))
+    }
+
     /// Sets the weights back to the last finite ones, saves them, and says so.
-    fn report(&self, mut message: String, weights_lost: bool, parameters: &Parameters) -> Result<Error> {
+    fn report(&mut self, mut message: String, weights_lost: bool, parameters: &Parameters) -> Result<Error> {
         if self.finite.is_empty() {
             return Ok(Error::training(message).hint("they were so before the first step: look at the initial weights"));
         }
-        parameters.clone().load_state(&self.finite)?;
+        let saved = self.set_back(parameters)?;
         message.push_str(&format!("; the weights were set back to those after step {}", self.finite_step));
-        if let Some(folder) = &self.folder {
-            let path = folder.join("last-finite.safetensors");
-            std::fs::create_dir_all(folder)
-                .map_err(Error::from)
-                .and_then(|()| write_weights(&self.finite, None, &path))
-                .with_context(|| format!("cannot save {}", path.display()))?;
+        if let Some(path) = saved {
             message.push_str(&format!(" and saved in {}", path.display()));
         }
         Ok(Error::training(message).hint(if weights_lost {

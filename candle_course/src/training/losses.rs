@@ -155,6 +155,25 @@ impl ReadLosses {
         mean.mean()
     }
 
+    /// Of every term 1 if it is a sum, what it is a mean of, and the total; examples, where it cannot be split.
+    pub(crate) fn totals(&self) -> Result<Vec<[f64; 3]>> {
+        let mut all = vec![[0.0; 3]; self.means.first().map_or(0, Vec::len)];
+        for (means, &examples) in self.means.iter().zip(&self.examples) {
+            for (total, Mean { value, of }) in all.iter_mut().zip(means) {
+                let value = value.to_scalar::<f64>()?;
+                match of.to_number()? {
+                    sum if sum < 0.0 => (total[0], total[2]) = (1.0, total[2] + value),
+                    0.0 => {}
+                    number => {
+                        let count = if number.is_nan() { examples as f64 } else { number };
+                        (total[1], total[2]) = (total[1] + count, total[2] + count * value);
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
     fn numbers(&self) -> Result<Vec<f64>> {
         self.means.iter().flatten().map(|mean| mean.of.to_number()).collect()
     }

@@ -20,6 +20,7 @@ mod live;
 mod losses;
 mod predictions;
 mod range_test;
+pub(crate) mod ranks;
 mod rehearsal;
 mod resume;
 mod state;
@@ -39,6 +40,8 @@ pub use step::{Backward, Evaluation, evaluate, forward_backward, train_step};
 pub use summary::{LayerSummary, ModelSummary};
 pub use trainer::Trainer;
 
+#[cfg(test)]
+mod distributed_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]

@@ -12,7 +12,7 @@ impl Trainer {
     ///
     /// Shapes that do not fit, a parameter without a gradient, a metric for other predictions: these
     /// show in a second, not after the first epoch. Callbacks and checkpoint files are left out, since
-    /// what they write could not be taken back.
+    /// what they write could not be taken back. Of several ranks all call this.
     ///
     /// # Errors
     /// As [`Trainer::fit`], or in the middle of an epoch. All is as it was then, too.

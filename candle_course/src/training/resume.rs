@@ -6,6 +6,7 @@ use crate::checkpoint::{CheckpointFolder, GeneratorStates, Retention, Snapshot};
 use crate::error::{Context, Error, ErrorKind, Result, contained};
 use crate::stateful::Stateful as _;
 use crate::training::losses::DeviceLosses;
+use crate::training::ranks::{RANKS, generators_of};
 use crate::training::{History, TrainState, Trainer};
 
 /// The section of the best weights, while the model holds them. `model` are the last ones always:
@@ -55,7 +56,8 @@ impl Trainer {
     ///
     /// The section `model` holds the last weights: those that the training goes on from. Other
     /// weights that the model may hold stand beside it: the best, which early stopping brought back,
-    /// in `held weights`; the average of [`ema`](crate::training::TrainerBuilder::ema) in `average`.
+    /// in `held weights`; the average of [`ema`](crate::training::TrainerBuilder::ema) in `average`. Of several ranks
+    /// all call this: it holds the generators of each.
     ///
     /// # Errors
     /// If a state cannot be had.
@@ -67,11 +69,17 @@ impl Trainer {
         let mut snapshot = Snapshot::new()
             .tensors("model", model)?
             .section("optimizer", &*training.optimizer)?
-            .section("generators", &GeneratorStates::new(&training.parameters))?
             .section("schedule", &training.schedule)?
             .tensors("epoch", training.running.state()?)?
             .text("history", &serde_json::to_string(&training.history)?)
             .text("state", &serde_json::to_string(&training.state)?);
+        let generators = training.gather_generators(GeneratorStates::new(&training.parameters).state()?)?;
+        for (rank, generators) in generators.into_iter().enumerate() {
+            snapshot = snapshot.tensors(&generators_of(rank), generators)?;
+        }
+        if training.ranks() > 1 {
+            snapshot = snapshot.number(RANKS, training.ranks() as f64);
+        }
         if let Some(accumulator) = &training.accumulator {
             snapshot = snapshot.section("accumulator", accumulator)?;
         }
@@ -95,7 +103,7 @@ impl Trainer {
     }
 
     /// Goes back to what [`Trainer::snapshot`] saved. Build the trainer as it was built then; the
-    /// number of epochs may differ.
+    /// number of epochs may differ. Of several ranks all call this.
     ///
     /// # Errors
     /// If the snapshot is of another training: another model, optimizer, accumulation, average, or
@@ -141,7 +149,7 @@ impl Trainer {
 
         snapshot.restore("model", &mut training.parameters)?;
         snapshot.restore("optimizer", &mut *training.optimizer)?;
-        snapshot.restore("generators", &mut GeneratorStates::new(&training.parameters))?;
+        training.restore_generators(snapshot)?;
         snapshot.restore("schedule", &mut training.schedule)?;
         if let Some(accumulator) = &mut training.accumulator {
             snapshot.restore("accumulator", accumulator)?;
@@ -170,7 +178,7 @@ impl Trainer {
     }
 
     /// Goes on from the newest checkpoint in `folder` that is whole; says whether there was one.
-    /// Damaged newer ones are told in the history's notes.
+    /// Damaged newer ones are told in the history's notes. Of several ranks all call this, and rank 0 reads.
     ///
     /// # Errors
     /// If there are checkpoints but none is whole, or it is of another training.
@@ -202,14 +210,21 @@ impl Trainer {
     /// ```
     pub fn resume(&mut self, folder: impl AsRef<Path>) -> Result<bool> {
         let folder = folder.as_ref();
-        if !folder.exists() {
-            return Ok(false);
-        }
-        // What is kept is for the training to decide, not for looking.
-        let Some(found) = CheckpointFolder::open(folder, Retention::new().last(usize::MAX))?.latest()? else {
-            return Ok(false);
+        let latest = || match folder.exists() {
+            // What is kept is for the training to decide, not for looking.
+            true => CheckpointFolder::open(folder, Retention::new().last(usize::MAX))?.latest(),
+            false => Ok(None),
         };
+        let found = match &mut self.training.ranks {
+            None => latest()?,
+            Some(ranks) => {
+                let reads = ranks.rank() == 0;
+                ranks.share(reads.then(latest))?
+            }
+        };
+        let Some(found) = found else { return Ok(false) };
         self.restore(&found.snapshot).with_context(|| format!("cannot resume from {}", found.path.display()))?;
+        self.training.note_ranks(&found.snapshot);
         for damaged in found.damaged {
             self.training.note(format!(
                 "passed over the damaged checkpoint {}: {}",

@@ -18,7 +18,9 @@ use crate::training::builder::Clip;
 use crate::training::guard::Guard;
 use crate::training::limits::Limits;
 use crate::training::losses::DeviceLosses;
-use crate::training::{Evaluation, History, StepTimes, evaluate, json};
+use crate::training::ranks::Ranks;
+use crate::training::step::evaluate_all;
+use crate::training::{Evaluation, History, StepTimes, json};
 
 /// Where a training stands: what a checkpoint needs to know besides tensors.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -76,6 +78,8 @@ pub struct Training {
     pub(super) displaced: Option<State>,
     pub(super) guard: Guard,
     pub(super) history: History,
+    /// The other ranks, if there are any.
+    pub(super) ranks: Option<Ranks>,
 }
 
 impl Training {
@@ -186,17 +190,20 @@ impl Training {
     }
 
     /// Loss and metrics on other data, in evaluation mode: the test set, at the end. With
-    /// [`ema`](crate::training::TrainerBuilder::ema), of the averaged weights.
+    /// [`ema`](crate::training::TrainerBuilder::ema), of the averaged weights. On several ranks, a loader's
+    /// [`shard`](crate::data::DataLoader::shard) is evaluated by all of them together, which all have to call this.
     ///
     /// # Errors
-    /// As [`evaluate`].
+    /// As [`evaluate`](crate::training::evaluate).
     pub fn evaluate(&mut self, loader: &DataLoader) -> Result<Evaluation> {
         let _precision = self.precision.scope(self.parameters.device())?;
         if self.train_metrics && (1..self.state.batches_per_epoch).contains(&self.state.batch) {
             let epoch = self.state.epoch + 1;
             self.note(format!("the training metrics of epoch {epoch} cover only the batches after an evaluation"));
         }
-        self.with_average(|training| evaluate(&*training.model, &*training.loss, loader, &mut training.metrics))
+        self.with_average(|Self { model, loss, metrics, ranks, .. }| {
+            evaluate_all(&**model, &**loss, loader, metrics, ranks.as_ref())
+        })
     }
 
     /// Exchanges the model's weights and their average, if there is one: to save or serve the

@@ -14,6 +14,7 @@ use crate::nn::Model;
 use crate::ops::no_grad;
 use crate::optimizers::Optimizer;
 use crate::training::losses::DeviceLosses;
+use crate::training::ranks::Ranks;
 
 /// What [`forward_backward`] gives.
 pub struct Backward {
@@ -131,14 +132,26 @@ pub fn evaluate(
     loader: &DataLoader,
     metrics: &mut [Box<dyn Metric>],
 ) -> Result<Evaluation> {
-    match evaluate_while(model, loss, loader, metrics, usize::MAX, &mut |_| Ok(ControlFlow::Continue(())))? {
+    evaluate_all(model, loss, loader, metrics, None)
+}
+
+/// [`evaluate`], with what the other ranks found in their parts of the data.
+pub(crate) fn evaluate_all(
+    model: &dyn Model,
+    loss: &dyn Loss,
+    loader: &DataLoader,
+    metrics: &mut [Box<dyn Metric>],
+    ranks: Option<&Ranks>,
+) -> Result<Evaluation> {
+    let mut go_on = |_: &Batch| Ok(ControlFlow::Continue(()));
+    match evaluate_while(model, loss, loader, metrics, usize::MAX, &mut go_on, ranks)? {
         ControlFlow::Continue(evaluation) => Ok(evaluation),
         ControlFlow::Break(reason) => Err(Error::training(format!("the evaluation was stopped: {reason}"))),
     }
 }
 
 /// [`evaluate`] of the first batches, `most` at most, unless `before` a batch asks to stop; it gives the
-/// reason.
+/// reason. With `ranks`, of what they found in their parts together.
 pub(crate) fn evaluate_while(
     model: &dyn Model,
     loss: &dyn Loss,
@@ -146,13 +159,18 @@ pub(crate) fn evaluate_while(
     metrics: &mut [Box<dyn Metric>],
     most: usize,
     before: &mut dyn FnMut(&Batch) -> Result<ControlFlow<String>>,
+    ranks: Option<&Ranks>,
 ) -> Result<ControlFlow<String, Evaluation>> {
+    let ranks = ranks.filter(|_| loader.sharded() != (0, 1));
     metrics.iter_mut().for_each(|metric| metric.reset());
     let mut losses = DeviceLosses::default();
     for batch in loader.epoch(0)?.take(most) {
         let batch = batch?;
         if let ControlFlow::Break(reason) = before(&batch)? {
-            return Ok(ControlFlow::Break(reason));
+            return match ranks {
+                None => Ok(ControlFlow::Break(reason)),
+                Some(ranks) => ranks.evaluation(&losses, metrics, Some(reason)),
+            };
         }
         let predictions = no_grad(|| model.forward_t(&batch.inputs, false))?.detach();
         let means = loss.means(&predictions, &batch.targets)?;
@@ -160,6 +178,9 @@ pub(crate) fn evaluate_while(
         for metric in metrics.iter_mut() {
             metric.update(&predictions, &batch.targets)?;
         }
+    }
+    if let Some(ranks) = ranks {
+        return ranks.evaluation(&losses, metrics, None);
     }
     if losses.is_empty() {
         return Err(Error::undefined("evaluation of no batches"));

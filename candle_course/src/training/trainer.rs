@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::checkpoint::GeneratorStates;
 use crate::data::{Batch, DataLoader};
 use crate::error::{Context, Error, Result, panicked};
 use crate::kernels::tape::Tape;
@@ -12,9 +13,11 @@ use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::notebook::Table;
 use crate::optimizers::{Optimizer, WeightAverage};
+use crate::stateful::Stateful as _;
 use crate::training::callbacks::{Callbacks, Checkpoints, EVENTS};
 use crate::training::losses::DeviceLosses;
-use crate::training::step::{Forward, evaluate_while, forward, metric_values};
+use crate::training::ranks::Turn;
+use crate::training::step::{evaluate_while, forward, metric_values};
 use crate::training::{
     Callback, EpochRecord, Evaluation, History, StepEvaluation, StepTimes, TrainState, TrainerBuilder, Training,
 };
@@ -23,8 +26,8 @@ use crate::training::{
 ///
 /// [`Trainer::fit`] does what a loop written by hand with [`train_step`](crate::training::train_step)
 /// and [`evaluate`](crate::training::evaluate) does, in the same order and to the same bit. Between backward and optimizer
-/// step it leaves one seam, in this order: accumulation, the callbacks' `backward_end` (an
-/// all-reduce of data-parallel training fits in there), clipping.
+/// step it leaves one seam, in this order: accumulation, the sum over all ranks
+/// ([`distributed`](crate::training::TrainerBuilder::distributed)), the callbacks' `backward_end`, clipping.
 ///
 /// Mixed precision: [`precision`](crate::training::TrainerBuilder::precision) says in what a CUDA device
 /// multiplies, f32 unless told otherwise; parameters, gradients and the optimizer's state stay f32.
@@ -73,7 +76,7 @@ impl Trainer {
     /// it after every epoch, in evaluation mode.
     ///
     /// # Errors
-    /// If all epochs are done already, a loader has no batches, there are metrics but no validation
+    /// If all epochs are done already, a loader has no batches or is not of this rank, there are metrics but no validation
     /// data, shapes do not fit, a parameter receives no gradient, a model of candle's own layers has
     /// wrong ones ([`check_gradients`](crate::training::check_gradients)), inputs or loss are not finite, a
     /// callback, the data set or the sampler fails or panics, or another training saves into the
@@ -83,12 +86,28 @@ impl Trainer {
     /// If the model, the loss, a metric, the optimizer or the schedule does. The callbacks are told of a
     /// failure first, and nothing is lost: the next call goes on.
     pub fn fit(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
+        if self.training.ranks.is_none() {
+            return self.fit_here(train, validation);
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| self.fit_here(train, validation)));
+        let ranks = self.training.ranks.as_ref();
+        match &result {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => ranks.iter().for_each(|ranks| ranks.give_up(&error.to_string())),
+            Err(panic) => ranks.iter().for_each(|ranks| ranks.give_up(&panicked("the training", &**panic))),
+        }
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// [`Trainer::fit`] of this rank.
+    fn fit_here(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<History> {
         self.training.check(train, validation)?;
         self.training.start(train, validation)?;
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.start(&mut self.training)?;
         }
         self.training.release()?;
+        self.training.join(train, validation, self.checkpoints.is_some())?;
         self.training.check_foreign(train)?;
         let result = catch_unwind(AssertUnwindSafe(|| self.run(train, validation)));
         if let Some(checkpoints) = &mut self.checkpoints {
@@ -112,6 +131,7 @@ impl Trainer {
     fn run(&mut self, train: &DataLoader, validation: Option<&DataLoader>) -> Result<()> {
         let _precision = self.training.precision.scope(self.training.parameters.device())?;
         let mut stop = self.callbacks.tell(&mut self.training, Callback::fit_start)?;
+        stop = self.training.agree(stop)?;
         while stop.is_none() && self.training.state.epoch < self.training.epochs {
             stop = self.epoch(train, validation)?;
             if stop.is_none() && self.training.state.epoch < self.training.epochs {
@@ -135,18 +155,28 @@ impl Trainer {
         let (started, before) = (Instant::now(), self.training.state.seconds);
         let seconds = || before + started.elapsed().as_secs_f64();
         let mut stop = self.callbacks.tell(&mut self.training, Callback::epoch_start)?;
+        stop = self.training.agree(stop)?;
         let limits = &self.training.limits;
         let mut batches = train.epoch_from(limits.epoch(self.training.state.epoch), self.training.state.batch)?;
         self.training.check_epoch(limits.batches(batches.total()))?;
         while stop.is_none() && self.training.state.batch < self.training.state.batches_per_epoch {
             let waiting = Instant::now();
-            let Some(batch) = batches.next() else { break };
+            // Of several ranks one may have no example of an epoch's last batch.
+            let batch = batches.next();
+            if batch.is_none() && self.training.ranks.is_none() {
+                break;
+            }
             self.training.state.times.data += waiting.elapsed().as_secs_f64();
-            stop = self.batch(&batch?)?;
+            stop = self.batch(batch)?;
+            stop = self.training.agree(stop)?;
             if let (None, Some(loader)) = (&stop, validation) {
                 stop = self.validate_if_due(loader)?;
             }
-            stop = stop.or_else(|| self.training.limits.reached(&self.training.state));
+            if stop.is_none() {
+                let reached = self.training.limits.reached(&self.training.state);
+                stop = self.training.agree_on_time(reached)?;
+            }
+            self.training.compare_weights(false)?;
             self.training.state.seconds = seconds();
             self.save_if_due(false)?;
         }
@@ -157,6 +187,12 @@ impl Trainer {
 
         self.training.guard.read(&self.training.state, &self.training.parameters)?;
         self.training.optimizer.settle()?;
+        self.training.compare_weights(true)?;
+        if let (true, None, Some(ranks)) =
+            (self.training.train_metrics, &self.training.train_values, &self.training.ranks)
+        {
+            ranks.merge(&mut self.training.metrics)?;
+        }
         let train_metrics = match self.training.train_values.clone() {
             Some(values) => values,
             None if self.training.train_metrics => metric_values(&self.training.metrics)?,
@@ -199,35 +235,66 @@ impl Trainer {
         };
         training.history.push(record);
         training.schedule.observe(training.last_position(), observed?)?;
-        Ok(stop.or(self.callbacks.tell(training, Callback::epoch_end)?))
+        let ended = self.callbacks.tell(training, Callback::epoch_end)?;
+        Ok(stop.or(training.agree(ended)?))
     }
 
-    /// Forward and backward; then, unless gradients are still being accumulated, a step.
-    fn batch(&mut self, batch: &Batch) -> Result<Option<String>> {
+    /// Forward and backward; then, unless gradients are still being accumulated, a step. Where there are
+    /// several ranks, a batch of all of them, of which this one may have no example, or one that cannot be had.
+    fn batch(&mut self, batch: Option<Result<Batch>>) -> Result<Option<String>> {
         let Self { training, callbacks, .. } = self;
-        let stop = callbacks.tell(training, |callback, training| callback.batch_start(training, batch))?;
+        let (batch, failed) = match batch.transpose() {
+            Ok(batch) => (batch, None),
+            Err(error) if training.ranks.is_some() => (None, Some(error)),
+            Err(error) => return Err(error),
+        };
+        let stop = match &batch {
+            Some(batch) => callbacks.tell(training, |callback, training| callback.batch_start(training, batch))?,
+            None => None,
+        };
         training.state.learning_rate = training.scheduled_rate();
-        training.guard.before_step(batch, &training.parameters, &training.state)?;
+        let checked = batch
+            .as_ref()
+            .map_or(Ok(()), |batch| training.guard.before_step(batch, &training.parameters, &training.state));
         let clock = Instant::now();
         // candle's own backward pass adds every gradient to zeros.
         let tape = Tape::start(training.accumulator.is_none());
-        let Forward { predictions, loss, means } = forward(&*training.model, &*training.loss, batch)?;
-        training.guard.after_forward(&loss.detach(), batch, &training.state, &training.parameters)?;
+        let own = match (&batch, failed) {
+            (_, Some(error)) => Some(Err(error)),
+            (Some(batch), None) => Some(checked.and_then(|()| {
+                let forward = forward(&*training.model, &*training.loss, batch)?;
+                let Training { guard, state, parameters, ranks, .. } = &mut *training;
+                guard.after_forward(&forward.loss.detach(), batch, state, parameters)?;
+                // Ranks exchange the losses at every batch anyway.
+                ranks.as_ref().map_or(Ok(()), |_| guard.read(state, parameters))?;
+                Ok(forward)
+            })),
+            (None, None) => None,
+        };
+        let Turn { predictions, loss, means, recorded } = training.meet(own, batch.as_ref().map_or(0, Batch::len))?;
         let forward_ended = Instant::now();
         let gradients = match &mut training.accumulator {
-            None => Some(tape.backward(&loss)?),
+            None => Some(loss.as_ref().map(|loss| tape.backward(loss)).transpose()?),
             // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
             Some(group) => {
                 let last = training.state.batch + 1 == training.state.batches_per_epoch;
-                (group.add_means(&means)? || last).then(|| group.take()).transpose()?
+                if loss.is_some() {
+                    group.add_means(&means)?;
+                }
+                // Counted in batches of all ranks: this one may have had nothing to add to some.
+                let full = training.state.batches_in_step + 1 == group.batches();
+                (full || last).then(|| training.take_accumulated()).transpose()?
             }
         };
+        drop((loss, means)); // and with them what the backward pass needed
+        let gradients = gradients.map(|gradients| training.all_reduce(gradients)).transpose()?;
         training.state.times.forward += (forward_ended - clock).as_secs_f64();
         training.state.times.backward += forward_ended.elapsed().as_secs_f64();
-        training.running.push(&loss, &means, batch.len());
+        let (loss, means, examples) = recorded;
+        training.running.push(&loss, &means, examples);
         training.state.batch += 1;
         training.state.batches_in_step += 1;
-        if training.train_metrics {
+        if let (true, Some(predictions), Some(batch)) = (training.train_metrics, &predictions, &batch) {
             let predictions = predictions.detach();
             training.metrics.iter_mut().try_for_each(|metric| metric.update(&predictions, &batch.targets))?;
         }
@@ -245,7 +312,8 @@ impl Trainer {
         }
         training.optimizer.step(&gradients, training.state.learning_rate).with_context(|| {
             let (step, epoch) = (training.state.step + 1, training.state.epoch + 1);
-            format!("step {step} failed (epoch {epoch}, examples {:?})", batch.indices)
+            let examples = batch.as_ref().map_or(&[][..], |batch| &batch.indices);
+            format!("step {step} failed (epoch {epoch}, examples {examples:?})")
         })?;
         training.state.step += 1;
         training.average.as_mut().map_or(Ok(()), WeightAverage::update)?;
@@ -261,21 +329,31 @@ impl Trainer {
     /// training after it.
     fn validate(&mut self, loader: &DataLoader) -> Result<ControlFlow<String, (Evaluation, Option<String>)>> {
         let Self { training, callbacks, .. } = self;
-        if let Some(reason) = callbacks.tell(training, Callback::validation_start)? {
+        let reason = callbacks.tell(training, Callback::validation_start)?;
+        if let Some(reason) = training.agree(reason)? {
             return Ok(ControlFlow::Break(reason));
         }
         let most = training.limits.validation_batches.unwrap_or(usize::MAX);
-        let found = training.with_average(|Training { model, loss, metrics, .. }| {
-            evaluate_while(&**model, &**loss, loader, metrics, most, &mut |batch| {
+        let found = training.with_average(|Training { model, loss, metrics, ranks, .. }| {
+            let mut before = |batch: &Batch| {
                 let stop = callbacks.each(|callback| callback.validation_batch(batch))?;
                 Ok(stop.map_or(ControlFlow::Continue(()), ControlFlow::Break))
-            })
+            };
+            evaluate_while(&**model, &**loss, loader, metrics, most, &mut before, ranks.as_ref())
         })?;
+        let reason = if let ControlFlow::Break(reason) = &found { Some(reason.clone()) } else { None };
+        // Of a shard they have agreed already.
+        if loader.sharded() == (0, 1)
+            && let Some(reason) = training.agree(reason)?
+        {
+            return Ok(ControlFlow::Break(reason));
+        }
         Ok(match found {
             ControlFlow::Break(reason) => ControlFlow::Break(reason),
             ControlFlow::Continue(evaluation) => {
                 let stop =
                     callbacks.tell(training, |callback, training| callback.validation_end(training, &evaluation))?;
+                let stop = training.agree(stop)?;
                 ControlFlow::Continue((evaluation, stop))
             }
         })
@@ -310,6 +388,12 @@ impl Trainer {
     /// Saves a checkpoint, if this training has checkpoints and has made a step.
     fn save(&mut self) -> Result<()> {
         if self.checkpoints.is_none() || self.training.state.step == 0 {
+            return Ok(());
+        }
+        if let Some(checkpoints) = self.checkpoints.as_mut().filter(|checkpoints| checkpoints.is_silent()) {
+            self.training.record_steps()?;
+            self.training.gather_generators(GeneratorStates::new(&self.training.parameters).state()?)?;
+            checkpoints.pass_over(&self.training);
             return Ok(());
         }
         let snapshot = self.snapshot()?;

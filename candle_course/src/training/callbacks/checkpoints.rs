@@ -46,6 +46,8 @@ pub struct Checkpoints {
     monitor: Option<Monitor>,
     open: Option<Arc<(CheckpointFolder, CheckpointLock)>>,
     saved_step: Option<usize>,
+    /// Whether another rank writes.
+    silent: bool,
 }
 
 /// Configures [`Checkpoints`].
@@ -64,6 +66,7 @@ impl Checkpoints {
             monitor: None,
             open: None,
             saved_step: None,
+            silent: false,
         }
     }
 
@@ -77,11 +80,30 @@ impl Checkpoints {
         &self.folder
     }
 
+    /// Leaves the writing to another rank.
+    pub(crate) fn silence(&mut self) {
+        self.silent = true;
+    }
+
+    /// Whether another rank writes.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Notes that another rank has saved this step.
+    pub(crate) fn pass_over(&mut self, training: &Training) {
+        self.saved_step = Some(training.state().step);
+    }
+
     pub(crate) fn start(&mut self, training: &mut Training) -> Result<()> {
         let mut retention = Retention::new().last(self.keep_last);
         if let Some(monitor) = &mut self.monitor {
             monitor.check(training)?;
             retention = retention.best(self.keep_best, monitor.direction());
+        }
+        if self.silent {
+            self.saved_step = None;
+            return Ok(());
         }
         let folder = CheckpointFolder::open(&self.folder, retention)?;
         let lock = folder.lock()?;
