@@ -35,7 +35,13 @@ class Server:
 
     def talk(self, connection):
         with contextlib.suppress(OSError), connection:
-            path = connection.recv(65536).split()[1].decode()
+            request = b""
+            while b"\r\n\r\n" not in request:
+                received = connection.recv(65536)
+                if not received:
+                    return  # Who called has given up.
+                request += received
+            path = request.split()[1].decode()
             self.requests.append(path)
             self.answer(self, connection.sendall, path)
 
