@@ -18,9 +18,9 @@ CODE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<[^>]*>"
 ITALIC = re.compile(r"\*+[^*]+\*+|<em>.*?</em>")
 
 # Words of both languages, and names that are the same in both: of classes and bands in a data set, of values in Rust, of functions
-# and of whoever they are named after, of units.
+# and of whoever they are named after, of units, of operators in a file.
 NAMES = {
-    "resume", "total", "drive", "cache", "ln",
+    "resume", "total", "drive", "cache", "ln", "conv",
     "true", "false", "nan", "gb", "ha", "red", "nir", "dtype", "sigmoid", "huber", "fashion", "mnist",
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     "shirt", "trouser", "pullover", "dress", "coat", "sandal", "sneaker", "bag", "ankle", "boot",
