@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 
-from . import build_folder, bundle, evcxr, paths, say
+from . import build_folder, bundle, evcxr, paths, rust_library, say
 
 # All of JupyterLab over a slow line; pip itself gives up a server that is silent, not one that drips.
 INSTALL_SECONDS = 1800
@@ -36,6 +36,7 @@ def ensure(build: bool = True) -> None:
         bundle.take(stands.wait, build)
         # Each leaves cores idle that the other can use.
         say.together(evcxr.ensure, *[build_folder.BuildFolder().prepare] * build)
+        rust_library.ensure()
 
     say.together(packages, kernel)
     install_kernel_specification()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from course import build_folder, command, environment, evcxr, paths, say, supervise  # noqa: E402
+from course import build_folder, command, environment, evcxr, paths, rust_library, say, supervise  # noqa: E402
 
 
 def main(arguments: list) -> None:
@@ -33,7 +33,7 @@ def start(arguments: list) -> int:
     builds.clean_in_background()
     # Also spares the notebooks a person's own start-up code for evcxr.
     os.environ.setdefault("EVCXR_CONFIG_DIR", str(folder / "config"))
-    variables = dict(build_folder.run_environment(), EVCXR_TMPDIR=str(folder), CANDLE_COURSE_ANSWERS=str(builds.answers()))
+    variables = dict(build_folder.run_environment(), EVCXR_TMPDIR=str(folder), CANDLE_COURSE_ANSWERS=str(builds.answers()), CANDLE_COURSE_LIBRARY=str(rust_library.ensure() or ""))
     return supervise.run([str(binary), "--control_file", *arguments], variables)
 
 
