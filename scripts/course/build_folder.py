@@ -89,20 +89,24 @@ NEVER_RUN = """
     regex-syntax rustls rustls-pki-types rustls-webpki spm_precompiled static_assertions tokenizers
     unicode-normalization-alignments unicode_categories untrusted ureq ureq-proto utf8-zero webpki-roots
 """
-# Figures and their fonts, the readers of tables: milliseconds where they run.
+# A figure that is saved as PNG, and its fonts (in a notebook it is SVG): a tenth of a second.
+DRAWS = """
+    data-url float-cmp font-types fontdb gif harfrust imagesize kurbo pico-args polycool read-fonts resvg rgb roxmltree
+    simplecss siphasher skrifa slotmap strict-num svgtypes tiny-skia-path unicode-bidi unicode-script unicode-vo usvg
+    xmlwriter
+"""
+# What writes figures, the readers of tables: milliseconds where they run.
 COLD = """
-    base64 bytes chrono color_quant const-oid data-url float-cmp font-types fontdb gif harfrust iana-time-zone imagesize
-    kurbo num-bigint num-integer parquet percent-encoding pico-args plotters plotters-backend plotters-svg polycool prost
-    read-fonts resvg rgb ring roxmltree rustix ryu simplecss siphasher skrifa slotmap strict-num subtle svgtypes tempfile
-    tiny-skia-path tinyvec twox-hash typed-path unicode-bidi unicode-script unicode-segmentation unicode-vo usvg weezl
-    xmlwriter zip
+    base64 bytes chrono color_quant const-oid iana-time-zone num-bigint num-integer parquet percent-encoding plotters
+    plotters-backend plotters-svg prost ring rustix ryu subtle tempfile tinyvec twox-hash typed-path
+    unicode-segmentation weezl zip
 """
 # Seconds of a core for the crates that take longest to compile, to tell the time left by.
 HEAVY = {"candle-core": 109, "candle_course": 90, "read-fonts": 17, "skrifa": 13, "usvg": 12, "harfrust": 10, "candle-nn": 10, "parquet": 10, "tokenizers": 6, "rustls": 6}
 
 
 def cargo_config() -> str:
-    levels = [(FOR_THE_BUILD, 0), (NEVER_RUN, 0), (COLD, 1)]
+    levels = [(FOR_THE_BUILD, 0), (NEVER_RUN, 0), (DRAWS, 0), (COLD, 1)]
     lines = [f"[profile.dev.package.{name}]\nopt-level = {level}\n" for names, level in levels for name in names.split()]
     return CARGO_CONFIG + "\n" + "".join(lines)
 
