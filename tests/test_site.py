@@ -201,6 +201,15 @@ def test_a_minus_belongs_to_its_number():
     assert 'form="prefix"' not in site_text.mathematics("(a - b) = c - d", False, "here")
 
 
+def test_no_line_begins_with_the_stop_after_a_formula(site):
+    formula = site_text.mathematics("x - y", False, "here")
+    assert site_text.held(f"{formula}). And {formula} again") == f'<span class="held">{formula}).</span> And {formula} again'
+    for path in site.glob("*/*.html"):
+        html = path.read_text(encoding="utf-8")
+        assert not re.search(r"</math>[.,;:!?)]+(?!</span>)", html), path.name
+    assert ".held { white-space: nowrap; }" in (site / "assets" / "style.css").read_text(encoding="utf-8")
+
+
 def test_formulas_side_by_side_may_stand_below_each_other():
     two = site_text.mathematics(r"a = \frac{1}{2} \qquad b = 3", True, "here")
     assert two.startswith('<div class="formula scroll parts"><math') and two.count("<math") == 2
@@ -223,7 +232,8 @@ def test_numbers_of_a_table_stand_below_each_other():
     table = row("th", "number", "other") + "".join(row("td", number, other) for number, other in zip(numbers, others))
     placed = site_lesson.aligned(table)
     assert re.findall(r'text-align:(\w+)">', placed) == ["right", "left"] * (1 + len(others))
-    assert re.sub(r"<[^>]*>", "", placed) == re.sub(r"<[^>]*>", "", table).replace("[1, 3]", "[1,\N{NO-BREAK SPACE}3]")
+    assert "2.1·10<sup>−5</sup>" in placed
+    assert re.sub(r"<[^>]*>", "", placed) == re.sub(r"<[^>]*>", "", table).replace("[1, 3]", "[1,\N{NO-BREAK SPACE}3]").replace("^", "")
     # A column without a number, and rows of different lengths, stay as they are.
     assert "right" not in site_lesson.aligned(row("th", "a") + row("td", "–"))
     uneven = row("th", "a") + row("td", "1", "2")
@@ -545,6 +555,15 @@ def test_code_is_read_without_moving_it(tab):
         assert not torn, f"{name}: {torn}"
         cut = page.evaluate("""() => [...document.querySelectorAll("pre.broken")].filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent)""")
         assert not cut, f"{name}: {cut[:1]}"
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_code_in_a_table_is_wide_enough_to_be_read(tab, viewport):
+    """The wrong answers that teachers meet; on a phone such a table is moved sideways."""
+    page = tab("pt-BR/teachers.html", viewport)
+    widths = page.evaluate("() => [...document.querySelectorAll('td pre.code')].map(code => code.clientWidth)")
+    assert len(widths) > 50 and min(widths) > min(240, viewport["width"] * 0.6)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_slides_are_turned_by_keys_and_buttons(tab):

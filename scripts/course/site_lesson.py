@@ -174,7 +174,10 @@ def aligned(table: str) -> str:
 
     def placed(cell: re.Match, number: bool) -> str:
         style = cell[2].replace("text-align:left", "text-align:right") if number else cell[2]
-        content = re.sub(r"\[[\d, ]+\]", lambda shape: shape.group().replace(" ", "\N{NO-BREAK SPACE}"), cell[3])
+        if number and cell[1] == "td":
+            style = style.replace('style="', 'style="white-space:nowrap;')
+        content = re.sub(r"\[[\d.,− -]+\]", lambda shape: shape.group().replace(" ", "\N{NO-BREAK SPACE}"), cell[3])
+        content = re.sub(r"·10\^([−-]?\d+)", r"·10<sup>\1</sup>", content)
         return f"<{cell[1]}{style}>{content}</{cell[1]}>"
 
     if len({len(row) for row in rows}) != 1:

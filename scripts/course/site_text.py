@@ -156,6 +156,11 @@ def set_in_mathml(formula: str, display: str, where: str) -> str:
     return re.sub(r"\\([_%#&$])", r"\1", spaced(written))
 
 
+def held(page: str) -> str:
+    """A page in which no line begins with the stop that follows a formula."""
+    return re.sub(r"(<math [^>]*>(?:(?!</math>).)*</math>)([.,;:!?)]+)", r'<span class="held">\1\2</span>', page, flags=re.DOTALL)
+
+
 def spaced(written: str) -> str:
     """A thin space between a function's name and what is not an operator or a bracket."""
     # Written out names of operators, as max: by themselves browsers take them for a sign like =.
