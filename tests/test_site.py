@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import PROJECT
-from course import paths, say, site_lesson, site_pages, site_teaching, site_text
+from course import paths, say, site_lesson, site_pages, site_slides, site_teaching, site_text
 from course.test_command import BROWSERS
 from playwright.sync_api import sync_playwright
 
@@ -187,6 +187,81 @@ def test_no_formula_is_left_unset(pages):
         assert not left, f"{name}: {left.group()}"
     assert pages["en/3.3-losses.html"].counts["<math>"] > 60
     assert "<mtext>fan_in</mtext>" in site_text.mathematics(r"\text{fan\_in}", False, "here")
+
+
+def test_words_in_a_formula_stand_apart_from_its_signs():
+    # Between words alone a browser would take the sign for the whole.
+    written = site_text.mathematics(r"\frac{\text{near infrared} - \text{red}}{2}", True, "here")
+    assert "<mi>near&#x000A0;infrared</mi><mo>&#x02212;</mo><mtext>red</mtext>" in written
+
+
+def test_a_minus_belongs_to_its_number():
+    assert '<mo form="prefix">&#x02212;</mo>' in site_text.mathematics("s(-z)", False, "here")
+    assert '<mo form="prefix">&#x02212;</mo>' in site_text.mathematics(r"l = -\ln p", False, "here")
+    assert 'form="prefix"' not in site_text.mathematics("(a - b) = c - d", False, "here")
+
+
+def test_no_line_begins_with_the_stop_after_a_formula(site):
+    formula = site_text.mathematics("x - y", False, "here")
+    assert site_text.held(f"{formula}). And {formula} again") == f'<span class="held">{formula}).</span> And {formula} again'
+    for path in site.glob("*/*.html"):
+        html = path.read_text(encoding="utf-8")
+        assert not re.search(r"</math>[.,;:!?)]+(?!</span>)", html), path.name
+    assert ".held { white-space: nowrap; }" in (site / "assets" / "style.css").read_text(encoding="utf-8")
+
+
+def test_formulas_side_by_side_may_stand_below_each_other():
+    two = site_text.mathematics(r"a = \frac{1}{2} \qquad b = 3", True, "here")
+    assert two.startswith('<div class="formula scroll parts"><math') and two.count("<math") == 2
+    # Not where that would tear a bracket apart.
+    one = site_text.mathematics(r"\left( a \qquad b \right)", True, "here")
+    assert one.count("<math") == 1 and "parts" not in one
+
+
+def test_printed_sentences_are_broken_and_columns_are_not():
+    broken = '<pre class="output scroll broken">'
+    assert site_lesson.printed("a sentence that " + 20 * "goes on ").startswith(broken)
+    assert site_lesson.printed("by hand: 0.5\ncrate:   0.5") == '<pre class="output scroll">by hand: 0.5\ncrate:   0.5</pre>'
+    # No page is wide enough for such columns.
+    assert site_lesson.printed("name:   " + 120 * "x").startswith(broken)
+
+
+def test_numbers_of_a_table_stand_below_each_other():
+    row = lambda tag, *cells: "<tr>" + "".join(f'<{tag} style="text-align:left">{cell}</{tag}>' for cell in cells) + "</tr>"  # noqa: E731
+    numbers, others = ("−0.5", "2.1·10^−5", "91.2 %", "0.892 ± 0.003", "–", "NaN"), ("3.1 of 5", "−", "B02", "[1, 3]", "")
+    table = row("th", "number", "other") + "".join(row("td", number, other) for number, other in zip(numbers, others))
+    placed = site_lesson.aligned(table)
+    assert re.findall(r'text-align:(\w+)">', placed) == ["right", "left"] * (1 + len(others))
+    assert "2.1·10<sup>−5</sup>" in placed
+    assert re.sub(r"<[^>]*>", "", placed) == re.sub(r"<[^>]*>", "", table).replace("[1, 3]", "[1,\N{NO-BREAK SPACE}3]").replace("^", "")
+    # A column without a number, and rows of different lengths, stay as they are.
+    assert "right" not in site_lesson.aligned(row("th", "a") + row("td", "–"))
+    uneven = row("th", "a") + row("td", "1", "2")
+    assert site_lesson.aligned(uneven) == uneven
+
+
+@pytest.mark.parametrize("language", paths.LANGUAGES)
+def test_what_is_said_of_a_cell_is_kept_apart(site, language):
+    """A cell that trains long and is timed, as that of lesson 3.1."""
+    words = site_pages.tomllib.loads((site_pages.SOURCE / "course.toml").read_text())["words"][language]
+    html = (site / language / f"{LESSONS[1]}.html").read_text(encoding="utf-8")
+    assert f'<p class="label"><span>{words["long_cell"]}</span> · <span>{words["timed_cell"]}</span></p>' in html
+
+
+def test_a_slide_says_a_whole_sentence():
+    assert site_slides.first_sentence("<p>Write <code>f</code>: how many. With <code>g</code>, fewer.</p>") == "<p>Write <code>f</code>: how many.</p>"
+    assert site_slides.first_sentence('<p>It is one:</p>') == "<p>It is one</p>"
+    assert site_slides.first_sentence('<p>It is <code>a. b</code> now! Then</p>') == "<p>It is <code>a. b</code> now!</p>"
+
+
+def test_a_slide_holds_one_thing_that_fills_it(site):
+    for path in sorted(site.glob("*/*.slides.html")):
+        for slide in re.findall(r'<section class="slide slide-(\w+)".*?<div class="body">(.*?)(?:<div class="notes"|</section>)', path.read_text(encoding="utf-8"), re.DOTALL):
+            kind, body = slide
+            things = body.count("<table") + len(re.findall(r"(?<!<li>)<ul>|<ol>", body)) + body.count("<blockquote")
+            # A box may hold a table of its own; the answers of a quiz are folded.
+            assert things <= 1 + ("<blockquote" in body) or "<details" in body, f"{path.name}: {body[:200]}"
+            assert kind != "figure" or things == 0, f"{path.name}: {body[:200]}"
 
 
 def test_lessons_are_chained_and_lead_to_the_modules_before_and_after(site):
@@ -465,6 +540,30 @@ def test_ticks_stay(tab):
     boxes.nth(2).check()
     page.reload()
     assert [boxes.nth(number).is_checked() for number in range(8)] == [number == 2 for number in range(8)]
+
+
+def test_code_is_read_without_moving_it(tab):
+    """Lines as long as the lessons write them, on the screen of a laptop; and no word of a table is broken."""
+    page = tab("en/3.2-datasets-and-loaders.html", {"width": 1280, "height": 800})
+    for name in LESSONS:
+        page.goto(page.url.rpartition("/")[0] + f"/{name}.html")
+        page.evaluate("document.fonts.ready")
+        moved = page.evaluate("""() => [...document.querySelectorAll("article > .cell > pre.code")].filter(box => box.scrollWidth > box.clientWidth + 1)
+            .map(box => box.textContent).filter(text => text.split("\\n").every(line => [...line].length <= 100))""")
+        assert not moved, f"{name}: {moved[:1]}"
+        torn = page.evaluate("""() => [...document.querySelectorAll("td > code")].filter(code => /^\\w+$/.test(code.textContent) && code.getClientRects().length > 1).map(code => code.textContent)""")
+        assert not torn, f"{name}: {torn}"
+        cut = page.evaluate("""() => [...document.querySelectorAll("pre.broken")].filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent)""")
+        assert not cut, f"{name}: {cut[:1]}"
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP])
+def test_code_in_a_table_is_wide_enough_to_be_read(tab, viewport):
+    """The wrong answers that teachers meet; on a phone such a table is moved sideways."""
+    page = tab("pt-BR/teachers.html", viewport)
+    widths = page.evaluate("() => [...document.querySelectorAll('td pre.code')].map(code => code.clientWidth)")
+    assert len(widths) > 50 and min(widths) > min(240, viewport["width"] * 0.6)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_slides_are_turned_by_keys_and_buttons(tab):

@@ -16,6 +16,13 @@ TAKE_AWAY = {"en": "What to take with you", "pt-BR": "O que levar daqui"}
 PALETTE = {"none", "#fff", "#222", "#000", "#666", "#999", "#bbb", "#e8e8e8", "#0072b2", "#d55e00", "#b84f00", "#009e73", "#007a59", "#e69f00", "#cc79a7", "#56b4e9"}
 
 
+# A line that is longer is broken, even where it holds columns.
+WIDEST = 110
+CELL = re.compile(r"<(t[dh])([^>]*)>(.*?)</t[dh]>", re.DOTALL)
+# With its sign, its power of ten, its unit and its deviation.
+NUMBER = re.compile(r"[+\-−]?\d[\d\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE} ]*(?:\.\d+)?(?:e[+\-]?\d+|·10\^[−-]?\d+)?(?: ?[%°]| ± \d+(?:\.\d+)?)?|NaN|inf")
+
+
 @dataclass
 class Section:
     """A heading and what follows it until the next one."""
@@ -127,7 +134,7 @@ class Output:
 def shown(output: dict, where: str) -> Output:
     if output["output_type"] == "stream":
         text = render.replace_in_text("".join(output["text"]), []).rstrip("\n")
-        return Output("text", f'<pre class="output scroll">{html.escape(text)}</pre>', text)
+        return Output("text", printed(text), text)
     data = output.get("data", {})
     if "image/svg+xml" in data:
         return Output("figure", figure("".join(data["image/svg+xml"])), "".join(data.get("text/plain", "")))
@@ -141,12 +148,41 @@ def shown(output: dict, where: str) -> Output:
             before, _, rest = written.partition("<svg")
             words = html.escape(html.unescape(re.sub(r"<[^>]*>", "", before)).strip())
             svg = f"<svg{rest[: rest.rindex('</svg>')]}</svg>"
-            return Output("figure", (f'<pre class="output scroll">{words}</pre>' if words else "") + figure(svg))
-        return Output("table", f'<div class="output scroll">{written}</div>')
+            return Output("figure", (printed(html.unescape(words)) if words else "") + figure(svg))
+        return Output("table", f'<div class="output scroll">{aligned(written)}</div>')
     if "text/plain" in data:
         text = "".join(data["text/plain"])
-        return Output("text", f'<pre class="output scroll">{html.escape(text)}</pre>', text)
+        return Output("text", printed(text), text)
     raise say.Failure(f"{where}: an output of kind {', '.join(data) or output['output_type']} has no place on a page")
+
+
+def printed(text: str) -> str:
+    """Lines that a cell has printed: sentences are broken to the width of the page, columns are moved sideways."""
+    columns = re.search(r"\S {2,}\S", text) and max(map(len, text.splitlines())) <= WIDEST
+    return f'<pre class="output scroll{"" if columns else " broken"}">{html.escape(text)}</pre>'
+
+
+def aligned(table: str) -> str:
+    """A table of the crate with its numbers to the right, those that came as text too, and its shapes in one piece."""
+    rows = [CELL.findall(row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    columns = list(zip(*[[html.unescape(cell).strip() for _, _, cell in row] for row in rows[1:]]))
+    numbers = [any(map(NUMBER.fullmatch, column)) and all(cell in ("", "–") or NUMBER.fullmatch(cell) for cell in column) for column in columns]
+
+    def row(match: re.Match) -> str:
+        positions = iter(range(len(numbers)))
+        return CELL.sub(lambda cell: placed(cell, numbers[next(positions)]), match.group())
+
+    def placed(cell: re.Match, number: bool) -> str:
+        style = cell[2].replace("text-align:left", "text-align:right") if number else cell[2]
+        if number and cell[1] == "td":
+            style = style.replace('style="', 'style="white-space:nowrap;')
+        content = re.sub(r"\[[\d.,− -]+\]", lambda shape: shape.group().replace(" ", "\N{NO-BREAK SPACE}"), cell[3])
+        content = re.sub(r"·10\^([−-]?\d+)", r"·10<sup>\1</sup>", content)
+        return f"<{cell[1]}{style}>{content}</{cell[1]}>"
+
+    if len({len(row) for row in rows}) != 1:
+        return table
+    return re.sub(r"<tr>.*?</tr>", row, table, flags=re.DOTALL)
 
 
 def figure(svg: str) -> str:

@@ -126,7 +126,7 @@ class Pages:
             made[name] = self.page("page.html", title, name, sections=sections)
         index = self.index([(lesson.title, f"{lesson.name}.html", lesson.sections) for lesson in self.lessons]
                            + [(self.words["glossary"], "glossary.html", glossary), (self.words["teachers"], "teachers.html", teachers)])
-        return {f"{self.language}/{name}": text for name, text in made.items()} | {f"assets/search-{self.language}.js": index}
+        return {f"{self.language}/{name}": site_text.held(text) for name, text in made.items()} | {f"assets/search-{self.language}.js": index}
 
     def page(self, template: str, title: str, twin: str, description: str = "", here: str = None, **more) -> str:
         return self.templates.get_template(template).render(

@@ -8,6 +8,8 @@ from .site_lesson import Lesson
 # More than this does not fit under a heading.
 CODE_LINES = 18
 OUTPUT_LINES = 14
+# One of them fills a slide.
+LARGE = ("list", "table", "box", "code")
 
 
 @dataclass
@@ -20,16 +22,17 @@ class Slide:
 
 
 def slides(lesson: Lesson) -> list:
-    """One slide per section with its first sentence, lists, tables and formulas; one per short cell; one per figure."""
+    """One slide per section with its first sentence, a list or table and formulas; one per further list, table or box, per short cell, per figure."""
     made = [Slide(lesson.title, "title")]
     for section in lesson.sections:
         if section.title:
             made.append(Slide(section.title))
-        opened = False
+        opened, full, before = False, False, None
         for block in section.blocks:
             slide = made[-1]
             if block.kind == "cell":
                 made += cell(section.title or lesson.title, block)
+                full = full or made[-1] is not slide
             elif block.kind == "paragraph":
                 slide.notes.append(block.html)
                 # Formulas may stand within a paragraph.
@@ -37,8 +40,16 @@ def slides(lesson: Lesson) -> list:
                 if not opened and slide.kind == "section":
                     slide.body.insert(0, first_sentence(block.html))
                 opened = True
-            elif block.kind in ("list", "table", "formula", "fold", "objectives", "code", "box"):
+            elif block.kind in LARGE:
+                if full or block.kind == "box" and slide.body:
+                    # What leads over to it stands above it.
+                    slide = Slide(section.title or lesson.title, body=[first_sentence(before.html)] if before and before.kind == "paragraph" else [])
+                    made.append(slide)
                 slide.body.append(block.html)
+                full = True
+            elif block.kind in ("formula", "fold", "objectives"):
+                slide.body.append(block.html)
+            before = block
     return [slide for slide in made if slide.body or slide.notes or slide.kind == "title"]
 
 
@@ -62,7 +73,7 @@ def first_sentence(paragraph: str) -> str:
     if '<div class="formula' in inner:
         inner = inner[: inner.index('<div class="formula')]
     depth, end = 0, len(inner)
-    for match in re.finditer(r"<(/?)(\w+)[^>]*?(/?)>|[.?!:](?=\s)", inner):
+    for match in re.finditer(r"<(/?)(\w+)[^>]*?(/?)>|[.?!](?=\s)", inner):
         if match.group(2):
             depth += 0 if match.group(3) else -1 if match.group(1) else 1
         elif depth == 0:

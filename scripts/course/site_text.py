@@ -73,10 +73,9 @@ def block(tokens: list, parser: MarkdownIt) -> Block:
     if first.type == "heading_open":
         title = parser.renderer.render(tokens[1:-1], parser.options, {})
         return Block("heading", title, plain(tokens), int(first.tag[1]))
-    if kind == "table":
-        # The corner of a table is no heading of anything.
-        rendered = re.sub(r"<th([^>]*)></th>", r"<td\1></td>", rendered)
-        rendered = f'<div class="scroll">{rendered}</div>'
+    # The corner of a table is no heading of anything.
+    rendered = re.sub(r"<th([^>]*)></th>", r"<td\1></td>", rendered)
+    rendered = re.sub(r"<table>.*?</table>", r'<div class="scroll">\g<0></div>', rendered, flags=re.DOTALL)
     if kind == "fold" and "<details" not in first.content:
         kind = "other"
     return Block(kind, rendered, plain(tokens))
@@ -134,8 +133,19 @@ def parser_of(where: str) -> MarkdownIt:
 
 def mathematics(formula: str, display: bool, where: str) -> str:
     """A formula as MathML, which browsers set by themselves, and which screen readers read aloud."""
+    if not display:
+        return set_in_mathml(formula, "inline", where)
+    # What stands side by side in one line may stand below each other where the page is narrow.
+    parts = formula.split(r"\qquad")
+    if all(part.count("{") == part.count("}") and part.count(r"\left") == part.count(r"\right") for part in parts) and len(parts) > 1:
+        side_by_side = "".join(set_in_mathml(part, "block", where).replace('display="block"', 'display="inline" displaystyle="true"', 1) for part in parts)
+        return f'<div class="formula scroll parts">{side_by_side}</div>'
+    return f'<div class="formula scroll">{set_in_mathml(formula, "block", where)}</div>'
+
+
+def set_in_mathml(formula: str, display: str, where: str) -> str:
     try:
-        written = latex2mathml.converter.convert(formula.strip(), display="block" if display else "inline")
+        written = latex2mathml.converter.convert(formula.strip(), display=display)
     except Exception as error:
         raise say.Failure(f"{where}: the formula {formula.strip()!r} is not understood: {type(error).__name__}: {error}") from None
     # What the converter does not know stands in its output as a command.
@@ -143,8 +153,12 @@ def mathematics(formula: str, display: bool, where: str) -> str:
     if unknown:
         raise say.Failure(f"{where}: {unknown.group()} in the formula {formula.strip()!r} is not understood")
     # Within \text the converter leaves the escapes of LaTeX's own signs.
-    written = re.sub(r"\\([_%#&$])", r"\1", spaced(written))
-    return f'<div class="formula scroll">{written}</div>' if display else written
+    return re.sub(r"\\([_%#&$])", r"\1", spaced(written))
+
+
+def held(page: str) -> str:
+    """A page in which no line begins with the stop that follows a formula."""
+    return re.sub(r"(<math [^>]*>(?:(?!</math>).)*</math>)([.,;:!?)]+)", r'<span class="held">\1\2</span>', page, flags=re.DOTALL)
 
 
 def spaced(written: str) -> str:
@@ -152,6 +166,10 @@ def spaced(written: str) -> str:
     # Written out names of operators, as max: by themselves browsers take them for a sign like =.
     written = re.sub(r"<mo>([A-Za-z]{2,})</mo>(?=<mo)", r'<mo lspace="0" rspace="0">\1</mo>', written)
     written = re.sub(r"<mo>([A-Za-z]{2,})</mo>", r'<mo lspace="0" rspace="0.167em">\1</mo>', written)
+    # Words are space to a browser: a sign between words alone would stand for the whole, and close to them.
+    written = re.sub(r"<mtext>([^<]{2,})</mtext>(?=<mo>(?:\+|−|=|·|&#x0002B;|&#x02212;|&#x0003D;|&#x022C5;|&#x000B7;)</mo>)", r"<mi>\1</mi>", written)
+    # After a bracket or a sign like = a minus belongs to its number.
+    written = re.sub(r"(<mo[^>]*>(?:&#x00028;|&#x0003D;|\(|=)</mo>)<mo>(&#x02212;|−)</mo>", r'\1<mo form="prefix">\2</mo>', written)
     # A bar encloses; browsers take it for a relation.
     written = re.sub(r"<mo[^>]*>(\||&#x0007C;)</mo>", r'<mo lspace="0" rspace="0" stretchy="false">\1</mo>', written)
     written = re.sub(rf"({FUNCTION.pattern})(?!<mo|</|<mspace)", rf"\1{THIN}", written)
