@@ -13,6 +13,18 @@ pub(crate) fn one_line(name: &str) -> String {
     harmless(&name.replace(|letter: char| letter.is_control(), " "))
 }
 
+/// What groups of digits are set apart by where a comma could stand before decimals.
+pub(crate) const THIN_SPACE: &str = "\u{202f}";
+
+/// `1234567` as `1,234,567`, with what stands between the groups.
+pub(crate) fn grouped(number: usize, between: &str) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut groups: Vec<&str> = if first > 0 { vec![&digits[..first]] } else { vec![] };
+    groups.extend((first..digits.len()).step_by(3).map(|start| &digits[start..start + 3]));
+    groups.join(between)
+}
+
 /// [`one_line`] for XML, between tags or double quotes; it has no place for control characters anyway.
 pub(crate) fn xml(name: &str) -> String {
     let mut xml = String::with_capacity(name.len());
@@ -46,6 +58,13 @@ pub(crate) fn score(value: impl Into<Option<f64>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        let written = |between| [0, 999, 1000, 60_000, 1_234_567].map(|number| grouped(number, between)).join("; ");
+        assert_eq!(written(","), "0; 999; 1,000; 60,000; 1,234,567");
+        assert_eq!(written(THIN_SPACE), "0; 999; 1\u{202f}000; 60\u{202f}000; 1\u{202f}234\u{202f}567");
+    }
 
     #[test]
     fn scores_have_four_decimals_or_a_dash() {

@@ -22,7 +22,7 @@ use crate::error::{Context, Error, Result};
 use crate::language::{chosen, told};
 use crate::random::Generator;
 use crate::setters::setters;
-use crate::text::say;
+use crate::text::{THIN_SPACE, grouped, say};
 
 /// Where a data set was found: the first of these that has it.
 ///
@@ -247,12 +247,14 @@ impl<S: ImageSet> ImageSetBuilder<S> {
         if !self.quiet {
             let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
             let (name, train, test) = (specification.name, train.labels().len(), test.labels().len());
+            // A Brazilian would read 60,000 as sixty.
+            let comma = chosen(",", THIN_SPACE);
             say(told!(
                 "{}: {} training and {} test images from {}{}",
                 "{}: {} imagens de treino e {} de teste; origem: {}{}",
                 name,
-                grouped(train),
-                grouped(test),
+                grouped(train, comma),
+                grouped(test, comma),
                 source,
                 why
             ));
@@ -293,19 +295,6 @@ impl<S: ImageSet> ImageSetBuilder<S> {
         reasons.push("the complete set needs the crate's feature `hub`".to_owned());
         sample(set, reasons)
     }
-}
-
-/// `60000` as `60,000`.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// At most `limit` images, as equally many of each class as there are.
@@ -493,11 +482,6 @@ mod tests {
         assert_eq!(load(1).train().labels(), mnist.train().labels());
         assert_ne!(load(2).train().labels(), mnist.train().labels());
         assert!(Mnist::builder().sample().limit(0, 1).quiet().load().unwrap_err().to_string().contains("at least one"));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!([0, 999, 1000, 60_000, 1_234_567].map(grouped), ["0", "999", "1,000", "60,000", "1,234,567"]);
     }
 
     #[test]

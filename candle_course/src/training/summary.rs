@@ -10,7 +10,7 @@ use crate::language::{label, told};
 use crate::nn::{Model, Parameters, Sequential};
 use crate::notebook::{Cell, Table};
 use crate::sizes;
-use crate::text::say;
+use crate::text::{THIN_SPACE, grouped, say};
 
 /// One layer of a [`ModelSummary`].
 #[derive(Debug, Clone, PartialEq)]
@@ -198,8 +198,8 @@ impl ModelSummary {
                 layer.kind.clone().unwrap_or_else(|| "–".to_owned()),
                 layer.output.as_ref().map_or_else(|| "–".to_owned(), |shape| format!("{shape:?}")),
                 variables.join(", "),
-                Cell::number(grouped(layer.trainable)),
-                Cell::number(grouped(layer.kept)),
+                Cell::number(grouped(layer.trainable, THIN_SPACE)),
+                Cell::number(grouped(layer.kept, THIN_SPACE)),
             ));
         }
         table
@@ -210,8 +210,8 @@ impl ModelSummary {
         told!(
             "{} trainable numbers, {} kept; input {:?}, output {:?}\nmemory: variables {}, gradients {}, activations for backward at most {}",
             "{} números treináveis, {} mantidos; entrada {:?}, saída {:?}\nmemória: variáveis {}, gradientes {}, ativações para o backward no máximo {}",
-            grouped(self.trainable()),
-            grouped(kept),
+            grouped(self.trainable(), THIN_SPACE),
+            grouped(kept, THIN_SPACE),
             self.input,
             self.output,
             megabytes(self.variable_bytes),
@@ -239,15 +239,6 @@ fn natural(name: &str) -> Vec<Result<u64, String>> {
     let parts = letters.chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
     let text = parts.map(|part| part.iter().collect::<String>());
     text.map(|text| text.parse().map_err(|_| text)).collect()
-}
-
-/// `1 234 567`, with thin spaces.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let first = digits.len() % 3;
-    let mut groups: Vec<&str> = if first > 0 { vec![&digits[..first]] } else { vec![] };
-    groups.extend((first..digits.len()).step_by(3).map(|start| &digits[start..start + 3]));
-    groups.join("\u{202f}")
 }
 
 fn megabytes(bytes: usize) -> String {
@@ -317,13 +308,5 @@ mod tests {
         let summary = ModelSummary::new(&model, &parameters, (1, 2)).unwrap();
         let names: Vec<&str> = summary.layers().iter().map(|layer| layer.name.as_str()).collect();
         assert_eq!(names, (1..=11).map(|i| format!("block.fc{i}")).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(
-            [0, 999, 1000, 1234567].map(grouped),
-            ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"].map(String::from)
-        );
     }
 }
