@@ -18,6 +18,7 @@ pub mod distributed;
 pub mod error;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod inference;
 mod kernels;
 pub mod language;
 pub mod losses;

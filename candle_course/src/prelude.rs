@@ -80,6 +80,9 @@ pub use crate::hub::HubRepository;
 // onnx
 pub use crate::onnx::OnnxExport;
 
+// inference
+pub use crate::inference::Inference;
+
 // training
 pub use crate::training::callbacks::{Checkpoints, EarlyStopping, JsonLines, Progress, TensorBoard};
 pub use crate::training::diagnosis::{Fit, PredictionReport, Probe, UpdateRatios, Verdict};

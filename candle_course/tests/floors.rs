@@ -23,7 +23,7 @@ const FLOORS: [&[&str]; 8] = [
     &["plot", "notebook"],
     &["ops", "data"],
     &["nn", "losses", "metrics", "optimizers", "schedules", "tensorboard"],
-    &["checkpoint", "hub", "onnx"],
+    &["checkpoint", "hub", "onnx", "inference"],
     &["training", "distributed"],
     &["prelude"],
 ];

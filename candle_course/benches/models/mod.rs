@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use candle_course::{Error, Result, candle_core};
 
-mod ours;
+pub mod ours;
 mod plain;
 
 /// One training step: forward, loss, backward, optimizer. Returns the loss.

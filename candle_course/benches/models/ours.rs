@@ -1,12 +1,13 @@
 //! With this crate.
 
+use candle_course::onnx::{Graph, ToOnnx, Value};
 use candle_course::precision::Precision;
 use candle_course::prelude::*;
 
 use super::Step;
 
 /// conv, batch norm, ReLU.
-struct ConvNorm(Conv2d, BatchNorm2d);
+pub struct ConvNorm(Conv2d, BatchNorm2d);
 
 impl ConvNorm {
     fn new(from: usize, to: usize, scope: &Scope) -> Result<Self> {
@@ -18,6 +19,13 @@ impl ConvNorm {
 impl ModuleT for ConvNorm {
     fn forward_t(&self, xs: &Tensor, train: bool) -> candle_core::Result<Tensor> {
         self.1.forward_t(&self.0.forward(xs)?, train)
+    }
+}
+
+impl ToOnnx for ConvNorm {
+    fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
+        let ys = graph.apply(&self.0, input)?;
+        graph.apply(&self.1, &ys)
     }
 }
 
@@ -98,8 +106,25 @@ impl ModuleT for UNet {
     }
 }
 
+impl ToOnnx for UNet {
+    fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
+        let pool = MaxPool2d::new(2)?;
+        let first = graph.apply(&self.down[0], input)?;
+        let ys = graph.apply(&pool, &first)?;
+        let second = graph.apply(&self.down[1], &ys)?;
+        let ys = graph.apply(&pool, &second)?;
+        let mut up = graph.apply(&self.bottom, &ys)?;
+        for (level, skip) in [second, first].iter().enumerate() {
+            let enlarged = graph.apply(&self.enlarge[level], &up)?;
+            let joined = graph.concat(&[skip, &enlarged], 1)?;
+            up = graph.apply(&self.up[level], &joined)?;
+        }
+        graph.apply(&self.head, &up)
+    }
+}
+
 /// conv, norm, ReLU, conv, norm; plus the input, or a projection of it; ReLU.
-struct Residual {
+pub struct Residual {
     first: ConvNorm,
     second: (Conv2d, BatchNorm2d),
     shortcut: Option<(Conv2d, BatchNorm2d)>,
@@ -127,6 +152,23 @@ impl ModuleT for Residual {
             None => xs.clone(),
         };
         Ok(candle_course::ops::add_relu(&ys, &shortcut)?)
+    }
+}
+
+impl ToOnnx for Residual {
+    fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
+        let pass = |graph: &mut Graph, (conv, norm): &(Conv2d, BatchNorm2d), value: &Value| {
+            let ys = graph.apply(conv, value)?;
+            graph.apply(norm, &ys)
+        };
+        let ys = graph.apply(&self.first, input)?;
+        let ys = pass(graph, &self.second, &ys)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => pass(graph, shortcut, input)?,
+            None => input.clone(),
+        };
+        let sum = graph.add(&ys, &shortcut)?;
+        graph.relu(&sum)
     }
 }
 
@@ -162,9 +204,35 @@ impl ModuleT for LastState {
     }
 }
 
+impl ToOnnx for LastState {
+    fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
+        let states = graph.apply(&self.0, input)?;
+        let last = graph.select(&states, 1, states.dims()[1] - 1)?;
+        graph.apply(&self.1, &last)
+    }
+}
+
 fn gru(parameters: &Parameters) -> Result<LastState> {
     let layer = Gru::new(32, 64, &parameters.at("gru"))?;
     Ok(LastState(layer, Linear::new(64, 10, &parameters.at("head"))?))
+}
+
+/// A model that is trained, exported and made ready for predictions.
+pub trait Network: Model + ToOnnx {}
+
+impl<M: Model + ToOnnx> Network for M {}
+
+/// The model called `name`, its parameters in `parameters`.
+pub fn network(name: &str, parameters: &Parameters) -> Result<Box<dyn Network>> {
+    Ok(match name {
+        "mlp" => Box::new(mlp(parameters)?),
+        "mnist" => Box::new(mnist(parameters)?),
+        "cifar" => Box::new(cifar(parameters)?),
+        "gru" => Box::new(gru(parameters)?),
+        "resnet18" => Box::new(resnet18(parameters, false)?),
+        "resnet18-224" => Box::new(resnet18(parameters, true)?),
+        _ => Box::new(UNet::new(parameters)?),
+    })
 }
 
 /// The training step of `model`.
@@ -177,15 +245,7 @@ pub fn build(model: &str, precision: &str, device: &Device) -> Result<Step> {
     };
     let parameters = Parameters::new(0, device);
     let adam = super::adaptive(model);
-    let model: Box<dyn Model> = match model {
-        "mlp" => Box::new(mlp(&parameters)?),
-        "mnist" => Box::new(mnist(&parameters)?),
-        "cifar" => Box::new(cifar(&parameters)?),
-        "gru" => Box::new(gru(&parameters)?),
-        "resnet18" => Box::new(resnet18(&parameters, false)?),
-        "resnet18-224" => Box::new(resnet18(&parameters, true)?),
-        _ => Box::new(UNet::new(&parameters)?),
-    };
+    let model = network(model, &parameters)?;
     let mut optimizer: Box<dyn Optimizer> = if adam {
         Box::new(AdamW::new(&parameters)?)
     } else {

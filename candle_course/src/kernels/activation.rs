@@ -25,9 +25,41 @@ impl<T: Element> Kernel<T> for Relu<'_, T> {
 
 /// max(x, 0).
 pub fn relu<T: Element>(x: &[T]) -> Vec<T> {
-    written(x.len(), |y| {
-        for_parts(y, SHARE, |part, y| T::dispatch(Relu { x: &x[part * SHARE..][..y.len()], y }));
-    })
+    written(x.len(), |y| relu_into(x, y))
+}
+
+/// max(x, 0), into `y`.
+pub fn relu_into<T: Element>(x: &[T], y: &mut [T]) {
+    for_parts(y, SHARE, |part, y| T::dispatch(Relu { x: &x[part * SHARE..][..y.len()], y }));
+}
+
+struct Sum<'a, T> {
+    a: &'a [T],
+    b: &'a [T],
+    relu: bool,
+    y: &'a mut [T],
+}
+
+impl<T: Element> Kernel<T> for Sum<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<T>>(self, _: S) {
+        let floor = if self.relu { T::ZERO } else { T::NEG_INFINITY };
+        for (y, (&a, &b)) in self.y.iter_mut().zip(self.a.iter().zip(self.b)) {
+            let sum = a + b;
+            // In this order a NaN stays NaN.
+            *y = if sum < floor { floor } else { sum };
+        }
+    }
+}
+
+/// a + b, then ReLU if asked; into `y`.
+pub fn sum_into<T: Element>(a: &[T], b: &[T], relu: bool, y: &mut [T]) {
+    for_parts(y, SHARE, |part, y| {
+        let (first, len) = (part * SHARE, y.len());
+        T::dispatch(Sum { a: &a[first..][..len], b: &b[first..][..len], relu, y });
+    });
 }
 
 struct ReluBackward<'a, T> {

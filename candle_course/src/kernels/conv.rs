@@ -9,12 +9,14 @@
 //! the padded input, walked in place, with the transposed output gradient; output channels are
 //! the lanes.
 
+use std::ops::Range;
+
 use super::buffer::{Scratch, written};
 use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
-use super::tile::{Epilogue, InPlace, Target, packed_tile, panel_columns, tile};
-use super::winograd;
+use super::tile::{Epilogue, InPlace, MOST_COLUMNS, Target, packed_tile, panel_columns, tile};
+use super::{Scattered, winograd};
 
 /// The sizes of a 2-d convolution; pairs are (vertical, horizontal).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ impl Geometry {
 }
 
 /// A run of output pixels of one row: `len` pixels whose input numbers lie `source + j · stride`.
+#[derive(Clone, Copy, Default)]
 pub struct Run {
     pub source: usize,
     pub len: usize,
@@ -105,6 +108,21 @@ impl Run {
     }
 }
 
+/// The runs of a block of output pixels, of which there are at most [`MOST_COLUMNS`].
+pub struct Runs {
+    runs: [Run; MOST_COLUMNS],
+    count: usize,
+}
+
+impl std::ops::Deref for Runs {
+    type Target = [Run];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Run] {
+        &self.runs[..self.count]
+    }
+}
+
 /// Where the first input number of an output pixel lies in a channel of the padded image.
 #[inline(always)]
 fn source(geometry: &Geometry, pixel: usize) -> usize {
@@ -113,34 +131,50 @@ fn source(geometry: &Geometry, pixel: usize) -> usize {
 }
 
 /// The runs that make up output pixels `start..end`.
-pub fn runs(geometry: &Geometry, start: usize, end: usize, runs: &mut Vec<Run>) {
-    runs.clear();
+pub fn runs(geometry: &Geometry, start: usize, end: usize) -> Runs {
+    let mut found = Runs { runs: [Run::default(); MOST_COLUMNS], count: 0 };
     let width = geometry.output.1;
     let mut pixel = start;
     while pixel < end {
         let len = (width - pixel % width).min(end - pixel);
-        runs.push(Run { source: source(geometry, pixel), len });
+        found.runs[found.count] = Run { source: source(geometry, pixel), len };
+        found.count += 1;
         pixel += len;
     }
+    found
+}
+
+/// Where the input numbers of every depth of every group lie in the padded image, for output pixel 0.
+pub fn offsets(g: &Geometry) -> Vec<usize> {
+    let depth = g.depth();
+    (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect()
 }
 
 /// Copies an image into the middle of zeros.
 pub fn pad<T: Element>(geometry: &Geometry, image: &[T], padded: &mut [T]) {
-    let (height, width) = geometry.input;
-    let (padded_height, padded_width) = geometry.padded();
-    let (top, left) = geometry.padding;
-    if (top, left) == (0, 0) {
+    if geometry.padding == (0, 0) {
         padded[..image.len()].copy_from_slice(image);
         return;
     }
+    pad_rows(geometry, image, 0..geometry.padded().0, padded);
+}
+
+/// [`pad`] for some rows of every channel of the padded image.
+fn pad_rows<T: Element>(geometry: &Geometry, image: &[T], rows: Range<usize>, padded: &mut [T]) {
+    let (height, width) = geometry.input;
+    let (padded_height, padded_width) = geometry.padded();
+    let (top, left) = geometry.padding;
+    // Rows of the image that are among them.
+    let from = rows.start.clamp(top, top + height);
+    let to = rows.end.clamp(from, top + height);
     for channel in 0..geometry.in_channels {
         let target = &mut padded[channel * padded_height * padded_width..][..padded_height * padded_width];
-        target[..top * padded_width].fill(T::ZERO);
-        target[(top + height) * padded_width..].fill(T::ZERO);
-        for y in 0..height {
-            let row = &mut target[(top + y) * padded_width..][..padded_width];
+        target[rows.start * padded_width..from.clamp(rows.start, rows.end) * padded_width].fill(T::ZERO);
+        target[to.clamp(rows.start, rows.end) * padded_width..rows.end * padded_width].fill(T::ZERO);
+        for y in from..to {
+            let row = &mut target[y * padded_width..][..padded_width];
             row[..left].fill(T::ZERO);
-            row[left..left + width].copy_from_slice(&image[(channel * height + y) * width..][..width]);
+            row[left..left + width].copy_from_slice(&image[(channel * height + y - top) * width..][..width]);
             row[left + width..].fill(T::ZERO);
         }
     }
@@ -158,16 +192,35 @@ pub fn pack_rows<T: Element>(rows: usize, depth: usize, tile: usize, at: impl Fn
     }
 }
 
+/// How an image is divided among threads: by its blocks of pixels, and where those are few by the
+/// output channels, too.
+#[derive(Clone, Copy)]
+struct Division {
+    pieces: usize,
+    shares: usize,
+}
+
+impl Division {
+    fn new<T: Element>(g: &Geometry) -> Self {
+        if g.batch >= 2 * threads() {
+            return Self { pieces: 1, shares: 1 };
+        }
+        let (rows, columns) = T::dispatch(TileSizes);
+        let pieces = (4 * threads()).div_ceil(g.batch).min(g.pixels().div_ceil(columns));
+        let shares = (2 * threads()).div_ceil(g.batch * pieces).min(g.group_out().div_ceil(rows));
+        Self { pieces, shares }
+    }
+}
+
 struct Forward<'a, T> {
     geometry: &'a Geometry,
     x: &'a [T],
-    /// Panels of every group, one after the other.
-    panels: &'a [T],
+    weight: &'a Packed<T>,
     bias: Option<&'a [T]>,
     relu: bool,
-    /// Parts that the pixels of an image are divided into.
-    pieces: usize,
-    units: std::ops::Range<usize>,
+    division: Division,
+    /// Of `(image · pieces + piece) · shares + share`.
+    units: Range<usize>,
     y: &'a Parts<'a, T>,
 }
 
@@ -176,13 +229,11 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, simd: S) {
-        let g = self.geometry;
+        let (g, Division { pieces, shares }) = (self.geometry, self.division);
         let (columns, depth, pixels) = (panel_columns::<T, S>(), g.depth(), g.pixels());
         let panel_len = depth * S::TILE_ROWS;
         let group_panels = g.group_out().div_ceil(S::TILE_ROWS);
         let blocks = pixels.div_ceil(columns);
-        let mut block_runs = Vec::new();
-        let offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
         // A run is copied in whole vectors: some slack behind both buffers.
         let mut padded = Scratch::<T>::new(g.padded_image() + S::LANES);
         let padded = &mut *padded;
@@ -190,21 +241,24 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
         let in_place = g.stride.1 == 1 && g.output.1.is_multiple_of(S::LANES);
         let mut packed = Scratch::<T>::new(if in_place { 0 } else { depth * columns + S::LANES });
         let packed = &mut *packed;
-        let mut padded_image = usize::MAX;
+        let mut there = usize::MAX;
         for unit in self.units {
-            let (image, piece) = (unit / self.pieces, unit % self.pieces);
-            if image != padded_image {
-                pad(g, &self.x[image * g.image()..][..g.image()], padded);
-                padded_image = image;
+            let (part, share) = (unit / shares, unit % shares);
+            let (image, piece) = (part / pieces, part % pieces);
+            let blocks = blocks * piece / pieces..blocks * (piece + 1) / pieces;
+            if part != there {
+                let rows = rows_under(g, blocks.start * columns..pixels.min(blocks.end * columns));
+                pad_rows(g, &self.x[image * g.image()..][..g.image()], rows, padded);
+                there = part;
             }
-            for block in blocks * piece / self.pieces..blocks * (piece + 1) / self.pieces {
+            for block in blocks {
                 let (start, end) = (block * columns, pixels.min((block + 1) * columns));
-                runs(g, start, end, &mut block_runs);
+                let block_runs = runs(g, start, end);
                 debug_assert_eq!(block_runs.iter().map(|run| run.len).sum::<usize>(), end - start);
                 debug_assert!(end - start <= columns);
                 let sources = std::array::from_fn(|j| source(g, (start + j * S::LANES).min(end - 1)));
                 for group in 0..g.groups {
-                    let offsets = &offsets[group * depth..][..depth];
+                    let offsets = &self.weight.offsets[group * depth..][..depth];
                     debug_assert!(offsets.iter().all(|offset| {
                         block_runs.iter().all(|run| offset + run.end(g.stride.1) <= g.padded_image())
                     }));
@@ -219,13 +273,13 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
                             }
                         }
                     }
-                    for panel in 0..group_panels {
+                    for panel in group_panels * share / shares..group_panels * (share + 1) / shares {
                         let channel = group * g.group_out() + panel * S::TILE_ROWS;
                         let rows = S::TILE_ROWS.min(g.group_out() - panel * S::TILE_ROWS);
-                        let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
+                        let a = &self.weight.panels[(group * group_panels + panel) * panel_len..][..panel_len];
                         let first = (image * g.out_channels + channel) * pixels + start;
-                        // SAFETY: units and blocks are disjoint sets of output pixels, and the
-                        // tile writes no others between them; the operands have `depth` steps.
+                        // SAFETY: pieces and shares are disjoint sets of output pixels and channels, and
+                        // the tile writes no others between them; the operands have `depth` steps.
                         // In place, every vector is a part of a run.
                         unsafe {
                             let y = self.y.range(first..first + (rows - 1) * pixels + (end - start));
@@ -247,6 +301,12 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
             }
         }
     }
+}
+
+/// The rows of the padded image that some output pixels are made of.
+fn rows_under(g: &Geometry, pixels: Range<usize>) -> Range<usize> {
+    let (first, last) = (pixels.start / g.output.1, (pixels.end - 1) / g.output.1);
+    first * g.stride.0..last * g.stride.0 + g.dilation.0 * (g.kernel.0 - 1) + 1
 }
 
 /// Packs the runs of one depth step, one behind the other.
@@ -282,40 +342,123 @@ unsafe fn pack_runs<T: Element, S: Simd<T>>(simd: S, runs: &[Run], stride: usize
     }
 }
 
-struct TileRows;
-impl<T> Kernel<T> for TileRows {
-    type Output = usize;
+struct TileSizes;
+impl<T> Kernel<T> for TileSizes {
+    type Output = (usize, usize);
     #[inline(always)]
-    fn run<S: Simd<T>>(self, _: S) -> usize {
-        S::TILE_ROWS
+    fn run<S: Simd<T>>(self, _: S) -> (usize, usize) {
+        (S::TILE_ROWS, panel_columns::<T, S>())
     }
 }
 
 /// The rows of a weight panel on this machine.
 pub fn tile_rows<T: Element>() -> usize {
-    T::dispatch(TileRows)
+    T::dispatch(TileSizes).0
 }
 
-fn forward_packed<T: Element>(g: &Geometry, x: &[T], panels: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
-    // A small batch is divided by pixels, so that every thread has work.
-    let pieces = if g.batch >= 2 * threads() { 1 } else { (4 * threads()).div_ceil(g.batch) };
-    written(g.batch * g.out_channels * g.pixels(), |y| {
+/// A weight for products with blocks of pixels.
+pub struct Packed<T> {
+    /// Panels of every group, one after the other.
+    panels: Vec<T>,
+    offsets: Vec<usize>,
+}
+
+impl<T: Element> Packed<T> {
+    /// The weight of the convolution itself, `[out, in/groups, kh, kw]`.
+    pub fn new(g: &Geometry, weight: &[T]) -> Self {
+        let (rows, depth, tile) = (g.group_out(), g.depth(), tile_rows::<T>());
+        let mut panels = Vec::with_capacity(g.groups * rows.next_multiple_of(tile) * depth);
+        for group in weight.chunks_exact(rows * depth) {
+            pack_rows(rows, depth, tile, |row, k| group[row * depth + k], &mut panels);
+        }
+        Self { panels, offsets: offsets(g) }
+    }
+
+    /// That of the convolution whose adjoint has this weight.
+    fn adjoint(adjoint: &Geometry, weight: &[T]) -> Self {
+        let taps = adjoint.kernel.0 * adjoint.kernel.1;
+        let (rows, inner) = (adjoint.group_out(), adjoint.group_in());
+        let mut panels = Vec::new();
+        for group in weight.chunks_exact(inner * rows * taps) {
+            let flipped = |row: usize, k: usize| group[((k / taps) * rows + row) * taps + (taps - 1 - k % taps)];
+            pack_rows(rows, inner * taps, tile_rows::<T>(), flipped, &mut panels);
+        }
+        Self { panels, offsets: offsets(adjoint) }
+    }
+
+    /// The convolution, into `y`.
+    pub fn forward(&self, g: &Geometry, x: &[T], bias: Option<&[T]>, relu: bool, y: &mut [T]) {
+        assert_eq!((x.len(), y.len()), (g.batch * g.image(), g.batch * g.out_channels * g.pixels()));
+        let division = Division::new::<T>(g);
         let parts = Parts::new(y);
-        for_ranges(g.batch * pieces, |units| {
-            T::dispatch(Forward { geometry: g, x, panels, bias, relu, pieces, units, y: &parts });
+        for_ranges(g.batch * division.pieces * division.shares, |units| {
+            T::dispatch(Forward { geometry: g, x, weight: self, bias, relu, division, units, y: &parts });
         });
-    })
+    }
 }
 
 /// `y[n, o] = Σ weight[o] ⋆ x[n] + bias[o]`, then ReLU if asked. All contiguous; weight is
 /// `[out, in/groups, kh, kw]`.
 pub fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
+    if winograd::pays::<T>(g) {
+        return by_points(g, x, winograd::Filters::new(g, weight), bias, relu);
+    }
     if depthwise::applies(g) {
-        depthwise::forward(g, x, weight, bias, relu)
-    } else if winograd::pays::<T>(g) {
-        winograd::forward(g, x, winograd::Filters::new(g, weight), bias, relu)
-    } else {
-        forward_general(g, x, weight, bias, relu)
+        return written(g.batch * g.out_channels * g.pixels(), |y| depthwise::forward(g, x, weight, bias, relu, y));
+    }
+    forward_general(g, x, weight, bias, relu)
+}
+
+/// The convolution by [`winograd`].
+pub(super) fn by_points<T: Element>(
+    g: &Geometry,
+    x: &[T],
+    filters: winograd::Filters<'_, T>,
+    bias: Option<&[T]>,
+    relu: bool,
+) -> Vec<T> {
+    let mut points = Scratch::new(winograd::points_len::<T>(g));
+    winograd::filter_points(g, filters, &mut points);
+    written(g.batch * g.out_channels * g.pixels(), |y| winograd::forward(g, x, &points, bias, relu, y))
+}
+
+/// A convolution whose weight was made ready once.
+pub struct Prepared<T> {
+    geometry: Geometry,
+    weight: Weight<T>,
+    bias: Option<Vec<T>>,
+    relu: bool,
+}
+
+enum Weight<T> {
+    Depthwise(Vec<T>),
+    Points(Vec<T>),
+    Packed(Packed<T>),
+}
+
+impl<T: Element> Prepared<T> {
+    /// For batches of the geometry's size above all; others are as right.
+    pub fn new(g: &Geometry, weight: &[T], bias: Option<Vec<T>>, relu: bool) -> Self {
+        let weight = if depthwise::applies(g) {
+            Weight::Depthwise(weight.to_vec())
+        } else if winograd::pays::<T>(g) {
+            let filters = winograd::Filters::new(g, weight);
+            Weight::Points(written(winograd::points_len::<T>(g), |to| winograd::filter_points(g, filters, to)))
+        } else {
+            Weight::Packed(Packed::new(g, weight))
+        };
+        Self { geometry: *g, weight, bias, relu }
+    }
+
+    /// The convolution of a batch, into `y`.
+    pub fn forward(&self, batch: usize, x: &[T], y: &mut [T]) {
+        let g = Geometry { batch, ..self.geometry };
+        let bias = self.bias.as_deref();
+        match &self.weight {
+            Weight::Depthwise(weight) => depthwise::forward(&g, x, weight, bias, self.relu, y),
+            Weight::Points(points) => winograd::forward(&g, x, points, bias, self.relu, y),
+            Weight::Packed(weight) => weight.forward(&g, x, bias, self.relu, y),
+        }
     }
 }
 
@@ -326,12 +469,8 @@ pub(super) fn forward_general<T: Element>(
     bias: Option<&[T]>,
     relu: bool,
 ) -> Vec<T> {
-    let (rows, depth, tile) = (g.group_out(), g.depth(), tile_rows::<T>());
-    let mut panels = Vec::with_capacity(g.groups * rows.next_multiple_of(tile) * depth);
-    for group in weight.chunks_exact(rows * depth) {
-        pack_rows(rows, depth, tile, |row, k| group[row * depth + k], &mut panels);
-    }
-    forward_packed(g, x, &panels, bias, relu)
+    let weight = Packed::new(g, weight);
+    written(g.batch * g.out_channels * g.pixels(), |y| weight.forward(g, x, bias, relu, y))
 }
 
 /// The convolution whose output is the gradient of this one's input, if there is one.
@@ -362,30 +501,16 @@ pub fn transposed<T: Element>(g: &Geometry, dy: &[T], weight: &[T], bias: Option
         return depthwise::transposed(g, dy, weight, bias);
     }
     match adjoint(g).filter(winograd::pays::<T>) {
-        Some(adjoint) => winograd::forward(&adjoint, dy, winograd::Filters::adjoint(&adjoint, weight), bias, false),
+        Some(adjoint) => by_points(&adjoint, dy, winograd::Filters::adjoint(&adjoint, weight), bias, false),
         None => transposed_general(g, dy, weight, bias),
     }
 }
 
 pub(super) fn transposed_general<T: Element>(g: &Geometry, dy: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
-    let tile = tile_rows::<T>();
-    let (taps, depth) = (g.kernel.0 * g.kernel.1, g.depth());
-    let mut panels = Vec::new();
-    match adjoint(g) {
-        Some(adjoint) => {
-            for group in weight.chunks_exact(g.group_out() * depth) {
-                let flipped = |row: usize, k: usize| group[(k / taps) * depth + row * taps + (taps - 1 - k % taps)];
-                pack_rows(g.group_in(), g.group_out() * taps, tile, flipped, &mut panels);
-            }
-            forward_packed(&adjoint, dy, &panels, bias, false)
-        }
-        None => {
-            for group in weight.chunks_exact(g.group_out() * depth) {
-                pack_rows(depth, g.group_out(), tile, |row, k| group[k * depth + row], &mut panels);
-            }
-            super::scatter_input(g, dy, &panels, bias)
-        }
-    }
+    written(g.batch * g.image(), |dx| match adjoint(g) {
+        Some(adjoint) => Packed::adjoint(&adjoint, weight).forward(&adjoint, dy, bias, false, dx),
+        None => Scattered::new(g, weight).forward(g, dy, bias, dx),
+    })
 }
 
 #[cfg(test)]

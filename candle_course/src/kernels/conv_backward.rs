@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::activation::mask_by_relu;
 use super::buffer::{Scratch, written};
-use super::conv::{Geometry, Run, pad, runs};
+use super::conv::{Geometry, Run, offsets, pack_rows, pad, runs, tile_rows};
 use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::reduce::channel_sums;
@@ -15,9 +15,12 @@ use super::winograd;
 struct Scatter<'a, T> {
     geometry: &'a Geometry,
     dy: &'a [T],
-    panels: &'a [T],
+    weight: &'a Scattered<T>,
     bias: Option<&'a [T]>,
-    images: Range<usize>,
+    /// Parts that the pixels of an image are divided into.
+    pieces: usize,
+    /// Of `image · pieces + piece`.
+    units: Range<usize>,
     dx: &'a Parts<'a, T>,
 }
 
@@ -30,24 +33,25 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
         let (columns, depth, pixels, inner) = (panel_columns::<T, S>(), g.depth(), g.pixels(), g.group_out());
         let panel_len = inner * S::TILE_ROWS;
         let group_panels = depth.div_ceil(S::TILE_ROWS);
-        let mut block_runs = Vec::new();
-        let offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
+        let Scattered { panels, offsets } = self.weight;
         let mut padded = Scratch::<T>::new(g.padded_image());
         let padded = &mut *padded;
         let mut buffer = Scratch::<T>::new((inner + S::TILE_ROWS) * columns);
         let buffer = &mut *buffer;
         let (packed, product) = buffer.split_at_mut(inner * columns);
         debug_assert!(S::TILE_ROWS * columns <= product.len());
-        let side_by_side = are_side_by_side(g) && S::TILE_ROWS.is_multiple_of(2);
-        for image in self.images {
-            // SAFETY: every image comes once.
-            let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
+        let side_by_side = are_side_by_side(g);
+        debug_assert!(S::TILE_ROWS.is_multiple_of(2));
+        let blocks = pixels.div_ceil(columns);
+        for unit in self.units {
+            let (image, piece) = (unit / self.pieces, unit % self.pieces);
             if !side_by_side {
                 padded.fill(T::ZERO);
             }
-            for start in (0..pixels).step_by(columns) {
+            for block in blocks * piece / self.pieces..blocks * (piece + 1) / self.pieces {
+                let start = block * columns;
                 let count = columns.min(pixels - start);
-                runs(g, start, start + count, &mut block_runs);
+                let block_runs = runs(g, start, start + count);
                 for group in 0..g.groups {
                     for k in 0..inner {
                         let row = (image * g.out_channels + group * inner + k) * pixels + start;
@@ -56,7 +60,7 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
                     }
                     for panel in 0..group_panels {
                         let rows = S::TILE_ROWS.min(depth - panel * S::TILE_ROWS);
-                        let a = &self.panels[(group * group_panels + panel) * panel_len..][..panel_len];
+                        let a = &panels[(group * group_panels + panel) * panel_len..][..panel_len];
                         // SAFETY: the packed operands have `inner` steps and `product` holds a tile.
                         unsafe {
                             packed_tile(
@@ -73,7 +77,9 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
                                 let k = panel * S::TILE_ROWS + row;
                                 let bias = self.bias.map_or(T::ZERO, |bias| bias[group * g.group_in() + k / 4]);
                                 let (left, right) = product[row * columns..].split_at(columns);
-                                interleave(&block_runs, left, right, bias, &mut dx[offsets[group * depth + k]..]);
+                                let first = image * g.image() + offsets[group * depth + k];
+                                // SAFETY: every window comes once, and with it its numbers.
+                                unsafe { interleave(&block_runs, left, right, bias, self.dx, first) };
                             }
                             continue;
                         }
@@ -85,6 +91,8 @@ impl<T: Element> Kernel<T> for Scatter<'_, T> {
                 }
             }
             if !side_by_side {
+                // SAFETY: then every image comes once.
+                let dx = unsafe { self.dx.get(image * g.image()..(image + 1) * g.image()) };
                 crop(g, padded, self.bias, dx);
             }
         }
@@ -98,13 +106,20 @@ fn are_side_by_side(g: &Geometry) -> bool {
         && (2 * g.output.0, 2 * g.output.1) == g.input
 }
 
-/// Numbers for the left and the right places of windows two pixels wide, plus `bias`, in turns.
+/// Numbers for the left and the right places of windows two pixels wide, plus `bias`, in turns; the window of
+/// pixel 0 lies at `target`.
+///
+/// # Safety
+/// Nobody else may use the runs' places of `dx`.
 #[inline(always)]
-fn interleave<T: Element>(runs: &[Run], left: &[T], right: &[T], bias: T, target: &mut [T]) {
+unsafe fn interleave<T: Element>(runs: &[Run], left: &[T], right: &[T], bias: T, dx: &Parts<'_, T>, target: usize) {
     let mut first = 0;
     for run in runs {
         let pairs = left[first..][..run.len].iter().zip(&right[first..][..run.len]);
-        for (places, (&left, &right)) in target[run.source..][..2 * run.len].chunks_exact_mut(2).zip(pairs) {
+        let target = target + run.source;
+        // SAFETY: the caller vouches for it.
+        let places = unsafe { dx.get(target..target + 2 * run.len) };
+        for (places, (&left, &right)) in places.chunks_exact_mut(2).zip(pairs) {
             places[0] = left + bias;
             places[1] = right + bias;
         }
@@ -139,15 +154,35 @@ pub(super) fn crop<T: Element>(g: &Geometry, padded: &[T], bias: Option<&[T]>, i
     }
 }
 
-/// The gradient of the input (or the output of a transposed convolution, then with `bias`) for
-/// any stride: weight times output gradient, scattered. `panels`: the transposed weight, packed.
-pub fn scatter_input<T: Element>(g: &Geometry, dy: &[T], panels: &[T], bias: Option<&[T]>) -> Vec<T> {
-    written(g.batch * g.image(), |dx| {
+/// A weight for [`forward`](Self::forward), whose products are scattered.
+pub struct Scattered<T> {
+    /// The transposed weight, packed.
+    panels: Vec<T>,
+    offsets: Vec<usize>,
+}
+
+impl<T: Element> Scattered<T> {
+    /// The weight of a convolution, `[out, in/groups, kh, kw]`.
+    pub fn new(g: &Geometry, weight: &[T]) -> Self {
+        let (depth, inner) = (g.depth(), g.group_out());
+        let mut panels = Vec::new();
+        for group in weight.chunks_exact(inner * depth) {
+            pack_rows(depth, inner, tile_rows::<T>(), |row, k| group[k * depth + row], &mut panels);
+        }
+        Self { panels, offsets: offsets(g) }
+    }
+
+    /// The gradient of the input, into `dx`, for any stride; or the output of a transposed convolution, then
+    /// with `bias`.
+    pub fn forward(&self, g: &Geometry, dy: &[T], bias: Option<&[T]>, dx: &mut [T]) {
+        assert_eq!((dy.len(), dx.len()), (g.batch * g.out_channels * g.pixels(), g.batch * g.image()));
         let parts = Parts::new(dx);
-        for_ranges(g.batch, |images| {
-            T::dispatch(Scatter { geometry: g, dy, panels, bias, images, dx: &parts });
+        // A small batch is divided by pixels, too, where each is written once.
+        let pieces = if are_side_by_side(g) { (4 * threads()).div_ceil(g.batch).min(g.pixels()) } else { 1 };
+        for_ranges(g.batch * pieces, |units| {
+            T::dispatch(Scatter { geometry: g, dy, weight: self, bias, pieces, units, dx: &parts });
         });
-    })
+    }
 }
 
 /// Pixels whose products are added in one register, in `T`.
@@ -193,7 +228,7 @@ impl<T: Element> Kernel<T> for WeightGradient<'_, T> {
         let g = self.geometry;
         let (depth, pixels, lanes) = (g.depth(), g.pixels(), padded_channels::<S, T>(g));
         let columns = S::WALK_VECTORS * S::LANES;
-        let all_offsets: Vec<usize> = (0..g.groups * depth).map(|i| g.offset(i / depth, i % depth)).collect();
+        let all_offsets = offsets(g);
         // Whole rows, as many as make up the pixels of a run.
         let rows = (PIXELS / g.output.1).max(1);
         let (row_step, column_step) = (g.stride.0 * g.padded().1, g.stride.1);

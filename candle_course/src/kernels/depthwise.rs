@@ -96,27 +96,25 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
     }
 }
 
-/// As the general [`forward`](super::conv::forward).
-pub fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, relu: bool) -> Vec<T> {
+/// As the general [`forward`](super::conv::forward), into `y`.
+pub fn forward<T: Element>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>, relu: bool, y: &mut [T]) {
     let (one, taps, pixels) = (one_channel(g), g.kernel.0 * g.kernel.1, g.pixels());
-    written(g.batch * g.out_channels * pixels, |y| {
-        let parts = Parts::new(y);
-        for_ranges(g.batch * g.in_channels, |range| {
-            let mut padded = Scratch::<T>::new(one.padded_image());
-            for index in range {
-                pad(&one, &x[index * one.image()..][..one.image()], &mut padded);
-                for multiple in 0..g.group_out() {
-                    let (channel, output) =
-                        ((index % g.in_channels) * g.group_out() + multiple, index * g.group_out() + multiple);
-                    // SAFETY: every input channel of every image comes once, and so do its outputs.
-                    let y = unsafe { parts.get(output * pixels..(output + 1) * pixels) };
-                    let weight = &weight[channel * taps..][..taps];
-                    let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
-                    T::dispatch(Forward { g: &one, padded: &padded, weight, bias, relu, y });
-                }
+    let parts = Parts::new(y);
+    for_ranges(g.batch * g.in_channels, |range| {
+        let mut padded = Scratch::<T>::new(one.padded_image());
+        for index in range {
+            pad(&one, &x[index * one.image()..][..one.image()], &mut padded);
+            for multiple in 0..g.group_out() {
+                let (channel, output) =
+                    ((index % g.in_channels) * g.group_out() + multiple, index * g.group_out() + multiple);
+                // SAFETY: every input channel of every image comes once, and so do its outputs.
+                let y = unsafe { parts.get(output * pixels..(output + 1) * pixels) };
+                let weight = &weight[channel * taps..][..taps];
+                let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
+                T::dispatch(Forward { g: &one, padded: &padded, weight, bias, relu, y });
             }
-        });
-    })
+        }
+    });
 }
 
 /// Adds what an output channel's gradient gives to the padded input channel's.
@@ -262,7 +260,7 @@ mod tests {
             let close = |a: &[f64], b: &[f64]| {
                 assert!(a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-11))
             };
-            close(&forward(&g, &x, &w, Some(&b), true), &conv::forward_general(&g, &x, &w, Some(&b), true));
+            close(&conv::forward(&g, &x, &w, Some(&b), true), &conv::forward_general(&g, &x, &w, Some(&b), true));
             let b = &b[..in_channels];
             close(&transposed(&g, &dy, &w, Some(b)), &conv::transposed_general(&g, &dy, &w, Some(b)));
             close(

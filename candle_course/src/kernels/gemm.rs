@@ -4,11 +4,14 @@
 //! and each part is one single-threaded call, so that only one pool is at work. The `gemm` crate
 //! chooses its instructions itself, whatever `CANDLE_COURSE_SIMD` says.
 
-use super::parallel::{for_ranges, threads};
+use super::parallel::{for_parts, for_ranges, threads};
 use super::simd::Element;
 
 /// Products of fewer multiplications are not worth waking a thread for; in tests nearly none.
-const SMALL: usize = if cfg!(test) { 64 } else { 64 * 1024 };
+pub(super) const SMALL: usize = if cfg!(test) { 64 } else { 64 * 1024 };
+
+/// Numbers of a thread's share of a pass over the result.
+const SHARE: usize = super::parallel::SMALL / 4;
 
 /// A matrix in a slice: distance between rows, distance between columns.
 #[derive(Clone, Copy)]
@@ -67,6 +70,22 @@ pub fn gemm<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [T], accum
             unsafe { product(a, b, out_parts.range(first_row * n + first_column..m * n), n, accumulate) };
         }
     });
+}
+
+/// `y = x · weightᵀ + bias`, then ReLU if asked. `x`: rows of as many numbers as those of `weight`,
+/// `[out, in]`.
+pub fn affine<T: Element>(x: &[T], weight: &[T], outputs: usize, bias: Option<&[T]>, relu: bool, y: &mut [T]) {
+    let inputs = weight.len() / outputs;
+    let (x, weight) = (Matrix::new(x, x.len() / inputs, inputs), Matrix::new(weight, outputs, inputs).t());
+    // Whole rows.
+    let share = (SHARE / outputs).max(1) * outputs;
+    if let Some(bias) = bias {
+        for_parts(y, share, |_, y| y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias)));
+    }
+    gemm(x, weight, y, bias.is_some());
+    if relu {
+        for_parts(y, share, |_, y| y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y }));
+    }
 }
 
 /// Rows whose products are added in `T`.

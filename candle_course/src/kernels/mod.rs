@@ -17,7 +17,7 @@ mod interleave;
 pub mod layer_norm;
 pub mod node;
 pub mod norm;
-mod panels;
+pub mod panels;
 pub mod parallel;
 pub mod pool;
 pub mod real;
@@ -33,7 +33,7 @@ mod winograd;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use conv_backward::{OutputGradient, backward_weight, masks_in_passing, scatter_input};
+pub use conv_backward::{OutputGradient, Scattered, backward_weight, masks_in_passing};
 
 pub mod losses;
 pub mod updates;

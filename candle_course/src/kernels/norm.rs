@@ -108,12 +108,15 @@ impl<T: Element> Kernel<T> for Normalise<'_, T> {
 
 /// Normalises every plane with its channel's constants, then ReLU if asked.
 pub fn normalise<T: Element>(x: &[T], plane: usize, channels: &[Channel<T>], relu: bool) -> Vec<T> {
-    written(x.len(), |y| {
-        for_parts(y, plane, |index, y| {
-            let channel = channels[index % channels.len()];
-            T::dispatch(Normalise { x: &x[index * plane..][..plane], channel, relu, y });
-        });
-    })
+    written(x.len(), |y| normalise_into(x, plane, channels, relu, y))
+}
+
+/// [`normalise`], into `y`.
+pub fn normalise_into<T: Element>(x: &[T], plane: usize, channels: &[Channel<T>], relu: bool, y: &mut [T]) {
+    for_parts(y, plane, |index, y| {
+        let channel = channels[index % channels.len()];
+        T::dispatch(Normalise { x: &x[index * plane..][..plane], channel, relu, y });
+    });
 }
 
 /// What the backward pass needs of the forward pass.

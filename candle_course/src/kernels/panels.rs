@@ -1,7 +1,9 @@
 //! A matrix that many products share, packed once.
 
-use super::gemm::Matrix;
-use super::parallel::Parts;
+use std::ops::Range;
+
+use super::gemm::{Matrix, SMALL};
+use super::parallel::{Parts, for_ranges};
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Offsets, Target, Walk, strided_tile};
 
@@ -44,16 +46,55 @@ impl<T: Element> Panels<T> {
     pub fn multiply(&self, rows: usize, a: &[T], row_stride: usize, out: &mut [T]) {
         assert!(rows == 0 || (rows - 1) * row_stride + self.depth <= a.len());
         assert_eq!(out.len(), rows * self.columns);
-        T::dispatch(Multiply { panels: self, rows, a, row_stride, out });
+        let (blocks, out) = (0..self.blocks(), Parts::new(out));
+        T::dispatch(Multiply {
+            panels: self,
+            rows: 0..rows,
+            blocks,
+            a,
+            row_stride,
+            bias: None,
+            relu: false,
+            out: &out,
+        });
+    }
+
+    /// `out = a · this + bias`, then ReLU if asked; both matrices contiguous.
+    pub fn affine(&self, a: &[T], bias: Option<&[T]>, relu: bool, out: &mut [T]) {
+        let (rows, row_stride, blocks) = (a.len() / self.depth, self.depth, self.blocks());
+        assert_eq!((a.len(), out.len()), (rows * self.depth, rows * self.columns));
+        assert!(bias.is_none_or(|bias| bias.len() == self.columns));
+        let out = Parts::new(out);
+        let groups = rows.div_ceil(ROWS);
+        let work = |units: Range<usize>| {
+            for unit in units {
+                let (group, block) = (unit / blocks, unit % blocks);
+                let rows = group * ROWS..rows.min((group + 1) * ROWS);
+                let blocks = block..block + 1;
+                T::dispatch(Multiply { panels: self, rows, blocks, a, row_stride, bias, relu, out: &out });
+            }
+        };
+        let small = rows * self.depth * self.columns < SMALL;
+        if small { work(0..groups * blocks) } else { for_ranges(groups * blocks, work) }
+    }
+
+    fn blocks(&self) -> usize {
+        self.values.len() / (self.depth * T::dispatch(BlockColumns))
     }
 }
 
+/// Rows that go through a block together.
+const ROWS: usize = 64;
+
 struct Multiply<'a, T> {
     panels: &'a Panels<T>,
-    rows: usize,
+    rows: Range<usize>,
+    blocks: Range<usize>,
     a: &'a [T],
     row_stride: usize,
-    out: &'a mut [T],
+    bias: Option<&'a [T]>,
+    relu: bool,
+    out: &'a Parts<'a, T>,
 }
 
 impl<T: Element> Kernel<T> for Multiply<'_, T> {
@@ -63,26 +104,45 @@ impl<T: Element> Kernel<T> for Multiply<'_, T> {
     fn run<S: Simd<T>>(self, simd: S) {
         let &Panels { ref values, depth, columns } = self.panels;
         let block = S::WALK_VECTORS * S::LANES;
-        let out = Parts::new(self.out);
-        for (panel, first_column) in values.chunks_exact(depth * block).zip((0..columns).step_by(block)) {
+        for index in self.blocks {
+            let (panel, first_column) = (&values[index * depth * block..][..depth * block], index * block);
             let here = block.min(columns - first_column);
-            for first in (0..self.rows).step_by(S::WALK_ROWS) {
-                let rows = S::WALK_ROWS.min(self.rows - first);
+            for first in self.rows.clone().step_by(S::WALK_ROWS) {
+                let rows = S::WALK_ROWS.min(self.rows.end - first);
                 let mut offsets: Offsets = [0; 8];
                 for (i, offset) in offsets.iter_mut().enumerate() {
-                    *offset = (first + i).min(self.rows - 1) * self.row_stride;
+                    *offset = (first + i).min(self.rows.end - 1) * self.row_stride;
                 }
                 let from = first * columns + first_column;
                 // SAFETY: `depth` numbers from every offset, the panel's `depth` rows of a block, and `rows` rows
-                // of `here` numbers of `out` lie inside the slices; this is the only part in use.
+                // of `here` numbers of `out` lie inside the slices; nobody else has these rows and columns.
                 unsafe {
-                    let start = out.range(from..from + (rows - 1) * columns + here);
+                    let start = self.out.range(from..from + (rows - 1) * columns + here);
                     let target = Target { start, stride: columns, rows, columns: here };
                     let walk = Walk::line(depth, 1);
                     strided_tile(simd, walk, self.a.as_ptr(), &offsets, panel.as_ptr(), block, target, false);
                 }
+                if self.bias.is_some() || self.relu {
+                    for row in first..first + rows {
+                        let from = row * columns + first_column;
+                        // SAFETY: one of the rows that were just written.
+                        let y = unsafe { self.out.get(from..from + here) };
+                        finish(y, self.bias.map(|bias| &bias[first_column..][..here]), self.relu);
+                    }
+                }
             }
         }
+    }
+}
+
+#[inline(always)]
+fn finish<T: Element>(y: &mut [T], bias: Option<&[T]>, relu: bool) {
+    if let Some(bias) = bias {
+        y.iter_mut().zip(bias).for_each(|(y, &bias)| *y += bias);
+    }
+    if relu {
+        // In this order a NaN stays NaN.
+        y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y });
     }
 }
 
@@ -93,7 +153,7 @@ mod tests {
 
     #[test]
     fn products_are_those_of_the_matrices() {
-        for (rows, depth, columns) in [(1, 1, 1), (3, 5, 7), (8, 16, 32), (13, 33, 40), (20, 64, 70)] {
+        for (rows, depth, columns) in [(1, 1, 1), (1, 9, 70), (3, 5, 7), (8, 16, 32), (13, 33, 40), (150, 64, 70)] {
             let row_stride = depth + 3;
             let a: Vec<f64> = (0..rows * row_stride).map(|i| (i as f64 * 0.7).sin()).collect();
             let b: Vec<f64> = (0..depth * columns).map(|i| (i as f64 * 0.3).cos()).collect();
@@ -104,6 +164,17 @@ mod tests {
                 let mut out = vec![f64::NAN; rows * columns];
                 Panels::new(right).multiply(rows, &a, row_stride, &mut out);
                 assert!(out.iter().zip(&expected).all(|(x, y)| (x - y).abs() < 1e-12), "{rows} {depth} {columns}");
+                let rows_of_a: Vec<f64> = a.chunks(row_stride).flat_map(|row| &row[..depth]).copied().collect();
+                let bias: Vec<f64> = (0..columns).map(|i| (i as f64 * 1.1).sin()).collect();
+                for relu in [false, true] {
+                    out.fill(f64::NAN);
+                    Panels::new(right).affine(&rows_of_a, Some(&bias), relu, &mut out);
+                    let with_bias = |(i, y): (usize, &f64)| {
+                        if relu { (y + bias[i % columns]).max(0.0) } else { y + bias[i % columns] }
+                    };
+                    let expected = expected.iter().enumerate().map(with_bias);
+                    assert!(out.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-12), "{rows} {depth} {columns}");
+                }
             }
         }
     }

@@ -113,14 +113,17 @@ impl<T: Element> Kernel<T> for MaxForward<'_, T> {
 
 /// The largest number of every window.
 pub fn max_forward<T: Element>(g: &Geometry, x: &[T]) -> Vec<T> {
-    written(x.len() / g.input_len() * g.output_len(), |y| {
-        let share = g.share();
-        for_parts(y, share * g.output_len(), |part, y| {
-            let planes = y.len() / g.output_len();
-            let x = &x[part * share * g.input_len()..][..planes * g.input_len()];
-            T::dispatch(MaxForward { geometry: *g, x, y });
-        });
-    })
+    written(x.len() / g.input_len() * g.output_len(), |y| max_into(g, x, y))
+}
+
+/// [`max_forward`], into `y`.
+pub fn max_into<T: Element>(g: &Geometry, x: &[T], y: &mut [T]) {
+    let share = g.share();
+    for_parts(y, share * g.output_len(), |part, y| {
+        let planes = y.len() / g.output_len();
+        let x = &x[part * share * g.input_len()..][..planes * g.input_len()];
+        T::dispatch(MaxForward { geometry: *g, x, y });
+    });
 }
 
 struct MaxBackward<'a, T> {
@@ -279,20 +282,24 @@ const FEW: usize = 32;
 /// The mean of every window.
 pub fn average_forward<T: Element>(windows: &impl Windows, x: &[T]) -> Vec<T> {
     let ((in_h, in_w), (out_h, out_w)) = windows.sizes();
-    written(x.len() / (in_h * in_w) * out_h * out_w, |y| {
-        for_parts(y, out_h * out_w, |plane, y| {
-            let x = &x[plane * in_h * in_w..][..in_h * in_w];
-            for (pixel, y) in y.iter_mut().enumerate() {
-                let (rows, columns, divisor) = windows.window(pixel / out_w, pixel % out_w);
-                let part = |row: usize| &x[row * in_w..][columns.clone()];
-                *y = if rows.len() * columns.len() <= FEW {
-                    rows.map(|row| part(row).iter().copied().sum::<T>()).sum::<T>() / T::of(divisor)
-                } else {
-                    T::of(rows.map(|row| super::reduce::sum(part(row))).sum::<f64>() / divisor)
-                };
-            }
-        });
-    })
+    written(x.len() / (in_h * in_w) * out_h * out_w, |y| average_into(windows, x, y))
+}
+
+/// [`average_forward`], into `y`.
+pub fn average_into<T: Element>(windows: &impl Windows, x: &[T], y: &mut [T]) {
+    let ((in_h, in_w), (out_h, out_w)) = windows.sizes();
+    for_parts(y, out_h * out_w, |plane, y| {
+        let x = &x[plane * in_h * in_w..][..in_h * in_w];
+        for (pixel, y) in y.iter_mut().enumerate() {
+            let (rows, columns, divisor) = windows.window(pixel / out_w, pixel % out_w);
+            let part = |row: usize| &x[row * in_w..][columns.clone()];
+            *y = if rows.len() * columns.len() <= FEW {
+                rows.map(|row| part(row).iter().copied().sum::<T>()).sum::<T>() / T::of(divisor)
+            } else {
+                T::of(rows.map(|row| super::reduce::sum(part(row))).sum::<f64>() / divisor)
+            };
+        }
+    });
 }
 
 /// Every window's gradient is spread evenly over it.

@@ -198,6 +198,51 @@ pub struct Gradients<T> {
     pub state: Vec<T>,
 }
 
+/// The weights of the hidden state, packed, and their biases.
+pub struct Hidden<T> {
+    panels: Panels<T>,
+    bias: Vec<T>,
+}
+
+impl<T: Real> Hidden<T> {
+    /// `weight`: `[gates · H, H]`; `bias`: `[gates · H]`.
+    pub fn new(sizes: &Recurrence, weight: &[T], bias: Vec<T>) -> Self {
+        Self { panels: Panels::new(Matrix::new(weight, sizes.width(), sizes.hidden).t()), bias }
+    }
+}
+
+/// A layer whose weights were packed once.
+pub struct Prepared<T> {
+    sizes: Recurrence,
+    input: Panels<T>,
+    input_bias: Vec<T>,
+    hidden: Hidden<T>,
+}
+
+impl<T: Real> Prepared<T> {
+    /// `input`: `[gates · H, in]`; `input_bias`: `[gates · H]`.
+    pub fn new(sizes: Recurrence, input: &[T], input_bias: Vec<T>, hidden: Hidden<T>) -> Self {
+        let matrix = Matrix::new(input, sizes.width(), input.len() / sizes.width());
+        Self { sizes, input: Panels::new(matrix.t()), input_bias, hidden }
+    }
+
+    /// From a state of zeros over `x`, `[examples, T, in]`; into `y`, `[examples, T, H]`.
+    pub fn forward(&self, examples: usize, x: &[T], y: &mut [T]) {
+        let sizes = Recurrence { examples, ..self.sizes };
+        let mut from_input = Scratch::new(examples * sizes.steps * sizes.width());
+        self.input.affine(x, Some(&self.input_bias), false, &mut from_input);
+        let mut first = Scratch::new(examples * sizes.cell.states() * sizes.hidden);
+        first.fill(T::ZERO);
+        if sizes.cell != Cell::Lstm {
+            return sizes.walk(&from_input, &self.hidden, &first, None, y);
+        }
+        let (rows, steps) = (sizes.rows() * sizes.hidden, sizes.steps * sizes.hidden);
+        let mut out = Scratch::new(examples * rows);
+        sizes.walk(&from_input, &self.hidden, &first, None, &mut out);
+        y.chunks_exact_mut(steps).zip(out.chunks_exact(rows)).for_each(|(y, out)| y.copy_from_slice(&out[..steps]));
+    }
+}
+
 impl Recurrence {
     fn width(&self) -> usize {
         self.cell.gates() * self.hidden
@@ -223,47 +268,59 @@ impl Recurrence {
     /// `from_input`: `[N, T, gates · H]`; `weight`: `[gates · H, H + 1]`; `first`: `[N, states · H]`.
     /// Returns `[N, rows, H]`, and what [`backward`](Self::backward) wants of it, if it is to `keep` it.
     pub fn forward<T: Real>(&self, from_input: &[T], weight: &[T], first: &[T], keep: bool) -> (Vec<T>, Vec<T>) {
-        let &Self { cell, examples, steps, hidden, .. } = self;
-        let (width, states, kept_len) = (self.width(), cell.states() * hidden, cell.kept() * hidden);
-        let bias: Vec<T> = weight.chunks_exact(hidden + 1).map(|row| row[hidden]).collect();
-        // Else every step of an example overwrites the same place.
-        let kept_steps = if keep { steps } else { 1 };
-        let mut kept = vec![T::ZERO; examples * kept_steps * kept_len];
-        let weight = Panels::new(self.weights(weight).t());
-        let out = written(examples * self.rows() * hidden, |out| {
-            let (out, kept) = (Parts::new(out), Parts::new(&mut kept));
-            for_shares(examples, |range| {
-                // SAFETY: ranges of examples do not overlap.
-                let (out, kept) = unsafe {
-                    let per = (self.rows() * hidden, kept_steps * kept_len);
-                    (out.get(range.start * per.0..range.end * per.0), kept.get(range.start * per.1..range.end * per.1))
-                };
-                let count = range.len();
-                let mut state = first[range.start * states..range.end * states].to_vec();
-                let mut products = Scratch::new(count * width);
-                for step in self.order() {
-                    weight.multiply(count, &state, states, &mut products);
-                    for example in 0..count {
-                        let state = &mut state[example * states..][..states];
-                        T::dispatch(Step {
-                            cell,
-                            from_input: &from_input[((range.start + example) * steps + step) * width..][..width],
-                            from_hidden: &products[example * width..][..width],
-                            bias: &bias,
-                            state,
-                            kept: &mut kept[(example * kept_steps + step % kept_steps) * kept_len..][..kept_len],
-                        });
-                        let row = (example * self.rows() + step) * hidden;
-                        out[row..][..hidden].copy_from_slice(&state[..hidden]);
-                    }
-                }
-                for example in (0..count).filter(|_| cell == Cell::Lstm) {
-                    let row = (example * self.rows() + steps) * hidden;
-                    out[row..][..hidden].copy_from_slice(&state[example * states + hidden..][..hidden]);
-                }
-            });
+        let bias = weight.chunks_exact(self.hidden + 1).map(|row| row[self.hidden]).collect();
+        let hidden = Hidden { panels: Panels::new(self.weights(weight).t()), bias };
+        let kept_len = if keep { self.steps * self.cell.kept() * self.hidden } else { 0 };
+        let mut kept = vec![T::ZERO; self.examples * kept_len];
+        let out = written(self.examples * self.rows() * self.hidden, |out| {
+            self.walk(from_input, &hidden, first, keep.then_some(&mut kept[..]), out);
         });
         (out, kept)
+    }
+
+    /// [`forward`](Self::forward), into `out`.
+    fn walk<T: Real>(&self, from_input: &[T], weights: &Hidden<T>, first: &[T], kept: Option<&mut [T]>, out: &mut [T]) {
+        let &Self { cell, examples, steps, hidden, .. } = self;
+        let (width, states, kept_len) = (self.width(), cell.states() * hidden, cell.kept() * hidden);
+        assert_eq!((from_input.len(), first.len()), (examples * steps * width, examples * states));
+        assert_eq!(out.len(), examples * self.rows() * hidden);
+        let (out, kept) = (Parts::new(out), kept.map(Parts::new));
+        for_shares(examples, |range| {
+            let per = self.rows() * hidden;
+            // SAFETY: ranges of examples do not overlap.
+            let out = unsafe { out.get(range.start * per..range.end * per) };
+            let count = range.len();
+            let mut state = Scratch::new(count * states);
+            state.copy_from_slice(&first[range.start * states..range.end * states]);
+            let mut products = Scratch::new(count * width);
+            let mut forgotten = Scratch::new(kept_len);
+            for step in self.order() {
+                weights.panels.multiply(count, &state, states, &mut products);
+                for example in 0..count {
+                    let state = &mut state[example * states..][..states];
+                    let at = (range.start + example) * steps + step;
+                    let kept = match &kept {
+                        // SAFETY: as above.
+                        Some(kept) => unsafe { kept.get(at * kept_len..(at + 1) * kept_len) },
+                        None => &mut *forgotten,
+                    };
+                    T::dispatch(Step {
+                        cell,
+                        from_input: &from_input[at * width..][..width],
+                        from_hidden: &products[example * width..][..width],
+                        bias: &weights.bias,
+                        state,
+                        kept,
+                    });
+                    let row = (example * self.rows() + step) * hidden;
+                    out[row..][..hidden].copy_from_slice(&state[..hidden]);
+                }
+            }
+            for example in (0..count).filter(|_| cell == Cell::Lstm) {
+                let row = (example * self.rows() + steps) * hidden;
+                out[row..][..hidden].copy_from_slice(&state[example * states + hidden..][..hidden]);
+            }
+        });
     }
 
     /// From the inputs of [`forward`](Self::forward), what it returned, and the gradient `dy` of

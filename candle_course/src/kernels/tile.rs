@@ -149,6 +149,9 @@ unsafe fn finish<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usize
     }
 }
 
+/// The most that [`panel_columns`] may be.
+pub const MOST_COLUMNS: usize = 48;
+
 /// The columns of a packed panel of `b`.
 pub const fn panel_columns<T, S: Simd<T>>() -> usize {
     S::LANES * S::TILE_VECTORS
@@ -281,7 +284,8 @@ unsafe fn strided<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usiz
 /// Where the rows of a tile of [`strided_tile`] begin: [`Simd::WALK_ROWS`] count.
 pub type Offsets = [usize; 8];
 
-/// [`strided`] for the instruction set's tile, added to the target if `accumulate`, with as many vectors as the target has columns for.
+/// [`strided`] for the instruction set's tile, added to the target if `accumulate`, with as many vectors as the
+/// target has columns for, and fewer rows where it has few.
 ///
 /// # Safety
 /// As for [`strided`].
@@ -304,12 +308,18 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
     }
     // SAFETY: passed on from the caller.
     unsafe {
-        match (S::WALK_ROWS, S::WALK_VECTORS, target.columns.div_ceil(S::LANES)) {
-            (8, 2, 2) => tile!(8, 2),
-            (8, 2, _) => tile!(8, 1),
-            (6, 2, 2) => tile!(6, 2),
-            (6, 2, _) => tile!(6, 1),
-            (4, 1, _) => tile!(4, 1),
+        match (S::WALK_ROWS, S::WALK_VECTORS, target.rows, target.columns.div_ceil(S::LANES)) {
+            (_, 2, 1, 2) => tile!(1, 2),
+            (_, _, 1, _) => tile!(1, 1),
+            (8, 2, 5.., 2) => tile!(8, 2),
+            (8, 2, 5.., _) => tile!(8, 1),
+            (8, 2, _, 2) => tile!(4, 2),
+            (8, 2, _, _) => tile!(4, 1),
+            (6, 2, 4.., 2) => tile!(6, 2),
+            (6, 2, 4.., _) => tile!(6, 1),
+            (6, 2, _, 2) => tile!(3, 2),
+            (6, 2, _, _) => tile!(3, 1),
+            (4, 1, _, _) => tile!(4, 1),
             _ => unreachable!("a tile size without a kernel"),
         }
     }

@@ -25,6 +25,7 @@ mod shape;
 pub mod trainable;
 
 pub use activation::Activation;
+pub(crate) use batch_norm::BatchNorm;
 pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNormBuilder};
 pub use bridge::{Bridge, BridgeBuilder};
 pub use conv::{Conv2d, Conv2dBuilder, ConvTranspose2d, ConvTranspose2dBuilder};

@@ -61,6 +61,18 @@ pub struct RecurrentOutput {
 }
 
 impl Stack {
+    /// The same layers with what `new` makes of each variable.
+    pub(crate) fn with_weights(&self, new: impl Fn(&Var) -> Result<Var>) -> Result<Self> {
+        let mut stack = self.clone();
+        for weights in stack.layers.iter_mut().flatten() {
+            let Weights { input, hidden, input_bias, hidden_bias } = weights;
+            for var in [input, hidden, input_bias, hidden_bias] {
+                *var = new(var)?;
+            }
+        }
+        Ok(stack)
+    }
+
     fn run(&self, xs: &Tensor, state: Option<&RecurrentOutput>, train: bool) -> Result<RecurrentOutput> {
         let &[examples, steps, features] = xs.dims() else {
             return Err(Error::argument("xs", "shape [N, T, features]", format!("{:?}", xs.dims())));

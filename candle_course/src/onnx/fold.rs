@@ -52,6 +52,25 @@ pub(super) fn fold_batch_norms(graph: &mut Graph, output: &mut String) {
     graph.constants.retain(|constant| nodes.iter().any(|node| node.inputs.contains(&constant.name)));
 }
 
+/// Weight and bias of a layer with the batch norm behind it, `[γ, β, μ, σ²]`, in f64; the weight's first
+/// dimension is the channels.
+pub(crate) fn folded(
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    [gamma, beta, mean, variance]: &[Vec<f32>; 4],
+    epsilon: f64,
+) -> (Vec<f64>, Vec<f64>) {
+    let of_channel = |values: &[f32], channel: usize| f64::from(values[channel]);
+    let scale = |channel| of_channel(gamma, channel) / (of_channel(variance, channel) + epsilon).sqrt();
+    let size = weight.len() / gamma.len();
+    let new_weight = weight.iter().enumerate().map(|(i, &value)| f64::from(value) * scale(i / size)).collect();
+    let new_bias = |channel| {
+        let bias = bias.map_or(0.0, |bias| of_channel(bias, channel));
+        (bias - of_channel(mean, channel)) * scale(channel) + of_channel(beta, channel)
+    };
+    (new_weight, (0..gamma.len()).map(new_bias).collect())
+}
+
 /// The convolution that the norm at `index` goes into, with its new weight and bias.
 fn folding(graph: &mut Graph, index: usize, listeners: &HashMap<String, usize>) -> Option<(usize, Constant, Constant)> {
     let norm = graph.nodes[index].clone();
@@ -67,26 +86,14 @@ fn folding(graph: &mut Graph, index: usize, listeners: &HashMap<String, usize>) 
     let values = |name: &str| numbers(find(name)?);
     let epsilon = f64::from(norm.attributes.iter().find(|attribute| attribute.name == "epsilon")?.float?);
     let [gamma, beta, mean, variance] = [1, 2, 3, 4].map(|i| values(&norm.inputs[i]));
-    let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
     let weight = find(&convolution.inputs[1])?;
-    let (dims, mut new_weight): (_, Vec<f64>) =
-        (weight.dims.clone(), numbers(weight)?.into_iter().map(f64::from).collect());
+    let (dims, old_weight) = (weight.dims.clone(), numbers(weight)?);
     let old_bias = match convolution.inputs.get(2) {
-        Some(name) => values(name)?,
-        None => vec![0.0; gamma.len()],
+        Some(name) => Some(values(name)?),
+        None => None,
     };
-    let scales = gamma
-        .iter()
-        .zip(&variance)
-        .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt());
-    let scales: Vec<f64> = scales.collect();
-    let size = new_weight.len() / scales.len();
-    for (row, scale) in new_weight.chunks_exact_mut(size).zip(&scales) {
-        row.iter_mut().for_each(|value| *value *= scale);
-    }
-    let new_bias: Vec<f64> = (0..scales.len())
-        .map(|i| (f64::from(old_bias[i]) - f64::from(mean[i])) * scales[i] + f64::from(beta[i]))
-        .collect();
+    let norm = [gamma?, beta?, mean?, variance?];
+    let (new_weight, new_bias) = folded(&old_weight, old_bias.as_deref(), &norm, epsilon);
     let base = convolution.inputs[1].strip_suffix(".weight").unwrap_or("convolution").to_owned();
     let names = ["weight", "bias"].map(|part| graph.free_name(&format!("{base}.folded.{part}")));
     let [weight_name, bias_name] = names;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 
+use super::parts::{Kind, Recorded};
 use super::proto;
 use crate::error::{Error, Result};
 use crate::nn::{Parameters, Sequential};
@@ -72,7 +73,7 @@ impl Attribute {
 }
 
 /// Asks a layer of a type that is known whether it is the one.
-pub(super) type Caster = fn(&dyn Any) -> Option<&dyn ToOnnx>;
+pub(crate) type Caster = fn(&dyn Any) -> Option<&dyn ToOnnx>;
 
 /// The graph of a model that is being exported: what [`ToOnnx::to_onnx`] adds its operators to.
 pub struct Graph {
@@ -83,6 +84,10 @@ pub struct Graph {
     placed: HashMap<TensorId, String>,
     names: HashSet<String>,
     casters: Vec<Caster>,
+    /// The model's parts, where it is taken apart and not exported.
+    pub(super) parts: Option<Vec<Recorded>>,
+    /// The first operator by name in a model that is taken apart.
+    pub(super) unknown: Option<String>,
 }
 
 /// ONNX's number of an element type.
@@ -123,7 +128,7 @@ impl Graph {
     pub(super) fn new(parameters: &Parameters, casters: Vec<Caster>) -> Self {
         let variables = parameters.all().into_iter().map(|(name, var)| (var.id(), name)).collect();
         let (nodes, constants, placed, names) = Default::default();
-        Self { nodes, constants, variables, placed, names, casters }
+        Self { nodes, constants, variables, placed, names, casters, parts: None, unknown: None }
     }
 
     /// `wanted`, or with a number if there is one of that name.
@@ -148,6 +153,9 @@ impl Graph {
         attributes: impl IntoIterator<Item = (&'static str, Attribute)>,
     ) -> String {
         let output = self.free_name(&operator.to_ascii_lowercase());
+        if self.parts.is_some() {
+            self.unknown.get_or_insert_with(|| operator.to_owned());
+        }
         self.nodes.push(proto::Node {
             inputs: inputs.into_iter().map(str::to_owned).collect(),
             outputs: vec![output.clone()],
@@ -202,7 +210,37 @@ impl Graph {
     /// # Errors
     /// As [`ToOnnx::to_onnx`].
     pub fn apply(&mut self, layer: &dyn ToOnnx, input: &Value) -> Result<Value> {
+        if self.parts.is_some()
+            && let Some(part) = layer.part()?
+        {
+            let example = layer.forward_t(&input.example, false)?;
+            return Ok(self.record(part.0, &[input], example));
+        }
         layer.to_onnx(self, input)
+    }
+
+    /// Adds a part of a model that is taken apart.
+    fn record(&mut self, kind: Kind, inputs: &[&Value], example: Tensor) -> Value {
+        let output = Value { name: self.free_name("part"), example: example.detach() };
+        let inputs = inputs.iter().map(|&input| input.clone()).collect();
+        self.parts.get_or_insert_default().push(Recorded { kind, inputs, output: output.clone() });
+        output
+    }
+
+    /// An operator, or where the model is taken apart a part.
+    fn operation<const N: usize>(
+        &mut self,
+        kind: Kind,
+        operator: &str,
+        inputs: &[&Value],
+        attributes: [(&'static str, Attribute); N],
+        example: Tensor,
+    ) -> Value {
+        if self.parts.is_some() {
+            return self.record(kind, inputs, example);
+        }
+        let name = self.node(operator, inputs.iter().map(|input| input.name()), attributes);
+        self.value(name, example)
     }
 
     /// The layers of a [`Sequential`], one after the other.
@@ -217,7 +255,7 @@ impl Graph {
                 return Err(Error::argument("model", "layers that can be exported", format!("`{}`, layer {i}", layer.kind()))
                     .hint("implement `ToOnnx` for it, and tell the exporter by `.layer::<…>()`; a shared layer is added by `add`"));
             };
-            value = exported.to_onnx(self, &value)?;
+            value = self.apply(exported, &value)?;
         }
         Ok(value)
     }
@@ -227,8 +265,8 @@ impl Graph {
     /// # Errors
     /// If the example cannot be computed.
     pub fn relu(&mut self, input: &Value) -> Result<Value> {
-        let name = self.node("Relu", [input.name()], []);
-        Ok(self.value(name, input.example.relu()?))
+        let example = input.example.relu()?;
+        Ok(self.operation(Kind::Relu, "Relu", &[input], [], example))
     }
 
     /// The sum of two values of one shape: a skip connection.
@@ -236,8 +274,8 @@ impl Graph {
     /// # Errors
     /// If shapes do not fit.
     pub fn add(&mut self, left: &Value, right: &Value) -> Result<Value> {
-        let name = self.node("Add", [left.name(), right.name()], []);
-        Ok(self.value(name, (&left.example + &right.example)?))
+        let example = (&left.example + &right.example)?;
+        Ok(self.operation(Kind::Add, "Add", &[left, right], [], example))
     }
 
     /// Values side by side along a dimension: 1 for the channels of a U-Net's skips.
@@ -247,8 +285,22 @@ impl Graph {
     pub fn concat(&mut self, values: &[&Value], dimension: usize) -> Result<Value> {
         let examples: Vec<&Tensor> = values.iter().map(|value| &value.example).collect();
         let example = Tensor::cat(&examples, dimension)?;
-        let names = values.iter().map(|value| value.name()).collect::<Vec<_>>();
-        let name = self.node("Concat", names, [("axis", Attribute::Int(dimension as i64))]);
+        let axis = [("axis", Attribute::Int(dimension as i64))];
+        Ok(self.operation(Kind::Concat(dimension), "Concat", values, axis, example))
+    }
+
+    /// One place of a dimension, which goes: the state after the last step of `[N, T, H]`, say, for
+    /// `dimension` 1 and `index` T − 1.
+    ///
+    /// # Errors
+    /// If there is no such dimension or place.
+    pub fn select(&mut self, input: &Value, dimension: usize, index: usize) -> Result<Value> {
+        let example = input.example.narrow(dimension, index, 1)?.squeeze(dimension)?;
+        if self.parts.is_some() {
+            return Ok(self.record(Kind::Select { dimension, index }, &[input], example));
+        }
+        let index = self.constant("index", &Tensor::new(index as i64, &Device::Cpu)?)?;
+        let name = self.node("Gather", [input.name(), &index], [("axis", Attribute::Int(dimension as i64))]);
         Ok(self.value(name, example))
     }
 
@@ -257,7 +309,7 @@ impl Graph {
     /// # Errors
     /// If the example has no dimension.
     pub fn flatten(&mut self, input: &Value) -> Result<Value> {
-        let name = self.node("Flatten", [input.name()], [("axis", Attribute::Int(1))]);
-        Ok(self.value(name, input.example.flatten_from(1)?))
+        let example = input.example.flatten_from(1)?;
+        Ok(self.operation(Kind::Flatten, "Flatten", &[input], [("axis", Attribute::Int(1))], example))
     }
 }

@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
 
 use super::graph::{Attribute, Graph, Value};
-use crate::error::Result;
+use super::parts::{Kind, Part, copy};
+use crate::error::{Error, Result};
 use crate::nn::{
     Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv2d, ConvTranspose2d, Dropout, Flatten,
     GroupNorm, Gru, LayerNorm, Linear, Lstm, MaxPool2d, ResNet18, Rnn, Sequential, Upsample, UpsampleMode,
@@ -41,6 +42,13 @@ impl ToOnnx for Sequential {
 }
 
 impl ToOnnx for Activation {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(match self {
+            Self::Relu => Part(Kind::Relu),
+            other => Part::layer(*other),
+        }))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let x = input.name();
         let name = match self {
@@ -67,6 +75,10 @@ impl ToOnnx for Activation {
 }
 
 impl ToOnnx for Linear {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::Linear(self.clone()))))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let weight = graph.variable(&self.weight)?;
         // The weight stays as PyTorch has it, and the runtime transposes it once.
@@ -87,6 +99,10 @@ fn with_weights(graph: &mut Graph, input: &Value, weight: &Var, bias: Option<&Va
 }
 
 impl ToOnnx for Conv2d {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::Convolution(self.clone()))))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let inputs = with_weights(graph, input, &self.weight, self.bias.as_ref())?;
         let (_, _, height, width) = self.weight.dims4()?;
@@ -103,6 +119,10 @@ impl ToOnnx for Conv2d {
 }
 
 impl ToOnnx for ConvTranspose2d {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::Transposed(self.clone()))))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let inputs = with_weights(graph, input, &self.weight, self.bias.as_ref())?;
         let (_, _, height, width) = self.weight.dims4()?;
@@ -130,6 +150,10 @@ fn windows(options: &Pool2dOptions) -> Vec<(&'static str, Attribute)> {
 }
 
 impl ToOnnx for MaxPool2d {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::MaxPool(self.0))))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let name = graph.node("MaxPool", [input.name()], windows(&self.0));
         Ok(graph.value(name, self.forward(input.example())?))
@@ -137,6 +161,10 @@ impl ToOnnx for MaxPool2d {
 }
 
 impl ToOnnx for AvgPool2d {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::AveragePool(self.0))))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let mut attributes = windows(&self.0);
         attributes.push(("count_include_pad", Int(self.0.count_include_pad.into())));
@@ -171,6 +199,10 @@ fn adaptive(graph: &mut Graph, output: (usize, usize), input: &Value, example: T
 }
 
 impl ToOnnx for AdaptiveAvgPool2d {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::AdaptiveAverage(self.output_size))))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         adaptive(graph, self.output_size, input, self.forward(input.example())?)
     }
@@ -179,6 +211,10 @@ impl ToOnnx for AdaptiveAvgPool2d {
 macro_rules! batch_norm {
     ($layer:ty) => {
         impl ToOnnx for $layer {
+            fn part(&self) -> Result<Option<Part>> {
+                Ok(Some(Part(Kind::Norm(self.0.clone()))))
+            }
+
             fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
                 let norm = &self.0;
                 let (weight, bias) = match &norm.affine {
@@ -200,6 +236,12 @@ batch_norm!(BatchNorm1d);
 batch_norm!(BatchNorm2d);
 
 impl ToOnnx for LayerNorm {
+    fn part(&self) -> Result<Option<Part>> {
+        let affine =
+            self.affine.as_ref().map(|(weight, bias)| Ok::<_, Error>((copy(weight)?, copy(bias)?))).transpose()?;
+        Ok(Some(Part::layer(Self { affine, ..self.clone() })))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let mut inputs = vec![input.name().to_owned()];
         match &self.affine {
@@ -216,6 +258,11 @@ impl ToOnnx for LayerNorm {
 }
 
 impl ToOnnx for GroupNorm {
+    fn part(&self) -> Result<Option<Part>> {
+        let (weight, bias) = (copy(&self.weight)?, copy(&self.bias)?);
+        Ok(Some(Part::layer(Self { weight, bias, ..self.clone() })))
+    }
+
     /// As normalisation of every group, `[N, groups, rest]`: ONNX's own operator changed its meaning.
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let ones = Tensor::ones(self.groups, input.example().dtype(), &Device::Cpu)?;
@@ -240,18 +287,30 @@ impl ToOnnx for GroupNorm {
 }
 
 impl ToOnnx for Dropout {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::Nothing)))
+    }
+
     fn to_onnx(&self, _: &mut Graph, input: &Value) -> Result<Value> {
         Ok(input.clone())
     }
 }
 
 impl ToOnnx for Flatten {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part(Kind::Flatten)))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         graph.flatten(input)
     }
 }
 
 impl ToOnnx for Upsample {
+    fn part(&self) -> Result<Option<Part>> {
+        Ok(Some(Part::layer(*self)))
+    }
+
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
         let factors = [1.0, 1.0, self.factor.0 as f32, self.factor.1 as f32];
         let scales = graph.constant("scales", &Tensor::new(&factors, &Device::Cpu)?)?;
@@ -283,6 +342,13 @@ fn reordered(tensor: &Tensor, order: &[usize]) -> Result<Tensor> {
 macro_rules! recurrent {
     ($layer:ty) => {
         impl ToOnnx for $layer {
+            fn part(&self) -> Result<Option<Part>> {
+                Ok(Some(match self.0.layers.as_slice() {
+                    [directions] if directions.len() == 1 => Part(Kind::Recurrent(self.0.clone())),
+                    _ => Part::layer(Self(self.0.with_weights(copy)?)),
+                }))
+            }
+
             fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
                 let stack = &self.0;
                 // Where ONNX's gates are in PyTorch's order.

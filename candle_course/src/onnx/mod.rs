@@ -18,14 +18,16 @@ use crate::nn::{
 };
 use crate::setters::setters;
 
-mod fold;
+pub(crate) mod fold;
 mod graph;
 mod layers;
+pub(crate) mod parts;
 mod proto;
 #[cfg(test)]
 mod tests;
 
 pub use graph::{Attribute, Graph, Value};
+use parts::caster;
 
 /// A model that can be written as a graph of operators.
 ///
@@ -71,6 +73,13 @@ pub trait ToOnnx: ModuleT {
     /// # Errors
     /// If a part of it cannot be exported, or the example does not fit.
     fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value>;
+
+    /// What a layer of this crate is to [`Inference`](crate::inference::Inference). A model of one's own is
+    /// taken apart by its `to_onnx`.
+    #[doc(hidden)]
+    fn part(&self) -> Result<Option<parts::Part>> {
+        Ok(None)
+    }
 }
 
 /// Writes models as ONNX files.
@@ -116,9 +125,32 @@ pub struct OnnxExport {
 #[derive(Clone)]
 pub struct OnnxExportBuilder(OnnxExport);
 
-/// Finds out whether a layer is of this type.
-fn caster<L: ToOnnx + 'static>(layer: &dyn std::any::Any) -> Option<&dyn ToOnnx> {
-    layer.downcast_ref::<L>().map(|layer| layer as &dyn ToOnnx)
+/// Finds out of which of the crate's types a layer is.
+fn standard_casters() -> Vec<graph::Caster> {
+    macro_rules! casters {
+        ($($layer:ty),*) => { vec![$(caster::<$layer> as graph::Caster),*] };
+    }
+    casters!(
+        Activation,
+        AdaptiveAvgPool2d,
+        AvgPool2d,
+        BatchNorm1d,
+        BatchNorm2d,
+        Conv2d,
+        ConvTranspose2d,
+        Dropout,
+        Flatten,
+        GroupNorm,
+        Gru,
+        LayerNorm,
+        Linear,
+        Lstm,
+        MaxPool2d,
+        ResNet18,
+        Rnn,
+        Sequential,
+        Upsample
+    )
 }
 
 impl OnnxExportBuilder {
@@ -171,30 +203,6 @@ impl OnnxExportBuilder {
 impl OnnxExport {
     /// Input `input`, output `output`, an open batch, version 17, batch norms as they are.
     pub fn new(parameters: &Parameters) -> Self {
-        macro_rules! casters {
-            ($($layer:ty),*) => { vec![$(caster::<$layer> as graph::Caster),*] };
-        }
-        let casters = casters!(
-            Activation,
-            AdaptiveAvgPool2d,
-            AvgPool2d,
-            BatchNorm1d,
-            BatchNorm2d,
-            Conv2d,
-            ConvTranspose2d,
-            Dropout,
-            Flatten,
-            GroupNorm,
-            Gru,
-            LayerNorm,
-            Linear,
-            Lstm,
-            MaxPool2d,
-            ResNet18,
-            Rnn,
-            Sequential,
-            Upsample
-        );
         Self {
             parameters: parameters.clone(),
             input: "input".to_owned(),
@@ -202,7 +210,7 @@ impl OnnxExport {
             batch: Some("batch".to_owned()),
             opset: 17,
             fold: false,
-            casters,
+            casters: standard_casters(),
         }
     }
 

@@ -184,3 +184,25 @@ fn every_layer_has_operators() {
     assert_eq!((count("Conv"), count("BatchNormalization"), count("Add"), count("Relu")), (20, 0, 9, 17));
     assert_eq!(dims(&graph.outputs[0]), ["batch", "3"]);
 }
+
+#[test]
+fn one_step_of_a_sequence_is_gathered() {
+    struct Third;
+    impl ModuleT for Third {
+        fn forward_t(&self, xs: &Tensor, _: bool) -> candle_core::Result<Tensor> {
+            xs.narrow(1, 2, 1)?.squeeze(1)
+        }
+    }
+    impl ToOnnx for Third {
+        fn to_onnx(&self, graph: &mut Graph, input: &Value) -> Result<Value> {
+            graph.select(input, 1, 2)
+        }
+    }
+    let graph = decoded(&OnnxExport::new(&Parameters::new(0, &Device::Cpu)), &Third, &[2, 7, 5]);
+    assert_eq!(
+        (operators(&graph), dims(&graph.outputs[0])),
+        (vec!["Gather"], vec!["batch".to_owned(), "5".to_owned()])
+    );
+    assert_eq!(graph.initializers[0].raw_data, 2i64.to_le_bytes());
+    assert!(graph.initializers[0].dims.is_empty(), "a scalar: the dimension goes");
+}

@@ -75,7 +75,7 @@ pub(super) fn check_options(stride: (usize, usize), dilation: (usize, usize), gr
     Ok(())
 }
 
-fn geometry(xs: &Tensor, weight: &Tensor, options: &Conv2dOptions) -> Result<Geometry> {
+pub(crate) fn geometry(xs: &Tensor, weight: &Tensor, options: &Conv2dOptions) -> Result<Geometry> {
     let (batch, in_channels, height, width) = image_sizes("xs", xs)?;
     let (out_channels, group_in, kernel_height, kernel_width) = weight
         .dims4()

@@ -32,7 +32,7 @@ impl Default for ConvTranspose2dOptions {
 }
 
 /// The convolution that this one is the transpose of: its input is our output.
-fn geometry(xs: &Tensor, weight: &Tensor, options: &ConvTranspose2dOptions) -> Result<Geometry> {
+pub(crate) fn geometry(xs: &Tensor, weight: &Tensor, options: &ConvTranspose2dOptions) -> Result<Geometry> {
     let (batch, in_channels, height, width) = image_sizes("xs", xs)?;
     let (weight_in, group_out, kernel_height, kernel_width) = weight
         .dims4()

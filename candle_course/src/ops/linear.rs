@@ -6,9 +6,8 @@ use super::support::{
     Reading, apply, check_input, check_same_kind, check_shape, check_weight, on_cpu, relu_composed, tensor,
 };
 use crate::error::{Error, Result};
-use crate::kernels::gemm::{Matrix, gemm, product_over_rows};
+use crate::kernels::gemm::{Matrix, affine, gemm, product_over_rows};
 use crate::kernels::node::{Gradients, Value};
-use crate::kernels::parallel::{SMALL, for_parts};
 use crate::kernels::simd::Element;
 use crate::kernels::{activation, buffer::written, reduce};
 
@@ -25,21 +24,8 @@ impl Linear {
         shape[inputs[0].rank() - 1] = self.outputs;
         let (x, w, bias) = (Reading::of(inputs[0]), Reading::of(inputs[1]), inputs.get(2).map(|b| Reading::of(b)));
         let bias = bias.as_ref().map(|bias| bias.get::<T>()).transpose()?;
-        let (x, w) = (Matrix::new(x.get::<T>()?, self.rows, self.inputs), w.get()?);
-        let w = Matrix::new(w, self.outputs, self.inputs).t();
-        // Whole rows.
-        let share = (SMALL / 4 / self.outputs).max(1) * self.outputs;
-        let y = written(self.rows * self.outputs, |y| {
-            if let Some(bias) = bias {
-                for_parts(y, share, |_, y| {
-                    y.chunks_exact_mut(self.outputs).for_each(|row| row.copy_from_slice(bias));
-                });
-            }
-            gemm(x, w, y, bias.is_some());
-            if self.relu {
-                for_parts(y, share, |_, y| y.iter_mut().for_each(|y| *y = if *y < T::ZERO { T::ZERO } else { *y }));
-            }
-        });
+        let (x, w) = (x.get()?, w.get()?);
+        let y = written(self.rows * self.outputs, |y| affine(x, w, self.outputs, bias, self.relu, y));
         Ok(Value::cpu(y, shape))
     }
 

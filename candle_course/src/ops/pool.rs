@@ -40,7 +40,7 @@ impl Pool2dOptions {
     }
 }
 
-fn geometry(xs: &Tensor, options: &Pool2dOptions) -> Result<Geometry> {
+pub(crate) fn geometry(xs: &Tensor, options: &Pool2dOptions) -> Result<Geometry> {
     let (batch, channels, height, width) = image_sizes("xs", xs)?;
     let Pool2dOptions { kernel_size: kernel, stride, padding, ceil_mode, .. } = *options;
     let size = |axis: &str, size: usize, kernel: usize, stride: usize, padding: usize| {

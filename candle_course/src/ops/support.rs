@@ -177,19 +177,19 @@ fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> candle_cor
 }
 
 /// A tensor held open for reading.
-pub(super) struct Reading<'a> {
+pub(crate) struct Reading<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn of(xs: &'a Tensor) -> Self {
+    pub(crate) fn of(xs: &'a Tensor) -> Self {
         let (storage, layout) = xs.storage_and_layout();
         Self { storage, layout }
     }
 
     /// The numbers; the tensor must be contiguous and on the CPU.
-    pub(super) fn get<T: Element>(&self) -> candle_core::Result<&[T]> {
+    pub(crate) fn get<T: Element>(&self) -> candle_core::Result<&[T]> {
         match &*self.storage {
             Storage::Cpu(storage) => slice(storage, self.layout),
             _ => candle_core::bail!("internal error: a CPU kernel was given a GPU tensor"),

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::Sizes;
 use super::transforms::{self, POINTS};
-use crate::kernels::buffer::Scratch;
 use crate::kernels::conv::Geometry;
 use crate::kernels::parallel::{Parts, for_ranges};
 use crate::kernels::simd::{Element, Kernel, Simd};
@@ -86,15 +85,22 @@ pub(super) fn point_stride(g: &Geometry, block: usize) -> usize {
     (g.in_channels + 1) * block
 }
 
+/// Blocks of output channels.
+pub(super) fn filter_blocks<T: Element>(g: &Geometry) -> usize {
+    g.out_channels.div_ceil(T::dispatch(Sizes).1)
+}
+
+/// Numbers of [`filter_points`].
+pub fn points_len<T: Element>(g: &Geometry) -> usize {
+    filter_blocks::<T>(g) * POINTS * point_stride(g, T::dispatch(Sizes).1)
+}
+
 /// The points of all filters: `[block of output channels][point][input channel][output channel]`, points
-/// [`point_stride`] apart; and the number of blocks.
-pub(super) fn filter_points<T: Element>(g: &Geometry, filters: Filters<'_, T>) -> (Scratch<T>, usize) {
-    let (_, block) = T::dispatch(Sizes);
-    let blocks = g.out_channels.div_ceil(block);
-    let mut points = Scratch::new(blocks * POINTS * point_stride(g, block));
-    let parts = Parts::new(&mut points);
-    for_ranges(blocks * (g.in_channels + 1), |units| {
+/// [`point_stride`] apart; into `points`, [`points_len`] numbers.
+pub fn filter_points<T: Element>(g: &Geometry, filters: Filters<'_, T>, points: &mut [T]) {
+    assert_eq!(points.len(), points_len::<T>(g));
+    let parts = Parts::new(points);
+    for_ranges(filter_blocks::<T>(g) * (g.in_channels + 1), |units| {
         T::dispatch(FilterPoints { geometry: g, filters, units, points: &parts });
     });
-    (points, blocks)
 }

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::filters::{Filters, filter_points, point_stride};
+use super::filters::{filter_blocks, point_stride, points_len};
 use super::tiles::{Chunk, Tiles, input_planes, input_points};
 use super::transforms::{self, POINTS, TILE};
-use crate::kernels::buffer::{Scratch, parts, with_room, written};
+use crate::kernels::buffer::{Scratch, parts, with_room};
 use crate::kernels::conv::Geometry;
 use crate::kernels::interleave::to_planes;
 use crate::kernels::parallel::{Parts, for_ranges, threads};
@@ -16,7 +16,7 @@ struct Forward<'a, T> {
     geometry: &'a Geometry,
     tiles: &'a Tiles,
     x: &'a [T],
-    /// As `filter_points` gives them.
+    /// As [`filter_points`](super::filter_points) gives them.
     filters: &'a [T],
     bias: Option<&'a [T]>,
     relu: bool,
@@ -168,16 +168,16 @@ impl<T: Element> Forward<'_, T> {
     }
 }
 
-/// The convolution with these filters, plus a bias per output channel, then ReLU if asked.
-pub fn forward<T: Element>(g: &Geometry, x: &[T], filters: Filters<'_, T>, bias: Option<&[T]>, relu: bool) -> Vec<T> {
-    let (points, blocks) = filter_points(g, filters);
-    let (tiles, points) = (Tiles::new(g), &*points);
-    written(g.batch * g.out_channels * g.pixels(), |y| {
-        let y = Parts::new(y);
-        // A small batch is divided by channels, too, so that every thread has work.
-        let shares = (2 * threads()).div_ceil(tiles.chunks()).min(blocks);
-        for_ranges(tiles.chunks() * shares, |units| {
-            T::dispatch(Forward { geometry: g, tiles: &tiles, x, filters: points, bias, relu, shares, units, y: &y });
-        });
-    })
+/// The convolution with filters whose points are `filters`, as [`filter_points`](super::filter_points) gives
+/// them, plus a bias per output channel, then ReLU if asked; into `y`.
+pub fn forward<T: Element>(g: &Geometry, x: &[T], filters: &[T], bias: Option<&[T]>, relu: bool, y: &mut [T]) {
+    assert_eq!((x.len(), y.len()), (g.batch * g.image(), g.batch * g.out_channels * g.pixels()));
+    assert_eq!(filters.len(), points_len::<T>(g));
+    let tiles = Tiles::new(g);
+    let y = Parts::new(y);
+    // A small batch is divided by channels, too, so that every thread has work.
+    let shares = (2 * threads()).div_ceil(tiles.chunks()).min(filter_blocks::<T>(g));
+    for_ranges(tiles.chunks() * shares, |units| {
+        T::dispatch(Forward { geometry: g, tiles: &tiles, x, filters, bias, relu, shares, units, y: &y });
+    });
 }

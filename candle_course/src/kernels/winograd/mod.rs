@@ -22,7 +22,7 @@ use super::conv::Geometry;
 use super::simd::{Element, Kernel, Simd};
 use transforms::{POINTS, TILE};
 
-pub use filters::Filters;
+pub use filters::{Filters, filter_points, points_len};
 pub use forward::forward;
 pub use weight::backward_weight;
 

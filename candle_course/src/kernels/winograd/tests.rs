@@ -2,7 +2,7 @@
 
 use super::tiles::{MOST_TILES, Tiles};
 use super::*;
-use crate::kernels::conv::{forward_general, transposed_general};
+use crate::kernels::conv::{by_points, forward_general, transposed_general};
 use crate::kernels::conv_backward::backward_weight_general;
 
 /// Numbers in −1..1 that look random.
@@ -62,13 +62,13 @@ fn follows_the_products<T: Element>(g: &Geometry, bound: f64) {
         assert!(off <= bound * size, "{what} of {g:?}: {off:e} off, of {size:e}");
     };
     let filters = Filters::new(g, &weight);
-    check("output", forward(g, &x, filters, None, false), forward_general(g, &x, &weight, None, false));
+    check("output", by_points(g, &x, filters, None, false), forward_general(g, &x, &weight, None, false));
     let (ours, theirs) =
-        (forward(g, &x, filters, Some(&bias), true), forward_general(g, &x, &weight, Some(&bias), true));
+        (by_points(g, &x, filters, Some(&bias), true), forward_general(g, &x, &weight, Some(&bias), true));
     check("output with bias and ReLU", ours, theirs);
     let adjoint = adjoint(g);
     let filters = Filters::adjoint(&adjoint, &weight);
-    let ours = forward(&adjoint, &dy, filters, Some(&in_bias), false);
+    let ours = by_points(&adjoint, &dy, filters, Some(&in_bias), false);
     check("transposed", ours, transposed_general(g, &dy, &weight, Some(&in_bias)));
     let (dw, db) = backward_weight(g, &x, &dy);
     let (expected, expected_bias) = backward_weight_general(g, &x, dy[..].into(), true);
@@ -108,7 +108,7 @@ fn the_error_is_about_that_of_direct_sums() {
         let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         let exact = forward_general(&g, &wide(&x), &wide(&weight), None, false);
         let off = |found: &[f32]| difference(&wide(found), &exact);
-        let (ours, size) = off(&forward(&g, &x, Filters::new(&g, &weight), None, false));
+        let (ours, size) = off(&by_points(&g, &x, Filters::new(&g, &weight), None, false));
         let (direct, _) = off(&forward_general(&g, &x, &weight, None, false));
         assert!(ours < 3.0 * direct && ours < 1.5e-6 * size, "{channels}: {ours:e}, direct {direct:e}, of {size:e}");
     }
