@@ -4,9 +4,15 @@
 Every measurement runs in its own process, one after the other, ours and theirs in turns; memory is
 the peak of the whole process tree (proportional set size, so that shared pages count once).
 Reported are examples per second (median of the rounds), peak memory, and the ratios that matter.
+
+Images from files: both sides decode, flip half of the images, make f32 of them, normalise and batch, with 2
+workers. PyTorch's side is `ImageFolder` as it comes, which decodes with Pillow, and again with
+torchvision's own decoder and transforms on tensors. The decoders alone are measured in one thread, from memory
+to bytes.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -27,6 +33,10 @@ from course import benchmarks  # noqa: E402
 WORKERS = [1, 2, 4, 8]
 FILES = {"jpeg-64": "JPEG of 64 × 64, decoded lazily", "png-64": "PNG of 64 × 64, decoded lazily"}
 FILES |= {"jpeg-256": "JPEG of 256 × 256, decoded lazily", "png-256": "PNG of 256 × 256, decoded lazily"}
+
+
+# What a case is called that reads with torchvision's decoder and transforms tensors.
+TENSORS = " tensors"
 
 
 def torch_child(case, workers, folder):
@@ -66,6 +76,9 @@ def torch_child(case, workers, folder):
     normalise = transforms.Normalize((0.1307,), (0.3081,))
     colours = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     batch, shuffle, seconds = 64, True, 3.0
+    if case.startswith("decode "):
+        decode_child(case.removeprefix("decode "), folder)
+        return
     if case == "mnist":
         data = torchvision.datasets.MNIST(folder, transform=transforms.Compose([transforms.ToTensor(), normalise]))
     elif case == "mnist-tensors":
@@ -77,6 +90,13 @@ def torch_child(case, workers, folder):
     elif case in FILES:
         steps = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), colours]
         data = torchvision.datasets.ImageFolder(f"{folder}/{case}", transforms.Compose(steps))
+    elif case.removesuffix(TENSORS) in FILES:
+        from torchvision.io import ImageReadMode, decode_image
+        from torchvision.transforms import v2
+
+        steps = v2.Compose([v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(colours.mean, colours.std)])
+        read = functools.partial(decode_image, mode=ImageReadMode.RGB)
+        data = torchvision.datasets.ImageFolder(f"{folder}/{case.removesuffix(TENSORS)}", steps, loader=read)
     else:
         data, batch, shuffle, seconds = SlowFiles(16 * 40 * max(workers, 1)), 16, False, 0.0
     loader = DataLoader(
@@ -92,6 +112,22 @@ def torch_child(case, workers, folder):
         if elapsed >= seconds:
             break
     print(json.dumps({"examples_per_second": examples / elapsed}))
+
+
+def decode_child(case, folder):
+    """Pillow alone, as ImageFolder calls it, in one thread."""
+    import io
+
+    from PIL import Image
+
+    files = [path.read_bytes() for path in sorted(pathlib.Path(folder, case).glob("*/*"))]
+    images, start = 0, None
+    while start is None or time.perf_counter() - start < 3.0:
+        for file in files:
+            Image.open(io.BytesIO(file)).convert("RGB")
+        images = 0 if start is None else images + len(files)
+        start = start or time.perf_counter()
+    print(json.dumps({"examples_per_second": images / (time.perf_counter() - start)}))
 
 
 def tree(root):
@@ -147,7 +183,12 @@ class Sides:
         self.binary, self.python, self.folder, self.rounds = binary, python, folder, rounds
 
     def run(self, title, case, workers, against=()):
-        ours = ["files", str(workers), f"{self.folder}/{case}"] if case in FILES else [case, str(workers)]
+        if case in FILES:
+            ours = ["files", str(workers), f"{self.folder}/{case}"]
+        elif case.startswith("decode "):
+            ours = ["decode", f"{self.folder}/{case.removeprefix('decode ')}"]
+        else:
+            ours = [case, str(workers)]
         commands = {"this crate": [self.binary, *ours]}
         if self.python:
             for name, other in against:
@@ -161,7 +202,7 @@ class Sides:
             rate = statistics.median(rate for rate, _ in values)
             peak = max(peak for _, peak in values)
             result[name] = (rate, peak)
-            print(f"{title:<34} {workers} workers  {name:<34} {rate:>12,.0f} examples/s  {peak:>6.0f} MB", flush=True)
+            print(f"{title:<34} {workers} workers  {name:<40} {rate:>12,.0f} examples/s  {peak:>6.0f} MB", flush=True)
         return result
 
 
@@ -172,15 +213,20 @@ def compare(sides, files_only):
         ratios.append((what, ours[0] / theirs[0], f"{target} or more"))
         ratios.append((f"{what}: peak memory", ours[1] / theirs[1], "0.5 or less"))
 
-    files = {case: sides.run(title, case, 2, [("torchvision's ImageFolder", case)]) for case, title in FILES.items()}
-    if sides.python:
-        for case, title in FILES.items():
-            ratio(title, files[case]["this crate"], files[case]["torchvision's ImageFolder"], 3)
+    usual, tensors = "torchvision's ImageFolder", "ImageFolder with torchvision's decoder"
+    for case, title in FILES.items():
+        others = [(usual, case), (tensors, case + TENSORS)]
+        rates = sides.run(title, case, 2, others)
+        alone = sides.run(f"{title.split(',')[0]}, the decoder alone", f"decode {case}", 1, [("Pillow", f"decode {case}")])
+        if sides.python:
+            ratio(title, rates["this crate"], rates[usual], 3)
+            ratios.append((f"{title}: against its decoder", rates["this crate"][0] / rates[tensors][0], "none"))
+            ratios.append((f"{title}: decoder alone", alone["this crate"][0] / alone["Pillow"][0], "none"))
     if not files_only:
         in_memory(sides, ratio, ratios)
-    print(f"\n{'ratio':<46} {'measured':>9}  target")
+    print(f"\n{'ratio':<58} {'measured':>9}  target")
     for what, value, target in ratios:
-        print(f"{what:<46} {value:>9.2f}  {target}")
+        print(f"{what:<58} {value:>9.2f}  {target}")
 
 
 def in_memory(sides, ratio, ratios):

@@ -1,8 +1,8 @@
 //! One measurement of the loader, as a line of JSON: `data <case> [workers]`.
 //!
-//! Cases: `mnist`, `cifar10`, `io`, `files` (a folder of `export`'s behind the workers) and `export <folder>`,
-//! which writes the images that the cases use, for another framework to read. Called by
-//! `scripts/bench_data.py`.
+//! Cases: `mnist`, `cifar10`, `io`, `files` (a folder of `export`'s behind the workers), `decode` (the decoder
+//! alone on such a folder, from memory to bytes, one thread) and `export <folder>`, which writes the images that
+//! the cases use, for another framework to read. Called by `scripts/bench_data.py`.
 
 use std::fs;
 use std::path::Path;
@@ -68,9 +68,10 @@ fn main() -> Result<()> {
                 .build()?;
             measure(loader, 3.0)
         }
+        ["decode", folder] => decode(ImageFolder::new(folder)?),
         _ => Err(Error::argument(
             "arguments",
-            "mnist|cifar10|io <workers>, files <workers> <folder>, or export <folder>",
+            "mnist|cifar10|io <workers>, files <workers> <folder>, decode <folder>, or export <folder>",
             arguments.join(" "),
         )),
     }
@@ -93,6 +94,28 @@ fn measure(loader: DataLoader, seconds: f64) -> Result<()> {
         }
     }
     println!("{{\"examples_per_second\": {:.1}}}", examples as f64 / start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// All images again and again, for three seconds after a round that warms up.
+fn decode(folder: ImageFolder) -> Result<()> {
+    let files = (0..folder.len()).filter_map(|index| folder.path(index));
+    let files = files.map(fs::read).collect::<std::io::Result<Vec<_>>>()?;
+    let (mut images, mut start) = (0, Instant::now());
+    for round in 0.. {
+        if round == 1 {
+            (images, start) = (0, Instant::now());
+        }
+        for file in &files {
+            let image = image::load_from_memory(file);
+            std::hint::black_box(image.map_err(|error| Error::data(format!("an image cannot be read: {error}")))?);
+            images += 1;
+        }
+        if round > 0 && start.elapsed().as_secs_f64() >= 3.0 {
+            break;
+        }
+    }
+    println!("{{\"examples_per_second\": {:.1}}}", images as f64 / start.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 
 use crate::data::statistics::LoaderStatistics;
-use crate::data::transforms::{BatchPosition, Transform};
+use crate::data::transforms::{BatchPosition, Transform, edit_batch, edit_image, edit_targets, leading};
 use crate::data::workers::{Epoch, Workers};
 use crate::data::{Batch, Dataset};
 use crate::error::{Context, Error, ErrorKind, Result, contained};
@@ -77,17 +77,42 @@ impl Recipe {
         Ok(send(tensor, &self.device)?)
     }
 
+    /// The batch from the data set, and the transforms that it has yet to go through: those that change image
+    /// by image do so while the data set makes it, if it can.
+    fn fetch(&self, wanted: &[usize], place: &BatchPosition) -> Result<(Batch, &[Arc<dyn Transform>])> {
+        let edits = leading(&self.transforms);
+        if !edits.is_empty() {
+            let edit = |row: usize, image: &mut [f32], size: [usize; 3]| {
+                contained(ErrorKind::Data, "a transform", || edit_image(&edits, image, size, place, row))
+            };
+            if let Some(batch) = self.dataset.edited_batch(wanted, &edit) {
+                let batch = batch?;
+                check(&batch, wanted.len(), "the data set")?;
+                let batch = contained(ErrorKind::Data, "a transform", || edit_targets(&edits, batch, place))?;
+                return Ok((batch, &self.transforms[edits.len()..]));
+            }
+        }
+        let batch = self.dataset.batch(wanted)?;
+        check(&batch, wanted.len(), "the data set")?;
+        Ok((batch, &self.transforms))
+    }
+
     /// `ahead`: in a thread that has time to see the batch arrive on its device.
     pub(super) fn make(&self, epoch: usize, indices: &[usize], number: usize, ahead: bool) -> Result<Batch> {
         let range = self.range(number, indices.len());
         let first = range.start;
         let wanted = &indices[range];
         contained(ErrorKind::Data, "the data set", || {
-            let mut batch = self.dataset.batch(wanted)?;
-            check(&batch, wanted.len(), "the data set")?;
-            for transform in &self.transforms {
-                let place = BatchPosition { epoch, first };
-                batch = contained(ErrorKind::Data, "a transform", || transform.apply(batch, &place))?;
+            let place = BatchPosition { epoch, first };
+            let (mut batch, mut transforms) = self.fetch(wanted, &place)?;
+            while let Some((transform, rest)) = transforms.split_first() {
+                let edits = leading(transforms);
+                (batch, transforms) = if edits.is_empty() {
+                    (contained(ErrorKind::Data, "a transform", || transform.apply(batch, &place))?, rest)
+                } else {
+                    let edited = contained(ErrorKind::Data, "a transform", || edit_batch(&edits, batch, &place))?;
+                    (edited, &transforms[edits.len()..])
+                };
             }
             check(&batch, batch.inputs.dims().first().map_or(1, |&examples| examples.max(1)), "a transform")?;
             if !self.device.is_cpu() {
@@ -279,7 +304,12 @@ mod tests {
     use candle_core::Tensor;
 
     use super::*;
-    use crate::data::{Cifar10, DataLoader, Example, RandomCrop, RandomErasing, RandomHorizontalFlip};
+    use crate::data::dataset::{EditImage, batch_of_images};
+    use crate::data::transforms::PerImage;
+    use crate::data::{
+        Cifar10, ColorJitter, DataLoader, Example, ImageFolder, Normalize, RandomAffine, RandomCrop, RandomErasing,
+        RandomHorizontalFlip, RandomQuarterTurn, RandomVerticalFlip, Subset,
+    };
 
     /// Runs `body` and fails instead of hanging.
     fn within(patience: Duration, body: impl FnOnce() + Send + 'static) {
@@ -385,6 +415,141 @@ mod tests {
         }
         let resumed = run(2, 2, 3);
         assert!(resumed[..5] == expected[3..8] && resumed[5..] == expected[11..]);
+    }
+
+    /// Images with masks, read one by one into their batch.
+    struct Masked;
+
+    impl Dataset for Masked {
+        fn len(&self) -> usize {
+            40
+        }
+
+        fn get(&self, index: usize) -> Result<Example> {
+            let value = |at: usize| (index * 31 + at * 7) % 251;
+            let input: Vec<f32> = (0..3 * 64).map(|at| value(at) as f32 / 251.0).collect();
+            let mask: Vec<u32> = (0..64).map(|at| value(at) as u32).collect();
+            Ok(Example {
+                input: Tensor::from_vec(input, (3, 8, 8), &Device::Cpu)?,
+                target: Tensor::from_vec(mask, (8, 8), &Device::Cpu)?,
+            })
+        }
+
+        fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+            let read = |index: usize, values: &mut Vec<f32>| {
+                let Example { input, target } = self.get(index)?;
+                values.extend(input.flatten_all()?.to_vec1::<f32>()?);
+                Ok(([3, 8, 8], target))
+            };
+            Some(batch_of_images(indices, read, edit))
+        }
+    }
+
+    /// Whole batches only.
+    struct Darker;
+
+    impl Transform for Darker {
+        fn apply(&self, batch: Batch, _: &BatchPosition) -> Result<Batch> {
+            Ok(Batch { inputs: (batch.inputs * 0.5)?, ..batch })
+        }
+    }
+
+    #[test]
+    fn transforms_on_the_way_change_what_they_change_one_after_the_other() {
+        let cifar = Cifar10::builder().sample().quiet().limit(40, 10).load().unwrap().train().unnormalized();
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..40 {
+            let class = folder.path().join(["a", "b"][index % 2]);
+            std::fs::create_dir_all(&class).unwrap();
+            let bytes = cifar.bytes(index).unwrap();
+            let image = image::RgbImage::from_fn(32, 32, |x, y| {
+                image::Rgb([0, 1, 2].map(|channel| bytes[(channel * 1024 + y * 32 + x) as usize]))
+            });
+            image.save(class.join(format!("{index}.png"))).unwrap();
+        }
+        let sets: [Arc<dyn Dataset>; 4] = [
+            Arc::new(cifar.clone()),
+            Arc::new(ImageFolder::new(folder.path()).unwrap()),
+            Arc::new(Subset::new(cifar, &(0..40).rev().collect::<Vec<_>>()).unwrap()),
+            Arc::new(Masked),
+        ];
+        let transforms = || -> Vec<Arc<dyn Transform>> {
+            vec![
+                Arc::new(RandomCrop::builder(2, 1).fill(0.25).outside(9).build()),
+                Arc::new(RandomHorizontalFlip::new(2)),
+                Arc::new(RandomVerticalFlip::new(3)),
+                Arc::new(RandomQuarterTurn::new(4)),
+                Arc::new(Darker),
+                Arc::new(ColorJitter::builder(5).brightness(0.3).contrast(0.2).saturation(0.1).build().unwrap()),
+                Arc::new(RandomAffine::builder(6).degrees(20.0).outside(3).build().unwrap()),
+                Arc::new(Darker),
+                Arc::new(RandomErasing::new(7)),
+                Arc::new(Normalize::new(&[0.1, 0.2, 0.3], &[0.5, 0.6, 0.7]).unwrap()),
+            ]
+        };
+        let bits = |tensor: &Tensor| -> Vec<u32> {
+            let values = tensor.flatten_all().unwrap().to_dtype(candle_core::DType::F32).unwrap();
+            values.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+        };
+        for (at, dataset) in sets.into_iter().enumerate() {
+            for skipped in 0..3 {
+                let recipe = Recipe {
+                    dataset: Arc::clone(&dataset),
+                    transforms: transforms().split_off(skipped * 4),
+                    batch_size: 16,
+                    drop_last: false,
+                    device: Device::Cpu,
+                    shard: Shard::WHOLE,
+                };
+                let indices: Vec<usize> = (0..40).map(|index| index * 7 % 40).collect();
+                let got = recipe.make(3, &indices, 1, false).unwrap();
+                let position = BatchPosition { epoch: 3, first: 16 };
+                let mut expected = dataset.batch(&indices[16..32]).unwrap();
+                for transform in &recipe.transforms {
+                    expected = transform.apply(expected, &position).unwrap();
+                }
+                assert!(bits(&got.inputs) == bits(&expected.inputs), "inputs of set {at} without {skipped}");
+                assert!(bits(&got.targets) == bits(&expected.targets), "targets of set {at} without {skipped}");
+                assert_eq!((got.inputs.dims(), got.targets.dims()), (expected.inputs.dims(), expected.targets.dims()));
+                assert_eq!(got.indices, expected.indices);
+            }
+        }
+    }
+
+    #[test]
+    fn errors_of_transforms_on_the_way_are_not_the_data_sets() {
+        struct Breaks;
+        impl PerImage for Breaks {
+            fn name(&self) -> &'static str {
+                "breaking"
+            }
+            fn edit(&self, _: &mut [f32], _: [usize; 3], _: &BatchPosition, row: usize) -> Result<()> {
+                assert_ne!(row, 2, "no third");
+                Ok(())
+            }
+        }
+        impl Transform for Breaks {
+            fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
+                edit_batch(&[self], batch, position)
+            }
+            fn per_image(&self) -> Option<&dyn PerImage> {
+                Some(self)
+            }
+        }
+        fn text(transform: impl Transform + 'static) -> String {
+            let loader = DataLoader::builder(Masked).batch_size(4).transform(transform).build().unwrap();
+            loader.epoch(0).unwrap().next().unwrap().unwrap_err().to_string()
+        }
+        let error = text(Breaks);
+        assert!(
+            error.contains("cannot be made\n  caused by: a transform panicked") && error.contains("no third"),
+            "{error}"
+        );
+        let error = text(Normalize::new(&[0.0], &[1.0]).unwrap());
+        assert!(
+            error.ends_with("cannot be made\n  caused by: `inputs`: expected 1 channels, as the statistics, got 3"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::data::dataset::EditImage;
 use crate::data::{Batch, Dataset, Example};
 use crate::error::{Error, Result};
 
@@ -62,6 +63,16 @@ impl Dataset for Subset {
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
         let inner = indices.iter().map(|&index| self.inner(index)).collect::<Result<Vec<_>>>()?;
         Ok(Batch { indices: indices.to_vec(), ..self.dataset.batch(&inner)? })
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        match indices.iter().map(|&index| self.inner(index)).collect::<Result<Vec<_>>>() {
+            Ok(inner) => {
+                let batch = self.dataset.edited_batch(&inner, edit)?;
+                Some(batch.map(|batch| Batch { indices: indices.to_vec(), ..batch }))
+            }
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 

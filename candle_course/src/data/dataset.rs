@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Context, Error, ErrorKind, Result, contained};
+use crate::sizes;
 
 /// One input and its target.
 #[derive(Debug, Clone)]
@@ -86,6 +87,14 @@ pub trait Dataset: Send + Sync {
     /// If `index` is out of range or the example cannot be read.
     fn get(&self, index: usize) -> Result<Example>;
 
+    /// The batch of the examples at `indices`, each image of which `edit` changes where it stands, as soon as it is
+    /// there and before the next is read: `edit(row, values, [C, H, W])`. `None` from data sets whose batches are
+    /// no images in f32, or may share their memory with something else.
+    #[doc(hidden)]
+    fn edited_batch(&self, _indices: &[usize], _edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        None
+    }
+
     /// The examples at `indices`, stacked. In-memory sets override this with one gather.
     ///
     /// # Errors
@@ -99,30 +108,68 @@ pub trait Dataset: Send + Sync {
                     .with_context(|| format!("example {index} cannot be read"))
             })
             .collect::<Result<Vec<_>>>()?;
-        let stack = |name: &str, part: fn(&Example) -> &Tensor| -> Result<Tensor> {
-            let tensors: Vec<_> = examples.iter().map(part).collect();
-            let kind = |tensor: &Tensor| (tensor.dims().to_vec(), tensor.dtype());
-            if let Some(other) = tensors.iter().position(|tensor| kind(tensor) != kind(tensors[0])) {
-                let describe = |i: usize| format!("{:?} of {:?}", tensors[i].dims(), tensors[i].dtype());
-                return Err(Error::data(format!(
-                    "the {name} of example {} is {}, of example {} {}; a batch needs equal shapes and dtypes",
-                    indices[0],
-                    describe(0),
-                    indices[other],
-                    describe(other)
-                )));
-            }
-            Ok(Tensor::stack(&tensors, 0)?)
-        };
         if indices.is_empty() {
             return Err(Error::argument("indices", "at least one", 0));
         }
+        let (inputs, targets): (Vec<_>, Vec<_>) = examples.iter().map(|e| (&e.input, &e.target)).unzip();
         Ok(Batch {
-            inputs: stack("input", |e| &e.input)?,
-            targets: stack("target", |e| &e.target)?,
+            inputs: stack("input", indices, &inputs)?,
+            targets: stack("target", indices, &targets)?,
             indices: indices.to_vec(),
         })
     }
+}
+
+fn unequal(name: &str, [one, other]: [usize; 2], [first, second]: [(&[usize], DType); 2]) -> Error {
+    let describe = |(dims, dtype): (&[usize], DType)| format!("{dims:?} of {dtype:?}");
+    Error::data(format!(
+        "the {name} of example {one} is {}, of example {other} {}; a batch needs equal shapes and dtypes",
+        describe(first),
+        describe(second)
+    ))
+}
+
+fn stack(name: &str, indices: &[usize], tensors: &[&Tensor]) -> Result<Tensor> {
+    let kind = |at: usize| (tensors[at].dims(), tensors[at].dtype());
+    if let Some(other) = (1..tensors.len()).find(|&other| kind(other) != kind(0)) {
+        return Err(unequal(name, [indices[0], indices[other]], [kind(0), kind(other)]));
+    }
+    Ok(Tensor::stack(tensors, 0)?)
+}
+
+/// What changes the image of a batch's row, `[C, H, W]`.
+pub(super) type EditImage<'a> = dyn Fn(usize, &mut [f32], [usize; 3]) -> Result<()> + Sync + 'a;
+
+/// A batch of images that are read into the memory in which they stay: `read` appends the values of an example to
+/// those before, and gives its size and its target.
+pub(super) fn batch_of_images(
+    indices: &[usize],
+    read: impl Fn(usize, &mut Vec<f32>) -> Result<([usize; 3], Tensor)>,
+    edit: &EditImage<'_>,
+) -> Result<Batch> {
+    let (mut values, mut targets, mut first) = (Vec::new(), Vec::with_capacity(indices.len()), None);
+    for (row, &index) in indices.iter().enumerate() {
+        let start = values.len();
+        let (size, target) = contained(ErrorKind::Data, "the data set", || read(index, &mut values))
+            .with_context(|| format!("example {index} cannot be read"))?;
+        let expected = *first.get_or_insert(size);
+        if size != expected {
+            let kinds = [(&expected[..], DType::F32), (&size[..], DType::F32)];
+            return Err(unequal("input", [indices[0], index], kinds));
+        }
+        if row == 0 {
+            let rest = sizes::product("the batch", &[values.len(), indices.len() - 1])?;
+            sizes::reserve("the batch", &mut values, rest)?;
+        }
+        edit(row, &mut values[start..], size)?;
+        targets.push(target);
+    }
+    let Some([c, h, w]) = first else { return Err(Error::argument("indices", "at least one", 0)) };
+    Ok(Batch {
+        inputs: Tensor::from_vec(values, (indices.len(), c, h, w), &Device::Cpu)?,
+        targets: stack("target", indices, &targets.iter().collect::<Vec<_>>())?,
+        indices: indices.to_vec(),
+    })
 }
 
 impl<D: Dataset + ?Sized> Dataset for Arc<D> {
@@ -136,6 +183,10 @@ impl<D: Dataset + ?Sized> Dataset for Arc<D> {
 
     fn get(&self, index: usize) -> Result<Example> {
         (**self).get(index)
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        (**self).edited_batch(indices, edit)
     }
 
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
@@ -154,6 +205,10 @@ impl<D: Dataset + ?Sized> Dataset for Box<D> {
 
     fn get(&self, index: usize) -> Result<Example> {
         (**self).get(index)
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        (**self).edited_batch(indices, edit)
     }
 
     fn batch(&self, indices: &[usize]) -> Result<Batch> {

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::data::dataset::EditImage;
 use crate::data::geotiff::{self, Window};
-use crate::data::{Dataset, Example, ImageFolder};
+use crate::data::{Batch, Dataset, Example, ImageFolder};
 #[cfg(feature = "hub")]
 use crate::data::{HubImages, HubImagesBuilder};
 use crate::error::{Context, Error, Result};
@@ -114,6 +115,14 @@ impl Dataset for EuroSat {
 
     fn get(&self, index: usize) -> Result<Example> {
         self.images.get(index)
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        self.images.batch(indices)
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        self.images.edited_batch(indices, edit)
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::data::pixels::{self, Channels, Pixels, Reading};
-use crate::data::{Dataset, Example};
+use crate::data::dataset::{EditImage, batch_of_images};
+use crate::data::pixels::{self, Channels, Reading};
+use crate::data::{Batch, Dataset, Example};
 use crate::error::{Context, Error, Result};
 use crate::setters::setters;
 
@@ -136,6 +137,21 @@ impl ImageFolder {
         self.files.iter().map(|(_, label)| *label).collect()
     }
 
+    /// Appends the values of image `index`; its size and its class.
+    fn read(&self, index: usize, values: &mut Vec<f32>) -> Result<([usize; 3], Tensor)> {
+        let (path, label) = self
+            .files
+            .get(index)
+            .ok_or_else(|| Error::argument("index", format!("less than {}", self.len()), index))?;
+        let cannot = || format!("cannot read {}", path.display());
+        if !fs::metadata(path).with_context(cannot)?.is_file() {
+            return Err(no_file(path));
+        }
+        let file = File::open(path).with_context(cannot)?;
+        let size = pixels::read(BufReader::new(file), &self.reading, values).with_context(cannot)?;
+        Ok((size, Tensor::new(*label, &Device::Cpu)?))
+    }
+
     /// Where image `index` lies.
     pub fn path(&self, index: usize) -> Option<&Path> {
         self.files.get(index).map(|(path, _)| path.as_path())
@@ -177,20 +193,17 @@ impl Dataset for ImageFolder {
     }
 
     fn get(&self, index: usize) -> Result<Example> {
-        let (path, label) = self
-            .files
-            .get(index)
-            .ok_or_else(|| Error::argument("index", format!("less than {}", self.len()), index))?;
-        let cannot = || format!("cannot read {}", path.display());
-        if !fs::metadata(path).with_context(cannot)?.is_file() {
-            return Err(no_file(path));
-        }
-        let file = File::open(path).with_context(cannot)?;
-        let Pixels { values, size } = pixels::read(BufReader::new(file), &self.reading).with_context(cannot)?;
-        Ok(Example {
-            input: Tensor::from_vec(values, &size[..], &Device::Cpu)?,
-            target: Tensor::new(*label, &Device::Cpu)?,
-        })
+        let mut values = Vec::new();
+        let (size, target) = self.read(index, &mut values)?;
+        Ok(Example { input: Tensor::from_vec(values, &size[..], &Device::Cpu)?, target })
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        batch_of_images(indices, |index, values| self.read(index, values), &|_, _, _| Ok(()))
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        Some(batch_of_images(indices, |index, values| self.read(index, values), edit))
     }
 }
 
@@ -372,7 +385,9 @@ mod tests {
             for format in formats {
                 let (mut whole, mut worst) = (0, 0);
                 for (at, bytes) in mutations(21, &image(90, format), 100_000).enumerate() {
-                    let (result, memory) = peak_memory(|| pixels::decode(std::io::Cursor::new(&bytes), 1 << 12));
+                    let content = std::io::Cursor::new(&bytes);
+                    let (result, memory) =
+                        peak_memory(|| pixels::read_up_to(1 << 12, content, &Reading::default(), &mut Vec::new()));
                     assert!(memory < 4 << 20, "mutation {at} of {format:?} takes {memory} bytes");
                     (whole, worst) = (whole + usize::from(result.is_ok()), worst.max(memory));
                 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use crate::data::dataset::EditImage;
 use crate::data::{Batch, Dataset, Example};
 use crate::error::{Error, Result};
 
@@ -254,6 +255,34 @@ impl ImageDataset {
             }
         }
     }
+
+    /// The batch of the images at `indices`, each changed by `edit`.
+    fn gather(&self, indices: &[usize], edit: &EditImage<'_>) -> Result<Batch> {
+        // Below this many values waking other threads costs more than it saves.
+        const SERIAL: usize = 1 << 18;
+        self.check(indices)?;
+        if indices.is_empty() {
+            return Err(Error::argument("indices", "at least one", 0));
+        }
+        let size = self.size();
+        let mut values = vec![0f32; indices.len() * size];
+        let make = |(row, (out, &index)): (usize, (&mut [f32], &usize))| {
+            self.write(index, out);
+            edit(row, out, self.shape)
+        };
+        if values.len() < SERIAL {
+            values.chunks_exact_mut(size).zip(indices).enumerate().try_for_each(make)?;
+        } else {
+            values.par_chunks_exact_mut(size).zip(indices).enumerate().try_for_each(make)?;
+        }
+        let [c, h, w] = self.shape;
+        let targets: Vec<u32> = indices.iter().map(|&index| self.labels[index]).collect();
+        Ok(Batch {
+            inputs: Tensor::from_vec(values, (indices.len(), c, h, w), &Device::Cpu)?,
+            targets: Tensor::from_vec(targets, indices.len(), &Device::Cpu)?,
+            indices: indices.to_vec(),
+        })
+    }
 }
 
 impl Dataset for ImageDataset {
@@ -272,26 +301,11 @@ impl Dataset for ImageDataset {
     }
 
     fn batch(&self, indices: &[usize]) -> Result<Batch> {
-        // Below this many values waking other threads costs more than it saves.
-        const SERIAL: usize = 1 << 18;
-        self.check(indices)?;
-        if indices.is_empty() {
-            return Err(Error::argument("indices", "at least one", 0));
-        }
-        let size = self.size();
-        let mut values = vec![0f32; indices.len() * size];
-        if values.len() < SERIAL {
-            values.chunks_exact_mut(size).zip(indices).for_each(|(out, &index)| self.write(index, out));
-        } else {
-            values.par_chunks_exact_mut(size).zip(indices).for_each(|(out, &index)| self.write(index, out));
-        }
-        let [c, h, w] = self.shape;
-        let targets: Vec<u32> = indices.iter().map(|&index| self.labels[index]).collect();
-        Ok(Batch {
-            inputs: Tensor::from_vec(values, (indices.len(), c, h, w), &Device::Cpu)?,
-            targets: Tensor::from_vec(targets, indices.len(), &Device::Cpu)?,
-            indices: indices.to_vec(),
-        })
+        self.gather(indices, &|_, _, _| Ok(()))
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        Some(self.gather(indices, edit))
     }
 }
 

@@ -1,12 +1,14 @@
 //! One image of any format that is read, as planes of f32.
 
+use std::cell::Cell;
 use std::io::{BufRead, Seek, SeekFrom};
 
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageReader, Limits, Luma};
+use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageReader, Limits, Luma};
 
 use crate::data::geotiff::{self, Raster, Samples};
 use crate::error::{Error, Result};
+use crate::kernels::simd::{Element, Kernel, Simd};
 use crate::sizes;
 
 /// Most pixels of one image: a tensor of that size takes 1.6 GB.
@@ -33,13 +35,6 @@ pub(super) struct Reading {
     pub scale: Option<f64>,
 }
 
-/// An image: `[C, H, W]`.
-#[derive(Debug)]
-pub(super) struct Pixels {
-    pub values: Vec<f32>,
-    pub size: [usize; 3],
-}
-
 /// Fails if the size is none that an image can have, or the scale is no number.
 pub(super) fn check(reading: &Reading) -> Result<()> {
     if let Some(scale) = reading.scale.filter(|scale| !scale.is_finite()) {
@@ -56,8 +51,18 @@ pub(super) fn check(reading: &Reading) -> Result<()> {
     }
 }
 
-/// An image of PNG, JPEG or TIFF, told by its content.
-pub(super) fn read(mut content: impl BufRead + Seek, reading: &Reading) -> Result<Pixels> {
+/// Appends the values of an image of PNG, JPEG or TIFF, told by its content; its size, `[C, H, W]`.
+pub(super) fn read(content: impl BufRead + Seek, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
+    read_up_to(PIXELS, content, reading, into)
+}
+
+/// [`read`], of at most so many pixels.
+pub(super) fn read_up_to(
+    most: u64,
+    mut content: impl BufRead + Seek,
+    reading: &Reading,
+    into: &mut Vec<f32>,
+) -> Result<[usize; 3]> {
     let head = content.fill_buf()?;
     if head.starts_with(b"II*\0")
         || head.starts_with(b"MM\0*")
@@ -66,9 +71,45 @@ pub(super) fn read(mut content: impl BufRead + Seek, reading: &Reading) -> Resul
     {
         let length = content.seek(SeekFrom::End(0))?;
         content.seek(SeekFrom::Start(0))?;
-        return bands(geotiff::read(content, length, None)?, reading);
+        return bands(geotiff::read(content, length, None)?, reading, into);
     }
-    let image = decode(content, PIXELS)?;
+    let decoder = decoder(content, most)?;
+    let (w, h) = decoder.dimensions();
+    let (w, h) = (w as usize, h as usize);
+    let as_stored = reading.size.is_none_or(|size| size == (h, w));
+    match (decoder.color_type(), reading.channels) {
+        (ColorType::Rgb8, Channels::Color | Channels::Stored) if as_stored => stored(decoder, [3, h, w], reading, into),
+        (ColorType::L8, Channels::Grey | Channels::Stored) if as_stored => stored(decoder, [1, h, w], reading, into),
+        _ => converted(DynamicImage::from_decoder(decoder)?, reading, into),
+    }
+}
+
+thread_local! {
+    /// A decoded image: every image of a thread's is decoded into the same memory.
+    static BYTES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// An image of 8 bits whose channels are those that are asked for, in its own size.
+fn stored(decoder: impl ImageDecoder, size: [usize; 3], reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
+    /// A thread does not keep more.
+    const KEPT: usize = 1 << 24;
+    let count: usize = size.iter().product();
+    let mut bytes = BYTES.take();
+    // Of a damaged image the decoder may leave some as they are: not the last image's.
+    bytes.clear();
+    sizes::grow("the image", &mut bytes, count)?;
+    decoder.read_image(&mut bytes)?;
+    let start = into.len();
+    sizes::grow("the image", into, start + count)?;
+    planes(&bytes, size[0], reading.scale, 255.0, &mut into[start..]);
+    if bytes.len() <= KEPT {
+        BYTES.set(bytes);
+    }
+    Ok(size)
+}
+
+/// An image whose channels, depth or size are not those that are asked for.
+fn converted(image: DynamicImage, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
     let image = match reading.size {
         Some((h, w)) if (image.height() as usize, image.width() as usize) != (h, w) => {
             image.resize_exact(w as u32, h as u32, FilterType::Triangle)
@@ -83,45 +124,62 @@ pub(super) fn read(mut content: impl BufRead + Seek, reading: &Reading) -> Resul
     };
     // The limits of a decoder are in bytes of the image: f32 is larger.
     let c = if grey { 1 } else { 3 };
-    let mut values = sizes::filled("the image", 0f32, c * h * w)?;
+    let start = into.len();
+    sizes::grow("the image", into, start + c * h * w)?;
+    let values = &mut into[start..];
     let deep = image.color().bytes_per_pixel() / image.color().channel_count() > 1;
     match (deep, grey) {
-        (false, true) => planes(image.into_luma8().as_raw(), c, reading.scale, 255.0, &mut values),
-        (false, false) => planes(image.into_rgb8().as_raw(), c, reading.scale, 255.0, &mut values),
-        (true, true) => planes(image.into_luma16().as_raw(), c, reading.scale, 65_535.0, &mut values),
-        (true, false) => planes(image.into_rgb16().as_raw(), c, reading.scale, 65_535.0, &mut values),
+        (false, true) => planes(image.into_luma8().as_raw(), c, reading.scale, 255.0, values),
+        (false, false) => planes(image.into_rgb8().as_raw(), c, reading.scale, 255.0, values),
+        (true, true) => planes(image.into_luma16().as_raw(), c, reading.scale, 65_535.0, values),
+        (true, false) => planes(image.into_rgb16().as_raw(), c, reading.scale, 65_535.0, values),
     }
-    Ok(Pixels { values, size: [c, h, w] })
+    Ok([c, h, w])
 }
 
 /// Channels that stand side by side, each in a plane of its own.
 fn planes<T: Copy + Into<f32>>(pixels: &[T], c: usize, scale: Option<f64>, most: f32, values: &mut [f32]) {
     match scale {
-        Some(scale) => separate(pixels, c, values, |stored| (f64::from(stored.into()) * scale) as f32),
-        None => separate(pixels, c, values, |stored| stored.into() / most),
+        Some(scale) => {
+            f32::dispatch(Planes { pixels, c, values, value: |stored: T| (f64::from(stored.into()) * scale) as f32 })
+        }
+        None => f32::dispatch(Planes { pixels, c, values, value: |stored: T| stored.into() / most }),
     }
 }
 
-fn separate<T: Copy>(pixels: &[T], c: usize, values: &mut [f32], value: impl Fn(T) -> f32) {
-    let plane = values.len() / c;
-    // Planes of their own instead of indices: the compiler takes several pixels at once.
-    if c == 3 {
-        let (red, rest) = values.split_at_mut(plane);
-        let (green, blue) = rest.split_at_mut(plane);
-        let planes = red.iter_mut().zip(green).zip(blue);
-        for (pixel, ((red, green), blue)) in pixels.chunks_exact(3).zip(planes) {
-            (*red, *green, *blue) = (value(pixel[0]), value(pixel[1]), value(pixel[2]));
-        }
-    } else {
-        for (channel, plane) in values.chunks_exact_mut(plane.max(1)).enumerate() {
-            let stored = pixels[channel..].iter().step_by(c);
-            plane.iter_mut().zip(stored).for_each(|(plane, &stored)| *plane = value(stored));
+struct Planes<'a, T, F> {
+    pixels: &'a [T],
+    c: usize,
+    values: &'a mut [f32],
+    value: F,
+}
+
+impl<T: Copy, F: Fn(T) -> f32> Kernel<f32> for Planes<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<f32>>(self, _: S) {
+        let Self { pixels, c, values, value } = self;
+        let plane = values.len() / c;
+        // Planes of their own instead of indices: the compiler takes several pixels at once.
+        if c == 3 {
+            let (red, rest) = values.split_at_mut(plane);
+            let (green, blue) = rest.split_at_mut(plane);
+            let planes = red.iter_mut().zip(green).zip(blue);
+            for (pixel, ((red, green), blue)) in pixels.chunks_exact(3).zip(planes) {
+                (*red, *green, *blue) = (value(pixel[0]), value(pixel[1]), value(pixel[2]));
+            }
+        } else {
+            for (channel, plane) in values.chunks_exact_mut(plane.max(1)).enumerate() {
+                let stored = pixels[channel..].iter().step_by(c);
+                plane.iter_mut().zip(stored).for_each(|(plane, &stored)| *plane = value(stored));
+            }
         }
     }
 }
 
 /// The bands of a TIFF: as the file scales them, or else as whole numbers of other formats are.
-fn bands(raster: Raster, reading: &Reading) -> Result<Pixels> {
+fn bands(raster: Raster, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
     let [c, h, w] = raster.size;
     let usual = match raster.samples {
         Samples::U8(_) => 1.0 / 255.0,
@@ -141,21 +199,34 @@ fn bands(raster: Raster, reading: &Reading) -> Result<Pixels> {
             *value = (f64::from(raster.samples.get(band * h * w + pixel)) * scale + offset) as f32;
         }
     }
-    fitted(values, [c, h, w], reading)
+    fitted(values, [c, h, w], reading, into)
 }
 
-/// Planes in the size that is asked for.
-pub(super) fn fitted(values: Vec<f32>, [c, h, w]: [usize; 3], reading: &Reading) -> Result<Pixels> {
+/// Appends planes in the size that is asked for.
+pub(super) fn fitted(
+    values: Vec<f32>,
+    [c, h, w]: [usize; 3],
+    reading: &Reading,
+    into: &mut Vec<f32>,
+) -> Result<[usize; 3]> {
     if reading.channels == Channels::Grey && c != 1 {
         return Err(Error::data(format!("an image of {c} bands is not grey")));
     }
     match reading.size {
         Some((height, width)) if (height, width) != (h, w) => {
-            let planes: Vec<Vec<f32>> =
-                values.chunks_exact(h * w).map(|plane| resized(plane, [h, w], [height, width])).collect();
-            Ok(Pixels { values: planes.concat(), size: [c, height, width] })
+            for plane in values.chunks_exact(h * w) {
+                into.extend(resized(plane, [h, w], [height, width]));
+            }
+            Ok([c, height, width])
         }
-        _ => Ok(Pixels { values, size: [c, h, w] }),
+        _ if into.is_empty() => {
+            *into = values;
+            Ok([c, h, w])
+        }
+        _ => {
+            into.extend_from_slice(&values);
+            Ok([c, h, w])
+        }
     }
 }
 
@@ -174,8 +245,8 @@ fn resized(plane: &[f32], [h, w]: [usize; 2], [height, width]: [usize; 2]) -> Ve
     image.into_raw().into_iter().map(|value| low + value * (high - low)).collect()
 }
 
-/// An image of PNG or JPEG, told by its content, of at most so many pixels.
-pub(super) fn decode(content: impl BufRead + Seek, most: u64) -> Result<DynamicImage> {
+/// What decodes an image of PNG or JPEG, told by its content, of at most so many pixels.
+fn decoder<'a>(content: impl BufRead + Seek + 'a, most: u64) -> Result<impl ImageDecoder + 'a> {
     let mut reader = ImageReader::new(content).with_guessed_format()?;
     // The limit of memory comes after that of pixels, which says more.
     reader.no_limits();
@@ -187,7 +258,7 @@ pub(super) fn decode(content: impl BufRead + Seek, most: u64) -> Result<DynamicI
             .hint("cut it into tiles, or make it smaller"));
     }
     decoder.set_limits(Limits::default())?;
-    Ok(DynamicImage::from_decoder(decoder)?)
+    Ok(decoder)
 }
 
 /// The labels of a mask in PNG, grey or indexed by a palette, of up to 16 bits, or in TIFF, `[H, W]`; taken
@@ -250,4 +321,84 @@ fn tiff_labels(bytes: &[u8]) -> Result<(Vec<u32>, [usize; 2])> {
         whole.then_some(value as u32).ok_or_else(|| Error::data(format!("expected labels from 0 on, got {value}")))
     };
     Ok(((0..h * w).map(label).collect::<Result<_>>()?, [h, w]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::{GrayImage, ImageFormat, RgbImage, RgbaImage};
+
+    use super::*;
+
+    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        image.into().write_to(&mut out, format).unwrap();
+        out.into_inner()
+    }
+
+    fn values(content: &[u8], reading: &Reading) -> Result<Vec<f32>> {
+        let mut values = vec![-7.0];
+        let [c, h, w] = read(Cursor::new(content), reading, &mut values)?;
+        assert_eq!((values[0], values.len()), (-7.0, 1 + c * h * w), "appended");
+        Ok(values.split_off(1))
+    }
+
+    /// One number per channel and pixel, from planes that were taken apart one by one.
+    fn expected(content: &[u8], grey: bool, value: impl Fn(u8) -> f32) -> Vec<f32> {
+        let image = image::load_from_memory(content).unwrap();
+        let (bytes, c) = if grey { (image.to_luma8().into_raw(), 1) } else { (image.to_rgb8().into_raw(), 3) };
+        (0..c).flat_map(|channel| bytes[channel..].iter().step_by(c)).map(|&byte| value(byte)).collect()
+    }
+
+    #[test]
+    fn values_are_the_decoders_bytes_in_planes() {
+        let mixed = |x: u32, y: u32, channel: u32| (x * 37 + y * 91 + channel * 50 + x * y) as u8;
+        // Around the lanes of vectors, and more than a page.
+        for (w, h) in [(1, 1), (2, 3), (31, 5), (32, 4), (33, 7), (130, 97)] {
+            let color = RgbImage::from_fn(w, h, |x, y| image::Rgb([0, 1, 2].map(|channel| mixed(x, y, channel))));
+            let grey = GrayImage::from_fn(w, h, |x, y| image::Luma([mixed(x, y, 0)]));
+            let clear = RgbaImage::from_fn(w, h, |x, y| image::Rgba([0, 1, 2, 3].map(|channel| mixed(x, y, channel))));
+            let images = [
+                (encoded(color.clone(), ImageFormat::Png), false),
+                (encoded(color, ImageFormat::Jpeg), false),
+                (encoded(grey.clone(), ImageFormat::Png), true),
+                (encoded(grey, ImageFormat::Jpeg), true),
+                (encoded(clear, ImageFormat::Png), false),
+            ];
+            for (content, is_grey) in images {
+                for (channels, grey) in [(Channels::Color, false), (Channels::Grey, true), (Channels::Stored, is_grey)]
+                {
+                    let reading = Reading { channels, ..Reading::default() };
+                    let divided = expected(&content, grey, |byte| f32::from(byte) / 255.0);
+                    assert!(values(&content, &reading).unwrap() == divided, "{w}×{h} {channels:?}");
+                    let scaled = expected(&content, grey, |byte| (f64::from(byte) * 0.3) as f32);
+                    let reading = Reading { scale: Some(0.3), ..reading };
+                    assert!(values(&content, &reading).unwrap() == scaled, "{w}×{h} {channels:?}, scaled");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_ends_early_has_nothing_of_the_one_before() {
+        let image = |level: u8| {
+            let image = RgbImage::from_fn(64, 64, |x, y| image::Rgb([level, (x * y) as u8, level ^ x as u8]));
+            encoded(image, ImageFormat::Jpeg)
+        };
+        let (whole, other) = (image(10), image(200));
+        let mut read_at_all = 0;
+        for end in (whole.len() / 2..whole.len()).step_by(7) {
+            let part = &whole[..end];
+            let first = values(part, &Reading::default());
+            values(&other, &Reading::default()).unwrap();
+            let second = values(part, &Reading::default());
+            assert_eq!(first.is_ok(), second.is_ok());
+            if let (Ok(first), Ok(second)) = (first, second) {
+                assert!(first == second, "{end} bytes");
+                read_at_all += 1;
+            }
+        }
+        assert!(read_at_all > 0, "every part was refused");
+    }
 }

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use candle_core::{Device, Tensor};
 
 use super::HubImagesBuilder;
+use crate::data::dataset::{EditImage, batch_of_images};
 use crate::data::hub::shards::{Array, Beside, Columns, Rows, Shard, Stored};
 use crate::data::hub::version::Version;
-use crate::data::pixels::{self, Channels, Pixels, Reading};
-use crate::data::{Dataset, Example, Sampler};
+use crate::data::pixels::{self, Channels, Reading};
+use crate::data::{Batch, Dataset, Example, Sampler};
 use crate::error::{Context, Error, Result};
 use crate::random::Generator;
 use crate::sizes;
@@ -118,8 +119,8 @@ impl HubSplit {
             // Grey or colour, as the first: a set may mix them, and a batch cannot.
             let rows = inner.rows(0)?;
             let reading = Reading { size: None, ..inner.reading };
-            let image = inner.image(0, rows.images.get(0).unwrap_or_default(), &reading);
-            let Pixels { size, .. } = image.context("the first image")?;
+            let first = rows.images.get(0).unwrap_or_default();
+            let size = inner.image(0, first, &reading, &mut Vec::new()).context("the first image")?;
             inner.reading.channels = if size[0] == 1 { Channels::Grey } else { Channels::Color };
         }
         Ok(Some((Self(Arc::new(inner)), Arc::new(names))))
@@ -143,6 +144,43 @@ impl HubSplit {
         labels.truncate(self.0.length);
         labels.iter().try_for_each(|&label| self.0.check_label(label))?;
         Ok(labels)
+    }
+
+    /// Appends the values of image `index`; its size and what stands beside it.
+    fn read(&self, index: usize, values: &mut Vec<f32>) -> Result<([usize; 3], Tensor)> {
+        let inner = &*self.0;
+        if index >= inner.length {
+            return Err(Error::argument("index", format!("less than {}", inner.length), index));
+        }
+        let group = inner.groups.partition_point(|group| group.first + group.rows <= index);
+        let row = index - inner.groups[group].first;
+        let rows = inner.rows(group)?;
+        let file = || {
+            let path = inner.shards[inner.groups[group].shard].path.display();
+            format!("row {row} of row group {} of {path}", inner.groups[group].number)
+        };
+        let missing = || Error::data("it is not there");
+        let image = rows.images.get(row).ok_or_else(missing).with_context(file)?;
+        let shard = inner.groups[group].shard;
+        let size = inner.image(shard, image, &inner.reading, values).with_context(file)?;
+        let target = match inner.columns.beside {
+            Beside::Nothing => Tensor::new(0u32, &Device::Cpu)?,
+            Beside::Label(_) => {
+                let label = *rows.labels.get(row).ok_or_else(missing).with_context(file)?;
+                inner.check_label(label).with_context(file)?;
+                Tensor::new(label, &Device::Cpu)?
+            }
+            Beside::Mask(_) => {
+                let mask = rows.masks.get(row).ok_or_else(missing).with_context(file)?;
+                let (labels, [h, w]) = pixels::labels(mask, inner.reading.size).with_context(file)?;
+                if [h, w] != size[1..] {
+                    let what = format!("the image has {}×{} pixels, its mask {h}×{w}", size[1], size[2]);
+                    return Err(Error::data(what)).with_context(file);
+                }
+                Tensor::from_vec(labels, (h, w), &Device::Cpu)?
+            }
+        };
+        Ok((size, target))
     }
 
     /// A new order in every epoch that reads every file once: row groups are shuffled, and their examples with
@@ -179,11 +217,11 @@ impl Inner {
         version.get_many(&names)
     }
 
-    /// What stands in the column of images for one of `shard`, decoded.
-    fn image(&self, shard: usize, stored: &[u8], reading: &Reading) -> Result<Pixels> {
+    /// Appends what stands in the column of images for one of `shard`, decoded; its size.
+    fn image(&self, shard: usize, stored: &[u8], reading: &Reading, values: &mut Vec<f32>) -> Result<[usize; 3]> {
         match self.columns.stored {
-            Stored::Array(array) => plain(stored, array, reading),
-            Stored::Bytes => pixels::read(Cursor::new(stored), reading),
+            Stored::Array(array) => plain(stored, array, reading, values),
+            Stored::Bytes => pixels::read(Cursor::new(stored), reading, values),
             Stored::Path => {
                 // It was a name of the repository's when it was fetched.
                 let path = std::str::from_utf8(stored).map_err(|_| Error::data("its path is no text"))?;
@@ -191,7 +229,7 @@ impl Inner {
                 let path = beside.filter(|path| path.is_file()).unwrap_or_else(|| self.root.join(path));
                 let what = || format!("cannot read {}", path.display());
                 let file = File::open(&path).map_err(Error::from).with_context(what)?;
-                pixels::read(BufReader::new(file), reading).with_context(what)
+                pixels::read(BufReader::new(file), reading, values).with_context(what)
             }
         }
     }
@@ -241,44 +279,22 @@ impl Dataset for HubSplit {
     }
 
     fn get(&self, index: usize) -> Result<Example> {
-        let inner = &*self.0;
-        if index >= inner.length {
-            return Err(Error::argument("index", format!("less than {}", inner.length), index));
-        }
-        let group = inner.groups.partition_point(|group| group.first + group.rows <= index);
-        let row = index - inner.groups[group].first;
-        let rows = inner.rows(group)?;
-        let file = || {
-            let path = inner.shards[inner.groups[group].shard].path.display();
-            format!("row {row} of row group {} of {path}", inner.groups[group].number)
-        };
-        let missing = || Error::data("it is not there");
-        let image = rows.images.get(row).ok_or_else(missing).with_context(file)?;
-        let shard = inner.groups[group].shard;
-        let Pixels { values, size } = inner.image(shard, image, &inner.reading).with_context(file)?;
-        let target = match inner.columns.beside {
-            Beside::Nothing => Tensor::new(0u32, &Device::Cpu)?,
-            Beside::Label(_) => {
-                let label = *rows.labels.get(row).ok_or_else(missing).with_context(file)?;
-                inner.check_label(label).with_context(file)?;
-                Tensor::new(label, &Device::Cpu)?
-            }
-            Beside::Mask(_) => {
-                let mask = rows.masks.get(row).ok_or_else(missing).with_context(file)?;
-                let (labels, [h, w]) = pixels::labels(mask, inner.reading.size).with_context(file)?;
-                if [h, w] != size[1..] {
-                    let what = format!("the image has {}×{} pixels, its mask {h}×{w}", size[1], size[2]);
-                    return Err(Error::data(what)).with_context(file);
-                }
-                Tensor::from_vec(labels, (h, w), &Device::Cpu)?
-            }
-        };
+        let mut values = Vec::new();
+        let (size, target) = self.read(index, &mut values)?;
         Ok(Example { input: Tensor::from_vec(values, &size[..], &Device::Cpu)?, target })
+    }
+
+    fn batch(&self, indices: &[usize]) -> Result<Batch> {
+        batch_of_images(indices, |index, values| self.read(index, values), &|_, _, _| Ok(()))
+    }
+
+    fn edited_batch(&self, indices: &[usize], edit: &EditImage<'_>) -> Option<Result<Batch>> {
+        Some(batch_of_images(indices, |index, values| self.read(index, values), edit))
     }
 }
 
 /// An image from an array, its channels first: the shortest side is theirs, and the first of equals.
-fn plain(bytes: &[u8], array: Array, reading: &Reading) -> Result<Pixels> {
+fn plain(bytes: &[u8], array: Array, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
     let [a, b, c] = array.shape;
     let scale = reading.scale.unwrap_or(1.0 / f64::from(array.most));
     let number = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -289,7 +305,7 @@ fn plain(bytes: &[u8], array: Array, reading: &Reading) -> Result<Pixels> {
     } else {
         (values, [a, b, c])
     };
-    pixels::fitted(values, size, reading)
+    pixels::fitted(values, size, reading, into)
 }
 
 /// The order of [`HubSplit::sampler`].

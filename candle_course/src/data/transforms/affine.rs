@@ -1,6 +1,6 @@
 //! Random rotation, shift, scale and shear.
 
-use super::{BatchPosition, Geometry, Transform, apply_geometry};
+use super::{BatchPosition, Geometry, PerImage, Transform, edit_batch};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
@@ -187,7 +187,11 @@ impl Geometry for RandomAffine {
 
 impl Transform for RandomAffine {
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-        apply_geometry(self, batch, position)
+        edit_batch(&[self], batch, position)
+    }
+
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        Some(self)
     }
 }
 

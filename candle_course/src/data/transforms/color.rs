@@ -1,6 +1,6 @@
 //! Colour jitter.
 
-use super::{BatchPosition, Transform, edit_images};
+use super::{BatchPosition, PerImage, Transform, edit_batch};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
@@ -97,31 +97,43 @@ fn blend(value: &mut f32, factor: f32, reference: f32) {
     *value = (factor * *value + (1.0 - factor) * reference).clamp(0.0, 1.0);
 }
 
+impl PerImage for ColorJitter {
+    fn name(&self) -> &'static str {
+        "colour jitter"
+    }
+
+    fn edit(&self, image: &mut [f32], shape: [usize; 3], position: &BatchPosition, row: usize) -> Result<()> {
+        let [c, h, w] = shape;
+        if c != 3 && (self.saturation > 0.0 || c != 1) {
+            return Err(Error::argument("inputs", "3 channels (or 1, without saturation) for colour jitter", c));
+        }
+        if let Some(bad) = image.iter().find(|&&x| !(-1e-3..=1.001).contains(&x)) {
+            return Err(Error::argument("inputs", "values in 0 to 1 for colour jitter", bad)
+                .hint("put it before the normalisation"));
+        }
+        let mut generator = position.generator(self.seed, row);
+        let mut factor = |strength: f64| (1.0 + strength * (2.0 * generator.uniform() - 1.0)) as f32;
+        let (brightness, contrast, saturation) =
+            (factor(self.brightness), factor(self.contrast), factor(self.saturation));
+        image.iter_mut().for_each(|value| blend(value, brightness, 0.0));
+        let sum: f64 = grey(image, shape).iter().map(|&value| f64::from(value)).sum();
+        let mean = (sum / (h * w) as f64) as f32;
+        image.iter_mut().for_each(|value| blend(value, contrast, mean));
+        if c == 3 {
+            let grey = grey(image, shape);
+            image.iter_mut().enumerate().for_each(|(i, value)| blend(value, saturation, grey[i % (h * w)]));
+        }
+        Ok(())
+    }
+}
+
 impl Transform for ColorJitter {
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-        edit_images(batch, "colour jitter", |row, image, shape| {
-            let [c, h, w] = shape;
-            if c != 3 && (self.saturation > 0.0 || c != 1) {
-                return Err(Error::argument("inputs", "3 channels (or 1, without saturation) for colour jitter", c));
-            }
-            if let Some(bad) = image.iter().find(|&&x| !(-1e-3..=1.001).contains(&x)) {
-                return Err(Error::argument("inputs", "values in 0 to 1 for colour jitter", bad)
-                    .hint("put it before the normalisation"));
-            }
-            let mut generator = position.generator(self.seed, row);
-            let mut factor = |strength: f64| (1.0 + strength * (2.0 * generator.uniform() - 1.0)) as f32;
-            let (brightness, contrast, saturation) =
-                (factor(self.brightness), factor(self.contrast), factor(self.saturation));
-            image.iter_mut().for_each(|value| blend(value, brightness, 0.0));
-            let sum: f64 = grey(image, shape).iter().map(|&value| f64::from(value)).sum();
-            let mean = (sum / (h * w) as f64) as f32;
-            image.iter_mut().for_each(|value| blend(value, contrast, mean));
-            if c == 3 {
-                let grey = grey(image, shape);
-                image.iter_mut().enumerate().for_each(|(i, value)| blend(value, saturation, grey[i % (h * w)]));
-            }
-            Ok(())
-        })
+        edit_batch(&[self], batch, position)
+    }
+
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        Some(self)
     }
 }
 

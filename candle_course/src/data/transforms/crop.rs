@@ -1,6 +1,6 @@
 //! Random crops of padded images.
 
-use super::{BatchPosition, Geometry, Transform, apply_geometry};
+use super::{BatchPosition, Geometry, PerImage, Transform, edit_batch};
 use crate::data::Batch;
 use crate::error::Result;
 use crate::random::Generator;
@@ -111,7 +111,11 @@ impl Geometry for RandomCrop {
 
 impl Transform for RandomCrop {
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-        apply_geometry(self, batch, position)
+        edit_batch(&[self], batch, position)
+    }
+
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        Some(self)
     }
 }
 

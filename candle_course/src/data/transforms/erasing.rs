@@ -1,6 +1,6 @@
 //! Random erasing.
 
-use super::{BatchPosition, Transform, check_probability, edit_images};
+use super::{BatchPosition, PerImage, Transform, check_probability, edit_batch};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
@@ -96,21 +96,33 @@ impl RandomErasing {
     }
 }
 
+impl PerImage for RandomErasing {
+    fn name(&self) -> &'static str {
+        "random erasing"
+    }
+
+    fn edit(&self, image: &mut [f32], [_, h, w]: [usize; 3], position: &BatchPosition, row: usize) -> Result<()> {
+        let mut generator = position.generator(self.seed, row);
+        if generator.chance(self.probability)
+            && let Some([top, left, height, width]) = self.rectangle(&mut generator, h, w)
+        {
+            for plane in image.chunks_exact_mut(h * w) {
+                plane[top * w..(top + height) * w]
+                    .chunks_exact_mut(w)
+                    .for_each(|line| line[left..left + width].fill(self.value));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Transform for RandomErasing {
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-        edit_images(batch, "random erasing", |row, image, [_, h, w]| {
-            let mut generator = position.generator(self.seed, row);
-            if generator.chance(self.probability)
-                && let Some([top, left, height, width]) = self.rectangle(&mut generator, h, w)
-            {
-                for plane in image.chunks_exact_mut(h * w) {
-                    plane[top * w..(top + height) * w]
-                        .chunks_exact_mut(w)
-                        .for_each(|line| line[left..left + width].fill(self.value));
-                }
-            }
-            Ok(())
-        })
+        edit_batch(&[self], batch, position)
+    }
+
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        Some(self)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Flips and quarter turns.
 
-use super::{BatchPosition, Geometry, Transform, apply_geometry, check_probability};
+use super::{BatchPosition, Geometry, PerImage, Transform, check_probability, edit_batch};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::random::Generator;
@@ -56,8 +56,13 @@ macro_rules! flip {
                 position.generator(self.seed, row).chance(self.probability)
             }
 
+            fn edit(&self, _: &bool, plane: &mut [f32], size: [usize; 2]) {
+                $flip(plane, size);
+            }
+
             fn labels<T: Copy>(&self, _: &bool, plane: &[T], out: &mut [T], size: [usize; 2]) {
-                $flip(plane, out, size);
+                out.copy_from_slice(plane);
+                $flip(out, size);
             }
 
             fn is_identity(&self, flipped: &bool) -> bool {
@@ -67,7 +72,11 @@ macro_rules! flip {
 
         impl Transform for $name {
             fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-                apply_geometry(self, batch, position)
+                edit_batch(&[self], batch, position)
+            }
+
+            fn per_image(&self) -> Option<&dyn PerImage> {
+                Some(self)
             }
         }
     };
@@ -94,14 +103,14 @@ flip! {
     RandomVerticalFlip, RandomVerticalFlipBuilder, "random vertical flip", top_down
 }
 
-fn left_right<T: Copy>(plane: &[T], out: &mut [T], [_, w]: [usize; 2]) {
-    for (line, out) in plane.chunks_exact(w).zip(out.chunks_exact_mut(w)) {
-        out.iter_mut().zip(line.iter().rev()).for_each(|(out, &value)| *out = value);
-    }
+fn left_right<T>(plane: &mut [T], [_, w]: [usize; 2]) {
+    plane.chunks_exact_mut(w.max(1)).for_each(<[T]>::reverse);
 }
 
-fn top_down<T: Copy>(plane: &[T], out: &mut [T], [_, w]: [usize; 2]) {
-    plane.chunks_exact(w).rev().zip(out.chunks_exact_mut(w)).for_each(|(line, out)| out.copy_from_slice(line));
+fn top_down<T>(plane: &mut [T], [h, w]: [usize; 2]) {
+    let (top, bottom) = plane.split_at_mut(h / 2 * w);
+    let lines = bottom.chunks_exact_mut(w.max(1)).rev();
+    top.chunks_exact_mut(w.max(1)).zip(lines).for_each(|(line, other)| line.swap_with_slice(other));
 }
 
 /// Turns every image by 0, 90, 180 or 270 degrees: for square images from above.
@@ -140,6 +149,14 @@ impl Geometry for RandomQuarterTurn {
         position.generator(self.seed, row).below(4)
     }
 
+    fn check(&self, [h, w]: [usize; 2]) -> Result<()> {
+        if h == w {
+            Ok(())
+        } else {
+            Err(Error::argument("inputs", "square images for a quarter turn", format!("{h}×{w}")))
+        }
+    }
+
     fn labels<T: Copy>(&self, turns: &usize, plane: &[T], out: &mut [T], size: [usize; 2]) {
         turn(*turns, plane, out, size);
     }
@@ -151,12 +168,11 @@ impl Geometry for RandomQuarterTurn {
 
 impl Transform for RandomQuarterTurn {
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-        if let [_, _, h, w] = *batch.inputs.dims()
-            && h != w
-        {
-            return Err(Error::argument("inputs", "square images for a quarter turn", format!("{h}×{w}")));
-        }
-        apply_geometry(self, batch, position)
+        edit_batch(&[self], batch, position)
+    }
+
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        Some(self)
     }
 }
 
@@ -168,11 +184,15 @@ mod tests {
     #[test]
     fn planes_are_flipped_and_turned() {
         let plane = [1, 2, 3, 4, 5, 6];
-        let mut out = [0; 6];
-        left_right(&plane, &mut out, [2, 3]);
+        let mut out = plane;
+        left_right(&mut out, [2, 3]);
         assert_eq!(out, [3, 2, 1, 6, 5, 4]);
-        top_down(&plane, &mut out, [2, 3]);
+        let mut out = plane;
+        top_down(&mut out, [2, 3]);
         assert_eq!(out, [4, 5, 6, 1, 2, 3]);
+        let mut out = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        top_down(&mut out, [3, 3]);
+        assert_eq!(out, [7, 8, 9, 4, 5, 6, 1, 2, 3]);
         let mut out = [0; 4];
         turn(1, &[1, 2, 3, 4], &mut out, [2, 2]);
         assert_eq!(out, [2, 4, 1, 3]); // as numpy.rot90

@@ -5,6 +5,10 @@
 //! nothing, an epoch that is resumed half-way goes on as it would have, and an example that an
 //! oversampling sampler draws twice is changed in two ways.
 //!
+//! Transforms that change image by image (all here but [`MixUp`]) are applied to an image one after the other, while
+//! it is in the processor's cache, and as soon as it is read where the data set can do so: what comes out is the
+//! same as if each had gone over the whole batch.
+//!
 //! Geometric transforms (flips, quarter turns, crop, affine) also move targets that are masks of
 //! the same height and width, of any dtype. A mask keeps its values: each pixel takes the nearest, none is
 //! mixed from two, and what comes from outside gets a label of its own.
@@ -17,10 +21,13 @@ mod flip;
 mod mixup;
 mod normalize;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor, WithDType};
 
 use crate::data::Batch;
 use crate::error::{Context, Error, Result};
+use crate::kernels::buffer::Scratch;
 use crate::random::Generator;
 
 pub use affine::{RandomAffine, RandomAffineBuilder};
@@ -81,6 +88,59 @@ pub trait Transform: Send + Sync {
     /// # Errors
     /// If the batch is not what the transform can change.
     fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch>;
+
+    /// The same change, image by image, if it can be made so.
+    #[doc(hidden)]
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        None
+    }
+}
+
+/// A change to every image of a batch by itself, where it stands.
+pub trait PerImage: Sync {
+    /// What messages call it.
+    fn name(&self) -> &'static str;
+
+    /// Changes the image of a row, `[C, H, W]`.
+    fn edit(&self, image: &mut [f32], size: [usize; 3], position: &BatchPosition, row: usize) -> Result<()>;
+
+    /// The targets that go with the changed images of `[H, W]`.
+    fn targets(&self, targets: Tensor, _size: [usize; 2], _position: &BatchPosition) -> Result<Tensor> {
+        Ok(targets)
+    }
+}
+
+/// The first transforms, up to one that does not change image by image.
+pub(super) fn leading(transforms: &[Arc<dyn Transform>]) -> Vec<&dyn PerImage> {
+    transforms.iter().map_while(|transform| transform.per_image()).collect()
+}
+
+/// Changes one image by one transform after the other, while it is in the processor's cache.
+pub(super) fn edit_image(
+    edits: &[&dyn PerImage],
+    image: &mut [f32],
+    size: [usize; 3],
+    position: &BatchPosition,
+    row: usize,
+) -> Result<()> {
+    edits.iter().try_for_each(|edit| edit.edit(image, size, position, row))
+}
+
+/// The targets of images that were changed by these transforms.
+pub(super) fn edit_targets(edits: &[&dyn PerImage], batch: Batch, position: &BatchPosition) -> Result<Batch> {
+    let &[_, _, h, w] = batch.inputs.dims() else { return Ok(batch) };
+    let targets = edits.iter().try_fold(batch.targets, |targets, edit| edit.targets(targets, [h, w], position))?;
+    Ok(Batch { targets, ..batch })
+}
+
+/// Changes a batch by transforms that change image by image, in one pass over a copy of it.
+pub(super) fn edit_batch(edits: &[&dyn PerImage], batch: Batch, position: &BatchPosition) -> Result<Batch> {
+    let Some(first) = edits.first() else { return Ok(batch) };
+    let (mut values, [n, c, h, w]) = images(&batch.inputs, first.name())?;
+    let rows = values.chunks_exact_mut((c * h * w).max(1)).enumerate();
+    rows.take(n).try_for_each(|(row, image)| edit_image(edits, image, [c, h, w], position, row))?;
+    let inputs = Tensor::from_vec(values, (n, c, h, w), batch.inputs.device())?;
+    edit_targets(edits, Batch { inputs, ..batch }, position)
 }
 
 /// The values and the shape of `[N, C, H, W]` images.
@@ -95,17 +155,6 @@ fn images(inputs: &Tensor, who: &str) -> Result<(Vec<f32>, [usize; 4])> {
     }
 }
 
-/// Changes the images of a batch one by one, in place.
-fn edit_images(
-    batch: Batch,
-    who: &str,
-    mut edit: impl FnMut(usize, &mut [f32], [usize; 3]) -> Result<()>,
-) -> Result<Batch> {
-    let (mut values, [n, c, h, w]) = images(&batch.inputs, who)?;
-    values.chunks_exact_mut(c * h * w).enumerate().try_for_each(|(row, image)| edit(row, image, [c, h, w]))?;
-    Ok(Batch { inputs: Tensor::from_vec(values, (n, c, h, w), batch.inputs.device())?, ..batch })
-}
-
 /// A transform that moves pixels and keeps the size of the image.
 trait Geometry {
     /// What was drawn for one example.
@@ -114,6 +163,19 @@ trait Geometry {
     const NAME: &'static str;
 
     fn draw(&self, position: &BatchPosition, row: usize, size: [usize; 2]) -> Self::Draw;
+
+    /// An error unless images of this size can be moved.
+    fn check(&self, _size: [usize; 2]) -> Result<()> {
+        Ok(())
+    }
+
+    /// One plane of an image, `[H, W]`, where it stands.
+    fn edit(&self, draw: &Self::Draw, plane: &mut [f32], size: [usize; 2]) {
+        let mut out = Scratch::new(plane.len());
+        out.fill(self.fill());
+        self.values(draw, plane, &mut out, size);
+        plane.copy_from_slice(&out);
+    }
 
     /// One plane of an image, `[H, W]`. What comes from outside is in `out` already.
     fn values(&self, draw: &Self::Draw, plane: &[f32], out: &mut [f32], size: [usize; 2]) {
@@ -139,42 +201,40 @@ trait Geometry {
     }
 }
 
-fn apply_geometry<G: Geometry>(transform: &G, batch: Batch, position: &BatchPosition) -> Result<Batch> {
-    let (mut values, [n, c, h, w]) = images(&batch.inputs, G::NAME)?;
-    let size = [h, w];
-    let draws: Vec<G::Draw> = (0..n).map(|row| transform.draw(position, row, size)).collect();
-    let mut out = vec![0f32; h * w];
-    for (image, draw) in values.chunks_exact_mut(c * h * w).zip(&draws).filter(|(_, draw)| !transform.is_identity(draw))
-    {
-        for plane in image.chunks_exact_mut(h * w) {
-            out.fill(transform.fill());
-            transform.values(draw, plane, &mut out, size);
-            plane.copy_from_slice(&out);
-        }
+impl<G: Geometry + Sync> PerImage for G {
+    fn name(&self) -> &'static str {
+        G::NAME
     }
-    let dims = batch.targets.dims();
-    let targets = if dims.len() >= 3 && dims[dims.len() - 2..] == size {
-        let moved = match batch.targets.dtype() {
-            DType::U8 => masks::<G, u8>(transform, &batch.targets, &draws),
-            DType::U32 => masks::<G, u32>(transform, &batch.targets, &draws),
-            DType::I16 => masks::<G, i16>(transform, &batch.targets, &draws),
-            DType::I32 => masks::<G, i32>(transform, &batch.targets, &draws),
-            DType::I64 => masks::<G, i64>(transform, &batch.targets, &draws),
-            DType::BF16 => masks::<G, half::bf16>(transform, &batch.targets, &draws),
-            DType::F16 => masks::<G, half::f16>(transform, &batch.targets, &draws),
-            DType::F32 => masks::<G, f32>(transform, &batch.targets, &draws),
-            DType::F64 => masks::<G, f64>(transform, &batch.targets, &draws),
+
+    fn edit(&self, image: &mut [f32], [_, h, w]: [usize; 3], position: &BatchPosition, row: usize) -> Result<()> {
+        self.check([h, w])?;
+        let draw = self.draw(position, row, [h, w]);
+        if !self.is_identity(&draw) {
+            image.chunks_exact_mut((h * w).max(1)).for_each(|plane| Geometry::edit(self, &draw, plane, [h, w]));
+        }
+        Ok(())
+    }
+
+    fn targets(&self, targets: Tensor, size: [usize; 2], position: &BatchPosition) -> Result<Tensor> {
+        let dims = targets.dims();
+        if dims.len() < 3 || dims[dims.len() - 2..] != size {
+            return Ok(targets);
+        }
+        let draws: Vec<G::Draw> = (0..dims[0]).map(|row| self.draw(position, row, size)).collect();
+        let moved = match targets.dtype() {
+            DType::U8 => masks::<G, u8>(self, &targets, &draws),
+            DType::U32 => masks::<G, u32>(self, &targets, &draws),
+            DType::I16 => masks::<G, i16>(self, &targets, &draws),
+            DType::I32 => masks::<G, i32>(self, &targets, &draws),
+            DType::I64 => masks::<G, i64>(self, &targets, &draws),
+            DType::BF16 => masks::<G, half::bf16>(self, &targets, &draws),
+            DType::F16 => masks::<G, half::f16>(self, &targets, &draws),
+            DType::F32 => masks::<G, f32>(self, &targets, &draws),
+            DType::F64 => masks::<G, f64>(self, &targets, &draws),
             other => Err(Error::argument("targets", "masks of whole numbers or floats", format!("{other:?}"))),
         };
-        moved.with_context(|| format!("{} cannot move the masks", G::NAME))?
-    } else {
-        batch.targets
-    };
-    Ok(Batch {
-        inputs: Tensor::from_vec(values, (n, c, h, w), batch.inputs.device())?,
-        targets,
-        indices: batch.indices,
-    })
+        moved.with_context(|| format!("{} cannot move the masks", G::NAME))
+    }
 }
 
 /// Masks `[N, …, H, W]`, moved as their images are.

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{BatchPosition, Transform, edit_images};
+use super::{BatchPosition, PerImage, Transform, edit_batch};
 use crate::data::{Batch, Dataset};
 use crate::error::{Error, Result};
 
@@ -110,18 +110,30 @@ impl Normalize {
     }
 }
 
+impl PerImage for Normalize {
+    fn name(&self) -> &'static str {
+        "normalisation"
+    }
+
+    fn edit(&self, image: &mut [f32], [c, h, w]: [usize; 3], _: &BatchPosition, _: usize) -> Result<()> {
+        if c != self.mean.len() {
+            return Err(Error::argument("inputs", format!("{} channels, as the statistics", self.mean.len()), c));
+        }
+        for (plane, (&mean, &std)) in image.chunks_exact_mut((h * w).max(1)).zip(self.mean.iter().zip(&self.std)) {
+            let (scale, offset) = ((1.0 / std) as f32, (-mean / std) as f32);
+            plane.iter_mut().for_each(|x| *x = *x * scale + offset);
+        }
+        Ok(())
+    }
+}
+
 impl Transform for Normalize {
-    fn apply(&self, batch: Batch, _: &BatchPosition) -> Result<Batch> {
-        edit_images(batch, "normalisation", |_, image, [c, h, w]| {
-            if c != self.mean.len() {
-                return Err(Error::argument("inputs", format!("{} channels, as the statistics", self.mean.len()), c));
-            }
-            for (plane, (&mean, &std)) in image.chunks_exact_mut(h * w).zip(self.mean.iter().zip(&self.std)) {
-                let (scale, offset) = ((1.0 / std) as f32, (-mean / std) as f32);
-                plane.iter_mut().for_each(|x| *x = *x * scale + offset);
-            }
-            Ok(())
-        })
+    fn apply(&self, batch: Batch, position: &BatchPosition) -> Result<Batch> {
+        edit_batch(&[self], batch, position)
+    }
+
+    fn per_image(&self) -> Option<&dyn PerImage> {
+        Some(self)
     }
 }
 
