@@ -6,6 +6,7 @@ what would be written.
 """
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -42,12 +43,13 @@ DISK = 1e9
 def main(arguments: list) -> int:
     parser = argparse.ArgumentParser(prog="scripts/scaling", description=__doc__)
     parser.add_argument("what", nargs="?", choices=["measure"])
+    parser.add_argument("--only", action="append", choices=list(PARTS), default=[], help="measure this part alone; may be given several times")
     parser.add_argument("--binary", type=Path, help="measure with this benchmark, built with the feature mpi already")
     parser.add_argument("--check", action="store_true", help="compare the page with what would be written")
     parsed = parser.parse_args(arguments)
     if parsed.what:
-        measure(parsed.binary)
-    measured = json.loads(say.read_text(MEASURED)) if MEASURED.exists() else None
+        measure(parsed.binary, parsed.only)
+    measured = json.loads(say.read_text(MEASURED)) if MEASURED.exists() else {}
     drawing, text = draw(), say.read_text(PAGE)
     for name, rows in tables(measured).items():
         block = f"<!-- {name} -->\n\n" + "\n".join(rows) + f"\n\n<!-- end {name} -->"
@@ -65,33 +67,95 @@ def main(arguments: list) -> int:
     return 0
 
 
-def run(binary: Path, ranks: int, arguments: list) -> list:
+# The steps of a training that are measured: the batch of all ranks, and how many.
+MODELS = {"cnn": (64, 8), "mlp": (64, 300)}
+# Bytes of their gradients.
+GRADIENTS = {"cnn": 4 * 815_018, "mlp": 4 * 109_386}
+NAMES = {"cnn": "CIFAR CNN", "mlp": "MLP"}
+
+
+def run(binary: Path, ranks: int, arguments: list, threads: int = 1) -> list:
+    """The numbers that the benchmark prints, line by line."""
     command = [shutil.which("mpirun"), "-n", ranks, binary, *arguments] if ranks > 1 else [binary, *arguments]
-    environment_ = dict(os.environ, **mpi.ENVIRONMENT, RAYON_NUM_THREADS="1")
+    environment_ = dict(os.environ, **mpi.ENVIRONMENT, RAYON_NUM_THREADS=str(threads))
     output = subprocess.run([str(part) for part in command], env=environment_, stdout=subprocess.PIPE, text=True, check=True).stdout
     return [[float(number) for number in line.split()] for line in output.splitlines()]
 
 
-def measure(binary) -> None:
-    """Sums over 2 and 4 ranks, and steps of 1, 2 and 4 ranks with the same batch each; one thread a rank."""
+def overhead(binary: Path, model: str, rounds: int) -> list:
+    """Milliseconds of a step without ranks, and with a group of one, for every round."""
+    return run(binary, 1, ["overhead", model, *MODELS[model], rounds], threads=2)
+
+
+def halves(binary: Path, model: str, rounds: int) -> list:
+    """Milliseconds of a step of one process with two threads, and of two with one each, for every round."""
+    rows = []
+    for _ in range(rounds):
+        arguments = ["train", model, *MODELS[model], 3]
+        pair = run(binary, 1, arguments, threads=2), run(binary, 2, arguments)
+        rows.append([statistics.median(line[0] for line in lines) for lines in pair])
+    return rows
+
+
+def medians(rows: list) -> tuple:
+    """The medians of two columns, and the median of their ratios."""
+    first, second = (statistics.median(column) for column in zip(*rows))
+    return first, second, statistics.median(one / other for one, other in rows)
+
+
+def processor() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
+
+
+def all_reduces(binary: Path) -> dict:
+    """Seconds of sums over 2 and 4 ranks, by their bytes."""
+    return {str(ranks): [[4 * numbers, seconds] for numbers, seconds in run(binary, ranks, ["reduce"])] for ranks in (2, 4)}
+
+
+def steps(binary: Path) -> dict:
+    """Milliseconds of steps of 1, 2 and 4 ranks with half a batch of `MODELS` each; one thread a rank."""
+    found = {}
+    for model, (batch, count) in MODELS.items():
+        rounds = {1: [], 2: [], 4: []}
+        for _ in range(5):
+            for ranks, row in rounds.items():
+                row += [line[0] for line in run(binary, ranks, ["train", model, batch // 2 * ranks, count, 2])]
+        found[model] = {str(ranks): statistics.median(row) for ranks, row in rounds.items()}
+    return found
+
+
+# What is measured, each for itself: a busy machine may leave room for one at a time.
+PARTS = {
+    "halves": lambda binary: {model: medians(halves(binary, model, 7)) for model in MODELS},
+    "overhead": lambda binary: {model: medians(overhead(binary, model, 7)) for model in MODELS},
+    "steps": steps,
+    "all_reduce": all_reduces,
+}
+
+
+def measure(binary, only: list) -> None:
+    """Each part that is asked for, into docs/scaling/measured.json as soon as it is there."""
     if mpi.missing():
         raise say.Failure(mpi.missing())
     if not binary:
         environment.check_rust()
         binary = benchmarks.binary("ranks", "--features", "mpi")
-    reduced = {str(ranks): [[4 * numbers, seconds] for numbers, seconds in run(binary, ranks, ["reduce"])] for ranks in (2, 4)}
-    steps = {}
-    for model, batch, count in (("cnn", 32, 8), ("mlp", 32, 300)):
-        rounds = {1: [], 2: [], 4: []}
-        for _ in range(5):
-            for ranks, row in rounds.items():
-                row += [line[0] for line in run(binary, ranks, ["train", model, batch * ranks, count, 2])]
-        steps[model] = {str(ranks): statistics.median(row) for ranks, row in rounds.items()}
-    cores = os.cpu_count()
     version = subprocess.run(["mpirun", "--version"], stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
-    found = {"cores": cores, "machine": platform.machine(), "mpi": version, "all_reduce": reduced, "steps": steps}
+    version = version.replace("mpirun ", "").translate({ord(letter): None for letter in "()"})
+    machine = {"processor": processor(), "cores": os.cpu_count(), "mpi": version}
+    found = json.loads(say.read_text(MEASURED)) if MEASURED.exists() else {}
+    if {name: found.get(name) for name in machine} != machine:
+        found = machine  # parts of one page are of one machine
     MEASURED.parent.mkdir(exist_ok=True)
-    MEASURED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for part in only or PARTS:
+        with say.step(f"Measuring {part}", "1 to 2 minutes"):
+            found[part] = PARTS[part](binary)
+        found["date"] = datetime.date.today().isoformat()
+        MEASURED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def seconds(value: float) -> str:
@@ -115,8 +179,9 @@ def table(head: list, rows: list) -> list:
 def tables(measured) -> dict:
     not_yet = ["Not measured yet: `scripts/scaling measure`."]
     return {
-        "measured": measured_all_reduce(measured) if measured else not_yet,
-        "steps": measured_steps(measured) if measured else not_yet,
+        "measured": measured_all_reduce(measured) if "all_reduce" in measured else not_yet,
+        "steps": measured_steps(measured) if {"all_reduce", "steps"} <= set(measured) else not_yet,
+        "group": measured_group(measured) if {"overhead", "halves"} <= set(measured) else not_yet,
         "simulation": simulated(),
         "horovod": horovod(),
         "machines": machines(),
@@ -134,15 +199,32 @@ def measured_all_reduce(measured: dict) -> list:
     rows.append(["fitted: start", *(seconds(fits[ranks][0]) for ranks in fits)])
     rows.append(["fitted: bytes per second", *(bytes_(1 / fits[ranks][1]) for ranks in fits)])
     rows.append(["largest error of the fit", *(f"{100 * fits[ranks][2]:.0f} %" for ranks in fits)])
-    return table(["sum of", "2 ranks", "4 ranks"], rows)
+    date = datetime.date.fromisoformat(measured["date"])
+    machine = f"{measured['processor']}, {measured['cores']} cores, {measured['mpi']}, {date.day} {date:%B %Y}."
+    return [machine, "", *table(["sum of", "2 ranks", "4 ranks"], rows)]
 
 
 def measured_steps(measured: dict) -> list:
     rows = []
-    for model, name in (("cnn", "CIFAR CNN, 32 examples a rank"), ("mlp", "MLP, 32 examples a rank")):
-        one = measured["steps"][model]["1"]
-        rows.append([name, *(f"{measured['steps'][model][ranks]:.3g} ms" for ranks in ("1", "2", "4")), f"{100 * one / measured['steps'][model]['2']:.0f} %"])
-    return table([f"step, one thread a rank, {measured['cores']} cores", "1 rank", "2 ranks", "4 ranks", "efficiency of 2"], rows)
+    start, slope, _ = fit(measured["all_reduce"]["2"])
+    for model, name in NAMES.items():
+        times = measured["steps"][model]
+        # The gradient's buckets, and two sums of a few numbers.
+        told = times["1"] + 1e3 * (sum(start + slope * size for size in buckets(GRADIENTS[model])) + 2 * start)
+        steps = [f"{times[ranks]:.3g} ms" for ranks in ("1", "2", "4")]
+        rows.append([f"{name}, 32 examples a rank", *steps, f"{100 * times['1'] / times['2']:.0f} %", f"{told:.3g} ms"])
+    return table(["step, one thread a rank", "1 rank", "2 ranks", "4 ranks", "efficiency of 2", "2 ranks by the fit"], rows)
+
+
+def measured_group(measured: dict) -> list:
+    rows = []
+    for model, name in NAMES.items():
+        alone, group, ratio = measured["overhead"][model]
+        rows.append([f"{name}: without ranks, a group of one", f"{alone:.3g} ms", f"{group:.3g} ms", f"{ratio:.3f}"])
+    for model, name in NAMES.items():
+        one, two, ratio = measured["halves"][model]
+        rows.append([f"{name}: one process of two threads, two of one", f"{one:.3g} ms", f"{two:.3g} ms", f"{ratio:.3f}"])
+    return table(["step, 64 examples in all", "first", "second", "speed of the second"], rows)
 
 
 def simulated() -> list:

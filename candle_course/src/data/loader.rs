@@ -212,7 +212,8 @@ impl DataLoader {
     /// PyTorch's `DistributedSampler` repeats examples to make the ranks even.
     ///
     /// # Errors
-    /// If `rank` is not below `ranks`, the loader is a part already, or an epoch has fewer examples than ranks.
+    /// If `rank` is not below `ranks`, the loader is a part already, an epoch has fewer examples than ranks, or its
+    /// sampler was made for ranks and batches that these do not fit.
     ///
     /// # Examples
     ///
@@ -241,6 +242,18 @@ impl DataLoader {
             return Err(Error::argument("ranks", format!("at most {examples}, the examples of an epoch"), ranks));
         }
         let Recipe { dataset, transforms, batch_size, drop_last, device, .. } = &*self.recipe;
+        if let Some((parts, examples)) = self.sampler.parts()
+            && !(parts.is_multiple_of(ranks) && parts * examples == ranks * batch_size)
+        {
+            return Err(Error::argument(
+                "ranks",
+                format!("as many as the sampler was made for, {parts} with batches of {examples}"),
+                format!("{ranks} with batches of {batch_size}"),
+            )
+            .hint(
+                "half the ranks may take batches of twice the size; to others every rank would read other ranks' files",
+            ));
+        }
         let recipe = Recipe {
             dataset: Arc::clone(dataset),
             transforms: transforms.clone(),

@@ -20,6 +20,12 @@ pub trait Sampler: Send + Sync {
         self.indices(0)
     }
 
+    /// If the order was made for so many ranks with so many examples of a batch each, these two numbers: to others it
+    /// gives batches that are right, but not those that a rank was to read.
+    fn parts(&self) -> Option<(usize, usize)> {
+        None
+    }
+
     /// How many indices an epoch has.
     fn len(&self) -> usize;
 

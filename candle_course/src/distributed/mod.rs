@@ -33,7 +33,7 @@
 //! ```
 //!
 //! In a loop of one's own, [`average_gradients`] stands between backward and step, and [`broadcast_parameters`]
-//! before the first.
+//! before the first; [`SynchronisedBatchNorm`] lets batch norms see the batches of all ranks.
 
 mod buckets;
 mod communicator;
@@ -44,6 +44,7 @@ pub mod mpi;
 #[cfg(feature = "nccl")]
 pub mod nccl;
 mod states;
+mod synchronised;
 
 pub(crate) use buckets::Buckets;
 pub use buckets::average_gradients;
@@ -52,3 +53,5 @@ pub use launch::launch;
 pub use local::LocalCommunicator;
 pub use states::broadcast_parameters;
 pub(crate) use states::{checksums, from_bytes, gather_states, to_bytes};
+pub(crate) use synchronised::Outcome;
+pub use synchronised::SynchronisedBatchNorm;

@@ -184,45 +184,49 @@ impl<T: Element> Kernel<T> for InputGradient<'_, T> {
     }
 }
 
-/// The gradients of input (if `input`), weight and bias (0 unless `affine`). With
-/// `through_statistics` (training) the input also acts through the mean and variance of its channel.
-pub fn backward<T: Element>(
-    b: &Backward<'_, T>,
-    through_statistics: bool,
-    input: bool,
-    affine: bool,
-) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
+/// Per channel the sums of dy and of dy · (x − mean) over all numbers, in f64.
+pub fn totals<T: Element>(b: &Backward<'_, T>) -> Vec<[f64; 2]> {
     let (plane, count) = (b.plane, b.channels.len());
     let mut sums = vec![[0.0; 2]; b.x.len() / plane];
     let share = (super::parallel::SMALL / plane).max(1);
-    if affine || through_statistics {
-        for_planes(&mut sums, share, b.x.len(), |first, sums| {
-            let (x, dy) = (&b.x[first * plane..], &b.dy[first * plane..]);
-            T::dispatch(GradientSums { x, dy, plane, channels: b.channels, relu: b.relu, first, sums });
-        });
-    }
-    let totals: Vec<(f64, f64)> = (0..count)
+    for_planes(&mut sums, share, b.x.len(), |first, sums| {
+        let (x, dy) = (&b.x[first * plane..], &b.dy[first * plane..]);
+        T::dispatch(GradientSums { x, dy, plane, channels: b.channels, relu: b.relu, first, sums });
+    });
+    (0..count)
         .map(|c| {
             let total = |k: usize| sums[c..].iter().step_by(count).map(|sum| sum[k]).sum::<f64>();
             // The second is taken about the rounded mean.
-            (total(0), total(1) - b.channels[c].offset * total(0))
+            [total(0), total(1) - b.channels[c].offset * total(0)]
         })
-        .collect();
-    let numbers = (b.x.len() / count) as f64;
-    let dx = input.then(|| {
-        written(b.x.len(), |dx| {
-            for_parts(dx, plane, |index, dx| {
-                let c = index % count;
-                let (channel, inverse) = (b.channels[c], b.inverse_std[c]);
-                let mean_of =
-                    |total: f64| if through_statistics { channel.scale.wide() * total / numbers } else { 0.0 };
-                let slope = mean_of(totals[c].1) * inverse * inverse;
-                let (offset, slope) = (T::of(mean_of(totals[c].0) - slope * channel.offset), T::of(slope));
-                let (x, dy) = (&b.x[index * plane..][..plane], &b.dy[index * plane..][..plane]);
-                T::dispatch(InputGradient { x, dy, channel, relu: b.relu, offset, slope, dx });
-            });
-        })
-    });
-    let weight = (0..count).map(|c| T::of(totals[c].1 * b.inverse_std[c])).collect();
-    (dx, weight, totals.iter().map(|total| T::of(total.0)).collect())
+        .collect()
+}
+
+/// What acts through the mean and variance of a channel: the totals of all numbers that these are of, and how
+/// many they are.
+pub struct Through<'a> {
+    pub totals: &'a [[f64; 2]],
+    pub numbers: f64,
+}
+
+/// The gradient of the input; with `through` (training) it also acts through the statistics.
+pub fn input_gradient<T: Element>(b: &Backward<'_, T>, through: Option<&Through<'_>>) -> Vec<T> {
+    let (plane, count) = (b.plane, b.channels.len());
+    written(b.x.len(), |dx| {
+        for_parts(dx, plane, |index, dx| {
+            let c = index % count;
+            let (channel, inverse) = (b.channels[c], b.inverse_std[c]);
+            let mean_of = |k: usize| through.map_or(0.0, |all| channel.scale.wide() * all.totals[c][k] / all.numbers);
+            let slope = mean_of(1) * inverse * inverse;
+            let (offset, slope) = (T::of(mean_of(0) - slope * channel.offset), T::of(slope));
+            let (x, dy) = (&b.x[index * plane..][..plane], &b.dy[index * plane..][..plane]);
+            T::dispatch(InputGradient { x, dy, channel, relu: b.relu, offset, slope, dx });
+        });
+    })
+}
+
+/// The gradients of weight and bias.
+pub fn affine_gradients<T: Element>(b: &Backward<'_, T>, totals: &[[f64; 2]]) -> (Vec<T>, Vec<T>) {
+    let weight = totals.iter().zip(b.inverse_std).map(|(total, inverse)| T::of(total[1] * inverse)).collect();
+    (weight, totals.iter().map(|total| T::of(total[0])).collect())
 }

@@ -69,6 +69,7 @@ impl<Layer> BatchNormBuilder<Layer> {
         let running_var = scope.buffer("running_var", &Tensor::ones(self.channels, dtype, device)?)?;
         let batches = scope.buffer("num_batches_tracked", &Tensor::zeros((), DType::I64, device)?)?;
         let (epsilon, momentum) = (self.epsilon, self.momentum);
+        scope.note_batch_norm();
         let scope = scope.clone();
         Ok(BatchNorm { affine, running_mean, running_var, batches, epsilon, momentum, relu: false, scope })
     }
@@ -93,6 +94,13 @@ impl BatchNorm {
             batches: &self.batches,
             momentum: self.momentum,
         };
+        if let Some(ranks) = self.scope.parameters().ranks() {
+            let shared = ops::Shared { ranks, layer: self.scope.full_name("") };
+            let ys = ops::batch_norm_synchronised(xs, affine, self.epsilon, self.relu, &running, shared)?;
+            if let Some(ys) = ys {
+                return Ok(ys);
+            }
+        }
         ops::batch_norm_running(xs, affine, self.epsilon, self.relu, &running)
     }
 }
@@ -176,6 +184,9 @@ layer!(
     /// running ones. A layer whose weight and bias are both frozen
     /// ([`Parameters::freeze`](crate::nn::Parameters::freeze)) is as in evaluation in training, too, and its
     /// running statistics stay: fine-tuning on few images would spoil them.
+    ///
+    /// Several ranks can normalise by the batches of all of them, as `torch.nn.SyncBatchNorm`:
+    /// [`TrainerBuilder::synchronise_batch_norm`](crate::training::TrainerBuilder::synchronise_batch_norm).
     ///
     /// Parameters: `weight`, `bias`: `[C]`; buffers: `running_mean`, `running_var`: `[C]`,
     /// `num_batches_tracked`.

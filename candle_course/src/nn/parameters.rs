@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::nn::bridge::Bridge;
 use crate::nn::init::Init;
 use crate::nn::pattern::matches;
+use crate::ops::Synchronise;
 use crate::random::{Generator, SharedGenerator};
 use crate::stateful::{Expected, State, Stateful, compare, in_dtype};
 
@@ -55,6 +56,10 @@ struct Entries {
     foreign: bool,
     /// Patterns that were given before the variables existed that they are to match.
     patterns: BTreeSet<String>,
+    /// The batch norms of this crate, by the names of their places.
+    batch_norms: BTreeSet<String>,
+    /// The ranks by whose batches these normalise together.
+    ranks: Option<Arc<dyn Synchronise>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -221,6 +226,27 @@ impl Parameters {
         self.entries().foreign
     }
 
+    /// The batch norms of this crate's layers, and those of others, by the names of their places.
+    pub(crate) fn batch_norms(&self) -> (Vec<String>, Vec<String>) {
+        let entries = self.entries();
+        let place = |name: &String| match name.strip_suffix("running_mean") {
+            Some(place) if place.is_empty() || place.ends_with('.') => Some(place.trim_end_matches('.').to_owned()),
+            _ => None,
+        };
+        let all = entries.variables.keys().filter_map(place);
+        all.partition(|place| entries.batch_norms.contains(place))
+    }
+
+    /// Lets batch norms normalise by the batches of all ranks, or of this one again.
+    pub(crate) fn set_ranks(&self, ranks: Option<Arc<dyn Synchronise>>) {
+        self.entries().ranks = ranks;
+    }
+
+    /// Whom batch norms normalise together with.
+    pub(crate) fn ranks(&self) -> Option<Arc<dyn Synchronise>> {
+        self.entries().ranks.clone()
+    }
+
     /// Notes patterns of variables that are yet to come.
     pub(super) fn expect_patterns(&self, patterns: impl Iterator<Item = String>) {
         self.entries().patterns.extend(patterns);
@@ -360,6 +386,11 @@ impl Scope {
     /// If the name is taken.
     pub fn buffer(&self, name: &str, value: &Tensor) -> Result<Var> {
         self.parameters.register(self.full_name(name), Role::Buffer, value.to_device(self.parameters.device())?)
+    }
+
+    /// Notes that the layer of this place is a batch norm, which ranks can share.
+    pub(super) fn note_batch_norm(&self) {
+        self.parameters.entries().batch_norms.insert(self.path.clone());
     }
 
     /// Creates a generator for a layer that draws random numbers.

@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor, Var};
 use super::support::{
     Reading, apply, check_input, check_same_kind, check_shape, on_cpu, relu_composed, tensor, with_element,
 };
+use super::synchronise::{self, Shared};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::norm as cuda;
@@ -45,14 +46,24 @@ fn check_channels(xs: &Tensor, channels: usize, names: [&str; 2], pair: Option<(
 const AFFINE: [&str; 2] = ["weight", "bias"];
 const TRAINING: &str = "batch_norm";
 const INFERENCE: &str = "batch_norm_inference";
+const SYNCHRONISED: &str = "batch_norm_synchronised";
 
 struct BatchNorm {
     statistics: Statistics,
     epsilon: f64,
     plane: usize,
     relu: bool,
-    /// Whether the statistics are those of the input itself.
-    training: bool,
+    of: Of,
+}
+
+/// What the statistics are of.
+enum Of {
+    /// Other batches.
+    Past,
+    /// The input.
+    Input,
+    /// The inputs of all ranks, so many numbers per channel.
+    Inputs(Shared, usize),
 }
 
 impl BatchNorm {
@@ -78,8 +89,22 @@ impl BatchNorm {
             inverse_std: &self.statistics.variance.iter().map(|v| 1.0 / (v + self.epsilon).sqrt()).collect::<Vec<_>>(),
             relu: self.relu,
         };
-        let (dx, dw, db) = norm::backward(&backward, self.training, wanted(0), wanted(1) || wanted(2));
+        let totals = match (&self.of, wanted(1) || wanted(2)) {
+            (Of::Past, false) => vec![[0.0; 2]; backward.channels.len()],
+            _ => norm::totals(&backward),
+        };
+        let joint; // of all ranks
+        let through = match &self.of {
+            Of::Past => None,
+            Of::Inputs(shared, count) if wanted(0) => {
+                joint = shared.ranks.totals(&shared.layer, totals.clone())?;
+                Some(norm::Through { totals: &joint, numbers: *count as f64 })
+            }
+            _ => Some(norm::Through { totals: &totals, numbers: (backward.x.len() / totals.len()) as f64 }),
+        };
+        let dx = wanted(0).then(|| norm::input_gradient(&backward, through.as_ref()));
         let mut gradients = vec![dx.map(|dx| tensor(dx, inputs[0].shape())).transpose()?];
+        let (dw, db) = norm::affine_gradients(&backward, &totals);
         for (i, values) in [(1, dw), (2, db)] {
             if let Some(parameter) = inputs.get(i) {
                 gradients.push(wanted(i).then(|| tensor(values, parameter.shape())).transpose()?);
@@ -120,8 +145,37 @@ pub fn batch_norm(
     let as_tensor = |values: &[f64]| tensor(values.to_vec(), channels)?.to_dtype(xs.dtype());
     let found =
         BatchStatistics { mean: as_tensor(&statistics.mean)?, variance: as_tensor(&statistics.variance)?, count };
-    let op = BatchNorm { statistics, epsilon, plane, relu, training: true };
+    let op = BatchNorm { statistics, epsilon, plane, relu, of: Of::Input };
     Ok((apply!(TRAINING, op, inputs(&xs, affine)), found))
+}
+
+/// [`batch_norm_running`] by the statistics of all ranks' batches; `None` if this forward pass is this rank's alone.
+///
+/// Weight and bias get the gradients of this rank's numbers, the input that of the loss of all ranks.
+pub(crate) fn batch_norm_synchronised(
+    xs: &Tensor,
+    affine: Option<(&Tensor, &Tensor)>,
+    epsilon: f64,
+    relu: bool,
+    running: &RunningStatistics<'_>,
+    shared: Shared,
+) -> Result<Option<Tensor>> {
+    let (channels, plane) = sizes(xs)?;
+    check_channels(xs, channels, AFFINE, affine)?;
+    let own = synchronise::moments(xs, channels, plane, on_cpu(xs), running.momentum)?;
+    let Some(all) = shared.ranks.statistics(&shared.layer, own)? else { return Ok(None) };
+    synchronise::check_count(&all, xs)?;
+    running.update(&all.running(running.mean.dtype(), running.mean.device())?)?;
+    if on_cpu(xs) {
+        let op = BatchNorm { statistics: all.statistics(), epsilon, plane, relu, of: Of::Inputs(shared, all.count) };
+        return Ok(Some(apply!(SYNCHRONISED, op, inputs(xs, affine))));
+    }
+    let inputs = super::support::contiguous(&inputs(xs, affine))?;
+    let inputs: Vec<&Tensor> = inputs.iter().collect();
+    let of_channels = |values: &[f64]| tensor(values.to_vec(), channels)?.to_dtype(xs.dtype())?.to_device(xs.device());
+    let (mean, variance) = (of_channels(&all.mean)?, of_channels(&all.variance)?);
+    let ys = super::no_grad(|| batch_norm_inference(&xs.detach(), &mean, &variance, affine, epsilon, relu))?.detach();
+    Ok(Some(synchronise::Composed { all, epsilon, relu, shared }.node(SYNCHRONISED, &inputs, &ys)?))
 }
 
 /// How many numbers a channel has, in training.
@@ -148,6 +202,17 @@ pub(crate) struct RunningStatistics<'a> {
     pub momentum: f64,
 }
 
+impl RunningStatistics<'_> {
+    /// Takes in mean and unbiased variance of a batch.
+    pub(crate) fn update(&self, [mean, variance]: &[Tensor; 2]) -> Result<()> {
+        for (running, new) in [(self.mean, mean), (self.variance, variance)] {
+            let old = running.as_detached_tensor();
+            running.set(&((old * (1.0 - self.momentum))? + (new * self.momentum)?)?)?;
+        }
+        Ok(self.batches.set(&(self.batches.as_detached_tensor() + 1.0)?)?)
+    }
+}
+
 /// [`batch_norm`] whose statistics go into the running ones: on CUDA within the same pass.
 pub(crate) fn batch_norm_running(
     xs: &Tensor,
@@ -169,11 +234,7 @@ pub(crate) fn batch_norm_running(
     let (ys, found) = batch_norm(xs, affine, epsilon, relu)?;
     // The running variance is the unbiased one, as in PyTorch.
     let unbiased = (found.variance * (found.count as f64 / (found.count - 1) as f64))?;
-    for (running_one, new) in [(running.mean, found.mean), (running.variance, unbiased)] {
-        let old = running_one.as_detached_tensor();
-        running_one.set(&((old * (1.0 - running.momentum))? + (new * running.momentum)?)?)?;
-    }
-    running.batches.set(&(running.batches.as_detached_tensor() + 1.0)?)?;
+    running.update(&[found.mean, unbiased])?;
     Ok(ys)
 }
 
@@ -239,7 +300,7 @@ pub fn batch_norm_inference(
     }
     let wide = |xs: &Tensor| xs.to_dtype(DType::F64)?.to_vec1::<f64>();
     let statistics = Statistics { mean: wide(mean)?, variance: wide(variance)? };
-    let op = BatchNorm { statistics, epsilon, plane, relu, training: false };
+    let op = BatchNorm { statistics, epsilon, plane, relu, of: Of::Past };
     Ok(apply!(INFERENCE, op, inputs(xs, affine)))
 }
 

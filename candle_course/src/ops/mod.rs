@@ -31,6 +31,7 @@ mod log_softmax;
 mod no_grad;
 pub(crate) mod pool;
 mod recurrence;
+mod synchronise;
 mod upsample;
 
 #[cfg(all(test, feature = "cuda"))]
@@ -45,7 +46,7 @@ pub(crate) mod reference_tests;
 pub use crate::kernels::simd::{SimdLevel, simd_level};
 pub use activation::{add_relu, gelu, relu, silu};
 pub use batch_norm::{BatchStatistics, batch_norm, batch_norm_inference};
-pub(crate) use batch_norm::{RunningStatistics, batch_norm_running};
+pub(crate) use batch_norm::{RunningStatistics, batch_norm_running, batch_norm_synchronised};
 pub use cat::cat;
 pub use conv_transpose2d::{ConvTranspose2dOptions, conv_transpose2d};
 pub use conv2d::{Conv2dOptions, conv2d};
@@ -58,4 +59,7 @@ pub use no_grad::no_grad;
 pub use pool::{Pool2dOptions, adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 pub(crate) use recurrence::{Cell, recurrence};
 pub(crate) use support::Reading;
+#[cfg(test)]
+pub(crate) use support::composed;
+pub(crate) use synchronise::{Moments, Shared, Synchronise, zero_of};
 pub use upsample::{upsample_bilinear2d, upsample_nearest2d};

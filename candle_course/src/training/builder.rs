@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use candle_core::backprop::GradStore;
 
-use crate::distributed::Communicator;
+use crate::distributed::{Communicator, SynchronisedBatchNorm};
 use crate::error::{Error, Result};
 use crate::losses::Loss;
 use crate::metrics::Metric;
@@ -47,6 +47,7 @@ pub struct TrainerBuilder {
     pub(super) precision: Precision,
     pub(super) checks_gradients: bool,
     pub(super) communicator: Option<Arc<dyn Communicator>>,
+    pub(super) synchronises: bool,
 }
 
 /// A bound on gradients.
@@ -95,6 +96,7 @@ impl TrainerBuilder {
             precision: Precision::F32,
             checks_gradients: true,
             communicator: None,
+            synchronises: false,
         }
     }
 
@@ -223,8 +225,9 @@ impl TrainerBuilder {
     /// - Gradients and losses are weighted by what the loss is a mean of, so that uneven batches are exact; a loss
     ///   that cannot be split is refused. Clipping, the average of the weights, and what the optimizer does with
     ///   gradients that are not finite follow on every rank from the same gradient.
-    /// - Batch norm normalises by the rank's own batch, as in one process with batches of B; the running statistics
-    ///   are averaged at every step. Dropout draws differently on every rank.
+    /// - Batch norm normalises by the rank's own batch, as in one process with batches of B, and the running statistics
+    ///   are averaged at every step; [`synchronise_batch_norm`](Self::synchronise_batch_norm) says otherwise. Dropout
+    ///   draws differently on every rank.
     /// - Losses and metrics are those of all ranks, and so early stopping and schedules decide the same. A validation
     ///   loader may be a shard or whole; whole, every rank goes through all of it.
     /// - Rank 0 alone writes: checkpoints, the last finite weights, progress lines, TensorBoard, JSON lines. Your own
@@ -241,13 +244,24 @@ impl TrainerBuilder {
         self
     }
 
+    /// Batch norm normalises by the batches of all ranks together, as `torch.nn.SyncBatchNorm`, so that P ranks with
+    /// batches of B take the steps of one process with batches of P·B: for few examples a rank, and for models that are
+    /// to be compared. Every layer then costs two exchanges of a few numbers per channel and step, for which the ranks
+    /// wait; see [`SynchronisedBatchNorm`]. With one rank, or without [`distributed`](Self::distributed), it changes
+    /// nothing.
+    pub fn synchronise_batch_norm(mut self) -> Self {
+        self.synchronises = true;
+        self
+    }
+
     /// The trainer.
     ///
     /// # Errors
     /// If there is neither learning rate nor schedule, the first rate is not a finite number of at
     /// least 0, there are no epochs, a limit is 0, two metrics share a name, nothing can be trained, `accumulate`
     /// is 0, the loss cannot be split where it has to be, a clipping bound is not positive, the decay is not in `[0, 1)`,
-    /// or a reduced precision is asked for on another device than CUDA.
+    /// a reduced precision is asked for on another device than CUDA, or batch norm is to be synchronised and the model
+    /// has none, or one that is not of this crate's layers.
     pub fn build(self) -> Result<Trainer> {
         if self.epochs == Some(0) {
             return Err(Error::argument("epochs", "at least 1", 0));
@@ -301,7 +315,18 @@ impl TrainerBuilder {
         if let Some(progress) = self.progress {
             callbacks.push(Box::new(progress));
         }
-        let ranks = self.communicator.filter(|communicator| communicator.size() > 1).map(Ranks::new);
+        if self.synchronises {
+            // Also where there is one rank: the program will run on several.
+            SynchronisedBatchNorm::check(&self.parameters)?;
+        }
+        let ranks = match self.communicator.filter(|communicator| communicator.size() > 1) {
+            None => None,
+            Some(communicator) => {
+                let together = || SynchronisedBatchNorm::new(Arc::clone(&communicator), &self.parameters);
+                let together = self.synchronises.then(together).transpose()?;
+                Some(Ranks::new(communicator, together))
+            }
+        };
         let mut checkpoints = self.checkpoints;
         let mut last_finite_folder = self.last_finite_folder;
         if ranks.as_ref().is_some_and(|ranks| ranks.rank() > 0) {

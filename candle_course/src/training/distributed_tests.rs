@@ -23,7 +23,7 @@ use crate::training::callbacks::{Checkpoints, EarlyStopping, JsonLines};
 const CLASSES: usize = 3;
 
 /// Points of three classes that overlap.
-fn points(examples: usize, seed: u64) -> TensorDataset {
+pub(super) fn points(examples: usize, seed: u64) -> TensorDataset {
     let mut generator = Generator::new(seed);
     let labels: Vec<u32> = (0..examples).map(|_| generator.below(CLASSES) as u32).collect();
     let mut values = Vec::new();
@@ -49,7 +49,7 @@ fn weighted() -> CrossEntropy {
 }
 
 /// A shuffled loader of this rank's part of the data.
-fn part(data: TensorDataset, batch_size: usize, communicator: &dyn Communicator) -> DataLoader {
+pub(super) fn part(data: TensorDataset, batch_size: usize, communicator: &dyn Communicator) -> DataLoader {
     let loader = DataLoader::builder(data).batch_size(batch_size).shuffle(5).build().unwrap();
     match communicator.size() {
         1 => loader,
@@ -59,17 +59,17 @@ fn part(data: TensorDataset, batch_size: usize, communicator: &dyn Communicator)
 
 /// What a rank tells of its training.
 #[derive(Debug, Clone)]
-struct Told {
-    history: History,
-    parameters: Parameters,
+pub(super) struct Told {
+    pub(super) history: History,
+    pub(super) parameters: Parameters,
 }
 
 impl Told {
-    fn bits(&self) -> Vec<(String, Vec<u64>)> {
+    pub(super) fn bits(&self) -> Vec<(String, Vec<u64>)> {
         bits(&self.parameters.state().unwrap())
     }
 
-    fn difference(&self, other: &Self) -> f64 {
+    pub(super) fn difference(&self, other: &Self) -> f64 {
         let values = |told: &Self| -> Vec<f64> {
             bits(&told.parameters.state().unwrap())
                 .into_iter()
@@ -86,7 +86,7 @@ impl Told {
 }
 
 /// The same training on several ranks, and what each of them came to.
-fn each(
+pub(super) fn each(
     ranks: usize,
     train: impl Fn(Arc<dyn Communicator>) -> Result<Told> + Send + Sync,
 ) -> Vec<Result<Told, String>> {
@@ -94,7 +94,7 @@ fn each(
 }
 
 /// As [`each`], where nothing fails: all ranks have the same weights and losses, to the bit.
-fn all(ranks: usize, train: impl Fn(Arc<dyn Communicator>) -> Result<Told> + Send + Sync) -> Told {
+pub(super) fn all(ranks: usize, train: impl Fn(Arc<dyn Communicator>) -> Result<Told> + Send + Sync) -> Told {
     let mut told: Vec<Told> = each(ranks, train).into_iter().map(|told| told.unwrap()).collect();
     for other in &told[1..] {
         assert_eq!(other.bits(), told[0].bits());

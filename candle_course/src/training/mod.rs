@@ -51,4 +51,6 @@ mod resume_tests;
 #[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]
+mod synchronised_tests;
+#[cfg(test)]
 pub(crate) mod trainer_tests;

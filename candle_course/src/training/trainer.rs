@@ -12,12 +12,12 @@ use crate::kernels::tape::Tape;
 use crate::losses::Loss;
 use crate::nn::{Model, Parameters};
 use crate::notebook::Table;
-use crate::optimizers::{Optimizer, WeightAverage};
+use crate::optimizers::{GradientAccumulator, Optimizer, WeightAverage};
 use crate::stateful::Stateful as _;
 use crate::training::callbacks::{Callbacks, Checkpoints, EVENTS};
 use crate::training::losses::DeviceLosses;
 use crate::training::ranks::Turn;
-use crate::training::step::{evaluate_while, forward, metric_values};
+use crate::training::step::{evaluate_while, metric_values};
 use crate::training::{
     Callback, EpochRecord, Evaluation, History, StepEvaluation, StepTimes, TrainState, TrainerBuilder, Training,
 };
@@ -261,30 +261,34 @@ impl Trainer {
         let tape = Tape::start(training.accumulator.is_none());
         let own = match (&batch, failed) {
             (_, Some(error)) => Some(Err(error)),
-            (Some(batch), None) => Some(checked.and_then(|()| {
-                let forward = forward(&*training.model, &*training.loss, batch)?;
-                let Training { guard, state, parameters, ranks, .. } = &mut *training;
-                guard.after_forward(&forward.loss.detach(), batch, state, parameters)?;
-                // Ranks exchange the losses at every batch anyway.
-                ranks.as_ref().map_or(Ok(()), |_| guard.read(state, parameters))?;
-                Ok(forward)
-            })),
+            (Some(batch), None) => Some(checked.map(|()| batch)),
             (None, None) => None,
         };
+        let own = training.forward(own).map(|forward| {
+            let (forward, Training { guard, state, parameters, ranks, .. }) = (forward?, &mut *training);
+            batch.iter().try_for_each(|batch| {
+                guard.after_forward(&forward.loss.detach(), batch, state, parameters)?;
+                // Ranks exchange the losses at every batch anyway.
+                ranks.as_ref().map_or(Ok(()), |_| guard.read(state, parameters))
+            })?;
+            Ok(forward)
+        });
         let Turn { predictions, loss, means, recorded } = training.meet(own, batch.as_ref().map_or(0, Batch::len))?;
         let forward_ended = Instant::now();
-        let gradients = match &mut training.accumulator {
-            None => Some(loss.as_ref().map(|loss| tape.backward(loss)).transpose()?),
+        let gradients = if training.accumulator.is_none() {
+            Some(training.backward(loss.as_ref().map(|loss| move |_: &mut Training| Ok(tape.backward(loss)?)))?)
+        } else {
             // Weighted by what the loss is a mean of; the epoch's last group may be smaller.
-            Some(group) => {
-                let last = training.state.batch + 1 == training.state.batches_per_epoch;
-                if loss.is_some() {
-                    group.add_means(&means)?;
+            training.backward(loss.as_ref().map(|_| {
+                |training: &mut Training| {
+                    training.accumulator.as_mut().map_or(Ok(false), |group| group.add_means(&means))
                 }
-                // Counted in batches of all ranks: this one may have had nothing to add to some.
-                let full = training.state.batches_in_step + 1 == group.batches();
-                (full || last).then(|| training.take_accumulated()).transpose()?
-            }
+            }))?;
+            // Counted in batches of all ranks: this one may have had nothing to add to some.
+            let batches = training.accumulator.as_ref().map_or(1, GradientAccumulator::batches);
+            let full = training.state.batches_in_step + 1 == batches;
+            let last = training.state.batch + 1 == training.state.batches_per_epoch;
+            (full || last).then(|| training.take_accumulated()).transpose()?
         };
         drop((loss, means)); // and with them what the backward pass needed
         let gradients = gradients.map(|gradients| training.all_reduce(gradients)).transpose()?;

@@ -210,6 +210,104 @@ fn workers_read_every_example_once_in_an_order_that_follows_the_seed() {
     assert_eq!(seen, sorted);
 }
 
+/// The file of that name somewhere below a folder.
+fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).find_map(|path| match path.is_dir() {
+        true => find(&path, name),
+        false => path.ends_with(name).then_some(path),
+    })
+}
+
+#[test]
+fn ranks_read_the_files_of_their_own_part() {
+    let hub = Arc::new(bands_hub());
+    let endpoint = hub.serve();
+    let order = |rank: usize, missing: &[usize]| -> Result<Vec<Vec<usize>>> {
+        // A machine of its own, whose disk loses files once the set is known.
+        let cache = tempfile::tempdir().unwrap();
+        let train = from("someone/bands", &endpoint, &cache).splits(&["train"]).load()?.split("train")?;
+        for file in missing {
+            std::fs::remove_file(find(cache.path(), &format!("train-0000{file}-of-00005.parquet")).unwrap()).unwrap();
+        }
+        let sampler = train.sharded_sampler(7, 5, 4)?;
+        let loader = DataLoader::builder(train).batch_size(4).sampler(sampler).workers(1).build()?.shard(rank, 5)?;
+        loader.epoch(3)?.map(|batch| Ok(batch?.indices)).collect()
+    };
+    let mut seen = Vec::new();
+    for rank in 0..5 {
+        let others: Vec<usize> = (0..5).filter(|&file| file != rank).collect();
+        let own = order(rank, &others).unwrap();
+        assert_eq!(own.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+        assert_eq!(order(rank, &[]).unwrap(), own);
+        let text = order(rank, &[rank]).unwrap_err().to_string();
+        assert!(text.contains(&format!("train-0000{rank}-of-00005.parquet")), "{text}");
+        seen.push(own);
+    }
+    // What all take together is a batch of one process.
+    let cache = tempfile::tempdir().unwrap();
+    let train = from("someone/bands", &endpoint, &cache).splits(&["train"]).load().unwrap().split("train").unwrap();
+    let sampler = train.sharded_sampler(7, 5, 4).unwrap();
+    let one = DataLoader::builder(train).batch_size(20).sampler(sampler).build().unwrap();
+    let joint: Vec<Vec<usize>> = one.epoch(3).unwrap().map(|batch| batch.unwrap().indices).collect();
+    let expected = (0..3).map(|batch| seen.iter().flat_map(|own| own[batch].clone()).collect::<Vec<_>>());
+    assert_eq!(joint, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn sharded_orders_have_every_example_once_and_are_pure() {
+    let hub = Arc::new(bands_hub());
+    let (endpoint, cache) = (hub.serve(), tempfile::tempdir().unwrap());
+    let train = |limit: Option<usize>| {
+        let builder = from("someone/bands", &endpoint, &cache).splits(&["train"]);
+        let builder = if let Some(limit) = limit { builder.limit(limit) } else { builder };
+        builder.load().unwrap().split("train").unwrap()
+    };
+    for limit in [None, Some(33), Some(5)] {
+        let train = train(limit);
+        // Row groups of 4, 4, 2 of every file.
+        let groups = train.len() / 10 * 3 + (train.len() % 10).div_ceil(4);
+        for ranks in 1..=groups {
+            for batch_size in [1, 3, 7].into_iter().filter(|size| size * ranks <= train.len()) {
+                let sampler = train.sharded_sampler(1, ranks, batch_size).unwrap();
+                for epoch in 0..2 {
+                    let mut indices = sampler.indices(epoch).unwrap();
+                    assert_eq!(indices, sampler.clone().indices(epoch).unwrap());
+                    indices.sort_unstable();
+                    assert_eq!(indices, (0..train.len()).collect::<Vec<_>>(), "{limit:?} {ranks} {batch_size}");
+                }
+                if train.len() > 10 {
+                    assert_ne!(sampler.indices(0).unwrap(), sampler.indices(1).unwrap());
+                    let other = train.sharded_sampler(2, ranks, batch_size).unwrap();
+                    assert_ne!(sampler.indices(0).unwrap(), other.indices(0).unwrap());
+                }
+            }
+        }
+        let error =
+            |ranks: usize, batch_size: usize| train.sharded_sampler(1, ranks, batch_size).unwrap_err().to_string();
+        let expected = format!("`ranks`: expected 1 to {groups}, the row groups of the files, got ");
+        assert!(error(0, 1).starts_with(&expected) && error(groups + 1, 1).starts_with(&expected));
+        let expected = format!("`batch_size`: expected 1 to {}, a rank's share, got ", train.len() / 2);
+        assert!(error(2, 0).starts_with(&expected) && error(2, train.len()).starts_with(&expected));
+    }
+    // Until one part is at its end, a rank has its own groups only: 2 parts of 24 and 26.
+    let train = train(None);
+    let sampler = train.sharded_sampler(1, 2, 4).unwrap();
+    let indices = sampler.indices(0).unwrap();
+    for (number, batch) in indices.chunks(8).take(6).enumerate() {
+        assert!(batch[..4].iter().all(|&index| index < 24) && batch[4..].iter().all(|&index| index >= 24), "{number}");
+    }
+    // Ranks that the order was not made for would read everything.
+    let loader = |batch_size: usize| {
+        let sampler = sampler.clone();
+        DataLoader::builder(train.clone()).batch_size(batch_size).sampler(sampler).build().unwrap()
+    };
+    assert!(loader(8).shard(0, 1).is_ok() && loader(4).shard(1, 2).is_ok());
+    for (batch_size, ranks) in [(4, 1), (2, 4), (3, 2)] {
+        let text = loader(batch_size).shard(0, ranks).unwrap_err().to_string();
+        assert!(text.contains("as many as the sampler was made for, 2 with batches of 4"), "{text}");
+    }
+}
+
 #[test]
 fn a_limit_fetches_no_more_files_than_it_needs() {
     let hub = Arc::new(bands_hub());

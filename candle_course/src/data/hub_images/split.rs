@@ -186,7 +186,50 @@ impl HubSplit {
     /// A new order in every epoch that reads every file once: row groups are shuffled, and their examples with
     /// those of so many others as are in memory together (all of them, in a set that fits).
     pub fn sampler(&self, seed: u64) -> HubSampler {
-        HubSampler { split: self.clone(), seed: Generator::derive(seed, "hub sampler").next_u64() }
+        HubSampler { split: self.clone(), seed: Generator::derive(seed, "hub sampler").next_u64(), parts: None }
+    }
+
+    /// The order of [`HubSplit::sampler`] for `ranks` that read a part of the files each: the row groups are dealt
+    /// out once, in their order, so that the ranks have about as many examples, and each rank's are shuffled as
+    /// [`HubSplit::sampler`] does it. A loader with batches of `batch_size` whose
+    /// [`shard`](crate::data::DataLoader::shard) a rank takes then reads the files of that rank; only at the end of an
+    /// epoch, when a rank has none left, does it read what others have. In an epoch every example comes once.
+    ///
+    /// The order depends on seed, epoch, ranks and batch size alone. One process with batches of `ranks` · `batch_size`
+    /// sees the same batches, and half of the ranks with batches of twice the size do, each with the files of two.
+    ///
+    /// # Errors
+    /// If there are no ranks, fewer row groups than ranks, or the batch size is 0 or larger than a rank's share.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use candle_course::distributed::launch;
+    /// use candle_course::prelude::*;
+    ///
+    /// # fn main() -> Result<()> {
+    /// launch(|communicator| {
+    ///     let (rank, ranks) = (communicator.rank(), communicator.size());
+    ///     let train = HubImages::builder("blanchon/EuroSAT_RGB").load()?.split("train")?;
+    ///     let sampler = train.sharded_sampler(42, ranks, 64)?;
+    ///     let loader = DataLoader::builder(train).batch_size(64).sampler(sampler).workers(2).build()?;
+    ///     let own = loader.shard(rank, ranks)?;
+    ///     # drop(own);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub fn sharded_sampler(&self, seed: u64, ranks: usize, batch_size: usize) -> Result<HubSampler> {
+        let groups = self.0.groups.iter().filter(|group| group.first < self.0.length).count();
+        if ranks == 0 || ranks > groups {
+            return Err(Error::argument("ranks", format!("1 to {groups}, the row groups of the files"), ranks)
+                .hint("a row group is read as a whole: write the files again with smaller ones, or take `sampler`"));
+        }
+        let share = self.len() / ranks;
+        if batch_size == 0 || batch_size > share {
+            return Err(Error::argument("batch_size", format!("1 to {share}, a rank's share"), batch_size));
+        }
+        Ok(HubSampler { parts: Some((ranks, batch_size)), ..self.sampler(seed) })
     }
 }
 
@@ -308,28 +351,89 @@ fn plain(bytes: &[u8], array: Array, reading: &Reading, into: &mut Vec<f32>) -> 
     pixels::fitted(values, size, reading, into)
 }
 
-/// The order of [`HubSplit::sampler`].
+/// The order of [`HubSplit::sampler`] or [`HubSplit::sharded_sampler`].
 #[derive(Debug, Clone)]
 pub struct HubSampler {
     split: HubSplit,
     seed: u64,
+    parts: Option<(usize, usize)>,
 }
 
-impl Sampler for HubSampler {
-    fn indices(&self, epoch: usize) -> Result<Vec<usize>> {
+impl HubSampler {
+    /// The examples of these row groups, shuffled.
+    fn shuffled(&self, groups: &[usize], generator: &mut Generator) -> Result<Vec<usize>> {
         let inner = &*self.split.0;
-        let mut generator = Generator::stream(self.seed, &[epoch as u64]);
-        let order = generator.permutation(inner.groups.len());
-        let mut indices = sizes::room("the indices", inner.length)?;
-        for groups in order.chunks(inner.window) {
+        let order = generator.permutation(groups.len());
+        let mut indices = sizes::room("the indices", groups.iter().map(|&group| inner.groups[group].rows).sum())?;
+        for window in order.chunks(inner.window) {
             let first = indices.len();
-            for &group in groups {
-                let Group { first, rows, .. } = inner.groups[group];
+            for &at in window {
+                let Group { first, rows, .. } = inner.groups[groups[at]];
                 indices.extend((first..first + rows).take_while(|&index| index < inner.length));
             }
             generator.shuffle(&mut indices[first..]);
         }
         Ok(indices)
+    }
+
+    /// The row groups of every part: in their order, as many as bring it closest to its share of the examples, but
+    /// one at least.
+    fn dealt(&self, parts: usize) -> Vec<Vec<usize>> {
+        let inner = &*self.split.0;
+        let length = inner.length as f64;
+        let groups: Vec<usize> =
+            (0..inner.groups.len()).filter(|&group| inner.groups[group].first < inner.length).collect();
+        let mut dealt: Vec<Vec<usize>> = vec![Vec::new(); parts];
+        let mut part = 0;
+        for (i, &group) in groups.iter().enumerate() {
+            let Group { first, rows, .. } = inner.groups[group];
+            let middle = first as f64 + rows.min(inner.length - first) as f64 / 2.0;
+            let left = groups.len() - i;
+            let full = middle >= length * (part + 1) as f64 / parts as f64;
+            // Whoever has none takes one, and those behind must not go without.
+            if part + 1 < parts && !dealt[part].is_empty() && (full || left < parts - part) {
+                part += 1;
+            }
+            dealt[part].push(group);
+        }
+        dealt
+    }
+}
+
+impl Sampler for HubSampler {
+    fn indices(&self, epoch: usize) -> Result<Vec<usize>> {
+        let inner = &*self.split.0;
+        let Some((parts, batch_size)) = self.parts else {
+            let all: Vec<usize> = (0..inner.groups.len()).collect();
+            return self.shuffled(&all, &mut Generator::stream(self.seed, &[epoch as u64]));
+        };
+        let shuffled = |(part, groups): (usize, &Vec<usize>)| {
+            let mut indices = self.shuffled(groups, &mut Generator::stream(self.seed, &[epoch as u64, part as u64]))?;
+            indices.reverse(); // the first at the end, where they are taken
+            Ok(indices)
+        };
+        let mut left = self.dealt(parts).iter().enumerate().map(shuffled).collect::<Result<Vec<Vec<usize>>>>()?;
+        let mut indices = sizes::room("the indices", inner.length)?;
+        while indices.len() < inner.length {
+            // As a loader's batch is cut among the ranks.
+            let count = (parts * batch_size).min(inner.length - indices.len());
+            for part in 0..parts {
+                for _ in count * part / parts..count * (part + 1) / parts {
+                    // Whose files are at their end goes on with those of whoever has most left.
+                    let from = if left[part].is_empty() {
+                        (0..parts).max_by_key(|&other| left[other].len()).unwrap_or(part)
+                    } else {
+                        part
+                    };
+                    indices.extend(left[from].pop());
+                }
+            }
+        }
+        Ok(indices)
+    }
+
+    fn parts(&self) -> Option<(usize, usize)> {
+        self.parts
     }
 
     fn len(&self) -> usize {

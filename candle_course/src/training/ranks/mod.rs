@@ -3,20 +3,24 @@
 //! A step is three meetings. Before the backward pass the ranks add up what their losses are means of, so that
 //! each can weight its own; whoever could not come so far says so there, and all end with the same error. Then
 //! the gradients are added, in buckets, and the buffers averaged. After the batch they agree on whether to stop.
+//! Batch norms that see the batches of all ranks meet within both passes, each once.
 
 use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 
-use crate::data::DataLoader;
-use crate::distributed::{Buckets, Communicator, broadcast_parameters, checksums, gather_states};
+use crate::data::{Batch, DataLoader};
+use crate::distributed::{
+    Buckets, Communicator, Outcome, SynchronisedBatchNorm, broadcast_parameters, checksums, gather_states,
+};
 use crate::error::{Error, Result};
 use crate::losses::MeanOf;
 use crate::nn::Parameters;
 use crate::random::Generator;
 use crate::stateful::State;
 use crate::training::Training;
+use crate::training::step::{Forward, forward};
 
 mod buffers;
 mod evaluation;
@@ -47,10 +51,14 @@ pub(crate) struct Ranks {
     seeded: bool,
     /// Whether all ranks know of the error that ends the training.
     agreed: bool,
+    /// Whether another rank's error ended this rank's part of the forward pass.
+    interrupted: bool,
+    /// What batch norms see the batches of all ranks through, if they do.
+    together: Option<Arc<SynchronisedBatchNorm>>,
 }
 
 impl Ranks {
-    pub(super) fn new(communicator: Arc<dyn Communicator>) -> Self {
+    pub(super) fn new(communicator: Arc<dyn Communicator>, together: Option<SynchronisedBatchNorm>) -> Self {
         Self {
             communicator,
             buckets: Buckets::default(),
@@ -61,6 +69,8 @@ impl Ranks {
             waiting: None,
             seeded: false,
             agreed: false,
+            interrupted: false,
+            together: together.map(Arc::new),
         }
     }
 
@@ -75,7 +85,7 @@ impl Ranks {
     /// A new call of `fit` begins.
     pub(super) fn start(&mut self) {
         (self.wholes, self.examples) = (Vec::new(), (0, 0));
-        (self.waiting, self.agreed, self.left_out) = (None, false, false);
+        (self.waiting, self.agreed, self.left_out, self.interrupted) = (None, false, false, false);
     }
 
     /// The training ends with an error: the other ranks must not wait, unless they have it, too.
@@ -174,6 +184,7 @@ impl Training {
             format!("accumulating {}", self.accumulator.as_ref().map_or(1, |group| group.batches())),
             format!("an average of the weights: {}", self.average.is_some()),
             format!("checkpoints: {saves}"),
+            format!("synchronised batch norm: {}", ranks.together.is_some()),
             format!("metrics: {}", self.metrics.iter().map(|metric| metric.name()).collect::<Vec<_>>().join(", ")),
         ];
         let all = ranks.communicator.all_gather(described.join("\n").as_bytes())?;
@@ -197,6 +208,41 @@ impl Training {
             ranks.seed(&self.parameters);
         }
         Ok(())
+    }
+
+    /// The forward pass of this rank's batch, if it has one; where batch norms see the batches of all ranks, they all
+    /// are in it together.
+    pub(super) fn forward(&mut self, batch: Option<Result<&Batch>>) -> Option<Result<Forward>> {
+        let Self { model, loss, ranks, .. } = self;
+        let run = |batch: &Batch| forward(&**model, &**loss, batch);
+        let Some((together, ranks)) = ranks.as_mut().and_then(|ranks| Some((ranks.together.clone()?, ranks))) else {
+            return batch.map(|batch| batch.and_then(run));
+        };
+        match together.forward_part(batch.map(|batch| batch.map(|batch| move || run(batch)))) {
+            Outcome::Done(forward) => Some(Ok(forward)),
+            Outcome::Nothing => None,
+            Outcome::Failed(error) => Some(Err(error)),
+            Outcome::Interrupted(rank) => {
+                ranks.interrupted = true;
+                Some(Err(Error::training(format!("rank {rank} failed"))))
+            }
+        }
+    }
+
+    /// A backward pass of this rank, if it has one; together with the others, as the forward pass.
+    pub(super) fn backward<T>(&mut self, work: Option<impl FnOnce(&mut Self) -> Result<T>>) -> Result<Option<T>> {
+        let Some(together) = self.ranks.as_ref().and_then(|ranks| ranks.together.clone()) else {
+            return work.map(|work| work(self)).transpose();
+        };
+        let this = &mut *self;
+        let own = match together.backward_part(work.map(|work| move || work(this))) {
+            Outcome::Done(found) => return Ok(Some(found)),
+            Outcome::Nothing => return Ok(None),
+            Outcome::Failed(error) => Some(error.to_string()),
+            Outcome::Interrupted(_) => None,
+        };
+        self.ranks.as_mut().map_or(Ok(()), |ranks| ranks.all_or_none(own))?;
+        Err(Error::training("a rank failed without saying why"))
     }
 
     /// The gradient of all ranks, from this rank's share of it; `None` if it had no example.

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::losses::{Mean, MeanOf};
+use crate::ops::zero_of;
 use crate::training::Training;
 use crate::training::step::Forward;
 
@@ -94,7 +95,8 @@ impl Training {
             if set_back > 0.0 && own.is_ok() {
                 self.guard.set_back(&self.parameters)?;
             }
-            ranks.all_or_none(own.err().map(|error| error.to_string()))?;
+            let own = own.err().filter(|_| !ranks.interrupted);
+            ranks.all_or_none(own.map(|error| error.to_string()))?;
             return Err(Error::training("a rank failed without saying why"));
         } else {
             own?
@@ -126,19 +128,34 @@ impl Training {
         let Some((Forward { predictions, means, .. }, totals, _)) = own else {
             return Ok(Turn { predictions: None, loss: None, means: Vec::new(), recorded });
         };
-        let mut share: Option<Tensor> = None;
-        for ((Mean { value, .. }, [_, count, _]), (_, of)) in means.iter().zip(&totals).zip(&joint_means) {
-            let term = match of {
-                // Candle gives what is multiplied by 0 no gradient; and the mean of nothing may be no number.
-                MeanOf::Count(_) if *count == 0.0 => {
-                    ranks.left_out = true;
-                    continue;
-                }
-                MeanOf::Count(whole) => (value * (count / whole))?,
-                _ => value.clone(),
+        let shares = shares(&means, &totals, &joint_means)?;
+        if ranks.together.is_some() {
+            // Gradients of all ranks meet in the backward pass, and have to be shares of the same loss there; whose
+            // loss counts nothing still passes on what comes through the statistics.
+            let whole = |(share, (_, of)): (Option<Tensor>, &(f64, MeanOf))| {
+                let value = share.map_or_else(|| zero_of(&predictions), Ok)?;
+                Ok(Mean { value, of: of.clone() })
             };
-            share = Some(share.map_or_else(|| Ok(term.clone()), |share| share + &term)?);
+            let means = shares.into_iter().zip(&joint_means).map(whole).collect::<Result<Vec<_>>>()?;
+            let loss = means.iter().skip(1).try_fold(means[0].value.clone(), |sum, mean| sum + &mean.value)?;
+            return Ok(Turn { predictions: Some(predictions), loss: Some(loss), means, recorded });
         }
-        Ok(Turn { predictions: Some(predictions), loss: share, means, recorded })
+        ranks.left_out |= shares.iter().any(Option::is_none);
+        let mut loss: Option<Tensor> = None;
+        for share in shares.into_iter().flatten() {
+            loss = Some(loss.map_or_else(|| Ok(share.clone()), |loss| loss + &share)?);
+        }
+        Ok(Turn { predictions: Some(predictions), loss, means, recorded })
     }
+}
+
+/// Of every term this rank's share of the loss of all, if it counted anything.
+fn shares(means: &[Mean], totals: &[[f64; 3]], joint: &[(f64, MeanOf)]) -> Result<Vec<Option<Tensor>>> {
+    let share = |((Mean { value, .. }, [_, count, _]), (_, of)): ((&Mean, &[f64; 3]), &(f64, MeanOf))| match of {
+        // Candle gives what is multiplied by 0 no gradient; and the mean of nothing may be no number.
+        MeanOf::Count(_) if *count == 0.0 => Ok(None),
+        MeanOf::Count(whole) => Ok(Some((value * (count / whole))?)),
+        _ => Ok(Some(value.clone())),
+    };
+    means.iter().zip(totals).zip(joint).map(share).collect()
 }
