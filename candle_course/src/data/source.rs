@@ -454,7 +454,6 @@ pub(crate) use image_set;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::data::{Dataset, Mnist};
 
     #[test]
