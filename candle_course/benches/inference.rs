@@ -91,7 +91,7 @@ fn serve(implementation: &str, name: &str, folder: &Path) -> Result<()> {
         let seconds: f64 = seconds.parse()?;
         let (found, time) = if implementation == "plain" {
             let call = || no_grad(|| model.forward_t(xs, false));
-            (call()?, round(seconds, || call().map(drop))?)
+            (call()?, round(seconds, || call().map(drop).map_err(Error::from))?)
         } else {
             let inference = &mut ready[usize::from(batch != "1")];
             let numbers: Vec<f32> = xs.flatten_all()?.to_vec1()?;
