@@ -65,8 +65,8 @@ class Lesson:
 
 
 def lesson_paths() -> list:
-    """Every lesson source: the Markdown files whose name begins with a number."""
-    return sorted(path for path in paths.LESSONS.glob("*.md") if re.match(r"\d", path.name))
+    """Every lesson source: the Markdown files whose name begins with a number, then those of appendices: a letter."""
+    return sorted(path for path in paths.LESSONS.glob("*.md") if re.match(r"\d|[A-Z]-", path.name))
 
 
 def find(names: list) -> list:
