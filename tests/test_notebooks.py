@@ -184,6 +184,7 @@ let raw = r"no words";'''
         ("✓ right", "✗ certo", False),
         ("2e-5 and NaN", "2e-5 e NaN", True),
         ("10,000 ones", "10 mil uns", True),
+        ("60,000 images", "60\u202f000 imagens", True),
         ("the model&#39;s 3", "os 3 do modelo", True),
         ("1,234 of 5", "1234 de 5", True),
     ],

@@ -73,14 +73,14 @@ def differing_numbers(read, outputs: dict) -> list:
 
 def numbers(outputs: list) -> list:
     """What is no word in the outputs of a cell; of pictures, that they are there. Words may write a
-    thousand as 1,000 or as mil."""
+    thousand as 1,000, with a thin space, or as mil."""
     found = []
     for output in outputs:
         data = output.get("data", {})
         text = output.get("text", "") or data.get("text/html", "") or data.get("text/plain", "")
         pictures = [kind for kind in sorted(data) if kind.startswith("image/")]
         text = html.unescape(re.sub(r"<[^>]*>", " ", "".join(text)))
-        text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", re.sub(r"(?<=\d) mil\b", "000", text))
+        text = re.sub(r"(?<=\d)[,\u202f](?=\d{3}\b)", "", re.sub(r"(?<=\d) mil\b", "000", text))
         found += pictures or NUMBER.findall(text)
     return found
 
