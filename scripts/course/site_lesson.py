@@ -149,7 +149,9 @@ def shown(output: dict, where: str) -> Output:
             words = html.escape(html.unescape(re.sub(r"<[^>]*>", "", before)).strip())
             svg = f"<svg{rest[: rest.rindex('</svg>')]}</svg>"
             return Output("figure", (printed(html.unescape(words)) if words else "") + figure(svg))
-        return Output("table", f'<div class="output scroll">{aligned(written)}</div>')
+        if "<table" in written:
+            return Output("table", f'<div class="output scroll">{aligned(written)}</div>')
+        # A view that has no figure yet is the line that it says.
     if "text/plain" in data:
         text = "".join(data["text/plain"])
         return Output("text", printed(text), text)
