@@ -74,7 +74,7 @@ def test_an_activated_environment_is_set_up_too_and_only_once(monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "kernel", "message"),
-    [("1.88.0", False, "the crate needs Rust 1.89 .*this is `rustc 1.88.0`"), ("1.94.1", True, "evcxr .* needs Rust 1.95"), ("1.94.1", False, None), ("1.95.0", True, None)],
+    [("1.93.1", False, "the crate needs Rust 1.94 .*this is `rustc 1.93.1`"), ("1.94.1", True, "evcxr .* needs Rust 1.95"), ("1.94.1", False, None), ("1.95.0", True, None)],
 )
 def test_a_compiler_that_is_too_old_is_named_before_anything_is_installed(tmp_path, monkeypatch, version, kernel, message):
     for name, says in (("rustc", f"rustc {version}"), ("cargo", ""), ("cc", "")):

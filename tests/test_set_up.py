@@ -107,7 +107,7 @@ def test_a_rustup_without_a_toolchain_says_so(machine):
 def test_old_rust_that_rustup_did_not_bring(machine):
     machine = machine()
     machine.program("rustc", "echo 'rustc 1.60.0'\n")
-    one_line(machine.call("run"), "needs Rust 1.89 or newer and this is `rustc 1.60.0`; install a newer one", 1)
+    one_line(machine.call("run"), "needs Rust 1.94 or newer and this is `rustc 1.60.0`; install a newer one", 1)
 
 
 def test_without_rustup_everything_works(machine):

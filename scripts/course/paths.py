@@ -21,7 +21,7 @@ LANGUAGES = ("en", "pt-BR")
 KERNEL_NAME = "rust"
 EVCXR_VERSION = "0.22.0"
 # What the crate's manifest says, and what evcxr needs where it has to be compiled.
-MINIMUM_RUST = (1, 89)
+MINIMUM_RUST = (1, 94)
 KERNEL_RUST = (1, 95)
 MINIMUM_PYTHON = (3, 10)
 # What a runtime without Rust gets, and bundles are made with.
