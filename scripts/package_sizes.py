@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from course import command, paths, test_command  # noqa: E402
 
 # A registry takes 10 MiB; code that grows beyond a megabyte has taken data in.
-LIMITS = {"candle_course": 1_000_000, "candle_course_samples": 9_500_000, "candle_course_notebook": 100_000}
+LIMITS = {"candle_course": 1_000_000, "candle_course_samples": 9_500_000, "candle_course_mpi": 100_000, "candle_course_notebook": 100_000}
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The formulas of docs/scaling.md against the simulation, and the page against what the script writes."""
 
+import os
 import subprocess
 import sys
 
@@ -55,6 +56,16 @@ def test_a_fit_finds_what_the_times_were_made_of():
 def test_what_lacks_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setattr(mpi.shutil, "which", lambda name: None)
     assert "no mpicc" in mpi.missing() and mpi.INSTALL in mpi.missing()
+
+
+@pytest.mark.parametrize("mpicc", ["/nowhere/mpicc", "false"], ids=["none", "one without headers"])
+def test_a_build_without_mpi_says_what_to_install(mpicc, tmp_path):
+    command = ["cargo", "build", "--locked", "-p", "candle_course_mpi", "--target-dir", str(tmp_path)]
+    environment = os.environ | {"MPICC": mpicc, "PKG_CONFIG_LIBDIR": "/nowhere", "CARGO_TERM_COLOR": "never"}
+    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "candle_course's feature `mpi` needs an MPI with its headers on this machine" in result.stderr
+    assert mpi.INSTALL in result.stderr and "MPICC=/path/to/mpicc" in result.stderr
 
 
 def test_the_page_is_what_the_script_writes(tmp_path):

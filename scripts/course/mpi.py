@@ -1,10 +1,8 @@
 """The machine's MPI: whether it is there, and how to start ranks on this machine alone."""
 
-import ctypes.util
-import glob
 import shutil
 
-INSTALL = "apt install openmpi-bin libopenmpi-dev libclang-dev"
+INSTALL = "apt install openmpi-bin libopenmpi-dev"
 
 # More ranks than cores, which wait without spinning; over loopback; also as root in a container. What another MPI
 # does not know, it does not read.
@@ -23,6 +21,4 @@ ENVIRONMENT = {
 def missing() -> str:
     """What lacks for compiling with MPI and starting ranks, and how to get it; empty if nothing does."""
     lacking = [name for name in ("mpirun", "mpicc") if not shutil.which(name)]
-    if not (ctypes.util.find_library("clang") or glob.glob("/usr/lib/llvm-*/lib/libclang*.so*") or glob.glob("/usr/lib/*/libclang*.so*")):
-        lacking.append("libclang")
     return f"there is no {', no '.join(lacking)} here (Debian: `{INSTALL}`)" if lacking else ""

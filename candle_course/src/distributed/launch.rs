@@ -38,7 +38,7 @@ pub fn launch<T>(work: impl FnOnce(Arc<dyn Communicator>) -> Result<T>) -> Resul
         Some((name, size)) => Err(crate::error::Error::training(format!(
             "{size} processes were started together (`{name}` says so), but this program was built without MPI: each would train for itself"
         ))
-        .hint("build with `--features mpi`; it needs Open MPI or MPICH with its headers, and libclang (Debian: `apt install openmpi-bin libopenmpi-dev libclang-dev`)")),
+        .hint("build with `--features mpi`; it needs Open MPI or MPICH with its headers (Debian: `apt install openmpi-bin libopenmpi-dev`)")),
     }
 }
 
