@@ -43,8 +43,11 @@ pub(crate) fn room<T>(what: &str, count: usize) -> Result<Vec<T>> {
 /// Makes room for `more` values.
 pub(crate) fn reserve<T>(what: &str, values: &mut Vec<T>, more: usize) -> Result<()> {
     check::<T>(what, values.len().saturating_add(more))?;
+    let before = values.capacity();
     values.try_reserve_exact(more).map_err(|error| too_large(what, error))?;
-    large_pages(values.spare_capacity_mut());
+    if values.capacity() > before {
+        large_pages(values.spare_capacity_mut());
+    }
     Ok(())
 }
 
@@ -69,14 +72,6 @@ fn large_pages<T>(room: &mut [MaybeUninit<T>]) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = room;
-}
-
-/// Lengthens `values` to `count`, if they are fewer.
-pub(crate) fn grow<T: Clone + Default>(what: &str, values: &mut Vec<T>, count: usize) -> Result<()> {
-    let more = count.saturating_sub(values.len());
-    reserve(what, values, more)?;
-    values.resize(values.len() + more, T::default());
-    Ok(())
 }
 
 /// `count` times `value`.

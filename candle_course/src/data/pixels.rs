@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{BufRead, Seek, SeekFrom};
+use std::mem::MaybeUninit;
 
 use image::imageops::{self, FilterType};
 use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageReader, Limits, Luma};
@@ -97,11 +98,10 @@ fn stored(decoder: impl ImageDecoder, size: [usize; 3], reading: &Reading, into:
     let mut bytes = BYTES.take();
     // Of a damaged image the decoder may leave some as they are: not the last image's.
     bytes.clear();
-    sizes::grow("the image", &mut bytes, count)?;
+    sizes::reserve("the image", &mut bytes, count)?;
+    bytes.resize(count, 0);
     decoder.read_image(&mut bytes)?;
-    let start = into.len();
-    sizes::grow("the image", into, start + count)?;
-    planes(&bytes, size[0], reading.scale, 255.0, &mut into[start..]);
+    planes(&bytes, size[0], reading.scale, 255.0, into)?;
     if bytes.len() <= KEPT {
         BYTES.set(bytes);
     }
@@ -124,33 +124,46 @@ fn converted(image: DynamicImage, reading: &Reading, into: &mut Vec<f32>) -> Res
     };
     // The limits of a decoder are in bytes of the image: f32 is larger.
     let c = if grey { 1 } else { 3 };
-    let start = into.len();
-    sizes::grow("the image", into, start + c * h * w)?;
-    let values = &mut into[start..];
     let deep = image.color().bytes_per_pixel() / image.color().channel_count() > 1;
     match (deep, grey) {
-        (false, true) => planes(image.into_luma8().as_raw(), c, reading.scale, 255.0, values),
-        (false, false) => planes(image.into_rgb8().as_raw(), c, reading.scale, 255.0, values),
-        (true, true) => planes(image.into_luma16().as_raw(), c, reading.scale, 65_535.0, values),
-        (true, false) => planes(image.into_rgb16().as_raw(), c, reading.scale, 65_535.0, values),
-    }
+        (false, true) => planes(image.into_luma8().as_raw(), c, reading.scale, 255.0, into),
+        (false, false) => planes(image.into_rgb8().as_raw(), c, reading.scale, 255.0, into),
+        (true, true) => planes(image.into_luma16().as_raw(), c, reading.scale, 65_535.0, into),
+        (true, false) => planes(image.into_rgb16().as_raw(), c, reading.scale, 65_535.0, into),
+    }?;
     Ok([c, h, w])
 }
 
-/// Channels that stand side by side, each in a plane of its own.
-fn planes<T: Copy + Into<f32>>(pixels: &[T], c: usize, scale: Option<f64>, most: f32, values: &mut [f32]) {
+/// Appends channels that stand side by side, each in a plane of its own.
+fn planes<T: Copy + Into<f32>>(
+    pixels: &[T],
+    c: usize,
+    scale: Option<f64>,
+    most: f32,
+    into: &mut Vec<f32>,
+) -> Result<()> {
+    let count = pixels.len();
+    assert!(count.is_multiple_of(c), "{count} numbers are no pixels of {c} channels");
+    sizes::reserve("the image", into, count)?;
+    // Not zeros first: clearing a large image takes a twentieth of reading it.
+    let values = &mut into.spare_capacity_mut()[..count];
     match scale {
         Some(scale) => {
             f32::dispatch(Planes { pixels, c, values, value: |stored: T| (f64::from(stored.into()) * scale) as f32 })
         }
         None => f32::dispatch(Planes { pixels, c, values, value: |stored: T| stored.into() / most }),
     }
+    // SAFETY: there was room for `count` values, and `Planes` has written each of them: so many pixels in each of
+    // `c` planes.
+    unsafe { into.set_len(into.len() + count) };
+    Ok(())
 }
 
 struct Planes<'a, T, F> {
     pixels: &'a [T],
     c: usize,
-    values: &'a mut [f32],
+    /// As many as `pixels`; all are written.
+    values: &'a mut [MaybeUninit<f32>],
     value: F,
 }
 
@@ -167,12 +180,16 @@ impl<T: Copy, F: Fn(T) -> f32> Kernel<f32> for Planes<'_, T, F> {
             let (green, blue) = rest.split_at_mut(plane);
             let planes = red.iter_mut().zip(green).zip(blue);
             for (pixel, ((red, green), blue)) in pixels.chunks_exact(3).zip(planes) {
-                (*red, *green, *blue) = (value(pixel[0]), value(pixel[1]), value(pixel[2]));
+                red.write(value(pixel[0]));
+                green.write(value(pixel[1]));
+                blue.write(value(pixel[2]));
             }
         } else {
             for (channel, plane) in values.chunks_exact_mut(plane.max(1)).enumerate() {
                 let stored = pixels[channel..].iter().step_by(c);
-                plane.iter_mut().zip(stored).for_each(|(plane, &stored)| *plane = value(stored));
+                plane.iter_mut().zip(stored).for_each(|(plane, &stored)| {
+                    plane.write(value(stored));
+                });
             }
         }
     }

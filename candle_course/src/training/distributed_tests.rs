@@ -206,20 +206,23 @@ fn a_loss_of_terms_that_are_means_of_different_things_is_exact() {
     }
 }
 
+/// Over labels that count, and a second term over all examples but those of the last class.
+pub(super) struct Ignoring;
+
+impl Loss for Ignoring {
+    fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let means = self.means(predictions, targets)?;
+        Ok((&means[0].value + &means[1].value)?)
+    }
+
+    fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
+        let ignoring = |index| CrossEntropy::builder().ignore_index(index).build();
+        Ok([ignoring(0)?.means(predictions, targets)?, ignoring(2)?.means(predictions, targets)?].concat())
+    }
+}
+
 #[test]
 fn a_rank_whose_labels_are_all_ignored_adds_nothing() {
-    /// Over labels that count, and a second term over all examples but those of the last class.
-    struct Ignoring;
-    impl Loss for Ignoring {
-        fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
-            let means = self.means(predictions, targets)?;
-            Ok((&means[0].value + &means[1].value)?)
-        }
-        fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
-            let ignoring = |index| CrossEntropy::builder().ignore_index(index).build();
-            Ok([ignoring(0)?.means(predictions, targets)?, ignoring(2)?.means(predictions, targets)?].concat())
-        }
-    }
     let run = |ranks: usize, both: bool, accumulate: usize| {
         all(ranks, |communicator| {
             // One example a rank: often one that does not count.

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, ModuleT, Tensor};
 
-use super::distributed_tests::{Told, all, each, part};
+use super::distributed_tests::{Ignoring, Told, all, each, part};
 use super::*;
 use crate::data::{Batch, BatchPosition, DataLoader, TensorDataset, Transform};
 use crate::distributed::{Communicator, LocalCommunicator};
 use crate::error::{Error, Result};
-use crate::losses::{CrossEntropy, Loss, Mean};
+use crate::losses::{CrossEntropy, Loss};
 use crate::nn::{BatchNorm1d, BatchNorm2d, Conv2d, Flatten, Linear, Parameters, Recompute, Scope, Sequential};
 use crate::optimizers::Sgd;
 use crate::random::Generator;
@@ -113,18 +113,6 @@ fn ranks_with_synchronised_batch_norm_take_the_steps_of_one_process() {
 
 #[test]
 fn a_rank_whose_labels_are_all_ignored_still_passes_gradients_on() {
-    /// Over labels that count, and a second term over all examples but those of the last class.
-    struct Ignoring;
-    impl Loss for Ignoring {
-        fn forward(&self, predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
-            let means = self.means(predictions, targets)?;
-            Ok((&means[0].value + &means[1].value)?)
-        }
-        fn means(&self, predictions: &Tensor, targets: &Tensor) -> Result<Vec<Mean>> {
-            let ignoring = |index| CrossEntropy::builder().ignore_index(index).build();
-            Ok([ignoring(0)?.means(predictions, targets)?, ignoring(2)?.means(predictions, targets)?].concat())
-        }
-    }
     for accumulate in [false, true] {
         let options: Options =
             if accumulate { |builder| builder.epochs(4).accumulate(3) } else { |builder| builder.epochs(4) };
