@@ -163,9 +163,10 @@ impl Process {
         let counts: Vec<i32> = counts.into_iter().map(|count| count as i32).collect();
         let starts: Vec<i32> =
             counts.iter().scan(0, |start, &count| Some(std::mem::replace(start, *start + count))).collect();
-        let mut all = vec![0u8; total as usize];
+        // An empty vector begins at the address 1, which Open MPI and MPICH take for `MPI_IN_PLACE`.
+        let mut all = vec![0u8; (total as usize).max(1)];
         all[starts[self.rank] as usize..][..bytes.len()].copy_from_slice(bytes);
-        // SAFETY: the parts lie one behind the other, together as long as `all`; a count and a start for each process.
+        // SAFETY: the parts lie one behind the other, together at most as long as `all`; a count and a start for each process.
         unsafe { candle_course_mpi_all_gather_bytes(all.as_mut_ptr(), counts.as_ptr(), starts.as_ptr()) };
         let part = |(&start, &count): (&i32, &i32)| all[start as usize..][..count as usize].to_vec();
         Ok(starts.iter().zip(&counts).map(part).collect())
