@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Once, OnceLock};
 
 use candle_core::Device;
@@ -27,6 +28,18 @@ pub(crate) fn device() -> &'static Device {
 pub(crate) fn data(file: &str) -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     PathBuf::from(package).join("tests/data").join(file)
+}
+
+/// This test binary once more, as a process of its own: what starts it, where the machine itself cannot, stands
+/// in `CANDLE_COURSE_TEST_RUNNER` (`qemu-aarch64 -L …`).
+pub(crate) fn this_binary() -> Command {
+    let binary = std::env::current_exe().unwrap();
+    let runner = std::env::var("CANDLE_COURSE_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(program) = words.next() else { return Command::new(binary) };
+    let mut command = Command::new(program);
+    command.args(words).arg(binary);
+    command
 }
 
 /// Gives a file other bytes. (A file that is truncated first and then written is flushed to the disk by

@@ -285,7 +285,7 @@ fn nothing_is_allocated_after_the_first_calls() {
     const CHILD: &str = "CANDLE_COURSE_TEST_INFERENCE_CHILD";
     if std::env::var_os(CHILD).is_none() {
         let name = "inference::tests::nothing_is_allocated_after_the_first_calls";
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
+        let child = crate::test_support::this_binary()
             .args(["--exact", name, "--nocapture"])
             .envs([(CHILD, "1"), ("RAYON_NUM_THREADS", "1")])
             .env_remove("CANDLE_NUM_THREADS")

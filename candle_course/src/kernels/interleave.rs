@@ -150,6 +150,7 @@ mod tests {
     #[test]
     fn planes_become_pixels_and_planes_again() {
         f32::dispatch(RoundTrip);
+        RoundTrip.run(Plain::<4>);
         RoundTrip.run(Plain::<8>);
         RoundTrip.run(Plain::<16>);
     }

@@ -15,6 +15,8 @@ pub mod dropout;
 pub mod gemm;
 mod interleave;
 pub mod layer_norm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod node;
 pub mod norm;
 pub mod panels;

@@ -151,31 +151,42 @@ mod tests {
     use super::super::gemm::gemm;
     use super::*;
 
-    #[test]
-    fn products_are_those_of_the_matrices() {
+    fn products_are_those_of_the_matrices<T: Element>(bound: f64) {
         for (rows, depth, columns) in [(1, 1, 1), (1, 9, 70), (3, 5, 7), (8, 16, 32), (13, 33, 40), (150, 64, 70)] {
             let row_stride = depth + 3;
-            let a: Vec<f64> = (0..rows * row_stride).map(|i| (i as f64 * 0.7).sin()).collect();
-            let b: Vec<f64> = (0..depth * columns).map(|i| (i as f64 * 0.3).cos()).collect();
+            let waves =
+                |len: usize, pace: f64| -> Vec<T> { (0..len).map(|i| T::of((i as f64 * pace).sin())).collect() };
+            let (a, b) = (waves(rows * row_stride, 0.7), waves(depth * columns, 0.3));
+            let close = |found: &[T], expected: &[T]| {
+                let mut pairs = found.iter().zip(expected);
+                let all = pairs.all(|(x, y)| (x.wide() - y.wide()).abs() < bound);
+                assert!(all && found.len() == expected.len(), "{rows} {depth} {columns}");
+            };
             let left = Matrix { values: &a, rows, columns: depth, row_stride, column_stride: 1 };
             for right in [Matrix::new(&b, depth, columns), Matrix::new(&b, columns, depth).t()] {
-                let mut expected = vec![0.0; rows * columns];
+                let mut expected = vec![T::ZERO; rows * columns];
                 gemm(left, right, &mut expected, false);
-                let mut out = vec![f64::NAN; rows * columns];
+                let mut out = vec![T::NAN; rows * columns];
                 Panels::new(right).multiply(rows, &a, row_stride, &mut out);
-                assert!(out.iter().zip(&expected).all(|(x, y)| (x - y).abs() < 1e-12), "{rows} {depth} {columns}");
-                let rows_of_a: Vec<f64> = a.chunks(row_stride).flat_map(|row| &row[..depth]).copied().collect();
-                let bias: Vec<f64> = (0..columns).map(|i| (i as f64 * 1.1).sin()).collect();
+                close(&out, &expected);
+                let rows_of_a: Vec<T> = a.chunks(row_stride).flat_map(|row| &row[..depth]).copied().collect();
+                let bias = waves(columns, 1.1);
                 for relu in [false, true] {
-                    out.fill(f64::NAN);
+                    out.fill(T::NAN);
                     Panels::new(right).affine(&rows_of_a, Some(&bias), relu, &mut out);
-                    let with_bias = |(i, y): (usize, &f64)| {
-                        if relu { (y + bias[i % columns]).max(0.0) } else { y + bias[i % columns] }
+                    let with_bias = |(i, &y): (usize, &T)| {
+                        let y = y + bias[i % columns];
+                        if relu { T::ZERO.maximum(y) } else { y }
                     };
-                    let expected = expected.iter().enumerate().map(with_bias);
-                    assert!(out.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-12), "{rows} {depth} {columns}");
+                    close(&out, &expected.iter().enumerate().map(with_bias).collect::<Vec<_>>());
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_in_both_precisions() {
+        products_are_those_of_the_matrices::<f32>(2e-5);
+        products_are_those_of_the_matrices::<f64>(1e-12);
     }
 }

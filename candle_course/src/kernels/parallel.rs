@@ -125,7 +125,7 @@ pub(crate) fn same_on_any_number_of_threads(test: &str, result: impl FnOnce() ->
         return;
     }
     let run = |threads: usize| {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
+        let child = crate::test_support::this_binary()
             .args(["--exact", test, "--nocapture"])
             .env(CHILD, "1")
             .env("RAYON_NUM_THREADS", threads.to_string())

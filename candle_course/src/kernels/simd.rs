@@ -16,8 +16,13 @@ pub enum SimdLevel {
     /// Plain Rust with the lanes and tiles of AVX-512: its roads on machines that lack it.
     #[cfg(test)]
     Wide,
+    /// Plain Rust with the lanes and tiles of NEON.
+    #[cfg(test)]
+    Narrow,
     /// What the compiler makes of plain Rust.
     Portable,
+    /// NEON, 4 lanes: every aarch64 processor has it.
+    Neon,
     /// AVX2 with fused multiply-add, 8 lanes.
     Avx2,
     /// AVX-512 F, BW, DQ and VL, 16 lanes.
@@ -38,7 +43,16 @@ fn supported() -> SimdLevel {
             return SimdLevel::Avx2;
         }
     }
-    SimdLevel::Portable
+    if cfg!(target_arch = "aarch64") { SimdLevel::Neon } else { SimdLevel::Portable }
+}
+
+/// Whether a machine whose widest set is `supported` has `level`.
+fn has(supported: SimdLevel, level: SimdLevel) -> bool {
+    match level {
+        SimdLevel::Neon | SimdLevel::Avx512 => supported == level,
+        SimdLevel::Avx2 => matches!(supported, SimdLevel::Avx2 | SimdLevel::Avx512),
+        _ => true,
+    }
 }
 
 fn choose(wanted: Option<&str>, supported: SimdLevel) -> Result<SimdLevel> {
@@ -46,12 +60,15 @@ fn choose(wanted: Option<&str>, supported: SimdLevel) -> Result<SimdLevel> {
         None | Some("") => return Ok(supported),
         #[cfg(test)]
         Some("wide") => SimdLevel::Wide,
+        #[cfg(test)]
+        Some("narrow") => SimdLevel::Narrow,
         Some("portable") => SimdLevel::Portable,
+        Some("neon") => SimdLevel::Neon,
         Some("avx2") => SimdLevel::Avx2,
         Some("avx512") => SimdLevel::Avx512,
-        Some(other) => return Err(Error::argument("CANDLE_COURSE_SIMD", "portable, avx2 or avx512", other)),
+        Some(other) => return Err(Error::argument("CANDLE_COURSE_SIMD", "portable, neon, avx2 or avx512", other)),
     };
-    if level as u8 > supported as u8 {
+    if !has(supported, level) {
         return Err(Error::argument("CANDLE_COURSE_SIMD", "an instruction set of this machine", format!("{level:?}"))
             .hint(format!("the widest it has is {supported:?}")));
     }
@@ -61,7 +78,7 @@ fn choose(wanted: Option<&str>, supported: SimdLevel) -> Result<SimdLevel> {
 static LEVEL: OnceLock<Result<SimdLevel>> = OnceLock::new();
 
 /// The instruction set in use: the widest the machine has, or what the environment variable
-/// `CANDLE_COURSE_SIMD` (`portable`, `avx2`, `avx512`) says, read once.
+/// `CANDLE_COURSE_SIMD` (`portable`, `neon`, `avx2`, `avx512`) says, read once.
 ///
 /// Matrix products (linear and recurrent layers, some convolutions) are the
 /// `gemm` crate's, which chooses its instructions itself, whatever the variable says.
@@ -226,8 +243,12 @@ element!(
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             SimdLevel::Avx2 => unsafe { super::x86::run_avx2(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            SimdLevel::Neon => kernel.run(super::neon::Neon),
             #[cfg(test)]
             SimdLevel::Wide => kernel.run(Plain::<16>),
+            #[cfg(test)]
+            SimdLevel::Narrow => kernel.run(Plain::<4>),
             _ => kernel.run(Plain::<8>),
         }
     }
@@ -240,16 +261,26 @@ element!(
     }
 );
 
-/// Plain Rust: arrays that the compiler turns into whatever vectors the target has.
+/// Plain Rust: arrays that the compiler turns into whatever vectors the target has. With 16 lanes its tiles
+/// are those of AVX-512, with 4 those of NEON, both with 32 registers.
 #[derive(Clone, Copy)]
 pub struct Plain<const LANES: usize>;
 
+impl<const LANES: usize> Plain<LANES> {
+    const TILE: (usize, usize) = if LANES == 8 { (4, 1) } else { (8, 3) };
+    const WALK: (usize, usize) = match LANES {
+        4 => (6, 4),
+        8 => (4, 1),
+        _ => (8, 2),
+    };
+}
+
 impl<T: Element, const LANES: usize> Simd<T> for Plain<LANES> {
     const LANES: usize = LANES;
-    const TILE_ROWS: usize = if LANES == 16 { 8 } else { 4 };
-    const TILE_VECTORS: usize = if LANES == 16 { 3 } else { 1 };
-    const WALK_ROWS: usize = if LANES == 16 { 8 } else { 4 };
-    const WALK_VECTORS: usize = if LANES == 16 { 2 } else { 1 };
+    const TILE_ROWS: usize = Self::TILE.0;
+    const TILE_VECTORS: usize = Self::TILE.1;
+    const WALK_ROWS: usize = Self::WALK.0;
+    const WALK_VECTORS: usize = Self::WALK.1;
     type V = [T; LANES];
 
     #[inline(always)]
@@ -313,9 +344,33 @@ mod tests {
         assert_eq!(choose(None, SimdLevel::Avx2).unwrap(), SimdLevel::Avx2);
         assert_eq!(choose(Some("portable"), SimdLevel::Avx512).unwrap(), SimdLevel::Portable);
         let text = choose(Some("sse"), SimdLevel::Avx2).unwrap_err().to_string();
-        assert!(text.contains("expected portable, avx2 or avx512, got sse"), "{text}");
+        assert!(text.contains("expected portable, neon, avx2 or avx512, got sse"), "{text}");
         let text = choose(Some("avx512"), SimdLevel::Avx2).unwrap_err().to_string();
         assert!(text.contains("the widest it has is Avx2"), "{text}");
+    }
+
+    #[test]
+    fn a_machine_has_the_sets_of_its_own_kind() {
+        use SimdLevel::{Avx2, Avx512, Neon, Portable};
+        for (supported, levels) in [
+            (Portable, &[Portable][..]),
+            (Neon, &[Portable, Neon]),
+            (Avx2, &[Portable, Avx2]),
+            (Avx512, &[Portable, Avx2, Avx512]),
+        ] {
+            for (name, level) in [("portable", Portable), ("neon", Neon), ("avx2", Avx2), ("avx512", Avx512)] {
+                match choose(Some(name), supported) {
+                    Ok(chosen) => assert!(chosen == level && levels.contains(&level), "{name} of {supported:?}"),
+                    Err(error) => {
+                        assert!(!levels.contains(&level), "{name} of {supported:?}: {error}");
+                        let text = error.to_string();
+                        let expected = format!("an instruction set of this machine, got {level:?}");
+                        assert!(text.contains(&expected) && text.contains(&format!("is {supported:?}")), "{text}");
+                    }
+                }
+            }
+        }
+        assert_eq!(supported() == Neon, cfg!(target_arch = "aarch64"));
     }
 
     struct Transpose;
@@ -338,6 +393,7 @@ mod tests {
     #[test]
     fn transposing_a_square() {
         f32::dispatch(Transpose);
+        Transpose.run(Plain::<4>);
         Transpose.run(Plain::<8>);
         Transpose.run(Plain::<16>);
     }

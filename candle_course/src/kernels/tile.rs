@@ -309,12 +309,22 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
     // SAFETY: passed on from the caller.
     unsafe {
         match (S::WALK_ROWS, S::WALK_VECTORS, target.rows, target.columns.div_ceil(S::LANES)) {
-            (_, 2, 1, 2) => tile!(1, 2),
+            (_, 4, 1, 4) => tile!(1, 4),
+            (_, 4, 1, 3) => tile!(1, 3),
+            (_, 2 | 4, 1, 2) => tile!(1, 2),
             (_, _, 1, _) => tile!(1, 1),
             (8, 2, 5.., 2) => tile!(8, 2),
             (8, 2, 5.., _) => tile!(8, 1),
             (8, 2, _, 2) => tile!(4, 2),
             (8, 2, _, _) => tile!(4, 1),
+            (6, 4, 4.., 4) => tile!(6, 4),
+            (6, 4, 4.., 3) => tile!(6, 3),
+            (6, 4, 4.., 2) => tile!(6, 2),
+            (6, 4, 4.., _) => tile!(6, 1),
+            (6, 4, _, 4) => tile!(3, 4),
+            (6, 4, _, 3) => tile!(3, 3),
+            (6, 4, _, 2) => tile!(3, 2),
+            (6, 4, _, _) => tile!(3, 1),
             (6, 2, 4.., 2) => tile!(6, 2),
             (6, 2, 4.., _) => tile!(6, 1),
             (6, 2, _, 2) => tile!(3, 2),
@@ -322,5 +332,131 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
             (4, 1, _, _) => tile!(4, 1),
             _ => unreachable!("a tile size without a kernel"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::{Kernel, Plain};
+    use super::*;
+
+    fn waves(len: usize, pace: f32) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * pace).sin()).collect()
+    }
+
+    /// `a · b` for rows `i` of `a` with `depth` numbers at `a(i, k)`, rows `stride` apart of `b`.
+    fn by_definition(
+        depth: usize,
+        a: impl Fn(usize, usize) -> f32,
+        b: &[f32],
+        stride: usize,
+    ) -> impl Fn(usize, usize) -> f64 {
+        move |i, j| (0..depth).map(|k| f64::from(a(i, k)) * f64::from(b[k * stride + j])).sum()
+    }
+
+    /// A target among numbers that must stay what they are.
+    struct Field {
+        values: Vec<f32>,
+        stride: usize,
+        rows: usize,
+        columns: usize,
+    }
+
+    impl Field {
+        const BEFORE: f32 = 0.5;
+
+        fn new(rows: usize, columns: usize) -> Self {
+            let stride = columns + 3;
+            Self { values: vec![Self::BEFORE; (rows + 1) * stride], stride, rows, columns }
+        }
+
+        fn target(&mut self) -> Target<f32> {
+            Target { start: self.values.as_mut_ptr(), stride: self.stride, rows: self.rows, columns: self.columns }
+        }
+
+        fn check(&self, expected: impl Fn(usize, usize) -> f64, what: &str) {
+            for (place, &value) in self.values.iter().enumerate() {
+                let (i, j) = (place / self.stride, place % self.stride);
+                let inside = i < self.rows && j < self.columns;
+                let expected = if inside { expected(i, j) } else { f64::from(Self::BEFORE) };
+                assert!((f64::from(value) - expected).abs() < 1e-5, "{what}, ({i}, {j}): {value}, not {expected}");
+            }
+        }
+    }
+
+    /// Tiles of all heights and widths, with all that they are joined with.
+    struct Tiles;
+    impl Kernel<f32> for Tiles {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd<f32>>(self, simd: S) {
+            let (most, stride) = (S::TILE_ROWS, panel_columns::<f32, S>());
+            assert!(stride <= MOST_COLUMNS && most <= 8 && S::WALK_ROWS <= 8);
+            for depth in [1, 7] {
+                let (a, b, bias) = (waves(depth * most, 0.7), waves(depth * stride, 0.3), waves(most, 1.1));
+                let product = by_definition(depth, |i, k| a[k * most + i], &b, stride);
+                for (rows, columns) in (1..=most).flat_map(|rows| (1..=stride).map(move |columns| (rows, columns))) {
+                    for (with_bias, relu, accumulate) in
+                        [(false, false, false), (true, true, false), (true, false, true)]
+                    {
+                        let mut field = Field::new(rows, columns);
+                        let bias_here = if with_bias { bias.as_ptr() } else { std::ptr::null() };
+                        let epilogue = Epilogue { bias: bias_here, relu, accumulate };
+                        // SAFETY: the operands have `depth` steps of whole tiles, the bias `most` numbers, the
+                        // field the target's.
+                        unsafe { packed_tile(simd, depth, a.as_ptr(), b.as_ptr(), field.target(), epilogue) };
+                        let expected = |i: usize, j: usize| {
+                            let bias = if with_bias { f64::from(bias[i]) } else { 0.0 };
+                            let sum = product(i, j) + bias + if accumulate { f64::from(Field::BEFORE) } else { 0.0 };
+                            if relu { sum.max(0.0) } else { sum }
+                        };
+                        field.check(expected, &format!("{rows} × {columns}, depth {depth}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same, with the left operand walked in place: two rows of three steps, wherever its rows begin.
+    struct Walks;
+    impl Kernel<f32> for Walks {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd<f32>>(self, simd: S) {
+            let (most, stride) = (S::WALK_ROWS, S::WALK_VECTORS * S::LANES);
+            let walk = Walk { rows: 2, columns: 3, row_step: 11, column_step: 2 };
+            let offsets: Offsets = std::array::from_fn(|i| (5 * i) % 7 + 20 * (i % 2));
+            let a = waves(offsets.iter().max().unwrap() + walk.last() + 1, 0.7);
+            let b = waves(6 * stride, 0.3);
+            let at = |i: usize, k: usize| a[offsets[i] + k / 3 * walk.row_step + k % 3 * walk.column_step];
+            let product = by_definition(6, at, &b, stride);
+            for (rows, columns) in (1..=most).flat_map(|rows| (1..=stride).map(move |columns| (rows, columns))) {
+                for accumulate in [false, true] {
+                    let mut field = Field::new(rows, columns);
+                    let target = field.target();
+                    // SAFETY: `a` reaches to the last step from the last offset, `b` has six rows of a whole
+                    // tile, the field the target's.
+                    unsafe { strided_tile(simd, walk, a.as_ptr(), &offsets, b.as_ptr(), stride, target, accumulate) };
+                    let before = if accumulate { f64::from(Field::BEFORE) } else { 0.0 };
+                    field.check(|i, j| product(i, j) + before, &format!("{rows} × {columns}, walked"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_of_all_sizes_are_the_products() {
+        f32::dispatch(Tiles);
+        Tiles.run(Plain::<4>);
+        Tiles.run(Plain::<8>);
+        Tiles.run(Plain::<16>);
+    }
+
+    #[test]
+    fn walked_tiles_of_all_sizes_are_the_products() {
+        f32::dispatch(Walks);
+        Walks.run(Plain::<4>);
+        Walks.run(Plain::<8>);
+        Walks.run(Plain::<16>);
     }
 }

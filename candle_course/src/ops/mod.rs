@@ -2,7 +2,7 @@
 //! elsewhere.
 //!
 //! Every operation takes and returns candle tensors and takes part in candle's `backward`. On the
-//! CPU it runs kernels of this crate (AVX-512, AVX2 or portable, see [`simd_level`]; matrix products
+//! CPU it runs kernels of this crate (AVX-512, AVX2, NEON or portable, see [`simd_level`]; matrix products
 //! are the `gemm` crate's, with the instructions that it picks) on candle's
 //! thread pool, which has `RAYON_NUM_THREADS` threads (`CANDLE_NUM_THREADS`, if set, overrides
 //! it). On a CUDA device it runs kernels of this crate, cuBLAS and (with the feature `cudnn`)

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use candle_core::{DType, Device, Module, Tensor, Var};
 
-use super::reference_tests::{Case, all, composed, numbers, run, values, variables};
+use super::reference_tests::{Case, Stored, all, assert_close, composed, gradients, numbers, run, values, variables};
 use super::*;
 use crate::error::Result;
 use crate::nn::{GroupNorm, Gru, Lstm, Parameters, Rnn};
+use crate::test_support::this_binary;
 
 /// A case of every operation.
 fn one_of_each() -> Vec<Case> {
@@ -73,7 +74,7 @@ fn gradients_of_gradients_are_refused() {
         println!("\nrefused {}", cases.len() + 1);
         return;
     }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
+    let child = this_binary()
         .args(["--exact", "ops::property_tests::gradients_of_gradients_are_refused", "--nocapture"])
         .env(CHILD, "1")
         .env("CANDLE_GRAD_DO_NOT_DETACH", "1")
@@ -100,17 +101,20 @@ fn every_instruction_set_and_a_single_thread() {
     let (widest, threads) = (simd_level().unwrap(), crate::kernels::parallel::threads());
     let mut settings =
         vec![("CANDLE_COURSE_SIMD", "portable", SimdLevel::Portable, threads), ("RAYON_NUM_THREADS", "1", widest, 1)];
-    if widest == SimdLevel::Avx512 {
-        settings.push(("CANDLE_COURSE_SIMD", "avx2", SimdLevel::Avx2, threads));
-    } else {
-        settings.push(("CANDLE_COURSE_SIMD", "wide", SimdLevel::Wide, threads));
+    match widest {
+        SimdLevel::Avx512 => settings.push(("CANDLE_COURSE_SIMD", "avx2", SimdLevel::Avx2, threads)),
+        _ => settings.push(("CANDLE_COURSE_SIMD", "wide", SimdLevel::Wide, threads)),
+    }
+    if widest != SimdLevel::Neon {
+        settings.push(("CANDLE_COURSE_SIMD", "narrow", SimdLevel::Narrow, threads));
     }
     for (name, value, level, threads) in settings {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
+        let child = this_binary()
             .args(["ops::", "nn::", "losses::", "metrics::", "optimizers::", "kernels::winograd"])
-            .args(["kernels::interleave", "--test-threads", "2", "--show-output"])
+            .args(["kernels::conv", "kernels::interleave", "kernels::panels", "--test-threads", "2", "--show-output"])
             // Half a minute without any kernel that has instruction sets.
             .args(["--skip", "agree_with_pytorch_in_f", "--skip", "tensor_operations_agrees_with_pytorch"])
+            .args(["--skip", "instruction_sets_agree"])
             .env(MARK, "1")
             .env_remove("CANDLE_NUM_THREADS")
             .env(name, value)
@@ -123,6 +127,53 @@ fn every_instruction_set_and_a_single_thread() {
         let passed =
             text.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse().ok());
         assert!(passed.is_some_and(|passed: usize| passed >= 100), "{name}={value}: {passed:?} tests");
+    }
+}
+
+/// All outputs and gradients of the stored cases, by every instruction set of this machine and every stand-in,
+/// each in a process of its own: within 1e-5 of what this one computes in, and twice the same bits.
+#[test]
+fn instruction_sets_agree() {
+    const CHILD: &str = "CANDLE_COURSE_TEST_LEVELS_CHILD";
+    if let Some(file) = std::env::var_os(CHILD) {
+        let mut bytes = Vec::new();
+        for Stored { case, .. } in all() {
+            let inputs = variables(&case, DType::F32);
+            let tensors: Vec<Tensor> = inputs.iter().map(|input| input.as_tensor().clone()).collect();
+            let y = run(&case, &tensors).unwrap();
+            let gradients = gradients(&case, &y);
+            for tensor in [&y].into_iter().chain(inputs.iter().map(|input| gradients.get(input).unwrap())) {
+                bytes.extend(
+                    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().flat_map(f32::to_le_bytes),
+                );
+            }
+        }
+        return std::fs::write(file, bytes).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let numbers = |level: &str| -> Vec<f32> {
+        let file = folder.path().join(level);
+        let child = this_binary()
+            .args(["--exact", "ops::property_tests::instruction_sets_agree"])
+            .env(CHILD, &file)
+            .env("CANDLE_COURSE_SIMD", level)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{level}:\n{}", String::from_utf8_lossy(&child.stdout));
+        let bytes = std::fs::read(file).unwrap();
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    let widest = format!("{:?}", simd_level().unwrap()).to_lowercase();
+    let expected = numbers(&widest);
+    assert!(expected.len() > 100_000, "{}", expected.len());
+    let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&numbers(&widest)) == bits(&expected), "{widest}, twice");
+    let mut levels = vec!["portable", "narrow", "wide"];
+    levels.extend((widest == "avx512").then_some("avx2"));
+    for level in levels {
+        let found: Vec<f64> = numbers(level).into_iter().map(f64::from).collect();
+        let expected: Vec<f64> = expected.iter().copied().map(f64::from).collect();
+        assert_close(level, &found, &expected, 1e-5);
     }
 }
 

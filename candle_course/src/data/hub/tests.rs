@@ -409,7 +409,7 @@ fn the_environment_names_folder_hub_and_cache() {
         fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), [0, 0, 8, 1, 0, 0, 0, 1, 7]).unwrap();
     }
     let load = |settings: &[(&str, &str)]| {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let mut child = crate::test_support::this_binary();
         child.args(["--exact", "data::hub::tests::the_environment_names_folder_hub_and_cache", "--nocapture"]);
         for name in ["CANDLE_COURSE_DATA", "CANDLE_COURSE_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN"] {
             child.env_remove(name);

@@ -3,7 +3,9 @@ use candle_nn::{Conv2dConfig, conv2d};
 use candle_nn::{VarBuilder, VarMap};
 
 use super::*;
-use crate::data::{Batch, Dataset, Split};
+use crate::data::Dataset;
+#[cfg(feature = "samples")]
+use crate::data::{Batch, Split};
 use crate::test_support::data;
 
 fn vector(tensor: &Tensor) -> Vec<f32> {

@@ -43,10 +43,12 @@ pub fn pays<T: Element>(g: &Geometry) -> bool {
     let (lanes, _) = T::dispatch(Sizes);
     let (channels_in, channels_out) = (g.in_channels, g.out_channels);
     let (height, width) = g.padded();
+    // Fewer than 8 fill no vectors, or narrow ones only in part, which the costs do not count.
+    let fewest = lanes.max(8);
     let fits = g.kernel == pair(3)
         && (g.stride, g.dilation, g.groups) == (pair(1), pair(1), 1)
         && (g.output.0 + 2, g.output.1 + 2) == (height, width)
-        && channels_in.min(channels_out) >= lanes;
+        && channels_in.min(channels_out) >= fewest;
     // Per tile and channel: from planes to pixels or back, and a transformation.
     const TRANSFORM: usize = 350;
     // Per filter, its gathering above all.
