@@ -8,6 +8,12 @@ from .site_lesson import Lesson
 # More than this does not fit under a heading.
 CODE_LINES = 18
 OUTPUT_LINES = 14
+# Code, what it shows and what leads over to it, in lines of code.
+LINES = 24
+# Shorter code that only draws a figure stands in the notes of the figure.
+FEW_LINES = 10
+# Letters of the prose that fits on a slide of its own.
+PROSE = 650
 # One of them fills a slide.
 LARGE = ("list", "table", "box", "code")
 
@@ -22,17 +28,24 @@ class Slide:
 
 
 def slides(lesson: Lesson) -> list:
-    """One slide per section with its first sentence, a list or table and formulas; one per further list, table or box, per short cell, per figure."""
+    """Per section its first sentence with a list, a table, formulas or its first code; then one slide per further list, table, box, short cell and figure."""
     made = [Slide(lesson.title, "title")]
     for section in lesson.sections:
         if section.title:
             made.append(Slide(section.title))
-        opened, full, before = False, False, None
+        first, opened, full, before = made[-1], False, False, None
         for block in section.blocks:
             slide = made[-1]
             if block.kind == "cell":
-                made += cell(section.title or lesson.title, block)
-                full = full or made[-1] is not slide
+                further = cell(section.title or lesson.title, block)
+                goes_on = slide.kind == "section" and not full or slide.kind == "code" and before and before.kind == "cell"
+                if further and further[0].kind == "code" and goes_on and lines(slide.body + further[0].body) <= LINES:
+                    slide.kind = "code"
+                    slide.body += further[0].body
+                    slide.notes += further.pop(0).notes
+                    full = True
+                made += further
+                full = full or bool(further)
             elif block.kind == "paragraph":
                 slide.notes.append(block.html)
                 # Formulas may stand within a paragraph.
@@ -43,28 +56,56 @@ def slides(lesson: Lesson) -> list:
             elif block.kind in LARGE:
                 if full or block.kind == "box" and slide.body:
                     # What leads over to it stands above it.
-                    slide = Slide(section.title or lesson.title, body=[first_sentence(before.html)] if before and before.kind == "paragraph" else [])
+                    lead = [first_sentence(before.html)] if before and before.kind == "paragraph" else []
+                    slide = Slide(section.title or lesson.title, body=[sentence for sentence in lead if sentence not in slide.body])
                     made.append(slide)
                 slide.body.append(block.html)
                 full = True
             elif block.kind in ("formula", "fold", "objectives"):
                 slide.body.append(block.html)
             before = block
+        if first.kind == "section" and len(first.body) == 1 and first.notes:
+            # Nothing but a sentence: there is room for more of what the section says.
+            shown = fitting(first.notes)
+            if shown:
+                first.body, first.notes = first.notes[:shown], first.notes[shown:]
     return [slide for slide in made if slide.body or slide.notes or slide.kind == "title"]
 
 
 def cell(title: str, block) -> list:
-    """The slides of a cell: its code where that is short, and each of its figures."""
+    """The slides of a cell: its code where that is short, what it has printed, and each of its figures."""
     if "setup" in block.tags or "check" in block.tags:
         return []
-    made = []
     texts = [output.html for output in block.outputs if output.kind == "table" or output.kind == "text" and output.text.count("\n") < OUTPUT_LINES]
-    if block.text.count("\n") < CODE_LINES:
-        made.append(Slide(title, "code", [block.html, *texts]))
-    elif texts:
-        made.append(Slide(title, "code", texts, [block.html]))
-    made += [Slide(title, "figure", [output.html]) for output in block.outputs if output.kind == "figure"]
-    return made
+    figures = [Slide(title, "figure", [output.html]) for output in block.outputs if output.kind == "figure"]
+    if figures and not texts and block.text.count("\n") < FEW_LINES:
+        figures[0].notes.append(block.html)
+        return figures
+    if block.text.count("\n") >= CODE_LINES:
+        return ([Slide(title, "code", texts, [block.html])] if texts else []) + figures
+    if lines([block.html, *texts]) <= LINES:
+        return [Slide(title, "code", [block.html, *texts]), *figures]
+    return [Slide(title, "code", [block.html]), Slide(title, "code", texts), *figures]
+
+
+def fitting(paragraphs: list) -> int:
+    """How many of the paragraphs, from the first on, fit together on a slide."""
+    letters = 0
+    for number, paragraph in enumerate(paragraphs):
+        letters += len(re.sub(r"<[^>]*>", "", paragraph))
+        if letters > PROSE or not paragraph.lstrip().startswith("<p>"):
+            return number
+    return len(paragraphs)
+
+
+def lines(body: list) -> float:
+    """How high it stands, in lines of code: a row of a table and a line of prose are higher than one, a formula is four."""
+    height = 0.0
+    for html in body:
+        printed = re.sub(r"<pre.*?</pre>", "", html, flags=re.DOTALL)
+        height += html.count("\n") + 2 if printed != html else 0
+        height += 1.8 * printed.count("<tr") + 4 * printed.count('<div class="formula') + (1.8 if printed.startswith("<p>") else 0)
+    return height
 
 
 def first_sentence(paragraph: str) -> str:

@@ -157,8 +157,9 @@ def set_in_mathml(formula: str, display: str, where: str) -> str:
 
 
 def held(page: str) -> str:
-    """A page in which no line begins with the stop that follows a formula."""
-    return re.sub(r"(<math [^>]*>(?:(?!</math>).)*</math>)([.,;:!?)]+)", r'<span class="held">\1\2</span>', page, flags=re.DOTALL)
+    """A page in which no line begins with the stop that follows a formula, or ends with the bracket before it."""
+    hold = lambda match: f'<span class="held">{match[0]}</span>' if match[1] or match[3] else match[0]  # noqa: E731
+    return re.sub(r"(\(?)(<math [^>]*>(?:(?!</math>).)*</math>)([.,;:!?)]*)", hold, page, flags=re.DOTALL)
 
 
 def spaced(written: str) -> str:
