@@ -44,6 +44,8 @@ def slides(lesson: Lesson) -> list:
                     slide.body += further[0].body
                     slide.notes += further.pop(0).notes
                     full = True
+                elif further and further[0].kind == "code":
+                    leads_over(slide, before, further[0])
                 made += further
                 full = full or bool(further)
             elif block.kind == "paragraph":
@@ -55,10 +57,9 @@ def slides(lesson: Lesson) -> list:
                 opened = True
             elif block.kind in LARGE:
                 if full or block.kind == "box" and slide.body:
-                    # What leads over to it stands above it.
-                    lead = [first_sentence(before.html)] if before and before.kind == "paragraph" else []
-                    slide = Slide(section.title or lesson.title, body=[sentence for sentence in lead if sentence not in slide.body])
-                    made.append(slide)
+                    made.append(Slide(section.title or lesson.title))
+                    leads_over(slide, before, made[-1])
+                    slide = made[-1]
                 slide.body.append(block.html)
                 full = True
             elif block.kind in ("formula", "fold", "objectives"):
@@ -72,6 +73,14 @@ def slides(lesson: Lesson) -> list:
     return [slide for slide in made if slide.body or slide.notes or slide.kind == "title"]
 
 
+def leads_over(slide: Slide, before, following: Slide) -> None:
+    """Puts what leads over from one slide to the next above the next."""
+    if before and before.kind == "paragraph" and first_sentence(before.html) not in slide.body:
+        following.body.insert(0, first_sentence(before.html))
+        if slide.notes and slide.notes[-1] == before.html:
+            following.notes.insert(0, slide.notes.pop())
+
+
 def cell(title: str, block) -> list:
     """The slides of a cell: its code where that is short, what it has printed, and each of its figures."""
     if "setup" in block.tags or "check" in block.tags:
@@ -82,6 +91,10 @@ def cell(title: str, block) -> list:
         figures[0].notes.append(block.html)
         return figures
     if block.text.count("\n") >= CODE_LINES:
+        if figures and lines(texts) <= 3:
+            # A line that was printed beside a figure.
+            figures[0].notes += [block.html, *texts]
+            return figures
         return ([Slide(title, "code", texts, [block.html])] if texts else []) + figures
     if lines([block.html, *texts]) <= LINES:
         return [Slide(title, "code", [block.html, *texts]), *figures]
