@@ -622,6 +622,16 @@ def test_a_slide_without_more_than_a_sentence_shows_the_paragraph():
     code = site_lesson.code_cell("a\nb", [], [], "here")
     (_, slide) = made(said, code, code)
     assert slide.kind == "code" and slide.body == ["<p>One.</p>", code.html, code.html] and slide.notes == ["<p>One. Two.</p>"]
+    # An exercise is said whole; what follows is not part of it.
+    stub = site_lesson.code_cell("a", [], ["exercise"], "here")
+    (_, slide) = made(said, said, stub, site_text.Block("paragraph", "<p>Three.</p>", "Three."))
+    assert slide.body == ["<p>One. Two.</p>", "<p>One. Two.</p>", stub.html] and slide.notes == ["<p>Three.</p>"]
+    # What leads over to a result stands above it.
+    result = site_lesson.code_cell("a", [{"output_type": "stream", "text": ["b"]}], [], "here")
+    then = site_text.Block("paragraph", "<p>Then. More.</p>", "Then. More.")
+    (_, first, second) = made(said, code, then, result)
+    assert first.notes == ["<p>One. Two.</p>"] and second.notes == ["<p>Then. More.</p>"]
+    assert second.body == ["<p>Then.</p>", result.html, result.outputs[0].html]
     # What is too much for one slide stands on two.
     long = site_lesson.code_cell("a\n" * 17, [], [], "here")
     assert [slide.kind for slide in made(said, long, long)] == ["title", "code", "code"]

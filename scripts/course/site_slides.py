@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from .site_lesson import Lesson
 
@@ -33,23 +34,31 @@ def slides(lesson: Lesson) -> list:
     for section in lesson.sections:
         if section.title:
             made.append(Slide(section.title))
-        first, opened, full, before = made[-1], False, False, None
+        first, opened, full, before, told = made[-1], False, False, None, []
         for block in section.blocks:
             slide = made[-1]
             if block.kind == "cell":
                 further = cell(section.title or lesson.title, block)
-                goes_on = slide.kind == "section" and not full or slide.kind == "code" and before and before.kind == "cell"
-                if further and further[0].kind == "code" and goes_on and lines(slide.body + further[0].body) <= LINES:
+                if not further:
+                    # What leads over to a cell that is not shown leads over to the next.
+                    continue
+                head = further[0]
+                if "exercise" in block.tags and slide.kind == "section" and not full:
+                    # The task is said whole.
+                    if fitting(told) == len(told):
+                        slide.body, slide.notes = list(told), []
+                goes_on = slide.kind == "section" and not full or slide.kind == "code" and before.kind == "cell" and block.html in head.body
+                if head.kind == "code" and goes_on and lines(slide.body + head.body) <= LINES:
                     slide.kind = "code"
-                    slide.body += further[0].body
+                    slide.body += head.body
                     slide.notes += further.pop(0).notes
-                    full = True
-                elif further and further[0].kind == "code":
-                    leads_over(slide, before, further[0])
+                elif head.kind == "code":
+                    leads_over(slide, before, head)
                 made += further
-                full = full or bool(further)
+                full = True
             elif block.kind == "paragraph":
                 slide.notes.append(block.html)
+                told.append(block.html)
                 # Formulas may stand within a paragraph.
                 slide.body += re.findall(r'<div class="formula.*?</div>', block.html, re.DOTALL)
                 if not opened and slide.kind == "section":
@@ -64,12 +73,12 @@ def slides(lesson: Lesson) -> list:
                 full = True
             elif block.kind in ("formula", "fold", "objectives"):
                 slide.body.append(block.html)
+                told.append(block.html)
             before = block
         if first.kind == "section" and len(first.body) == 1 and first.notes:
             # Nothing but a sentence: there is room for more of what the section says.
             shown = fitting(first.notes)
-            if shown:
-                first.body, first.notes = first.notes[:shown], first.notes[shown:]
+            first.body, first.notes = first.notes[:shown] or first.body, first.notes[shown:]
     return [slide for slide in made if slide.body or slide.notes or slide.kind == "title"]
 
 
@@ -103,12 +112,8 @@ def cell(title: str, block) -> list:
 
 def fitting(paragraphs: list) -> int:
     """How many of the paragraphs, from the first on, fit together on a slide."""
-    letters = 0
-    for number, paragraph in enumerate(paragraphs):
-        letters += len(re.sub(r"<[^>]*>", "", paragraph))
-        if letters > PROSE or not paragraph.lstrip().startswith("<p>"):
-            return number
-    return len(paragraphs)
+    letters = [len(re.sub(r"<[^>]*>", "", paragraph)) for paragraph in paragraphs]
+    return sum(total <= PROSE for total in accumulate(letters))
 
 
 def lines(body: list) -> float:
