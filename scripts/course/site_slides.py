@@ -8,13 +8,15 @@ from .site_lesson import Lesson
 
 # More than this does not fit under a heading.
 CODE_LINES = 18
-OUTPUT_LINES = 14
+OUTPUT_LINES = 20
 # Code, what it shows and what leads over to it, in lines of code.
 LINES = 24
 # Shorter code that only draws a figure stands in the notes of the figure.
 FEW_LINES = 10
 # Letters of the prose that fits on a slide of its own.
 PROSE = 650
+# Letters of a paragraph that stands whole above what it leads over to.
+LEAD = 200
 # One of them fills a slide.
 LARGE = ("list", "table", "box", "code")
 
@@ -57,10 +59,14 @@ def slides(lesson: Lesson) -> list:
                 made += further
                 full = True
             elif block.kind == "paragraph":
+                # Formulas may stand within a paragraph.
+                formulas = re.findall(r'<div class="formula.*?</div>', block.html, re.DOTALL)
+                if formulas and full:
+                    slide, full = Slide(section.title or lesson.title, body=[leading(block.html)]), False
+                    made.append(slide)
                 slide.notes.append(block.html)
                 told.append(block.html)
-                # Formulas may stand within a paragraph.
-                slide.body += re.findall(r'<div class="formula.*?</div>', block.html, re.DOTALL)
+                slide.body += formulas
                 if not opened and slide.kind == "section":
                     slide.body.insert(0, first_sentence(block.html))
                 opened = True
@@ -72,6 +78,10 @@ def slides(lesson: Lesson) -> list:
                 slide.body.append(block.html)
                 full = True
             elif block.kind in ("formula", "fold", "objectives"):
+                if block.kind == "formula" and full:
+                    made.append(Slide(section.title or lesson.title))
+                    leads_over(slide, before, made[-1])
+                    slide, full = made[-1], False
                 slide.body.append(block.html)
                 told.append(block.html)
             before = block
@@ -84,8 +94,8 @@ def slides(lesson: Lesson) -> list:
 
 def leads_over(slide: Slide, before, following: Slide) -> None:
     """Puts what leads over from one slide to the next above the next."""
-    if before and before.kind == "paragraph" and first_sentence(before.html) not in slide.body:
-        following.body.insert(0, first_sentence(before.html))
+    if before and before.kind == "paragraph" and not {before.html, first_sentence(before.html)} & set(slide.body):
+        following.body.insert(0, leading(before.html))
         if slide.notes and slide.notes[-1] == before.html:
             following.notes.insert(0, slide.notes.pop())
 
@@ -126,16 +136,29 @@ def lines(body: list) -> float:
     return height
 
 
+def leading(paragraph: str) -> str:
+    """What of a paragraph leads over to what follows it: a short one whole, otherwise the sentence before a colon, or the first."""
+    said = sentences(paragraph)
+    if len(re.sub(r"<[^>]*>", "", "".join(said))) <= LEAD:
+        shown = " ".join(said)
+    else:
+        shown = said[-1] if re.search(r":\s*(</p>|<div)", paragraph) else said[0]
+    return f"<p>{shown}</p>"
+
+
 def first_sentence(paragraph: str) -> str:
     """The paragraph up to the first full stop that ends a sentence, outside of formulas and code."""
-    inner = re.sub(r"^\s*<p>|</p>\s*$", "", paragraph)
-    if '<div class="formula' in inner:
-        inner = inner[: inner.index('<div class="formula')]
-    depth, end = 0, len(inner)
+    return f"<p>{sentences(paragraph)[0]}</p>"
+
+
+def sentences(paragraph: str) -> list:
+    """The sentences before the first formula that stands alone, without a colon at the end."""
+    inner = re.sub(r"^\s*<p>|</p>\s*$", "", paragraph).partition('<div class="formula')[0]
+    depth, begin, found = 0, 0, []
     for match in re.finditer(r"<(/?)(\w+)[^>]*?(/?)>|[.?!](?=\s)", inner):
         if match.group(2):
             depth += 0 if match.group(3) else -1 if match.group(1) else 1
         elif depth == 0:
-            end = match.end()
-            break
-    return f"<p>{inner[:end].rstrip(':').rstrip()}</p>"
+            found.append(inner[begin:match.end()].strip())
+            begin = match.end()
+    return [sentence.rstrip(":").rstrip() for sentence in [*found, inner[begin:].strip()] if sentence] or [""]
