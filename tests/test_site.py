@@ -634,7 +634,7 @@ def test_a_slide_without_more_than_a_sentence_shows_the_paragraph():
     assert slide.body == ["<p>One. Two.</p>", "<p>One. Two.</p>", stub.html] and slide.notes == ["<p>Three.</p>"]
     # What leads over to a result stands above it.
     result = site_lesson.code_cell("a", [{"output_type": "stream", "text": ["b"]}], [], "here")
-    for text, shown in [("Then. More.", "Then. More."), (f"Then. {'more ' * 50}.", "Then."), (f"Then {'more ' * 50}. At last:", "At last")]:
+    for text, shown in [("Then. More.", "Then. More."), (f"Then. {'more ' * 50}.", "Then."), (f"Then {'more ' * 50}. At last:", "At last:")]:
         then = site_text.Block("paragraph", f"<p>{text}</p>", text)
         (_, first, second) = made(said, code, then, result)
         assert first.notes == ["<p>One. Two.</p>"] and second.notes == [then.html]
@@ -642,7 +642,7 @@ def test_a_slide_without_more_than_a_sentence_shows_the_paragraph():
     # So does what leads over to a formula, after which the slide goes on.
     formula = site_text.Block("formula", '<div class="formula">x</div>')
     (_, _, slide) = made(said, code, then, formula, result)
-    assert slide.body == ["<p>At last</p>", formula.html, result.html, result.outputs[0].html]
+    assert slide.body == ["<p>At last:</p>", formula.html, result.html, result.outputs[0].html]
     # What is too much for one slide stands on two.
     long = site_lesson.code_cell("a\n" * 17, [], [], "here")
     assert [slide.kind for slide in made(said, long, long)] == ["title", "code", "code"]

@@ -14,7 +14,7 @@ LINES = 24
 # Shorter code that only draws a figure stands in the notes of the figure.
 FEW_LINES = 10
 # Letters of the prose that fits on a slide of its own.
-PROSE = 650
+PROSE = 900
 # Letters of a paragraph that stands whole above what it leads over to.
 LEAD = 200
 # One of them fills a slide.
@@ -49,7 +49,9 @@ def slides(lesson: Lesson) -> list:
                     # The task is said whole.
                     if fitting(told) == len(told):
                         slide.body, slide.notes = list(told), []
-                goes_on = slide.kind == "section" and not full or slide.kind == "code" and before.kind == "cell" and block.html in head.body
+                # Code and the next code belong together, and results and the next results; not code and the results of other code.
+                alike = (block.html in head.body) == any('<pre class="code' in part for part in slide.body)
+                goes_on = slide.kind == "section" and not full or slide.kind == "code" and before.kind == "cell" and alike
                 if head.kind == "code" and goes_on and lines(slide.body + head.body) <= LINES:
                     slide.kind = "code"
                     slide.body += head.body
@@ -78,7 +80,7 @@ def slides(lesson: Lesson) -> list:
                 slide.body.append(block.html)
                 full = True
             elif block.kind in ("formula", "fold", "objectives"):
-                if block.kind == "formula" and full:
+                if block.kind == "formula" and full and before.kind == "paragraph":
                     made.append(Slide(section.title or lesson.title))
                     leads_over(slide, before, made[-1])
                     slide, full = made[-1], False
@@ -132,18 +134,18 @@ def lines(body: list) -> float:
     for html in body:
         printed = re.sub(r"<pre.*?</pre>", "", html, flags=re.DOTALL)
         height += html.count("\n") + 2 if printed != html else 0
-        height += 1.8 * printed.count("<tr") + 4 * printed.count('<div class="formula') + (1.8 if printed.startswith("<p>") else 0)
+        height += 1.8 * printed.count("<tr") + 4 * printed.count('<div class="formula')
+        if printed.startswith("<p>"):
+            height += 1.5 * (1 + len(re.sub(r"<[^>]*>", "", printed)) // 80)
     return height
 
 
 def leading(paragraph: str) -> str:
     """What of a paragraph leads over to what follows it: a short one whole, otherwise the sentence before a colon, or the first."""
-    said = sentences(paragraph)
-    if len(re.sub(r"<[^>]*>", "", "".join(said))) <= LEAD:
-        shown = " ".join(said)
-    else:
-        shown = said[-1] if re.search(r":\s*(</p>|<div)", paragraph) else said[0]
-    return f"<p>{shown}</p>"
+    said, colon = sentences(paragraph), re.search(r":\s*(</p>|<div)", paragraph)
+    if len(re.sub(r"<[^>]*>", "", "".join(said))) > LEAD:
+        said = said[-1:] if colon else said[:1]
+    return f"<p>{' '.join(said)}{':' if colon else ''}</p>"
 
 
 def first_sentence(paragraph: str) -> str:
