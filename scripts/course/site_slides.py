@@ -8,7 +8,7 @@ from .site_lesson import Lesson
 
 # More than this does not fit under a heading.
 CODE_LINES = 18
-OUTPUT_LINES = 20
+OUTPUT_LINES = 24
 # Code, what it shows and what leads over to it, in lines of code.
 LINES = 24
 # Shorter code that only draws a figure stands in the notes of the figure.
