@@ -204,6 +204,7 @@ def test_a_minus_belongs_to_its_number():
 def test_no_line_begins_with_the_stop_after_a_formula(site):
     formula = site_text.mathematics("x - y", False, "here")
     assert site_text.held(f"{formula}). And {formula} again") == f'<span class="held">{formula}).</span> And {formula} again'
+    assert site_text.held(f"Here ({formula} at most)") == f'Here <span class="held">({formula}</span> at most)'
     for path in site.glob("*/*.html"):
         html = path.read_text(encoding="utf-8")
         assert not re.search(r"</math>[.,;:!?)]+(?!</span>)", html), path.name
@@ -216,6 +217,12 @@ def test_formulas_side_by_side_may_stand_below_each_other():
     # Not where that would tear a bracket apart.
     one = site_text.mathematics(r"\left( a \qquad b \right)", True, "here")
     assert one.count("<math") == 1 and "parts" not in one
+
+
+def test_a_long_line_of_code_goes_on_further_in():
+    long = "    " + 100 * "x"
+    html = site_text.code(f"{{\n{long}\n}}", "text")
+    assert f'\n<span class="long" style="--inward:8ch">{long}</span>\n}}' in html and html.count("<span") == 1
 
 
 def test_printed_sentences_are_broken_and_columns_are_not():
@@ -234,6 +241,8 @@ def test_numbers_of_a_table_stand_below_each_other():
     assert re.findall(r'text-align:(\w+)">', placed) == ["right", "left"] * (1 + len(others))
     assert "2.1·10<sup>−5</sup>" in placed
     assert re.sub(r"<[^>]*>", "", placed) == re.sub(r"<[^>]*>", "", table).replace("[1, 3]", "[1,\N{NO-BREAK SPACE}3]").replace("^", "")
+    # Two columns of bits are wider than a page.
+    assert re.search(r'<td style="text-align:right">01000000<wbr>00010110<wbr>01000101<wbr>11110001</td>', site_lesson.aligned(row("th", "bits") + row("td", "01000000000101100100010111110001")))
     # A column without a number, and rows of different lengths, stay as they are.
     assert "right" not in site_lesson.aligned(row("th", "a") + row("td", "–"))
     uneven = row("th", "a") + row("td", "1", "2")
@@ -543,13 +552,13 @@ def test_ticks_stay(tab):
 
 
 def test_code_is_read_without_moving_it(tab):
-    """Lines as long as the lessons write them, on the screen of a laptop; and no word of a table is broken."""
+    """On the screen of a laptop, solutions too; and no word of a table is broken."""
     page = tab("en/3.2-datasets-and-loaders.html", {"width": 1280, "height": 800})
     for name in LESSONS:
         page.goto(page.url.rpartition("/")[0] + f"/{name}.html")
         page.evaluate("document.fonts.ready")
-        moved = page.evaluate("""() => [...document.querySelectorAll("article > .cell > pre.code")].filter(box => box.scrollWidth > box.clientWidth + 1)
-            .map(box => box.textContent).filter(text => text.split("\\n").every(line => [...line].length <= 100))""")
+        page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+        moved = page.evaluate("""() => [...document.querySelectorAll("article pre.code")].filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent)""")
         assert not moved, f"{name}: {moved[:1]}"
         torn = page.evaluate("""() => [...document.querySelectorAll("td > code")].filter(code => /^\\w+$/.test(code.textContent) && code.getClientRects().length > 1).map(code => code.textContent)""")
         assert not torn, f"{name}: {torn}"
@@ -591,6 +600,55 @@ def test_a_slide_shows_its_figure_whole(tab):
         page.wait_for_function("at => document.querySelector('.slide.now').id === at", arg=slide.get_attribute("id"))
         box, bar = slide.locator("svg").first.bounding_box(), page.locator(".controls").bounding_box()
         assert box["width"] > 500 and box["y"] >= 0 and box["y"] + box["height"] <= bar["y"] + 1
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_slide_is_seen_whole_on_a_laptop(tab, name):
+    """Nothing behind the bar of controls, and no code to be moved sideways; Portuguese takes more room."""
+    page = tab(f"pt-BR/{name}.slides.html", {"width": 1280, "height": 720})
+    page.evaluate("document.fonts.ready")
+    cut = page.evaluate("""() => {
+      const bar = document.querySelector(".controls");
+      return [...document.querySelectorAll(".slide")].filter(slide => {
+        location.hash = slide.id;
+        dispatchEvent(new HashChangeEvent("hashchange"));
+        const body = slide.querySelector(".body");
+        return body.getBoundingClientRect().bottom + scrollY > innerHeight - bar.offsetHeight
+          || [...body.querySelectorAll("pre")].some(code => code.scrollWidth > code.clientWidth + 1);
+      }).map(slide => slide.id + ": " + slide.textContent.trim().slice(0, 80));
+    }""")
+    assert not cut
+
+
+def test_a_slide_without_more_than_a_sentence_shows_the_paragraph():
+    made = lambda *blocks: site_slides.slides(site_lesson.Lesson("3.9-x", "en", "X", 0, [site_lesson.Section("A", "A", 2, "a", list(blocks))]))  # noqa: E731
+    said = site_text.Block("paragraph", "<p>One. Two.</p>", "One. Two.")
+    (_, slide) = made(said)
+    assert slide.body == ["<p>One. Two.</p>"] and not slide.notes
+    code = site_lesson.code_cell("a\nb", [], [], "here")
+    (_, slide) = made(said, code, code)
+    assert slide.kind == "code" and slide.body == ["<p>One.</p>", code.html, code.html] and slide.notes == ["<p>One. Two.</p>"]
+    # An exercise is said whole; what follows is not part of it.
+    stub = site_lesson.code_cell("a", [], ["exercise"], "here")
+    (_, slide) = made(said, said, stub, site_text.Block("paragraph", "<p>Three.</p>", "Three."))
+    assert slide.body == ["<p>One. Two.</p>", "<p>One. Two.</p>", stub.html] and slide.notes == ["<p>Three.</p>"]
+    # What leads over to a result stands above it.
+    result = site_lesson.code_cell("a", [{"output_type": "stream", "text": ["b"]}], [], "here")
+    for text, shown in [("Then. More.", "Then. More."), (f"Then. {'more ' * 50}.", "Then."), (f"Then {'more ' * 50}. At last:", "At last:")]:
+        then = site_text.Block("paragraph", f"<p>{text}</p>", text)
+        (_, first, second) = made(said, code, then, result)
+        assert first.notes == ["<p>One. Two.</p>"] and second.notes == [then.html]
+        assert second.body == [f"<p>{shown}</p>", result.html, result.outputs[0].html]
+    # So does what leads over to a formula, after which the slide goes on.
+    formula = site_text.Block("formula", '<div class="formula">x</div>')
+    (_, _, slide) = made(said, code, then, formula, result)
+    assert slide.body == ["<p>At last:</p>", formula.html, result.html, result.outputs[0].html]
+    # What is too much for one slide stands on two.
+    long = site_lesson.code_cell("a\n" * 17, [], [], "here")
+    assert [slide.kind for slide in made(said, long, long)] == ["title", "code", "code"]
+    drawn = site_lesson.code_cell("a", [{"output_type": "display_data", "data": {"image/svg+xml": '<svg width="9"></svg>'}}], [], "here")
+    (_, _, figure) = made(said, drawn)
+    assert figure.kind == "figure" and figure.notes == [drawn.html]
 
 
 @pytest.mark.parametrize("name", LESSONS[1:])

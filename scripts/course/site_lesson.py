@@ -18,6 +18,8 @@ PALETTE = {"none", "#fff", "#222", "#000", "#666", "#999", "#bbb", "#e8e8e8", "#
 
 # A line that is longer is broken, even where it holds columns.
 WIDEST = 110
+# They may be broken after each byte: two columns of them are wider than a page.
+BITS = re.compile(r"[01]{32}")
 CELL = re.compile(r"<(t[dh])([^>]*)>(.*?)</t[dh]>", re.DOTALL)
 # With its sign, its power of ten, its unit and its deviation.
 NUMBER = re.compile(r"[+\-−]?\d[\d\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE} ]*(?:\.\d+)?(?:e[+\-]?\d+|·10\^[−-]?\d+)?(?: ?[%°]| ± \d+(?:\.\d+)?)?|NaN|inf")
@@ -176,9 +178,10 @@ def aligned(table: str) -> str:
 
     def placed(cell: re.Match, number: bool) -> str:
         style = cell[2].replace("text-align:left", "text-align:right") if number else cell[2]
-        if number and cell[1] == "td":
+        if number and cell[1] == "td" and not BITS.search(cell[3]):
             style = style.replace('style="', 'style="white-space:nowrap;')
-        content = re.sub(r"\[[\d.,− -]+\]", lambda shape: shape.group().replace(" ", "\N{NO-BREAK SPACE}"), cell[3])
+        content = BITS.sub(lambda bits: "<wbr>".join(re.findall(".{1,8}", bits[0])), cell[3])
+        content = re.sub(r"\[[\d.,− -]+\]", lambda shape: shape.group().replace(" ", "\N{NO-BREAK SPACE}"), content)
         content = re.sub(r"·10\^([−-]?\d+)", r"·10<sup>\1</sup>", content)
         return f"<{cell[1]}{style}>{content}</{cell[1]}>"
 

@@ -19,6 +19,8 @@ from . import say
 # Names of functions in MathML, which browsers set without the little space around them.
 FUNCTION = re.compile(r"<mi>[a-z]{2,}</mi>")
 THIN = '<mspace width="0.167em"/>'
+# Signs of code that fit on a line of a laptop's page, in a box and in a fold, too.
+CODE_WIDTH = 80
 LINK = re.compile(r"(?P<page>[^#:]*)\.ipynb(?P<place>#.*)?")
 
 
@@ -157,8 +159,9 @@ def set_in_mathml(formula: str, display: str, where: str) -> str:
 
 
 def held(page: str) -> str:
-    """A page in which no line begins with the stop that follows a formula."""
-    return re.sub(r"(<math [^>]*>(?:(?!</math>).)*</math>)([.,;:!?)]+)", r'<span class="held">\1\2</span>', page, flags=re.DOTALL)
+    """A page in which no line begins with the stop that follows a formula, or ends with the bracket before it."""
+    hold = lambda match: f'<span class="held">{match[0]}</span>' if match[1] or match[3] else match[0]  # noqa: E731
+    return re.sub(r"(\(?)(<math [^>]*>(?:(?!</math>).)*</math>)([.,;:!?)]*)", hold, page, flags=re.DOTALL)
 
 
 def spaced(written: str) -> str:
@@ -181,7 +184,15 @@ def code(text: str, language: str) -> str:
         lexer = get_lexer_by_name(language or "text")
     except ClassNotFound:
         lexer = TextLexer()
-    return f'<pre class="code scroll"><code>{highlight(text.rstrip(), lexer, HtmlFormatter(nowrap=True)).rstrip()}</code></pre>'
+    lines = highlight(text.rstrip(), lexer, HtmlFormatter(nowrap=True)).rstrip().split("\n")
+    return '<pre class="code scroll"><code>' + "\n".join(map(hung, lines)) + "</code></pre>"
+
+
+def hung(line: str) -> str:
+    """A line of code that, where it is longer than a page is wide, goes on below, further in than it began."""
+    text = html.unescape(re.sub(r"<[^>]*>", "", line))
+    inward = len(text) - len(text.lstrip()) + 4
+    return f'<span class="long" style="--inward:{inward}ch">{line}</span>' if len(text) > CODE_WIDTH else line
 
 
 def slug(text: str) -> str:

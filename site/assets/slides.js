@@ -4,6 +4,16 @@
   const notes = document.getElementById("notes");
   const number = () => Math.min(slides.length, Math.max(1, parseInt(location.hash.slice(1), 10) || 1));
 
+  // What is higher or wider than the screen is shown smaller, as far as it can still be read. A phone scrolls.
+  const controls = document.querySelector(".controls");
+  const fit = () => {
+    const body = slides[number() - 1].querySelector(".body");
+    const whole = () => body.getBoundingClientRect().bottom + scrollY <= innerHeight - controls.offsetHeight
+      && [...body.querySelectorAll("pre, .scroll")].every((box) => box.scrollWidth <= box.clientWidth + 1);
+    body.style.removeProperty("--fit");
+    for (let size = 0.95; size >= 0.65 && innerWidth > 800 && !whole(); size -= 0.05) body.style.setProperty("--fit", size);
+  };
+
   const show = () => {
     const at = number();
     slides.forEach((slide, index) => slide.classList.toggle("now", index + 1 === at));
@@ -22,6 +32,8 @@
 
   document.body.classList.add("running");
   addEventListener("hashchange", show);
+  addEventListener("resize", fit, true);
+  document.fonts.ready.then(fit);
   document.getElementById("back").addEventListener("click", () => go(number() - 1));
   document.getElementById("forth").addEventListener("click", () => go(number() + 1));
   notes.addEventListener("click", toggle);
