@@ -108,7 +108,8 @@ fn every_instruction_set_and_a_single_thread() {
     for (name, value, level, threads) in settings {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["ops::", "nn::", "losses::", "metrics::", "optimizers::", "kernels::winograd"])
-            .args(["kernels::interleave", "--test-threads", "2", "--show-output"])
+            .args(["kernels::interleave", "kernels::panels", "kernels::recurrence", "inference::tests::every"])
+            .args(["--test-threads", "2", "--show-output"])
             // Half a minute without any kernel that has instruction sets.
             .args(["--skip", "agree_with_pytorch_in_f", "--skip", "tensor_operations_agrees_with_pytorch"])
             .env(MARK, "1")
