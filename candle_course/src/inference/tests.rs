@@ -298,7 +298,10 @@ fn nothing_is_allocated_after_the_first_calls() {
     let parameters = Parameters::new(0, &Device::Cpu);
     let network = ResNet18::builder(3).small_images().build(&parameters.at("resnet")).unwrap();
     let (cnn, unet) = (cnn(&parameters), UNet::new(&parameters.at("unet")));
-    let cases: [(&dyn ToOnnx, &[usize]); 3] = [(&cnn, &[3, 12, 12]), (&unet, &[4, 16, 16]), (&network, &[3, 8, 8])];
+    let gru =
+        LastState(Gru::new(5, 8, &parameters.at("gru")).unwrap(), Linear::new(8, 3, &parameters.at("head")).unwrap());
+    let cases: [(&dyn ToOnnx, &[usize]); 4] =
+        [(&cnn, &[3, 12, 12]), (&unet, &[4, 16, 16]), (&network, &[3, 8, 8]), (&gru, &[7, 5])];
     for (model, shape) in cases {
         let mut inference = ready(model, shape, 2);
         let xs: Vec<f32> = waves(&[&[2], shape].concat(), 0.3).flatten_all().unwrap().to_vec1().unwrap();

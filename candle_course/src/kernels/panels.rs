@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::gemm::{Matrix, SMALL};
 use super::parallel::{Parts, for_ranges};
 use super::simd::{Element, Kernel, Simd};
-use super::tile::{Offsets, Target, Walk, strided_tile};
+use super::tile::{Offsets, Target, Walk, strided_tile, wide_row};
 
 /// A matrix `[depth, columns]` as `[block of columns][depth][column]`, the last block filled up with zeros.
 pub struct Panels<T> {
@@ -43,20 +43,12 @@ impl<T: Element> Panels<T> {
 
     /// `out = a · this`, `out` contiguous, on this thread alone. `a`: rows of `depth` numbers, `row_stride`
     /// apart.
-    pub fn multiply(&self, rows: usize, a: &[T], row_stride: usize, out: &mut [T]) {
+    #[inline(always)]
+    pub fn multiply<S: Simd<T>>(&self, simd: S, rows: usize, a: &[T], row_stride: usize, out: &mut [T]) {
         assert!(rows == 0 || (rows - 1) * row_stride + self.depth <= a.len());
         assert_eq!(out.len(), rows * self.columns);
-        let (blocks, out) = (0..self.blocks(), Parts::new(out));
-        T::dispatch(Multiply {
-            panels: self,
-            rows: 0..rows,
-            blocks,
-            a,
-            row_stride,
-            bias: None,
-            relu: false,
-            out: &out,
-        });
+        let (rows, blocks, out) = (0..rows, 0..self.columns.div_ceil(S::WALK_VECTORS * S::LANES), Parts::new(out));
+        Multiply { panels: self, rows, blocks, a, row_stride, bias: None, relu: false, out: &out }.run(simd);
     }
 
     /// `out = a · this + bias`, then ReLU if asked; both matrices contiguous.
@@ -67,10 +59,12 @@ impl<T: Element> Panels<T> {
         let out = Parts::new(out);
         let groups = rows.div_ceil(ROWS);
         let work = |units: Range<usize>| {
-            for unit in units {
+            let mut unit = units.start;
+            while unit < units.end {
                 let (group, block) = (unit / blocks, unit % blocks);
                 let rows = group * ROWS..rows.min((group + 1) * ROWS);
-                let blocks = block..block + 1;
+                let blocks = block..blocks.min(block + units.end - unit);
+                unit += blocks.len();
                 T::dispatch(Multiply { panels: self, rows, blocks, a, row_stride, bias, relu, out: &out });
             }
         };
@@ -104,9 +98,15 @@ impl<T: Element> Kernel<T> for Multiply<'_, T> {
     fn run<S: Simd<T>>(self, simd: S) {
         let &Panels { ref values, depth, columns } = self.panels;
         let block = S::WALK_VECTORS * S::LANES;
-        for index in self.blocks {
-            let (panel, first_column) = (&values[index * depth * block..][..depth * block], index * block);
-            let here = block.min(columns - first_column);
+        assert!(self.rows.is_empty() || (self.rows.end - 1) * self.row_stride + depth <= self.a.len());
+        let mut index = self.blocks.start;
+        while index < self.blocks.end {
+            // The sums of one row and one block wait for each other: a single row goes through several blocks at once.
+            let wide = if self.rows.len() == 1 { self.blocks.end - index } else { 1 };
+            let together = [6, 4, 2, 1].into_iter().find(|&blocks| blocks <= wide).unwrap_or(1);
+            let first_column = index * block;
+            let panels = &values[first_column * depth..][..together * depth * block];
+            let here = (together * block).min(columns - first_column);
             for first in self.rows.clone().step_by(S::WALK_ROWS) {
                 let rows = S::WALK_ROWS.min(self.rows.end - first);
                 let mut offsets: Offsets = [0; 8];
@@ -114,13 +114,18 @@ impl<T: Element> Kernel<T> for Multiply<'_, T> {
                     *offset = (first + i).min(self.rows.end - 1) * self.row_stride;
                 }
                 let from = first * columns + first_column;
-                // SAFETY: `depth` numbers from every offset, the panel's `depth` rows of a block, and `rows` rows
+                // SAFETY: `depth` numbers from every offset, the panels' `depth` rows of a block, and `rows` rows
                 // of `here` numbers of `out` lie inside the slices; nobody else has these rows and columns.
                 unsafe {
                     let start = self.out.range(from..from + (rows - 1) * columns + here);
                     let target = Target { start, stride: columns, rows, columns: here };
-                    let walk = Walk::line(depth, 1);
-                    strided_tile(simd, walk, self.a.as_ptr(), &offsets, panel.as_ptr(), block, target, false);
+                    if together > 1 {
+                        let row = self.a.as_ptr().add(offsets[0]);
+                        wide_row(simd, depth, row, panels.as_ptr(), together, target);
+                    } else {
+                        let walk = Walk::line(depth, 1);
+                        strided_tile(simd, walk, self.a.as_ptr(), &offsets, panels.as_ptr(), block, target, false);
+                    }
                 }
                 if self.bias.is_some() || self.relu {
                     for row in first..first + rows {
@@ -131,6 +136,7 @@ impl<T: Element> Kernel<T> for Multiply<'_, T> {
                     }
                 }
             }
+            index += together;
         }
     }
 }
@@ -151,6 +157,40 @@ mod tests {
     use super::super::gemm::gemm;
     use super::*;
 
+    struct Product<'a, T> {
+        panels: &'a Panels<T>,
+        rows: usize,
+        a: &'a [T],
+        row_stride: usize,
+        out: &'a mut [T],
+    }
+    impl<T: Element> Kernel<T> for Product<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd<T>>(self, simd: S) {
+            self.panels.multiply(simd, self.rows, self.a, self.row_stride, self.out);
+        }
+    }
+
+    /// A row's numbers do not depend on the rows beside it, whichever tiles they go through.
+    #[test]
+    fn a_row_alone_has_the_same_bits() {
+        let (rows, depth) = (19, 33);
+        for columns in [1, 8, 31, 40, 64, 70, 129, 192, 200, 500] {
+            let a: Vec<f32> = (0..rows * depth).map(|i| (i as f32 * 0.7).sin()).collect();
+            let b: Vec<f32> = (0..depth * columns).map(|i| (i as f32 * 0.3).cos()).collect();
+            let panels = Panels::new(Matrix::new(&b, depth, columns));
+            let product = |a: &[f32]| {
+                let rows = a.len() / depth;
+                let mut out = vec![f32::NAN; rows * columns];
+                f32::dispatch(Product { panels: &panels, rows, a, row_stride: depth, out: &mut out });
+                out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let alone: Vec<u32> = a.chunks_exact(depth).flat_map(product).collect();
+            assert_eq!(product(&a), alone, "{columns} columns");
+        }
+    }
+
     fn products_are_those_of_the_matrices<T: Element>(bound: f64) {
         for (rows, depth, columns) in [(1, 1, 1), (1, 9, 70), (3, 5, 7), (8, 16, 32), (13, 33, 40), (150, 64, 70)] {
             let row_stride = depth + 3;
@@ -167,7 +207,7 @@ mod tests {
                 let mut expected = vec![T::ZERO; rows * columns];
                 gemm(left, right, &mut expected, false);
                 let mut out = vec![T::NAN; rows * columns];
-                Panels::new(right).multiply(rows, &a, row_stride, &mut out);
+                T::dispatch(Product { panels: &Panels::new(right), rows, a: &a, row_stride, out: &mut out });
                 close(&out, &expected);
                 let rows_of_a: Vec<T> = a.chunks(row_stride).flat_map(|row| &row[..depth]).copied().collect();
                 let bias = waves(columns, 1.1);

@@ -335,6 +335,78 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
     }
 }
 
+/// `target = a · b` for a single row, `a` contiguous, and BLOCKS panels of `b`, each `[depth][WALK_VECTORS · LANES]`,
+/// one behind the other.
+///
+/// # Safety
+/// `a` must be readable for `depth` numbers, `b` for BLOCKS panels, and the target, a row, writable.
+#[inline(always)]
+unsafe fn panels_of_row<T: Element, S: Simd<T>, const BLOCKS: usize, const VECTORS: usize>(
+    simd: S,
+    depth: usize,
+    a: *const T,
+    b: *const T,
+    target: Target<T>,
+) {
+    let block = VECTORS * S::LANES;
+    let mut sums = [[simd.splat(T::ZERO); VECTORS]; BLOCKS];
+    for step in 0..depth {
+        // SAFETY: step `step` of the row and of every panel.
+        unsafe {
+            let x = simd.splat(*a.add(step));
+            for (panel, sums) in sums.iter_mut().enumerate() {
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum = simd.fma(x, simd.load(b.add((panel * depth + step) * block + j * S::LANES)), *sum);
+                }
+            }
+        }
+    }
+    let epilogue = Epilogue { bias: std::ptr::null(), relu: false, accumulate: false };
+    for (panel, sums) in sums.iter().enumerate() {
+        // SAFETY: only columns of the target are written.
+        unsafe {
+            let columns = target.columns - (panel * block).min(target.columns);
+            let part = Target { start: target.start.wrapping_add(panel * block), columns, ..target };
+            finish(simd, &[*sums], part, epilogue);
+        }
+    }
+}
+
+/// [`panels_of_row`] for 2, 4 or 6 `blocks`.
+///
+/// # Safety
+/// As for [`panels_of_row`].
+#[inline(always)]
+pub unsafe fn wide_row<T: Element, S: Simd<T>>(
+    simd: S,
+    depth: usize,
+    a: *const T,
+    b: *const T,
+    blocks: usize,
+    target: Target<T>,
+) {
+    macro_rules! row {
+        ($blocks:literal, $vectors:literal) => {
+            panels_of_row::<T, S, $blocks, $vectors>(simd, depth, a, b, target)
+        };
+    }
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match (blocks, S::WALK_VECTORS) {
+            (6, 4) => row!(6, 4),
+            (4, 4) => row!(4, 4),
+            (2, 4) => row!(2, 4),
+            (6, 2) => row!(6, 2),
+            (4, 2) => row!(4, 2),
+            (2, 2) => row!(2, 2),
+            (6, 1) => row!(6, 1),
+            (4, 1) => row!(4, 1),
+            (2, 1) => row!(2, 1),
+            _ => unreachable!("a number of blocks without a kernel"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::simd::{Kernel, Plain};
