@@ -80,8 +80,8 @@ static LEVEL: OnceLock<Result<SimdLevel>> = OnceLock::new();
 /// The instruction set in use: the widest the machine has, or what the environment variable
 /// `CANDLE_COURSE_SIMD` (`portable`, `neon`, `avx2`, `avx512`) says, read once.
 ///
-/// Matrix products (linear and recurrent layers, some convolutions) are the
-/// `gemm` crate's, which chooses its instructions itself, whatever the variable says.
+/// Matrix products (of linear layers in training, of weight gradients, of some convolutions) are the
+/// `gemm` crate's, which chooses its instructions itself, whatever the variable says: AVX2 at most.
 ///
 /// # Errors
 /// If the variable names no instruction set, or one that this machine lacks.

@@ -43,8 +43,9 @@ impl Op {
     }
 }
 
-/// All steps of a recurrent layer; the caller vouches for the shapes. On the CPU the products are
-/// the `gemm` crate's, which picks its instructions itself, whatever `CANDLE_COURSE_SIMD` says.
+/// All steps of a recurrent layer; the caller vouches for the shapes. On the CPU the product that gives
+/// the weight's gradient is the `gemm` crate's, which picks its instructions itself, whatever
+/// `CANDLE_COURSE_SIMD` says.
 ///
 /// - `from_input`: `[N, T, gates · H]`, f32 or f64: W_ih x + b_ih.
 /// - `weight`: `[gates · H, H]` and `bias`: `[gates · H]` of the hidden state.
