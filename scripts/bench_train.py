@@ -9,6 +9,14 @@ PyTorch runs in each of its settings: as it comes; on a CPU, models of images wi
 last in memory, too; compiled (`torch.compile`, on a CPU with channels last) for the models of
 --compile. The line "PyTorch at its best" is the fastest of them.
 
+--peers jax adds JAX on the CPU, in f32 (scripts/peers). It starts from PyTorch's weights, and before
+the rounds its first three steps must give PyTorch's losses to 1e-4: equal work.
+
+--roofline adds two lines a model: what its products would take at the speed of a matrix product that
+stays in the caches, and what its tensors would take at the speed of a stream through memory, measured
+in turns with the steps; "speed against it" is then the share of that roof. The products are those of
+plain convolutions; an algorithm with fewer of them may pass the roof.
+
 With --device cuda the steps run on the first GPU, and nothing is read between them; memory is what
 the device's allocator had in use at most. With --threads the models run on so many CPU threads.
 """
@@ -24,6 +32,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import argument_types
@@ -38,6 +47,9 @@ SHAPES = {
     "resnet18": (3, 32, 32), "resnet18-224": (3, 224, 224), "unet-256": (4, 256, 256),
 }
 PRECISIONS = ["f32", "tf32", "bf16"]
+PEERS = ["jax"]
+# What takes steps in every precision; the others know f32.
+MIXED = ["this crate", "PyTorch", "PyTorch, channels last", "PyTorch, compiled"]
 
 
 def torch_model(name):
@@ -118,19 +130,30 @@ def torch_model(name):
     return UNet()
 
 
+def sizes(model, batch):
+    """Shape of the inputs, shape of the targets, classes."""
+    unet = model.startswith("unet")
+    classes = 5 if unet else 1000 if model.endswith("224") else 10
+    return (batch, *SHAPES[model]), (batch, *SHAPES[model][1:]) if unet else (batch,), classes
+
+
 def torch_training(name, batch, precision, device, compiled, channels_last=False):
     """A function that takes a training step and returns the loss."""
     import torch
-    import torch.nn.functional as F
 
     torch.manual_seed(0)
+    shape, targets, classes = sizes(name, batch)
+    x, y = torch.randn(shape, device=device), torch.randint(0, classes, targets, device=device)
+    return torch_step(name, torch_model(name), x, y, precision, device, compiled, channels_last)
+
+
+def torch_step(name, model, x, y, precision, device, compiled, channels_last):
+    import torch
+    import torch.nn.functional as F
+
     # PyTorch's own default is TF32 for convolutions and f32 for products; here one or the other for both.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    unet = name.startswith("unet")
-    classes = 5 if unet else 1000 if name.endswith("224") else 10
-    x = torch.randn(batch, *SHAPES[name], device=device)
-    y = torch.randint(0, classes, (batch, *SHAPES[name][1:]) if unet else (batch,), device=device)
-    model = torch_model(name).to(device)
+    model = model.to(device)
     if channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     sgd = name == "cifar" or name.startswith("resnet18")
@@ -160,9 +183,18 @@ def torch_child(name, device, compiled, channels_last):
 
     torch.set_num_threads(int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
     gpu = device == "cuda"
+    if gpu:
+        torch.zeros(1, device="cuda")
+    serve(name, lambda batch, precision: torch_training(name, batch, precision, device, compiled, channels_last), gpu)
+
+
+def serve(name, training, gpu=False):
+    """Rounds on demand of the steps of what `training(batch, precision)` returns."""
 
     def peak():
         if gpu:
+            import torch
+
             most = torch.cuda.max_memory_allocated() / 1e6
             torch.cuda.reset_peak_memory_stats()
             return most
@@ -177,8 +209,6 @@ def torch_child(name, device, compiled, channels_last):
         loss.item()
         return (time.perf_counter() - begin) / steps
 
-    if gpu:
-        torch.zeros(1, device="cuda")
     print("ready", flush=True)
     running, key, steps = None, None, STEPS[name]
     for line in sys.stdin:
@@ -187,14 +217,31 @@ def torch_child(name, device, compiled, channels_last):
             running = None
             gc.collect()
             if gpu:
+                import torch
+
                 torch.cuda.empty_cache()
-            key, running = (batch, precision), torch_training(name, int(batch), precision, device, compiled, channels_last)
+            key, running = (batch, precision), training(int(batch), precision)
             measure(running, 3)
             if float(seconds) > 0:
                 steps = max(3, min(1000, int(float(seconds) / measure(running, 3))))
             peak()
         measure(running, 1)  # not timed: what the other implementations pushed out of the caches
         print(measure(running, steps) * 1e3, peak(), flush=True)
+
+
+def write_start(name, folder):
+    """Writes the weights and a batch (`xs`, `ys`) as `start.safetensors`, and prints the losses of the first steps on it."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    shape, targets, classes = sizes(name, 8)
+    xs, ys, model = torch.randn(shape), torch.randint(0, classes, targets), torch_model(name)
+    start = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    step = torch_step(name, model, xs, ys, "f32", "cpu", compiled=False, channels_last=False)
+    losses = torch.stack([step() for _ in range(3)])
+    save_file({**start, "xs": xs, "ys": ys.to(torch.int32)}, folder / "start.safetensors")
+    print(*losses.tolist())
 
 
 class Child:
@@ -248,6 +295,21 @@ class Child:
         self.process.stdin.close()
         self.process.wait()
 
+    def label(self, name, batch):
+        return name
+
+
+class Roof(Child):
+    """What the work of a step would take at a rate of this machine, measured whenever asked."""
+
+    def __init__(self, binary, kind, unit, each, once=0.0):
+        super().__init__([binary, kind, str(each), str(once)][: 4 if kind == "memory" else 3])
+        self.kind, self.unit, self.each, self.once = kind, unit, each, once
+
+    def label(self, name, batch):
+        work = (batch * self.each + self.once) / 1e9
+        return f"{name}: {work:.3g} {self.unit} at {work * 1e3 / statistics.median(self.rounds):.3g} {self.unit}/s"
+
 
 def cpu():
     for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
@@ -269,7 +331,17 @@ def ratios_to(ours, theirs):
     return spread([other / mine for other, mine in zip(theirs, ours)], lambda x: f"{x:.2f}")
 
 
-def children_of(model, arguments, binary):
+def roofs_of(model, binary):
+    from course import roofline
+
+    work = roofline.work(model)
+    return {
+        "roof of its products": Roof(binary, "products", "GFLOP", work.products),
+        "roof of its memory": Roof(binary, "memory", "GB", work.moved, work.moved_once),
+    }
+
+
+def children_of(model, arguments, binary, peers, roofline, folder):
     """One process per implementation: this crate first."""
     device = arguments.device
     children = {"this crate": Child([binary, "ours", model, device])}
@@ -283,12 +355,20 @@ def children_of(model, arguments, binary):
             children["PyTorch, compiled"] = Child([*torch, *channels_last, "--compiled"])
         if model in arguments.plain:
             children["candle"] = Child([binary, "candle", model, device])
+    if peers and model in MODELS:
+        from course import peers as others
+
+        others.check_equal_work(model, peers, folder)
+        children |= {name: Child([*command, "serve", model, folder]) for name, command in peers.items()}
+    if roofline and model in MODELS:
+        children |= roofs_of(model, roofline)
     return children
 
 
 def report(model, batch, precision, setting, children):
     ours = children["this crate"].rounds
-    for name, child in children.items():
+    for kind, child in children.items():
+        name = child.label(kind, batch) if child.rounds else kind
         if not child.rounds:
             if setting in child.failed:
                 print(f"| {model} | {batch} | {precision} | {name} | failed | | | |", flush=True)
@@ -296,7 +376,8 @@ def report(model, batch, precision, setting, children):
         ratio = "" if name == "this crate" else ratios_to(ours, child.rounds) if ours else "–"
         times = spread(child.rounds, lambda x: f"{x:.3g}")
         rate = batch * 1e3 / statistics.median(child.rounds)
-        print(f"| {model} | {batch} | {precision} | {name} | {times} | {rate:.0f} | {child.memory:.0f} | {ratio} |", flush=True)
+        memory = "" if isinstance(child, Roof) else f"{child.memory:.0f}"
+        print(f"| {model} | {batch} | {precision} | {name} | {times} | {rate:.0f} | {memory} | {ratio} |", flush=True)
     settings = {name: child.rounds for name, child in children.items() if name.startswith("PyTorch") and child.rounds}
     if len(settings) > 1 and ours:
         best = min(settings, key=lambda name: statistics.median(settings[name]))
@@ -348,25 +429,47 @@ def main():
     parser.add_argument("--threads", nargs="+", type=argument_types.count, help="CPU threads, for a table of their number")
     parser.add_argument("--seconds", type=argument_types.seconds, default=0, help="of a round; 0: the model's usual number of steps")
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="on a CPU, another framework, too")
+    parser.add_argument("--roofline", action="store_true", help="on a CPU, also the shares of what this machine could do")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--channels-last", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not arguments.binary and not arguments.child and (arguments.compare or arguments.threads):
+    if (arguments.peers or arguments.roofline) and (arguments.device != "cpu" or arguments.threads):
+        parser.error("--peers and --roofline are for the CPU, and not for the table of --threads")
+    if not arguments.binary and not arguments.child and (arguments.compare or arguments.threads or arguments.peers):
         reference_environment.enter()
+    if arguments.start:
+        return write_start(arguments.child, arguments.start)
     if arguments.child:
         return torch_child(arguments.child, arguments.device, arguments.compiled, arguments.channels_last)
 
     binary = arguments.binary or build(arguments)
     if arguments.threads:
         return scaling(arguments, binary)
-    gpu = arguments.device == "cuda"
+    with tempfile.TemporaryDirectory() as folder:
+        compare(arguments, binary, folder)
+
+
+def compare(arguments, binary, folder):
+    gpu, peers, roofline = arguments.device == "cuda", {}, None
+    if arguments.peers:
+        from course import peers as others
+
+        peers = others.training_commands(arguments.peers)
     where = "GPU" if gpu else f"{cpu()}, {os.cpu_count()} threads"
     print(f"{where}, {arguments.rounds} alternating rounds; median (minimum–maximum)\n")
+    if arguments.roofline:
+        from course import benchmarks
+
+        roofline = str(benchmarks.binary("roofline"))
+        print(subprocess.run([roofline], check=True, stdout=subprocess.PIPE, text=True).stdout)
     print("| model | batch | precision | | ms per step | examples/s | peak MB | speed against it |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     # On a CPU one model after the other; a GPU's processes only wait, so all may be there at once.
-    started = {model: children_of(model, arguments, binary) for model in arguments.models} if gpu else {}
+    start = lambda model: children_of(model, arguments, binary, peers, roofline, folder)  # noqa: E731
+    started = {model: start(model) for model in arguments.models} if gpu else {}
     first = f"{arguments.batch[0]} {arguments.precision[0]} {arguments.seconds}"
     compiled = [children[name] for children in started.values() for name in children if name.endswith("compiled")]
     for child in [child for children in started.values() for child in children.values()]:
@@ -376,14 +479,14 @@ def main():
     for child in compiled:
         child.answer(first, keep=False)
     for model in arguments.models:
-        children = started.get(model) or children_of(model, arguments, binary)
+        children = started.get(model) or start(model)
         for child in children.values():
             child.wait()
         for batch, precision in itertools.product(arguments.batch, arguments.precision):
             setting = f"{batch} {precision} {arguments.seconds}"
             for _ in range(arguments.rounds):
                 for name, child in children.items():
-                    if name != "candle" or (precision == "f32" and batch == arguments.batch[0]):
+                    if precision == "f32" and (name != "candle" or batch == arguments.batch[0]) or name in MIXED:
                         child.round(setting, 0.0 if gpu else 0.3)
             report(model, batch, precision, setting, children)
         for child in children.values():
