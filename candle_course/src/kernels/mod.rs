@@ -1,4 +1,5 @@
-//! Slice kernels for the CPU, kernels for CUDA: the only place with `unsafe` code.
+//! Slice kernels for the CPU, kernels for CUDA: the place for `unsafe` code. (A line each
+//! beside it: `sizes` asks the system for large pages, `data::pixels` fills memory that was not cleared.)
 //!
 //! Kernels know nothing of tensors: contiguous slices and sizes in, vectors out. What they assume
 //! (lengths, non-empty sizes) the operations one level up have checked.
