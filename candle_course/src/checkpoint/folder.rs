@@ -1,6 +1,6 @@
 //! Which checkpoints to keep, and which to resume from.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::atomic;
@@ -11,6 +11,9 @@ use crate::setters::setters;
 
 const PREFIX: &str = "checkpoint-";
 const SUFFIX: &str = ".safetensors";
+
+/// How often a folder that cannot be locked is read again before it is called empty.
+const READINGS: usize = 20;
 
 /// Which checkpoints of a folder are kept; the newest always is.
 ///
@@ -234,11 +237,16 @@ impl CheckpointFolder {
             Some(metric) => snapshot.clone().number("checkpoint.metric", metric),
             None => snapshot.clone(),
         };
-        snapshot.save(&path)?;
+        {
+            let _replaced = path.exists().then(|| self.hold(File::lock));
+            snapshot.save(&path)?;
+        }
         let mut saved = self.list()?;
         // What was saved after this step is of another branch, and must not count against this one.
         saved.retain(|saved| saved.step <= step);
-        for (saved, kept) in saved.iter().zip(self.retention.kept(&saved)) {
+        let kept = self.retention.kept(&saved);
+        let _held = kept.contains(&false).then(|| self.hold(File::lock));
+        for (saved, kept) in saved.iter().zip(kept) {
             if !kept && saved.path != path {
                 atomic::remove(&saved.path)
                     .with_context(|| format!("cannot remove the old checkpoint `{}`", saved.path.display()))?;
@@ -247,12 +255,31 @@ impl CheckpointFolder {
         Ok(path)
     }
 
-    /// All steps with their files, ordered by step.
+    /// All steps with their files, ordered by step. While the folder is read nothing goes from it: a
+    /// system may leave out of one reading both a file that is removed and the one made just before.
     fn files(&self) -> Result<Vec<(u64, PathBuf)>> {
         let what = || format!("cannot read the checkpoint folder `{}`", self.path.display());
+        let held = self.hold(File::lock_shared);
+        let mut files = self.listing().with_context(what)?;
+        let mut again = if held.is_none() { READINGS } else { 0 };
+        while files.is_empty() && again > 0 {
+            files = self.listing().with_context(what)?;
+            again -= 1;
+        }
+        Ok(files)
+    }
+
+    /// The folder, locked until it is dropped; nothing where the drive or the system knows no such lock.
+    fn hold(&self, lock: fn(&File) -> std::io::Result<()>) -> Option<File> {
+        let folder = File::open(&self.path).ok()?;
+        lock(&folder).ok().map(|()| folder)
+    }
+
+    /// One reading of the folder.
+    fn listing(&self) -> std::io::Result<Vec<(u64, PathBuf)>> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path).with_context(what)? {
-            let path = entry.with_context(what)?.path();
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
             let step = path
                 .file_name()
                 .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse::<u64>().ok());
@@ -464,7 +491,9 @@ mod tests {
 
     #[test]
     fn two_writers_and_a_reader_in_one_folder_are_never_in_each_others_way() {
-        let temporary = tempfile::tempdir().unwrap();
+        // In memory, where there is such a drive, saving is fast enough to be in the way of most readings.
+        let memory = Path::new("/dev/shm");
+        let temporary = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let open = || CheckpointFolder::open(temporary.path(), Retention::new().last(1)).unwrap();
         open().save(1, None, &state(1)).unwrap();
         std::thread::scope(|scope| {
