@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::buffer::written;
+use super::buffer::{Scratch, written};
 use super::parallel::for_parts;
 use super::simd::{Element, Kernel, Simd};
 
@@ -91,14 +91,19 @@ impl<T: Element> Kernel<T> for MaxForward<'_, T> {
     fn run<S: Simd<T>>(self, _: S) {
         let g = self.geometry;
         let (height, width) = g.output;
+        let mut rows = Scratch::<T>::new(if g.is_halving() { height * 2 * width } else { 0 });
         for (x, y) in self.x.chunks_exact(g.input_len()).zip(self.y.chunks_exact_mut(g.output_len())) {
             if g.is_halving() {
-                for (row, y) in y.chunks_exact_mut(width).enumerate() {
+                // Of two rows, then of two columns of the whole plane: vectors, however short the rows are.
+                for (row, rows) in rows.chunks_exact_mut(2 * width).enumerate() {
                     let top = &x[2 * row * g.input.1..][..2 * width];
                     let bottom = &x[(2 * row + 1) * g.input.1..][..2 * width];
-                    for (i, y) in y.iter_mut().enumerate() {
-                        *y = larger(larger(top[2 * i], top[2 * i + 1]), larger(bottom[2 * i], bottom[2 * i + 1]));
+                    for (upper, (&top, &bottom)) in rows.iter_mut().zip(top.iter().zip(bottom)) {
+                        *upper = larger(top, bottom);
                     }
+                }
+                for (y, pair) in y.iter_mut().zip(rows.as_chunks::<2>().0) {
+                    *y = larger(pair[0], pair[1]);
                 }
             } else {
                 for row in 0..height {
