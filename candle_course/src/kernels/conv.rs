@@ -4,6 +4,7 @@
 //! weight; output pixels are the lanes. Where every vector of pixels lies in one row of the padded
 //! input, the values are read there; elsewhere they are packed first (im2col of some kilobytes, in
 //! cache).
+//! A weight that was made ready for few pixels is read once, by [`streamed`].
 //! The gradient of the input is, for stride 1, a convolution with the flipped weight, otherwise
 //! the scattered product of weight and output gradient. The gradient of the weight multiplies
 //! the padded input, walked in place, with the transposed output gradient; output channels are
@@ -15,6 +16,7 @@ use super::buffer::{Scratch, written};
 use super::depthwise;
 use super::parallel::{Parts, for_ranges, threads};
 use super::simd::{Element, Kernel, Simd};
+use super::streamed::{self, Streamed};
 use super::tile::{Epilogue, InPlace, MOST_COLUMNS, Target, packed_tile, panel_columns, tile};
 use super::{Scattered, winograd};
 
@@ -433,6 +435,7 @@ pub struct Prepared<T> {
 enum Weight<T> {
     Depthwise(Vec<T>),
     Points(Vec<T>),
+    Streamed(Streamed<T>),
     Packed(Packed<T>),
 }
 
@@ -444,6 +447,8 @@ impl<T: Element> Prepared<T> {
         } else if winograd::pays::<T>(g) {
             let filters = winograd::Filters::new(g, weight);
             Weight::Points(written(winograd::points_len::<T>(g), |to| winograd::filter_points(g, filters, to)))
+        } else if streamed::applies::<T>(g) {
+            Weight::Streamed(Streamed::new(g, weight))
         } else {
             Weight::Packed(Packed::new(g, weight))
         };
@@ -457,6 +462,7 @@ impl<T: Element> Prepared<T> {
         match &self.weight {
             Weight::Depthwise(weight) => depthwise::forward(&g, x, weight, bias, self.relu, y),
             Weight::Points(points) => winograd::forward(&g, x, points, bias, self.relu, y),
+            Weight::Streamed(weight) => weight.forward(&g, x, bias, self.relu, y),
             Weight::Packed(weight) => weight.forward(&g, x, bias, self.relu, y),
         }
     }

@@ -28,6 +28,7 @@ pub mod recurrence;
 pub mod reduce;
 pub mod simd;
 pub mod softmax;
+mod streamed;
 pub mod tape;
 mod tile;
 pub(crate) mod transfer;

@@ -120,6 +120,10 @@ pub trait Simd<T>: Copy {
     /// # Safety
     /// `p` must be readable for [`Simd::LANES`] numbers; no alignment is needed.
     unsafe fn load(self, p: *const T) -> Self::V;
+    /// A hint that the cache line at `p`, which may be anywhere, will be needed soon; nothing where there is no such
+    /// instruction.
+    #[inline(always)]
+    fn prefetch(self, _p: *const T) {}
     /// Writes a vector.
     ///
     /// # Safety

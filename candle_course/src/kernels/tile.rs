@@ -217,6 +217,23 @@ pub unsafe fn tile<T: Element, S: Simd<T>, C: Columns<T>>(
     }
 }
 
+/// What a product brings from memory into the first cache for the next one: at every step the number that lies `step`
+/// behind the one before; the first lies `start` behind the right operand.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    start: usize,
+    step: usize,
+}
+
+impl Ahead {
+    /// For the product `index` of `count` with the same right operand, `steps` rows of `columns` numbers: together they
+    /// bring as many numbers that begin `distance` behind it.
+    pub fn share(index: usize, count: usize, distance: usize, steps: usize, columns: usize) -> Self {
+        let step = columns.div_ceil(count);
+        Self { start: distance + index * steps * step, step }
+    }
+}
+
 /// How the left operand of [`strided_tile`] is walked: `depth_rows` × `depth_columns` steps.
 #[derive(Clone, Copy)]
 pub struct Walk {
@@ -252,16 +269,22 @@ unsafe fn strided<T: Element, S: Simd<T>, const ROWS: usize, const VECTORS: usiz
     offsets: &Offsets,
     b: *const T,
     b_stride: usize,
+    ahead: Option<Ahead>,
     target: Target<T>,
     epilogue: Epilogue<T>,
 ) {
     let mut sums = [[simd.splat(T::ZERO); VECTORS]; ROWS];
     let mut b = b;
+    let mut next = b.wrapping_add(ahead.map_or(0, |ahead| ahead.start));
     for y in 0..walk.rows {
         // SAFETY: inside the walk, as the caller guarantees is readable.
         unsafe {
             let mut x = a.add(y * walk.row_step);
             for _ in 0..walk.columns {
+                if let Some(Ahead { step, .. }) = ahead {
+                    simd.prefetch(next);
+                    next = next.wrapping_add(step);
+                }
                 let mut columns = [simd.splat(T::ZERO); VECTORS];
                 for (j, column) in columns.iter_mut().enumerate() {
                     *column = simd.load(b.add(j * S::LANES));
@@ -300,10 +323,31 @@ pub unsafe fn strided_tile<T: Element, S: Simd<T>>(
     target: Target<T>,
     accumulate: bool,
 ) {
+    // SAFETY: passed on from the caller.
+    unsafe { strided_tile_ahead(simd, walk, a, offsets, b, b_stride, None, target, accumulate) }
+}
+
+/// [`strided_tile`] that brings what comes behind `b` meanwhile. Whether it does should be known to the compiler, or
+/// the loop asks at every step.
+///
+/// # Safety
+/// As for [`strided`].
+#[inline(always)]
+pub unsafe fn strided_tile_ahead<T: Element, S: Simd<T>>(
+    simd: S,
+    walk: Walk,
+    a: *const T,
+    offsets: &Offsets,
+    b: *const T,
+    b_stride: usize,
+    ahead: Option<Ahead>,
+    target: Target<T>,
+    accumulate: bool,
+) {
     let epilogue = Epilogue { bias: std::ptr::null(), relu: false, accumulate };
     macro_rules! tile {
         ($rows:literal, $vectors:literal) => {
-            strided::<T, S, $rows, $vectors>(simd, walk, a, offsets, b, b_stride, target, epilogue)
+            strided::<T, S, $rows, $vectors>(simd, walk, a, offsets, b, b_stride, ahead, target, epilogue)
         };
     }
     // SAFETY: passed on from the caller.

@@ -51,6 +51,12 @@ impl Simd<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a hint: no address is wrong.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
         // SAFETY: the caller guarantees 16 writable numbers.
         unsafe { _mm512_storeu_ps(p, v) }
@@ -150,6 +156,12 @@ impl Simd<f32> for Avx2 {
     unsafe fn load(self, p: *const f32) -> __m256 {
         // SAFETY: the caller guarantees 8 readable numbers.
         unsafe { _mm256_loadu_ps(p) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a hint: no address is wrong.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 
     #[inline(always)]

@@ -112,6 +112,7 @@ fn every_instruction_set_and_a_single_thread() {
         let child = this_binary()
             .args(["ops::", "nn::", "losses::", "metrics::", "optimizers::", "kernels::winograd"])
             .args(["kernels::conv", "kernels::interleave", "kernels::panels", "kernels::recurrence"])
+            .args(["kernels::streamed"])
             .args(["inference::tests::every", "--test-threads", "2", "--show-output"])
             // Half a minute without any kernel that has instruction sets.
             .args(["--skip", "agree_with_pytorch_in_f", "--skip", "tensor_operations_agrees_with_pytorch"])

@@ -162,7 +162,7 @@ impl<T: Element> Forward<'_, T> {
             // SAFETY: the chunk's pixels of these channels, which no other chunk has.
             unsafe {
                 let to = self.y.range(first..first + (channels.len() - 1) * g.pixels() + count);
-                to_planes(simd, pixels.as_ptr(), count, channels.len(), to, g.pixels());
+                to_planes(simd, pixels.as_ptr(), S::LANES, count, channels.len(), to, g.pixels());
             }
         }
     }

@@ -137,7 +137,8 @@ impl<T: Element> Planes<'_, T> {
         // SAFETY: rows `first + from − top` and following of LANES planes lie in `planes`, and their
         // pixels inside the region, whose rows have room for `left + width` pixels.
         unsafe {
-            to_pixels(simd, start.as_ptr(), plane, (to_row - from, width), target.as_mut_ptr(), row_stride);
+            let strides = (row_stride, S::LANES);
+            to_pixels(simd, start.as_ptr(), plane, (to_row - from, width), target.as_mut_ptr(), strides);
         }
     }
 }
