@@ -444,7 +444,7 @@ impl<T: Element> Prepared<T> {
     pub fn new(g: &Geometry, weight: &[T], bias: Option<Vec<T>>, relu: bool) -> Self {
         let weight = if depthwise::applies(g) {
             Weight::Depthwise(weight.to_vec())
-        } else if winograd::pays::<T>(g) {
+        } else if winograd::pays_prepared::<T>(g) {
             let filters = winograd::Filters::new(g, weight);
             Weight::Points(written(winograd::points_len::<T>(g), |to| winograd::filter_points(g, filters, to)))
         } else if streamed::applies::<T>(g) {

@@ -8,9 +8,9 @@ use super::transforms::{self, POINTS, TILE};
 use crate::kernels::buffer::{Scratch, parts, with_room};
 use crate::kernels::conv::Geometry;
 use crate::kernels::interleave::to_planes;
-use crate::kernels::parallel::{Parts, for_ranges, threads};
+use crate::kernels::parallel::{Parts, for_ranges, for_shares, threads};
 use crate::kernels::simd::{Element, Kernel, Simd};
-use crate::kernels::tile::{Offsets, Target, Walk, strided_tile};
+use crate::kernels::tile::{Ahead, Offsets, Target, Walk, strided_tile, strided_tile_ahead};
 
 struct Forward<'a, T> {
     geometry: &'a Geometry,
@@ -64,7 +64,7 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
                     let filters = &filters[point * filter_stride..][..g.in_channels * block];
                     let (from, to) = (&points[point * in_stride..][..in_stride], &mut products[point * out_stride..]);
                     let columns = channels.len().next_multiple_of(S::LANES);
-                    multiply(simd, g.in_channels, from, filters, count, columns, &mut to[..out_stride]);
+                    multiply(simd, g.in_channels, from, filters, filter_stride, count, columns, &mut to[..out_stride]);
                 }
                 for first in channels.clone().step_by(S::LANES) {
                     let lanes = first..channels.end.min(first + S::LANES);
@@ -77,13 +77,14 @@ impl<T: Element> Kernel<T> for Forward<'_, T> {
 }
 
 /// `out[tile][..columns] = Σ points[tile][k] · filters[k][..columns]`, rows of `out` and `filters` a block
-/// of output channels long.
+/// of output channels long; the next point's filters lie `filter_stride` behind these.
 #[inline(always)]
 fn multiply<T: Element, S: Simd<T>>(
     simd: S,
     channels: usize,
     points: &[T],
     filters: &[T],
+    filter_stride: usize,
     tiles: usize,
     columns: usize,
     out: &mut [T],
@@ -101,8 +102,15 @@ fn multiply<T: Element, S: Simd<T>>(
         // lie inside the slices.
         unsafe {
             let target = Target { start: out.as_mut_ptr().add(first * block), stride: block, rows, columns };
-            let walk = Walk::line(channels, 1);
-            strided_tile(simd, walk, points.as_ptr(), &offsets, filters.as_ptr(), block, target, false);
+            let (walk, points, filters) = (Walk::line(channels, 1), points.as_ptr(), filters.as_ptr());
+            let products = tiles.div_ceil(S::WALK_ROWS);
+            // Few tiles do not hide that the next point's filters come from memory.
+            if products <= 4 {
+                let ahead = Some(Ahead::share(first / S::WALK_ROWS, products, filter_stride, channels, block));
+                strided_tile_ahead(simd, walk, points, &offsets, filters, block, ahead, target, false);
+            } else {
+                strided_tile(simd, walk, points, &offsets, filters, block, target, false);
+            }
         }
     }
 }
@@ -177,7 +185,10 @@ pub fn forward<T: Element>(g: &Geometry, x: &[T], filters: &[T], bias: Option<&[
     let y = Parts::new(y);
     // A small batch is divided by channels, too, so that every thread has work.
     let shares = (2 * threads()).div_ceil(tiles.chunks()).min(filter_blocks::<T>(g));
-    for_ranges(tiles.chunks() * shares, |units| {
+    let work = |units: Range<usize>| {
         T::dispatch(Forward { geometry: g, tiles: &tiles, x, filters, bias, relu, shares, units, y: &y });
-    });
+    };
+    // Few units are divided once and for all: the shares of a chunk begin with its points.
+    let units = tiles.chunks() * shares;
+    if units <= 4 * threads() { for_shares(units, work) } else { for_ranges(units, work) }
 }

@@ -36,9 +36,26 @@ impl<T> Kernel<T> for Sizes {
     }
 }
 
-/// Whether this takes less time than the products of [`conv`](super::conv). Costs are counted in
-/// products of two numbers.
+/// Per filter, its gathering above all.
+const FILTER: usize = 400;
+
+/// Whether this takes less time than the products of [`conv`](super::conv).
 pub fn pays<T: Element>(g: &Geometry) -> bool {
+    costs_less::<T>(g, FILTER)
+}
+
+/// The same if the points of the filters are made once.
+pub fn pays_prepared<T: Element>(g: &Geometry) -> bool {
+    // Points that stay in a cache are read in less time than they are made; more come from memory, and are four times
+    // as many as the filters' numbers.
+    const READ: usize = 150;
+    const MOST_POINTS: usize = 1 << 20;
+    let points = POINTS * g.in_channels * g.out_channels;
+    costs_less::<T>(g, if points <= MOST_POINTS { READ } else { FILTER })
+}
+
+/// Costs are counted in products of two numbers.
+fn costs_less<T: Element>(g: &Geometry, filter: usize) -> bool {
     let pair = |n| (n, n);
     let (lanes, _) = T::dispatch(Sizes);
     let (channels_in, channels_out) = (g.in_channels, g.out_channels);
@@ -51,13 +68,11 @@ pub fn pays<T: Element>(g: &Geometry) -> bool {
         && channels_in.min(channels_out) >= fewest;
     // Per tile and channel: from planes to pixels or back, and a transformation.
     const TRANSFORM: usize = 350;
-    // Per filter, its gathering above all.
-    const FILTER: usize = 400;
     let tiles = g.batch * g.output.0.div_ceil(TILE) * g.output.1.div_ceil(TILE);
     let filters = channels_in * channels_out;
     fits && {
         let direct = (g.batch * g.pixels()).saturating_mul(9 * filters);
-        let ours = tiles.saturating_mul(POINTS * filters + TRANSFORM * (channels_in + channels_out)) + FILTER * filters;
+        let ours = tiles.saturating_mul(POINTS * filters + TRANSFORM * (channels_in + channels_out)) + filter * filters;
         direct > ours + ours / 8
     }
 }

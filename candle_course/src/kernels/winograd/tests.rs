@@ -140,6 +140,10 @@ fn it_is_used_where_it_pays() {
     ] {
         assert!(!pays::<f32>(&g), "{g:?}");
     }
+    // Points that were made once are only read, but from memory if they are many.
+    let prepared = geometry(1, (128, 128), (8, 8), (1, 1));
+    assert!(!pays::<f32>(&prepared) && pays_prepared::<f32>(&prepared));
+    assert!(!pays_prepared::<f32>(&geometry(1, (256, 256), (8, 8), (1, 1))));
 }
 
 #[test]
