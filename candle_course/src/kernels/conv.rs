@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use super::buffer::{Scratch, written};
 use super::depthwise;
-use super::parallel::{Parts, for_ranges, threads};
+use super::parallel::{Parts, for_ranges, for_shares, threads};
 use super::simd::{Element, Kernel, Simd};
 use super::streamed::{self, Streamed};
 use super::tile::{Epilogue, InPlace, MOST_COLUMNS, Target, packed_tile, panel_columns, tile};
@@ -393,9 +393,13 @@ impl<T: Element> Packed<T> {
         assert_eq!((x.len(), y.len()), (g.batch * g.image(), g.batch * g.out_channels * g.pixels()));
         let division = Division::new::<T>(g);
         let parts = Parts::new(y);
-        for_ranges(g.batch * division.pieces * division.shares, |units| {
+        let work = |units: Range<usize>| {
             T::dispatch(Forward { geometry: g, x, weight: self, bias, relu, division, units, y: &parts });
-        });
+        };
+        let units = g.batch * division.pieces * division.shares;
+        // For little work the way from one core's cache to another's counts: every thread keeps its part.
+        let small = (g.batch * g.pixels() * g.out_channels).saturating_mul(g.depth()) < 1 << 21;
+        if small { for_shares(units, work) } else { for_ranges(units, work) }
     }
 }
 
