@@ -7,8 +7,8 @@ Reported are examples per second (median of the rounds), peak memory, and the ra
 
 Images from files: both sides decode, flip half of the images, make f32 of them, normalise and batch, with 2
 workers. PyTorch's side is `ImageFolder` as it comes, which decodes with Pillow, and again with
-torchvision's own decoder and transforms on tensors. The decoders alone are measured in one thread, from memory
-to bytes.
+torchvision's own decoder and transforms on tensors. The decoders alone, that of the crate `image` and Pillow's, are
+measured in one thread, from memory to bytes.
 """
 
 import argparse
@@ -34,6 +34,10 @@ WORKERS = [1, 2, 4, 8]
 FILES = {"jpeg-64": "JPEG of 64 × 64, decoded lazily", "png-64": "PNG of 64 × 64, decoded lazily"}
 FILES |= {"jpeg-256": "JPEG of 256 × 256, decoded lazily", "png-256": "PNG of 256 × 256, decoded lazily"}
 
+
+# The crate's programs use mimalloc, as the documentation of `DataLoader` advises, and let it keep what large
+# batches leave: the system would have to clear the same pages for every one of them.
+KEEPS_MEMORY = {"MIMALLOC_PURGE_DELAY": "-1"}
 
 # What a case is called that reads with torchvision's decoder and transforms tensors.
 TENSORS = " tensors"
@@ -189,14 +193,14 @@ class Sides:
             ours = ["decode", f"{self.folder}/{case.removeprefix('decode ')}"]
         else:
             ours = [case, str(workers)]
-        commands = {"this crate": [self.binary, *ours]}
+        commands = {"this crate": ([self.binary, *ours], dict(os.environ, **KEEPS_MEMORY))}
         if self.python:
             for name, other in against:
-                commands[name] = [self.python, __file__, "--child", other, str(workers), str(self.folder)]
+                commands[name] = [self.python, __file__, "--child", other, str(workers), str(self.folder)], None
         runs = {name: [] for name in commands}
         for _ in range(self.rounds):
             for name, command in commands.items():
-                runs[name].append(measure(command))
+                runs[name].append(measure(*command))
         result = {}
         for name, values in runs.items():
             rate = statistics.median(rate for rate, _ in values)

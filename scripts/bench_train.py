@@ -10,7 +10,8 @@ last in memory, too; compiled (`torch.compile`, on a CPU with channels last) for
 --compile. The line "PyTorch at its best" is the fastest of them.
 
 --peers jax adds JAX on the CPU, in f32 (scripts/peers). It starts from PyTorch's weights, and before
-the rounds its first three steps must give PyTorch's losses to 1e-4: equal work.
+the rounds its first three steps must give PyTorch's losses to 1e-4: equal work. Where it is
+not installed it is left out.
 
 --roofline adds two lines a model: what its products would take at the speed of a matrix product that
 stays in the caches, and what its tensors would take at the speed of a stream through memory, measured
@@ -22,8 +23,10 @@ the device's allocator had in use at most. With --threads the models run on so m
 """
 
 import argparse
+import contextlib
 import gc
 import itertools
+import math
 import os
 import pathlib
 import platform
@@ -283,7 +286,8 @@ class Child:
             self.process.wait()
             self.failed.add(setting)
         elif keep:
-            self.memory = max(self.memory, float(line[1]))
+            second = float(line[1])
+            self.memory = max(self.memory, math.inf if math.isnan(second) else second)  # `max` would pass over a NaN
             self.rounds.append(float(line[0]))
 
     def round(self, setting, pause):
@@ -292,7 +296,8 @@ class Child:
             self.answer(setting)
 
     def end(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # one that died has not read all
+            self.process.stdin.close()
         self.process.wait()
 
     def label(self, name, batch):
@@ -358,8 +363,8 @@ def children_of(model, arguments, binary, peers, roofline, folder):
     if peers and model in MODELS:
         from course import peers as others
 
-        others.check_equal_work(model, peers, folder)
-        children |= {name: Child([*command, "serve", model, folder]) for name, command in peers.items()}
+        equal = others.with_equal_work(model, peers, folder)
+        children |= {name: Child([*command, "serve", model, folder]) for name, command in equal.items()}
     if roofline and model in MODELS:
         children |= roofs_of(model, roofline)
     return children
@@ -429,7 +434,7 @@ def main():
     parser.add_argument("--threads", nargs="+", type=argument_types.count, help="CPU threads, for a table of their number")
     parser.add_argument("--seconds", type=argument_types.seconds, default=0, help="of a round; 0: the model's usual number of steps")
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="on a CPU, another framework, too")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="on a CPU, other frameworks, too")
     parser.add_argument("--roofline", action="store_true", help="on a CPU, also the shares of what this machine could do")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=pathlib.Path, help=argparse.SUPPRESS)

@@ -24,6 +24,10 @@ use crate::setters::setters;
 /// number of workers.
 ///
 /// **Memory**: never more than `prefetch + workers` batches exist beside the one that was taken.
+/// Most allocators give the memory of a large batch (64 images of 256 × 256 are 50 MB) back to the
+/// system, which clears it again for the next one: a sixth of the time of reading JPEG files of that
+/// size, measured. A program that reads such batches does well to choose an allocator which keeps it,
+/// mimalloc with `MIMALLOC_PURGE_DELAY=-1` in the environment for example.
 ///
 /// **Device**: a worker also copies its batch to the device, ahead of use. To a CUDA device the copy
 /// goes from page-locked (pinned) memory in a stream of the worker's own, so that it travels while

@@ -58,6 +58,7 @@ mod hub_images;
 mod image_folder;
 mod images;
 mod imbalance;
+mod jpeg;
 mod loader;
 mod mnist;
 mod pixels;

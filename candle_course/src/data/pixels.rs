@@ -3,11 +3,13 @@
 use std::cell::Cell;
 use std::io::{BufRead, Seek, SeekFrom};
 use std::mem::MaybeUninit;
+use std::thread::LocalKey;
 
 use image::imageops::{self, FilterType};
 use image::{ColorType, DynamicImage, ImageBuffer, ImageDecoder, ImageReader, Limits, Luma};
 
 use crate::data::geotiff::{self, Raster, Samples};
+use crate::data::jpeg::{self, Jpeg};
 use crate::error::{Error, Result};
 use crate::kernels::simd::{Element, Kernel, Simd};
 use crate::sizes;
@@ -74,8 +76,29 @@ pub(super) fn read_up_to(
         content.seek(SeekFrom::Start(0))?;
         return bands(geotiff::read(content, length, None)?, reading, into);
     }
-    let decoder = decoder(content, most)?;
+    if !head.starts_with(&jpeg::MAGIC) {
+        let mut reader = ImageReader::new(content).with_guessed_format()?;
+        // The limit of memory comes after that of pixels, which says more.
+        reader.no_limits();
+        return decoded(reader.into_decoder()?, most, reading, into);
+    }
+    let mut file = FILE.take();
+    file.clear();
+    content.read_to_end(&mut file)?;
+    let size = decoded(Jpeg::new(&file)?, most, reading, into)?;
+    keep(&FILE, file);
+    Ok(size)
+}
+
+/// An image of PNG or JPEG, of at most so many pixels.
+fn decoded(mut decoder: impl ImageDecoder, most: u64, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
     let (w, h) = decoder.dimensions();
+    // A few bytes can stand for an image of any size.
+    if u64::from(w) * u64::from(h) > most {
+        return Err(Error::data(format!("expected at most {most} pixels, got {h}×{w}"))
+            .hint("cut it into tiles, or make it smaller"));
+    }
+    decoder.set_limits(Limits::default())?;
     let (w, h) = (w as usize, h as usize);
     let as_stored = reading.size.is_none_or(|size| size == (h, w));
     match (decoder.color_type(), reading.channels) {
@@ -86,14 +109,21 @@ pub(super) fn read_up_to(
 }
 
 thread_local! {
-    /// A decoded image: every image of a thread's is decoded into the same memory.
+    /// A file: every JPEG of a thread's is read into the same memory.
+    static FILE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// A decoded image, likewise.
     static BYTES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Keeps memory for the thread's next image, unless it is much.
+fn keep(place: &'static LocalKey<Cell<Vec<u8>>>, bytes: Vec<u8>) {
+    if bytes.capacity() <= 1 << 24 {
+        place.set(bytes);
+    }
 }
 
 /// An image of 8 bits whose channels are those that are asked for, in its own size.
 fn stored(decoder: impl ImageDecoder, size: [usize; 3], reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
-    /// A thread does not keep more.
-    const KEPT: usize = 1 << 24;
     let count: usize = size.iter().product();
     let mut bytes = BYTES.take();
     // Of a damaged image the decoder may leave some as they are: not the last image's.
@@ -102,9 +132,7 @@ fn stored(decoder: impl ImageDecoder, size: [usize; 3], reading: &Reading, into:
     bytes.resize(count, 0);
     decoder.read_image(&mut bytes)?;
     planes(&bytes, size[0], reading.scale, 255.0, into)?;
-    if bytes.len() <= KEPT {
-        BYTES.set(bytes);
-    }
+    keep(&BYTES, bytes);
     Ok(size)
 }
 
@@ -257,22 +285,6 @@ fn resized(plane: &[f32], [h, w]: [usize; 2], [height, width]: [usize; 2]) -> Ve
         ImageBuffer::from_raw(w as u32, h as u32, within).expect("a plane has its size");
     let image = imageops::resize(&image, width as u32, height as u32, FilterType::Triangle);
     image.into_raw().into_iter().map(|value| low + value * (high - low)).collect()
-}
-
-/// What decodes an image of PNG or JPEG, told by its content, of at most so many pixels.
-fn decoder<'a>(content: impl BufRead + Seek + 'a, most: u64) -> Result<impl ImageDecoder + 'a> {
-    let mut reader = ImageReader::new(content).with_guessed_format()?;
-    // The limit of memory comes after that of pixels, which says more.
-    reader.no_limits();
-    let mut decoder = reader.into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    // A few bytes can stand for an image of any size.
-    if u64::from(width) * u64::from(height) > most {
-        return Err(Error::data(format!("expected at most {most} pixels, got {height}×{width}"))
-            .hint("cut it into tiles, or make it smaller"));
-    }
-    decoder.set_limits(Limits::default())?;
-    Ok(decoder)
 }
 
 /// The labels of a mask in PNG, grey or indexed by a palette, of up to 16 bits, or in TIFF, `[H, W]`; taken
