@@ -30,7 +30,7 @@ CASES = {
     "dice": ("images of 4 classes, 32 × 32: Dice with gradient", [1, 10, 100], 10),
     "lovasz": ("images of 4 classes, 32 × 32: Lovász-Softmax with gradient", [1, 10, 100], 10),
     "auc": ("scores: area under the ROC curve", [10000, 100000, 1000000], 10),
-    "confusion": ("classes of 1,024 predictions: confusion matrix", [10, 100, 1000], 10),
+    "confusion": ("classes of 1,024 predictions: confusion matrix, classes² counts", [10, 100, 1000], 100),
 }
 
 

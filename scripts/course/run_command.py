@@ -1,6 +1,7 @@
 """`scripts/run [lesson …]`: executes lessons headless and prints a table."""
 
 import argparse
+import itertools
 from pathlib import Path
 
 from . import build_folder, environment, exercises, paths, say, source, stored
@@ -55,8 +56,10 @@ def colab(path: Path, language: str):
         # What a check says to a stub is not stored.
         if {"timed", "check"} & set(cell.tags):
             continue
-        if check.numbers(new) != check.numbers(old):
-            report.failure += f"{name}: Rust cell {number} shows other numbers or figures than the stored notebook\n"
+        shown, wanted = check.numbers(new), check.numbers(old)
+        if shown != wanted:
+            first = next((pair for pair in itertools.zip_longest(shown, wanted, fillvalue="nothing") if pair[0] != pair[1]))
+            report.failure += f"{name}: Rust cell {number} shows other numbers or figures than the stored notebook, first {first[0]} for {first[1]}\n"
         drawn = [{kind: data for kind, data in output.get("data", {}).items() if kind.startswith("image/")} for output in (*new, *old)]
         drawn = [images for images in drawn if images]
         pictures += bool(drawn)
