@@ -11,6 +11,7 @@ import threading
 
 import pytest
 from course import colab, environment
+from lesson_text import code, lesson, prose
 from machine import wait_for
 
 
@@ -129,28 +130,34 @@ def test_the_pins_have_what_unpacks_a_bundle(monkeypatch):
 
 
 def test_a_colab_notebook_runs_headless(machine):
-    """The whole way, with stand-ins: an ordinary ipykernel, the magic, the launcher, the kernel."""
+    """The whole way, with stand-ins: an ordinary ipykernel, the magic, the launcher, the kernel. What is stored
+    are the outputs of one who has solved the exercise."""
     machine = machine().set_up()
     folder = machine.project / ".venv" / "share" / "jupyter" / "kernels" / "python3"
     folder.mkdir(parents=True)
     argv = [str(machine.project / ".venv" / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (folder / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
-    machine.lesson("1.1-example", "print(40 + 2)")
-    code = f"""
+    exercise = [("answer = 0", "exercise"), ("answer = 42", "solution")]
+    exercise += [(f"answer = {wrong}", "wrong", "think") for wrong in (1, 2)]
+    exercise += [("print('✓' if answer == 42 else '✗ think')", "check"), ("print(answer)",)]
+    cells = [code(text, *tag[:1], hint="".join(tag[1:])) for text, *tag in exercise]
+    (machine.project / "lessons" / "1.1-example.md").write_text(lesson(prose("# Example", "# Exemplo"), *cells), encoding="utf-8")
+    store = f"""
 import sys
 sys.path.insert(0, {str(machine.project / 'scripts')!r})
 from course import paths, render, source
 lesson = source.read(paths.LESSONS / "1.1-example.md")
 for language in paths.LANGUAGES:
-    outputs = [[{{"output_type": "stream", "name": "stdout", "text": sys.argv[1]}}]]
+    outputs = [[], [], [{{"output_type": "stream", "name": "stdout", "text": sys.argv[1]}}]]
     (paths.NOTEBOOKS / language / "1.1-example.ipynb").write_text(render.text_of(render.notebook(lesson, language, outputs)))
 """
     for stored, good in (("42\n", True), ("43\n", False)):
-        subprocess.run([sys.executable, "-c", code, stored], check=True)
+        subprocess.run([sys.executable, "-c", store, stored], check=True)
         result = machine.call("run", "--colab", "1.1")
         assert (result.returncode == 0) == good, result.stderr
-        assert "1.1-example (colab)  2" in result.stdout
-        assert ("the numbers of 1 Rust cells as stored" if good else "Rust cell 1 shows other numbers") in result.stderr
+        # The cell that sets up, and the solution that stands before its check.
+        assert "1.1-example (colab)  5" in result.stdout
+        assert ("the numbers of 3 Rust cells as stored" if good else "Rust cell 3 shows 42 where the stored notebook has 43") in result.stderr
 
 
 @pytest.mark.parametrize("arguments", ["--colab --answers stubs", "--colab x.ipynb"])
