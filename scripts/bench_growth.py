@@ -34,6 +34,11 @@ CASES = {
 }
 
 
+def growth(values, least=0):
+    """How many times the one before each value is; a dash where that one is below `least` (of a megabyte most is the allocator's)."""
+    return ", ".join(f"{after / before:.1f}" if before >= least else "–" for before, after in zip(values, values[1:]))
+
+
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -51,11 +56,8 @@ def main():
     for case in arguments.cases:
         what, sizes, definition = CASES[case]
         times, memory = zip(*((time, max(peak - empty, 0)) for time, peak in (measure(case, size) for size in sizes)))
-        # Of less than a megabyte most is the allocator's.
-        growth = lambda values: ", ".join(f"{after / before:.1f}" if before >= 1 else "–" for before, after in zip(values, values[1:]))
         join = lambda values, form: ", ".join(format(value, form) for value in values)
-        times_grow = ", ".join(f"{after / before:.1f}" for before, after in zip(times, times[1:]))
-        print(f"| {what} | {join(sizes, ',')} | {join(times, '.3g')} | {times_grow} | {definition} | {join(memory, '.1f')} | {growth(memory)} |", flush=True)
+        print(f"| {what} | {join(sizes, ',')} | {join(times, '.3g')} | {growth(times)} | {definition} | {join(memory, '.1f')} | {growth(memory, least=1)} |", flush=True)
 
 
 if __name__ == "__main__":

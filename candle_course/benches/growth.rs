@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use candle_course::prelude::*;
 
+mod process;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -116,12 +118,6 @@ fn call(case: &str, size: usize) -> Result<Call> {
     }
 }
 
-fn peak_memory() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
-}
-
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [case, size, seconds] = &arguments[..] else {
@@ -136,6 +132,6 @@ fn main() -> Result<()> {
         times.push(begin.elapsed().as_secs_f64() * 1e3);
     }
     times.sort_by(f64::total_cmp);
-    println!("{} {}", times[times.len() / 2], peak_memory()?);
+    println!("{} {}", times[times.len() / 2], process::peak_memory()?);
     Ok(())
 }

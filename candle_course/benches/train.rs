@@ -20,6 +20,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_course::{Error, Result, candle_core};
 
 mod models;
+mod process;
 
 use models::{MODELS, Step, build, inputs};
 
@@ -35,9 +36,7 @@ fn peak_memory(device: &Device) -> Result<f64> {
         return cuda::peak_memory();
     }
     let _ = device;
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
-    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    process::peak_memory()
 }
 
 #[cfg(feature = "cuda")]

@@ -14,7 +14,8 @@ pub struct Panels<T> {
     columns: usize,
 }
 
-struct BlockColumns;
+/// How many columns a block has.
+pub struct BlockColumns;
 impl<T> Kernel<T> for BlockColumns {
     type Output = usize;
     #[inline(always)]

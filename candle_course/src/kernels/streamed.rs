@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::buffer::Scratch;
 use super::conv::Geometry;
 use super::interleave::{to_pixels, to_planes};
+use super::panels::BlockColumns;
 use super::parallel::{Parts, for_ranges, for_shares, threads};
 use super::simd::{Element, Kernel, Simd};
 use super::tile::{Ahead, Offsets, Target, Walk, strided_tile_ahead};
@@ -26,21 +27,11 @@ pub struct Streamed<T> {
     values: Vec<T>,
 }
 
-/// The output channels of a block.
-struct Block;
-impl<T> Kernel<T> for Block {
-    type Output = usize;
-    #[inline(always)]
-    fn run<S: Simd<T>>(self, _: S) -> usize {
-        S::WALK_VECTORS * S::LANES
-    }
-}
-
 /// Whether the convolution is computed here.
 pub fn applies<T: Element>(g: &Geometry) -> bool {
     (g.groups, g.dilation) == (1, (1, 1))
         && g.in_channels.is_multiple_of(CHANNELS)
-        && g.out_channels >= T::dispatch(Block)
+        && g.out_channels >= T::dispatch(BlockColumns)
         && g.batch * g.pixels() <= MOST_PIXELS
 }
 
@@ -53,7 +44,7 @@ fn strides(g: &Geometry) -> (usize, usize) {
 impl<T: Element> Streamed<T> {
     /// Packs a weight, `[out, in, kh, kw]`.
     pub fn new(g: &Geometry, weight: &[T]) -> Self {
-        let (block, taps) = (T::dispatch(Block), g.kernel.0 * g.kernel.1);
+        let (block, taps) = (T::dispatch(BlockColumns), g.kernel.0 * g.kernel.1);
         let mut values = Vec::with_capacity(g.out_channels.next_multiple_of(block) * g.depth());
         for first in (0..g.out_channels).step_by(block) {
             for k in 0..g.depth() {
@@ -74,7 +65,7 @@ impl<T: Element> Streamed<T> {
         for_shares(g.batch * g.in_channels / CHANNELS, |units| {
             T::dispatch(Gather { geometry: g, x, units, to: &parts });
         });
-        let blocks = g.out_channels.div_ceil(T::dispatch(Block));
+        let blocks = g.out_channels.div_ceil(T::dispatch(BlockColumns));
         let pieces = (2 * threads()).div_ceil(blocks).min(g.batch * g.pixels());
         let y = Parts::new(y);
         for_ranges(blocks * pieces, |units| {
