@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Predictions by this crate, by PyTorch and by ONNX Runtime, with the same weights, alternately.
+"""Predictions by this crate, by PyTorch, ONNX Runtime and tract, with the same weights, alternately.
 
 The latency of one example and the throughput of batches of 64. This crate: the model in evaluation mode
 (`plain`) and made ready (`Inference`). PyTorch under `inference_mode` as it comes and, for images, with
-the channels last in memory; ONNX Runtime on the exported model, batch norms folded. One process per
+the channels last in memory; ONNX Runtime on the exported model, batch norms folded; with --peers tract
+also tract on that model (scripts/peers), with one thread, as it comes, and with all. One process per
 implementation and model; they take rounds in turn. Every process compares its outputs with those of the
 model in evaluation mode; a difference above 1e-4 of the largest number ends the run.
 
@@ -115,7 +116,7 @@ def serve(kind, model, folder):
         print((time.perf_counter() - begin) * 1e6 / calls, difference, flush=True)
 
 
-def children_of(model, folder, binary, compare):
+def children_of(model, folder, binary, compare, tract):
     children = {name: Child([binary, name, model, folder]) for name in ("prepared", "plain")}
     if compare:
         peers = {"PyTorch": "torch", "ONNX Runtime": "onnx"}
@@ -126,6 +127,11 @@ def children_of(model, folder, binary, compare):
             del peers["ONNX Runtime"]
         for name, kind in peers.items():
             children[name] = Child([sys.executable, __file__, "--child", kind, "--models", model, "--folder", folder])
+    if tract:
+        threads = int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count()))
+        children["tract"] = Child([tract, "1", folder])
+        if threads > 1:
+            children[f"tract, {threads} threads"] = Child([tract, str(threads), folder])
     return children
 
 
@@ -145,10 +151,12 @@ def report(model, batch, children):
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", action="store_true", help="also run PyTorch and ONNX Runtime")
+    parser.add_argument("--peers", nargs="+", choices=["tract"], default=[], help="other libraries, too")
     parser.add_argument("--rounds", type=argument_types.count, default=7)
     parser.add_argument("--models", nargs="+", choices=MODELS + LARGE, default=[*MODELS, "resnet18"])
     parser.add_argument("--batch", nargs="+", type=int, choices=BATCHES, default=BATCHES)
     parser.add_argument("--seconds", type=argument_types.seconds, default=0.3, help="of a round, at least three calls")
+    parser.add_argument("--avx2", action="store_true", help="all as on a processor without AVX-512 (Linux, Intel)")
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -157,17 +165,31 @@ def main():
         return serve(arguments.child, arguments.models[0], arguments.folder)
     if arguments.compare and not arguments.binary:
         reference_environment.enter()
-    if not arguments.binary:
-        from course import benchmarks
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.avx2:
+            from course import avx2
 
-        arguments.binary = str(benchmarks.binary("inference"))
+            avx2.pretend(pathlib.Path(folder))
+        if not arguments.binary:
+            from course import benchmarks
 
-    print(f"{bench_train.cpu()}, {os.cpu_count()} threads, {arguments.rounds} alternating rounds; median (minimum–maximum)\n")
+            arguments.binary = str(benchmarks.binary("inference"))
+        tract = None
+        if arguments.peers:
+            from course import benchmarks
+
+            tract = benchmarks.peer("tract")
+        measure(arguments, tract)
+
+
+def measure(arguments, tract):
+    processor = f"{bench_train.cpu()}{' without AVX-512' * arguments.avx2}"
+    print(f"{processor}, {os.cpu_count()} threads, {arguments.rounds} alternating rounds; median (minimum–maximum)\n")
     print("| model | batch | | ms per call | examples/s | difference | speed against it |\n| --- | --- | --- | --- | --- | --- | --- |")
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([arguments.binary, "export", model, folder], check=True)
-            children = children_of(model, folder, arguments.binary, arguments.compare)
+            children = children_of(model, folder, arguments.binary, arguments.compare, tract)
             for child in children.values():
                 child.wait()
             for batch in arguments.batch:

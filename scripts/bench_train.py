@@ -9,9 +9,9 @@ PyTorch runs in each of its settings: as it comes; on a CPU, models of images wi
 last in memory, too; compiled (`torch.compile`, on a CPU with channels last) for the models of
 --compile. The line "PyTorch at its best" is the fastest of them.
 
---peers jax adds JAX on the CPU, in f32 (scripts/peers). It starts from PyTorch's weights, and before
-the rounds its first three steps must give PyTorch's losses to 1e-4: equal work. Where it is
-not installed it is left out.
+--peers adds JAX and burn on the CPU, in f32 (scripts/peers). They start from PyTorch's weights, and before
+the rounds their first three steps must give PyTorch's losses to 1e-4: equal work. One that is not there is
+left out.
 
 --roofline adds two lines a model: what its products would take at the speed of a matrix product that
 stays in the caches, and what its tensors would take at the speed of a stream through memory, measured
@@ -50,7 +50,7 @@ SHAPES = {
     "resnet18": (3, 32, 32), "resnet18-224": (3, 224, 224), "unet-256": (4, 256, 256),
 }
 PRECISIONS = ["f32", "tf32", "bf16"]
-PEERS = ["jax"]
+PEERS = ["jax", "burn"]
 # What takes steps in every precision; the others know f32.
 MIXED = ["this crate", "PyTorch", "PyTorch, channels last", "PyTorch, compiled"]
 
@@ -436,6 +436,7 @@ def main():
     parser.add_argument("--binary", help="the built example; then PyTorch is this Python's")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=[], help="on a CPU, other frameworks, too")
     parser.add_argument("--roofline", action="store_true", help="on a CPU, also the shares of what this machine could do")
+    parser.add_argument("--avx2", action="store_true", help="all as on a processor without AVX-512 (Linux, Intel)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
@@ -450,10 +451,14 @@ def main():
     if arguments.child:
         return torch_child(arguments.child, arguments.device, arguments.compiled, arguments.channels_last)
 
-    binary = arguments.binary or build(arguments)
-    if arguments.threads:
-        return scaling(arguments, binary)
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.avx2:
+            from course import avx2
+
+            avx2.pretend(pathlib.Path(folder))
+        binary = arguments.binary or build(arguments)
+        if arguments.threads:
+            return scaling(arguments, binary)
         compare(arguments, binary, folder)
 
 
@@ -463,7 +468,7 @@ def compare(arguments, binary, folder):
         from course import peers as others
 
         peers = others.training_commands(arguments.peers)
-    where = "GPU" if gpu else f"{cpu()}, {os.cpu_count()} threads"
+    where = "GPU" if gpu else f"{cpu()}{' without AVX-512' * arguments.avx2}, {os.cpu_count()} threads"
     print(f"{where}, {arguments.rounds} alternating rounds; median (minimum–maximum)\n")
     if arguments.roofline:
         from course import benchmarks

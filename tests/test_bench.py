@@ -1,11 +1,17 @@
 """What `scripts/bench` counts, compares and says, without measuring anything."""
 
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import bench_inference
 import bench_train
 import pytest
-from course import peers, roofline, say
+from course import avx2, peers, roofline, say
 
 # Floating-point operations of forward and backward per example as `torch.utils.flop_counter` counts them on
 # bench_train's models (PyTorch 2.15), and their parameters.
@@ -75,10 +81,36 @@ def test_a_peer_that_fails_is_left_out_by_name(monkeypatch, tmp_path, capsys):
     assert "broken ends with code 3 on mlp: NO COMPARISON WITH IT" in capsys.readouterr().err
 
 
-def test_a_peer_that_is_not_there_is_left_out_by_name(monkeypatch, capsys):
+def test_a_peer_that_is_not_there_is_left_out_by_name(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    assert peers.training_commands(["jax"]) == {}
-    assert capsys.readouterr().out == "jax is not installed: NO COMPARISON WITH IT (scripts/reference-foreign-requirements.txt)\n"
+    program(tmp_path, "cargo", "exit 101")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert peers.training_commands(["jax", "burn"]) == {}
+    lines = capsys.readouterr().out.splitlines()
+    assert "jax is not installed: NO COMPARISON WITH IT (scripts/reference-foreign-requirements.txt)" in lines
+    assert "burn could not be built: NO COMPARISON WITH IT" in lines
+
+
+def test_a_peer_is_built_apart_from_the_workspace_and_for_this_processor(monkeypatch, tmp_path):
+    message = json.dumps({"executable": "/somewhere/burn_peer", "target": {"name": "burn_peer"}})
+    program(tmp_path, "cargo", f"printf '%s\\n' \"$@\" > '{tmp_path}/arguments'; echo '{message}'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert peers.training_commands(["burn"]) == {"burn": ["/somewhere/burn_peer"]}
+    given = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
+    assert {"--release", "--locked", "build.rustflags = ['-C', 'target-cpu=native']"} <= set(given)
+    manifest, target = (Path(given[given.index(name) + 1]) for name in ("--manifest-path", "--target-dir"))
+    assert "[workspace]" in manifest.read_text(encoding="utf-8") and (manifest.parent / "Cargo.lock").exists()
+    assert target.parent.name == "target"
+
+
+def test_tract_runs_with_one_thread_and_with_all(monkeypatch, tmp_path):
+    tract = program(tmp_path, "tract", 'echo ready; while read batch seconds; do echo "$1 0"; done')
+    monkeypatch.setenv("RAYON_NUM_THREADS", "3")
+    children = bench_inference.children_of("mlp", tmp_path, "true", compare=False, tract=tract)
+    for child in children.values():
+        child.round("64 0.3", pause=0)
+        child.end()
+    assert {name: child.rounds for name, child in children.items() if "tract" in name} == {"tract": [1.0], "tract, 3 threads": [3.0]}
 
 
 def test_a_process_that_dies_has_failed_and_the_run_goes_on(tmp_path):
@@ -104,3 +136,22 @@ def test_outputs_that_differ_end_the_run(tmp_path, capsys, difference, accepted)
     else:
         with pytest.raises(SystemExit, match="mlp, batch 1, other: failed, or outputs"):
             bench_inference.report("mlp", 1, children)
+
+
+def test_what_a_benchmark_starts_sees_no_avx512(tmp_path, monkeypatch):
+    source = tmp_path / "supports.c"
+    source.write_text('#include <stdio.h>\nint main(void) { printf("%d %d", !!__builtin_cpu_supports("avx2"), !!__builtin_cpu_supports("avx512f")); }', encoding="utf-8")
+    monkeypatch.setenv("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
+    monkeypatch.setattr(avx2, "pretended", False)
+    try:
+        subprocess.run(["cc", "-o", tmp_path / "supports", source], check=True)
+        here = subprocess.check_output([tmp_path / "supports"], text=True)
+        avx2.pretend(tmp_path)
+    except (OSError, subprocess.CalledProcessError, say.Failure) as reason:
+        pytest.skip(f"no processor or no compiler for it: {reason}")
+    assert subprocess.check_output([tmp_path / "supports"], text=True) == here[0] + " 0"
+    # A child's child, a thread, and a fault that is the program's own.
+    nested = [sys.executable, "-c", "import subprocess, sys, threading; threading.Thread(target=lambda: print(subprocess.check_output(sys.argv[1:], text=True))).start()"]
+    assert subprocess.check_output([*nested, tmp_path / "supports"], text=True).split() == [here[0], "0"]
+    crashed = subprocess.run([sys.executable, "-c", "import ctypes; ctypes.string_at(0)"], capture_output=True)
+    assert crashed.returncode == -signal.SIGSEGV

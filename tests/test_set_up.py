@@ -46,6 +46,7 @@ COMMANDS = [
     ("bench", "train --peers nonsense", "invalid choice: 'nonsense'"),
     ("bench", "train --peers jax --device cuda", "--peers and --roofline are for the CPU"),
     ("bench", "train --roofline --threads 2", "--peers and --roofline are for the CPU"),
+    ("bench", "inference --peers jax", "invalid choice: 'jax'"),
     ("reference", "nonsense", "no part is called 'nonsense'"),
     ("reference", "losess", "did you mean losses?"),
     ("interop", "nonsense", "unrecognized arguments: nonsense"),

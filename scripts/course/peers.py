@@ -19,6 +19,8 @@ def training_commands(peers: list) -> dict:
             commands["JAX"] = [sys.executable, str(benchmarks.PEERS / "jax_training.py")]
         else:
             print("jax is not installed: NO COMPARISON WITH IT (scripts/reference-foreign-requirements.txt)", flush=True)
+    if "burn" in peers and (program := benchmarks.peer("burn")):
+        commands["burn"] = [str(program)]
     return commands
 
 
