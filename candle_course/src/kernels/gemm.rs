@@ -90,21 +90,26 @@ pub fn affine<T: Element>(x: &[T], weight: &[T], outputs: usize, bias: Option<&[
 
 /// Rows whose products are added in `T`.
 const ROWS: usize = 8192;
+/// The same where the result is a vector and the processor not an x86: there the `gemm` crate adds one product after
+/// the other, to a single number.
+const ROWS_ONE_BY_ONE: usize = 128;
 
 /// `aᵀ · b` of matrices with the same number of rows, however many: some thousand of them in `T`,
 /// then f64.
 pub fn product_over_rows<T: Element>(a: Matrix<'_, T>, b: Matrix<'_, T>) -> Vec<T> {
+    let vector = a.columns.min(b.columns) == 1;
+    let block = if vector && !cfg!(target_arch = "x86_64") { ROWS_ONE_BY_ONE } else { ROWS };
     let part = |from: usize| {
-        let rows = ROWS.min(a.rows - from);
+        let rows = block.min(a.rows - from);
         let a = Matrix { values: &a.values[from * a.row_stride..], rows, ..a };
         let b = Matrix { values: &b.values[from * b.row_stride..], rows, ..b };
         super::buffer::written(a.columns * b.columns, |out| gemm(a.t(), b, out, false))
     };
-    if a.rows <= ROWS {
+    if a.rows <= block {
         return part(0);
     }
     let mut sums = vec![0f64; a.columns * b.columns];
-    for from in (0..a.rows).step_by(ROWS) {
+    for from in (0..a.rows).step_by(block) {
         sums.iter_mut().zip(part(from)).for_each(|(sum, part)| *sum += part.wide());
     }
     sums.into_iter().map(T::of).collect()
