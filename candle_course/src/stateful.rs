@@ -117,8 +117,11 @@ pub fn compare<N: Into<String>>(
     state: &State,
     expected: impl IntoIterator<Item = (N, Expected)>,
 ) -> Result<()> {
-    let expected: BTreeMap<String, Expected> =
-        expected.into_iter().map(|(name, expected)| (name.into(), expected)).collect();
+    compare_named(what, state, expected.into_iter().map(|(name, expected)| (name.into(), expected)).collect())
+}
+
+fn compare_named(what: &str, state: &State, expected: Vec<(String, Expected)>) -> Result<()> {
+    let expected: BTreeMap<String, Expected> = expected.into_iter().collect();
     let of_expected = expected.iter().filter_map(|(name, expected)| {
         let difference = match state.get(name) {
             Some(tensor) => expected.difference(tensor)?,

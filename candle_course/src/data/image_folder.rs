@@ -385,7 +385,7 @@ mod tests {
             for format in formats {
                 let (mut whole, mut worst) = (0, 0);
                 for (at, bytes) in mutations(21, &image(90, format), 100_000).enumerate() {
-                    let content = std::io::Cursor::new(&bytes);
+                    let content = &mut std::io::Cursor::new(&bytes);
                     let (result, memory) =
                         peak_memory(|| pixels::read_up_to(1 << 12, content, &Reading::default(), &mut Vec::new()));
                     assert!(memory < 4 << 20, "mutation {at} of {format:?} takes {memory} bytes");

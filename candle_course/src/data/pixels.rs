@@ -55,14 +55,20 @@ pub(super) fn check(reading: &Reading) -> Result<()> {
 }
 
 /// Appends the values of an image of PNG, JPEG or TIFF, told by its content; its size, `[C, H, W]`.
-pub(super) fn read(content: impl BufRead + Seek, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
-    read_up_to(PIXELS, content, reading, into)
+pub(super) fn read(mut content: impl BufRead + Seek, reading: &Reading, into: &mut Vec<f32>) -> Result<[usize; 3]> {
+    read_up_to(PIXELS, &mut content, reading, into)
 }
+
+/// The content of an image's file. Decoders take it by reference and not by type: they are compiled once
+/// instead of once for files and once for memory.
+pub(super) trait Content: BufRead + Seek {}
+
+impl<R: BufRead + Seek> Content for R {}
 
 /// [`read`], of at most so many pixels.
 pub(super) fn read_up_to(
     most: u64,
-    mut content: impl BufRead + Seek,
+    content: &mut dyn Content,
     reading: &Reading,
     into: &mut Vec<f32>,
 ) -> Result<[usize; 3]> {
@@ -304,7 +310,8 @@ pub(super) fn labels(bytes: &[u8], size: Option<(usize, usize)>) -> Result<(Vec<
 
 #[cfg(feature = "hub")]
 fn png_labels(bytes: &[u8]) -> Result<(Vec<u32>, [usize; 2])> {
-    let mut decoder = png::Decoder::new_with_limits(std::io::Cursor::new(bytes), png::Limits { bytes: 1 << 28 });
+    let content: &mut dyn Content = &mut std::io::Cursor::new(bytes);
+    let mut decoder = png::Decoder::new_with_limits(content, png::Limits { bytes: 1 << 28 });
     // `image` would give the palette's colours.
     decoder.set_transformations(png::Transformations::IDENTITY);
     let broken = |error: png::DecodingError| Error::data(format!("the mask is no whole PNG: {error}"));

@@ -8,6 +8,7 @@ use image::{DynamicImage, ImageDecoder};
 use rayon::prelude::*;
 
 use crate::data::files::RawImages;
+use crate::data::pixels::Content;
 use crate::error::{Error, Result};
 
 /// The images of `sample`, each of `shape`, `[C, H, W]`.
@@ -19,7 +20,8 @@ pub(crate) fn decode(sample: &Sample, shape: [usize; 3]) -> Result<RawImages> {
 
 /// `[N, C, H, W]` from rows of [`COLUMNS`] images.
 fn decode_sheet(webp: &[u8], [c, h, w]: [usize; 3]) -> Result<Vec<u8>> {
-    let decoder = WebPDecoder::new(Cursor::new(webp))?;
+    let content: &mut dyn Content = &mut Cursor::new(webp);
+    let decoder = WebPDecoder::new(content)?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
     if width != COLUMNS * w || !height.is_multiple_of(h) {

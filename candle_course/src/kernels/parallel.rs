@@ -15,7 +15,14 @@ pub fn threads() -> usize {
 }
 
 /// Calls `work` on ranges that cover `0..items`. Must not be nested.
+///
+/// By reference and not by type, here and below: a work is called once per thread, and compiled once
+/// instead of once for each road that it may take.
 pub fn for_ranges(items: usize, work: impl Fn(Range<usize>) + Sync) {
+    ranges(items, &work);
+}
+
+fn ranges(items: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
     if items <= 1 || threads() == 1 {
         if items > 0 {
             work(0..items);
@@ -28,8 +35,12 @@ pub fn for_ranges(items: usize, work: impl Fn(Range<usize>) + Sync) {
 /// Calls `work` on one range per thread, which together cover `0..items`: for work that begins with
 /// something all items of a range share. Must not be nested.
 pub fn for_shares(items: usize, work: impl Fn(Range<usize>) + Sync) {
+    shares(items, &work);
+}
+
+fn shares(items: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
     let shares = threads().min(items);
-    for_ranges(shares, |range| {
+    ranges(shares, &|range| {
         range.for_each(|share| work(items * share / shares..items * (share + 1) / shares));
     });
 }
@@ -89,18 +100,20 @@ pub fn for_parts<T: Send>(data: &mut [T], part_len: usize, work: impl Fn(usize, 
             work(index, part);
         }
     };
-    if len < SMALL { run(0..count) } else { for_ranges(count, run) }
+    few_or_many(len, count, &run);
+}
+
+/// Calls `run` on ranges of `count` parts, on several threads if all parts together are large.
+fn few_or_many(len: usize, count: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
+    if len < SMALL { run(0..count) } else { ranges(count, run) }
 }
 
 /// `f` of every item, in order, computed on several threads.
 pub fn map<I: Send, R: Send>(items: Vec<I>, f: impl Fn(I) -> R + Sync) -> Vec<R> {
-    if items.len() <= 1 {
-        return items.into_iter().map(f).collect();
-    }
     let mut cells: Vec<(Option<I>, Option<R>)> = items.into_iter().map(|item| (Some(item), None)).collect();
     let len = cells.len();
     let parts = Parts::new(&mut cells);
-    for_ranges(len, |range| {
+    ranges(len, &|range| {
         // SAFETY: ranges do not overlap.
         for (item, result) in unsafe { parts.get(range) } {
             *result = item.take().map(&f);

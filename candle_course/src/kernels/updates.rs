@@ -162,11 +162,20 @@ pub(crate) fn apply<K: Kernel>(kernel: &K, var: &Var, gradient: &Tensor, slots: 
 /// Applies `kernel` to the storage of a contiguous CPU tensor.
 pub(crate) fn in_place<K: Kernel>(kernel: &K, target: &Tensor, source: &Tensor, slots: &mut Slots) -> Result<()> {
     let source = source.to_dtype(target.dtype())?.contiguous()?;
-    Ok(target.inplace_op2(&source, &InPlace { kernel, slots: RefCell::new(slots) })?)
+    let update = InPlace {
+        f32: &|parameter, gradient, slots| kernel.chunk(parameter, gradient, slots),
+        f64: &|parameter, gradient, slots| kernel.chunk(parameter, gradient, slots),
+        slots: RefCell::new(slots),
+    };
+    Ok(target.inplace_op2(&source, &update)?)
 }
 
-struct InPlace<'a, K> {
-    kernel: &'a K,
+/// [`Kernel::chunk`] of some kernel: what is around it is compiled once for all of them.
+type Chunk<'a, A> = &'a (dyn Fn(&mut [A], &[A], &mut [&mut [A]]) + Sync);
+
+struct InPlace<'a> {
+    f32: Chunk<'a, f32>,
+    f64: Chunk<'a, f64>,
     slots: RefCell<&'a mut Slots>,
 }
 
@@ -178,7 +187,7 @@ pub(crate) fn contiguous_range(layout: &Layout) -> candle_core::Result<std::ops:
     }
 }
 
-impl<K: Kernel> InplaceOp2 for InPlace<'_, K> {
+impl InplaceOp2 for InPlace<'_> {
     fn name(&self) -> &'static str {
         "optimizer-step"
     }
@@ -187,16 +196,16 @@ impl<K: Kernel> InplaceOp2 for InPlace<'_, K> {
         let (to, from) = (contiguous_range(l1)?, contiguous_range(l2)?);
         match (s1, s2, &mut **self.slots.borrow_mut()) {
             (CpuStorage::F32(p), CpuStorage::F32(g), Slots::F32(slots)) => {
-                same(self.kernel, &mut p[to], &g[from], slots);
+                chunks(&mut p[to], &g[from], slots, self.f32);
             }
             (CpuStorage::F64(p), CpuStorage::F64(g), Slots::F64(slots)) => {
-                same(self.kernel, &mut p[to], &g[from], slots);
+                chunks(&mut p[to], &g[from], slots, self.f64);
             }
             (CpuStorage::F16(p), CpuStorage::F16(g), Slots::F32(slots)) => {
-                widened(self.kernel, &mut p[to], &g[from], slots, f16::to_f32, f16::from_f32);
+                widened(self.f32, &mut p[to], &g[from], slots, f16::to_f32, f16::from_f32);
             }
             (CpuStorage::BF16(p), CpuStorage::BF16(g), Slots::F32(slots)) => {
-                widened(self.kernel, &mut p[to], &g[from], slots, bf16::to_f32, bf16::from_f32);
+                widened(self.f32, &mut p[to], &g[from], slots, bf16::to_f32, bf16::from_f32);
             }
             _ => candle_core::bail!("an optimizer needs parameters of dtype f32, f64, f16 or bf16"),
         }
@@ -209,7 +218,7 @@ fn chunks<P: Send + Sync, A: Real>(
     parameter: &mut [P],
     gradient: &[P],
     slots: &mut [Vec<A>],
-    work: impl Fn(&mut [P], &[P], &mut [&mut [A]]) + Sync,
+    work: &(dyn Fn(&mut [P], &[P], &mut [&mut [A]]) + Sync),
 ) {
     if parameter.len() <= SERIAL {
         let mut slots: Vec<&mut [A]> = slots.iter_mut().map(Vec::as_mut_slice).collect();
@@ -226,23 +235,19 @@ fn chunks<P: Send + Sync, A: Real>(
     parallel::map(pieces, |((parameter, gradient), mut slots)| work(parameter, gradient, &mut slots));
 }
 
-fn same<A: Real, K: Kernel>(kernel: &K, parameter: &mut [A], gradient: &[A], slots: &mut [Vec<A>]) {
-    chunks(parameter, gradient, slots, |parameter, gradient, slots| kernel.chunk(parameter, gradient, slots));
-}
-
 /// Half precision: computed in f32, rounded once at the end of the step.
-fn widened<P: Copy + Send + Sync, K: Kernel>(
-    kernel: &K,
+fn widened<P: Copy + Send + Sync>(
+    update: Chunk<'_, f32>,
     parameter: &mut [P],
     gradient: &[P],
     slots: &mut [Vec<f32>],
     widen: impl Fn(P) -> f32 + Sync,
     narrow: impl Fn(f32) -> P + Sync,
 ) {
-    chunks(parameter, gradient, slots, |parameter, gradient, slots| {
+    chunks(parameter, gradient, slots, &|parameter, gradient, slots| {
         let mut wide: Vec<f32> = parameter.iter().map(|&value| widen(value)).collect();
         let gradient: Vec<f32> = gradient.iter().map(|&value| widen(value)).collect();
-        kernel.chunk(&mut wide, &gradient, slots);
+        update(&mut wide, &gradient, slots);
         parameter.iter_mut().zip(wide).for_each(|(to, value)| *to = narrow(value));
     });
 }

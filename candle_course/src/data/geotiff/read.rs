@@ -56,15 +56,16 @@ pub(in crate::data) fn read(source: impl Read + Seek, length: u64, window: Optio
 
 /// As [`read`], and height and width of the whole image.
 pub(in crate::data) fn read_part(
-    source: impl Read + Seek,
+    mut source: impl Read + Seek,
     length: u64,
     window: Option<Window>,
 ) -> Result<(Raster, [usize; 2])> {
-    contained(ErrorKind::Data, "the TIFF decoder", || decode(source, length, window))
+    contained(ErrorKind::Data, "the TIFF decoder", || decode(&mut source, length, window))
 }
 
-fn decode(mut source: impl Read + Seek, length: u64, window: Option<Window>) -> Result<(Raster, [usize; 2])> {
-    let overlay = plain_bands(&mut source, length)?;
+/// By reference and not by type: the tiff crate is compiled once instead of once for each kind of source.
+fn decode(source: &mut dyn Source, length: u64, window: Option<Window>) -> Result<(Raster, [usize; 2])> {
+    let overlay = plain_bands(source, length)?;
     source.seek(SeekFrom::Start(0))?;
     let source = Overlay { source, position: 0, overlay };
     let limits = |mut limits: Limits| {
@@ -181,7 +182,7 @@ impl Chunk {
     }
 }
 
-fn nodata<R: Read + Seek>(decoder: &mut Decoder<R>) -> Result<Option<f64>> {
+fn nodata(decoder: &mut Decoder<Overlay<'_>>) -> Result<Option<f64>> {
     let Some(value) = decoder.find_tag(Tag::GdalNodata)? else { return Ok(None) };
     let text = value.into_string()?;
     let text = text.trim_matches(|letter: char| letter.is_whitespace() || letter == '\0');
@@ -191,7 +192,7 @@ fn nodata<R: Read + Seek>(decoder: &mut Decoder<R>) -> Result<Option<f64>> {
     }
 }
 
-fn georeference<R: Read + Seek>(decoder: &mut Decoder<R>) -> Result<Option<Georeference>> {
+fn georeference(decoder: &mut Decoder<Overlay<'_>>) -> Result<Option<Georeference>> {
     let mut numbers =
         |tag| -> Result<Option<Vec<f64>>> { Ok(decoder.find_tag(tag)?.map(|value| value.into_f64_vec()).transpose()?) };
     let matrix = numbers(Tag::ModelTransformationTag)?;
@@ -213,14 +214,19 @@ fn georeference<R: Read + Seek>(decoder: &mut Decoder<R>) -> Result<Option<Geore
     Georeference::from_tags(transform, directory, doubles, text).map(Some)
 }
 
+/// Where a file's bytes come from.
+trait Source: Read + Seek {}
+
+impl<R: Read + Seek> Source for R {}
+
 /// Bytes that stand in a file's place.
-struct Overlay<R> {
-    source: R,
+struct Overlay<'a> {
+    source: &'a mut dyn Source,
     position: u64,
     overlay: Option<(u64, Vec<u8>)>,
 }
 
-impl<R: Read> Read for Overlay<R> {
+impl Read for Overlay<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
         if let Some((at, bytes)) = &self.overlay {
@@ -234,7 +240,7 @@ impl<R: Read> Read for Overlay<R> {
     }
 }
 
-impl<R: Seek> Seek for Overlay<R> {
+impl Seek for Overlay<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.position = self.source.seek(to)?;
         Ok(self.position)
@@ -243,9 +249,9 @@ impl<R: Seek> Seek for Overlay<R> {
 
 /// Where the first image's entry for the meaning of its samples stands, and one that says "plain bands". Fails
 /// if a tag has more values than the file holds: the tiff crate would make room for them.
-fn plain_bands(source: &mut (impl Read + Seek), length: u64) -> Result<Option<(u64, Vec<u8>)>> {
+fn plain_bands(source: &mut dyn Source, length: u64) -> Result<Option<(u64, Vec<u8>)>> {
     let mut header = Vec::new();
-    source.by_ref().take(16).read_to_end(&mut header)?;
+    (&mut *source).take(16).read_to_end(&mut header)?;
     let little = match header.get(..2) {
         Some(b"II") => true,
         Some(b"MM") => false,

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::shards::{Beside, Blobs, Columns, Shard, Stored, Wanted};
 use crate::data::files::{OWN_FILES, RawImages};
+use crate::data::pixels::Content;
 use crate::data::source::Specification;
 use crate::error::{Context, Error, ErrorKind, Result, contained};
 
@@ -66,7 +67,8 @@ fn decode_group(set: &Specification, first: usize, rows: usize, encoded: &Blobs,
         let row = first + at;
         let what = || format!("row {row}: its image is no PNG");
         // The header first: a few bytes can stand for an image of any size.
-        let decoder = PngDecoder::new(Cursor::new(encoded.get(at).unwrap_or_default())).with_context(what)?;
+        let content: &mut dyn Content = &mut Cursor::new(encoded.get(at).unwrap_or_default());
+        let decoder = PngDecoder::new(content).with_context(what)?;
         let (width, height) = decoder.dimensions();
         if (height as usize, width as usize) != (h, w) {
             return Err(Error::data(format!("row {row}: expected an image of {h}×{w}, got {height}×{width}")));

@@ -221,39 +221,52 @@ impl<G: Geometry + Sync> PerImage for G {
             return Ok(targets);
         }
         let draws: Vec<G::Draw> = (0..dims[0]).map(|row| self.draw(position, row, size)).collect();
+        macro_rules! masks {
+            ($t:ty) => {
+                masks::<$t>(self.outside(), &targets, &|row, plane, out| {
+                    let draw = &draws[row];
+                    let moves = !self.is_identity(draw);
+                    if moves {
+                        self.labels(draw, plane, out, size);
+                    }
+                    moves
+                })
+            };
+        }
         let moved = match targets.dtype() {
-            DType::U8 => masks::<G, u8>(self, &targets, &draws),
-            DType::U32 => masks::<G, u32>(self, &targets, &draws),
-            DType::I16 => masks::<G, i16>(self, &targets, &draws),
-            DType::I32 => masks::<G, i32>(self, &targets, &draws),
-            DType::I64 => masks::<G, i64>(self, &targets, &draws),
-            DType::BF16 => masks::<G, half::bf16>(self, &targets, &draws),
-            DType::F16 => masks::<G, half::f16>(self, &targets, &draws),
-            DType::F32 => masks::<G, f32>(self, &targets, &draws),
-            DType::F64 => masks::<G, f64>(self, &targets, &draws),
+            DType::U8 => masks!(u8),
+            DType::U32 => masks!(u32),
+            DType::I16 => masks!(i16),
+            DType::I32 => masks!(i32),
+            DType::I64 => masks!(i64),
+            DType::BF16 => masks!(half::bf16),
+            DType::F16 => masks!(half::f16),
+            DType::F32 => masks!(f32),
+            DType::F64 => masks!(f64),
             other => Err(Error::argument("targets", "masks of whole numbers or floats", format!("{other:?}"))),
         };
         moved.with_context(|| format!("{} cannot move the masks", G::NAME))
     }
 }
 
-/// Masks `[N, …, H, W]`, moved as their images are.
-fn masks<G: Geometry, T: WithDType>(transform: &G, targets: &Tensor, draws: &[G::Draw]) -> Result<Tensor> {
-    let &[.., h, w] = targets.dims() else { return Ok(targets.clone()) };
-    let outside = T::from_f64(transform.outside() as f64);
-    if outside.to_f64() != transform.outside() as f64 {
-        let expected = format!("a label that {:?} can hold", T::DTYPE);
-        return Err(Error::argument("outside", expected, transform.outside()));
+/// Masks `[N, …, H, W]`, of whose row `moves` writes a plane anew, or says that it stays.
+fn masks<T: WithDType>(
+    outside: i64,
+    targets: &Tensor,
+    moves: &dyn Fn(usize, &[T], &mut [T]) -> bool,
+) -> Result<Tensor> {
+    let &[n, .., h, w] = targets.dims() else { return Ok(targets.clone()) };
+    let fill = T::from_f64(outside as f64);
+    if fill.to_f64() != outside as f64 {
+        return Err(Error::argument("outside", format!("a label that {:?} can hold", T::DTYPE), outside));
     }
     let mut labels: Vec<T> = targets.flatten_all()?.to_vec1()?;
-    let planes = (labels.len() / (draws.len() * h * w).max(1)).max(1);
-    let mut out = vec![outside; h * w];
-    for (row, plane) in labels.chunks_exact_mut((h * w).max(1)).enumerate() {
-        let draw = &draws[row / planes];
-        if !transform.is_identity(draw) {
-            out.fill(outside);
-            transform.labels(draw, plane, &mut out, [h, w]);
+    let planes = (labels.len() / (n * h * w).max(1)).max(1);
+    let mut out = vec![fill; h * w];
+    for (at, plane) in labels.chunks_exact_mut((h * w).max(1)).enumerate() {
+        if moves(at / planes, plane, &mut out) {
             plane.copy_from_slice(&out);
+            out.fill(fill);
         }
     }
     Ok(Tensor::from_vec(labels, targets.dims(), targets.device())?)
