@@ -68,12 +68,18 @@ VALIDATION = """
 # Cargo reads this from the parent of every build folder. With evcxr's profile alone the
 # dependencies carry debug assertions and train at half the speed. What is named is off the hot path,
 # and compiled for less: it runs during a build, or never, or once for a figure or a file.
+# One code unit for each crate: of several, the parts are optimised a second time across each other, which is a
+# fifth of the compiling, and without that a call to another part stands in the middle of a loop (convolutions
+# take four times as long). Other crates keep the other cores busy meanwhile, those of the kernel's build, too.
 CARGO_CONFIG = """\
 [profile.dev.package."*"]
 opt-level = 3
+codegen-units = 1
 debug-assertions = false
 overflow-checks = false
 """
+# Plain candle trains as fast with the compiler's second level as with its third.
+SECOND_LEVEL = "candle-core"
 # Compilers' plug-ins, and what is compiled for the machine that builds: a build script runs for a moment.
 FOR_THE_BUILD = """
     anyhow autocfg bytemuck_derive cc darling darling_core darling_macro derive_builder_core derive_builder_macro
@@ -95,18 +101,21 @@ DRAWS = """
     simplecss siphasher skrifa slotmap strict-num svgtypes tiny-skia-path unicode-bidi unicode-script unicode-vo usvg
     xmlwriter
 """
+# Dates, large numbers and names that readers of tables and archives know; what a processor has, asked for once.
+ASIDE = """
+    chrono iana-time-zone num-bigint num-integer raw-cpuid typed-path zip
+"""
 # What writes figures, the readers of tables: milliseconds where they run.
 COLD = """
-    base64 bytes chrono color_quant const-oid iana-time-zone num-bigint num-integer parquet percent-encoding plotters
-    plotters-backend plotters-svg prost ring rustix ryu subtle tempfile tinyvec twox-hash typed-path
-    unicode-segmentation weezl zip
+    base64 bytes color_quant const-oid parquet percent-encoding plotters plotters-backend plotters-svg prost ring
+    rustix ryu subtle tempfile tinyvec twox-hash unicode-segmentation weezl
 """
 # Seconds of a core for the crates that take longest to compile, to tell the time left by.
-HEAVY = {"candle-core": 109, "candle_course": 90, "read-fonts": 17, "skrifa": 13, "usvg": 12, "harfrust": 10, "candle-nn": 10, "parquet": 10, "tokenizers": 6, "rustls": 6}
+HEAVY = {"candle_course": 180, "candle-core": 130, "parquet": 28, "image": 23, "candle-nn": 14, "read-fonts": 10, "zerocopy": 9, "tokenizers": 8, "regex-automata": 8, "tiny-skia": 7, "rustls": 6}
 
 
 def cargo_config() -> str:
-    levels = [(FOR_THE_BUILD, 0), (NEVER_RUN, 0), (DRAWS, 0), (COLD, 1)]
+    levels = [(SECOND_LEVEL, 2), (FOR_THE_BUILD, 0), (NEVER_RUN, 0), (DRAWS, 0), (ASIDE, 0), (COLD, 1)]
     lines = [f"[profile.dev.package.{name}]\nopt-level = {level}\n" for names, level in levels for name in names.split()]
     return CARGO_CONFIG + "\n" + "".join(lines)
 
